@@ -1,0 +1,341 @@
+"""One frozen, validated tree of every knob. The defaults are the paper's; `presets.py` names complete configurations.
+
+Text becomes a value by the declared type of its field, unknown names are errors, and all problems are told at once.
+Letters in brackets, as (A), name the reading of the paper that a field belongs to; `docs/paper.md` lists them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+Width = Annotated[float, Field(gt=0, le=4)]
+Cbam = Literal["channel_first", "spatial_first", "parallel", "channel_only", "none"]
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be: one line a problem, each with the field's name."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Data(Section):
+    """What the corpus is made of, and how much of it is used."""
+
+    csv: str = ""  # AVSpeech rows: video id, start, end, x, y[, file]
+    clips: str = ""  # the folder with the clips' files
+    labels: str = ""  # labels.csv; empty: none
+    storage: Literal["spectrogram", "waveform"] = (
+        "spectrogram"  # waveform: 3 times smaller, the STFT runs when training
+    )
+    val_fraction: Fraction = 0.02  # of the video ids, by hash (S)
+    test_fraction: Fraction = 0.02
+    rows_per_shard: Count = 384  # 236 MB of spectrograms
+    rows_per_group: Count = 64
+
+
+class Face(Section):
+    """How a face is found and cut out of a clip."""
+
+    detector: str = "hog"  # dlib's HOG, or the path of a YuNet ONNX file
+    num_frames: Count = 8  # looked at in each clip, evenly spaced
+    margin: NonNegative = 0.3  # of the face's side, added on each side of the box
+    min_side_pixels: Count = 24
+    jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 95
+
+
+class Ingest(Section):
+    """The order in which training reads rows: a pure function of these numbers, the seed and the epoch."""
+
+    subset: Count | None = None  # the first this many training clips; subsets nest
+    num_lanes: Count = 8  # parallel streams that make a global batch; a multiple of any number of workers used
+    window_rows: Count = 256  # rows of one lane that are shuffled together
+    prefetch_batches: Count = 4
+
+
+class SpeechEncoder(Section):
+    """Table 3 (D, E, F)."""
+
+    width: Width = 1.0
+    cbam: Cbam = "channel_first"
+    cbam_reduction: Count = 16
+    fusion: Literal["fc", "sum"] = "fc"
+    head: Literal["fc2", "none"] = "fc2"
+
+
+class FaceDecoder(Section):
+    """Table 2 (A to D)."""
+
+    width: Width = 1.0
+    as_printed: bool = False  # Table 2's strides as printed: half the image size
+    cbam: Cbam = "channel_first"
+    cbam_reduction: Count = 16
+    cbam_position: Literal["features", "output"] = "features"
+    batch_norm: bool = True
+
+
+class VggFace(Section):
+    """The face feature's network (H, I). Without `weights` it is trained here, as an identity classifier."""
+
+    weights: str = ""  # a published state dict
+    channel_order: Literal["rgb", "bgr"] = "rgb"  # of the published weights' first layer
+    width: Width = 1.0
+    num_identities: Count = 2622  # of published weights; one trained here has as many as the training faces
+    feature: Literal["pre_relu", "post_relu"] = "pre_relu"
+    dropout: Fraction = 0.5
+    feature_dtype: Literal["float16", "float32"] = "float32"  # as stored in the corpus
+
+
+class GenderClassifier(Section):
+    """The gender network that hears speech (G)."""
+
+    width: Width = 1.0
+
+
+class Prior(Section):
+    """The mean face feature (eq. 3, Table 1, R)."""
+
+    kind: Literal["none", "neutral", "gender", "female", "male"] = "neutral"
+    num_faces: Count = 10_000
+
+
+class Loss(Section):
+    """The speech encoder's loss (eq. 7, J, K)."""
+
+    lambda1: NonNegative = 1.0
+    lambda2: NonNegative = 0.04
+    lambda3: NonNegative = 1.2
+    identity: Literal["cosine", "distillation"] = "cosine"
+
+
+class DecoderLoss(Section):
+    """The face decoder's loss (eq. 4 to 6, L). Window and scale hold for 224 pixels; smaller images need smaller ones."""
+
+    alpha: Annotated[float, Field(ge=0, le=1)] = 0.84
+    ms_ssim_window: Annotated[int, Field(ge=3)] = 11
+    ms_ssim_sigma: Positive = 1.5
+    l1_sigma: Positive = 8.0
+
+
+class Recipe(Section):
+    """How one network is trained (M)."""
+
+    epochs: Count = 50
+    global_batch_size: Count = 16  # over all workers together
+    learning_rate: Positive = 1e-3
+    decay: Positive = 0.9  # the learning rate's factor, every `decay_epochs`
+    decay_epochs: Count = 2
+    beta1: Fraction = 0.5
+    beta2: Fraction = 0.999
+    eps: Positive = 1e-4
+    augment: bool = False  # mirrored, shifted and re-lit faces (vggface only)
+    precision: Literal["fp32", "bf16"] = "fp32"
+    channels_last: bool = True
+    compile: bool = False
+    fused: bool = True
+    checkpoint_steps: Count | None = None  # beside one at each epoch's end
+
+
+class Training(Section):
+    """A recipe for each network that is trained."""
+
+    vggface: Recipe = Recipe()
+    gender: Recipe = Recipe()
+    decoder: Recipe = Recipe()
+    encoder: Recipe = Recipe()
+
+
+class Evaluate(Section):
+    """The figures and pictures of the report."""
+
+    num_resamples: Count = 2000  # bootstrap
+    num_portraits: Count = 12  # speakers in the report's grid
+    batch_size: Count = 32
+
+
+class Workers(Section):
+    """A group of training workers."""
+
+    num_workers: Count = 1
+    cpus: NonNegative = 1
+    gpus: NonNegative = 0
+
+
+class Tasks(Section):
+    """Ray Data's tasks of one kind."""
+
+    num_tasks: Count = 1  # at once
+    cpus: NonNegative = 1
+    gpus: NonNegative = 0
+
+
+class Resources(Section):
+    """What the stages ask the cluster for. Never part of a fingerprint: it changes how fast, not what."""
+
+    vggface: Workers = Workers()
+    gender: Workers = Workers()
+    decoder: Workers = Workers()
+    encoder: Workers = Workers()
+    preprocess: Tasks = Tasks()
+    read: Tasks = Tasks()
+    infer: Tasks = Tasks()
+    threads_per_worker: Count | None = None  # torch threads; None leaves torch's choice
+    max_failures: Annotated[int, Field(ge=0)] = 3  # of workers and nodes, in one stage
+
+
+class Config(Section):
+    """Everything that decides a run."""
+
+    preset: str = "paper"
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    feature_dim: Count = 4096
+    image_size: Annotated[int, Field(ge=32, le=224, multiple_of=32)] = 224
+    data: Data = Data()
+    face: Face = Face()
+    ingest: Ingest = Ingest()
+    speech_encoder: SpeechEncoder = SpeechEncoder()
+    face_decoder: FaceDecoder = FaceDecoder()
+    vggface: VggFace = VggFace()
+    gender: GenderClassifier = GenderClassifier()
+    prior: Prior = Prior()
+    loss: Loss = Loss()
+    decoder_loss: DecoderLoss = DecoderLoss()
+    training: Training = Training()
+    evaluate: Evaluate = Evaluate()
+    resources: Resources = Resources()
+
+    @model_validator(mode="after")
+    def _agree(self) -> Config:
+        problems = []
+        if self.data.val_fraction + self.data.test_fraction >= 1:
+            problems.append(
+                "data.val_fraction and data.test_fraction: together under 1, or nothing is left to train on"
+            )
+        smallest = (self.image_size // 2 if self.face_decoder.as_printed else self.image_size) / 16
+        if self.decoder_loss.ms_ssim_window % 2 == 0 or self.decoder_loss.ms_ssim_window - 1 >= smallest:
+            problems.append(
+                f"decoder_loss.ms_ssim_window: an odd number under {smallest + 1:g}, as five scales of the decoder's images need"
+            )
+        for stage in TRAINED_STAGES:
+            batch, lanes = getattr(self.training, stage).global_batch_size, self.ingest.num_lanes
+            if batch % lanes:
+                problems.append(
+                    f"training.{stage}.global_batch_size: a multiple of ingest.num_lanes = {lanes}, not {batch}"
+                )
+            elif self.ingest.window_rows % (batch // lanes):
+                problems.append(
+                    f"ingest.window_rows: a multiple of training.{stage}'s {batch // lanes} rows a lane and step"
+                )
+            workers = getattr(self.resources, stage).num_workers
+            if lanes % workers:
+                problems.append(
+                    f"resources.{stage}.num_workers: a divisor of ingest.num_lanes = {lanes}, not {workers}"
+                )
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
+TRAINED_STAGES = ("vggface", "gender", "decoder", "encoder")
+
+
+def override(config: Config, changes: Mapping[str, Any]) -> Config:
+    """A new configuration with `changes`, a mapping from dotted names to values or to text.
+
+    Text is read by the field's declared type ("0.1", "true", "null"; a number field takes "1e-4"), so one function
+    serves the command line and a sweep. Raises ConfigError with every problem at once.
+    """
+    tree = config.model_dump()
+    problems = []
+    for name, value in changes.items():
+        *path, leaf = name.split(".")
+        branch: Any = tree
+        model: Any = Config
+        for part in path:
+            branch = branch.get(part) if isinstance(branch, dict) and _is_section(model, part) else None
+            model = model.model_fields[part].annotation if branch is not None else None
+            if branch is None:
+                break
+        if branch is None or leaf not in model.model_fields or _is_section(model, leaf):
+            problems.append(_unknown(name))
+            continue
+        try:
+            branch[leaf] = _from_text(model.model_fields[leaf], value) if isinstance(value, str) else value
+        except ValidationError as error:
+            problems += [f"{name}: {each['msg']} (got {value!r})" for each in error.errors()]
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return parse(tree)
+
+
+def parse(tree: Mapping[str, Any]) -> Config:
+    """The configuration of a tree of plain values. Raises ConfigError with every problem at once."""
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        problems = []
+        for each in error.errors():
+            name = ".".join(map(str, each["loc"]))
+            if each["type"] == "extra_forbidden":
+                problems.append(_unknown(name))
+            else:
+                message = each["msg"].removeprefix("Value error, ")
+                problems.append(f"{name}: {message} (got {each['input']!r})" if name else message)
+        raise ConfigError("\n".join(problems)) from None
+
+
+def dump(config: Config) -> str:
+    """JSON text of the whole configuration; `load` reads it back."""
+    return config.model_dump_json(indent=2)
+
+
+def load(text: str | bytes) -> Config:
+    """The configuration of JSON text. Raises ConfigError."""
+    try:
+        tree = json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"not a configuration: the text is not JSON ({error})") from None
+    if not isinstance(tree, dict):
+        raise ConfigError("not a configuration: the JSON text is not an object")
+    return parse(tree)
+
+
+def names(model: Any = Config, prefix: str = "") -> list[str]:
+    """Every field's dotted name."""
+    found = []
+    for name, field in model.model_fields.items():
+        if _is_section(model, name):
+            found += names(field.annotation, f"{prefix}{name}.")
+        else:
+            found.append(prefix + name)
+    return found
+
+
+def _is_section(model: Any, name: str) -> bool:
+    annotation = model.model_fields[name].annotation if name in model.model_fields else None
+    return isinstance(annotation, type) and issubclass(annotation, Section)
+
+
+def _from_text(field: Any, text: str) -> Any:
+    optional = type(None) in get_args(field.annotation)
+    if optional and text.lower() in ("null", "none"):
+        return None
+    return TypeAdapter(Annotated[(field.annotation, field)]).validate_strings(text)
+
+
+def _unknown(name: str) -> str:
+    close = difflib.get_close_matches(name, names(), n=3, cutoff=0.6)
+    section = name.rpartition(".")[0]
+    beside = [each for each in names() if each.rpartition(".")[0] == section]
+    hint = f"did you mean {' or '.join(close)}?" if close else f"valid: {', '.join(beside or names())}"
+    return f"{name}: there is no such field; {hint}"

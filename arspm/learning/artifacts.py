@@ -1,0 +1,74 @@
+"""Trained networks and priors as the stages leave them in a run, read back."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from arspm import storage
+from arspm.config import Config
+from arspm.learning import checkpoint
+from arspm.model import speech_portrait
+from arspm.model.face_decoder import FaceDecoder
+from arspm.model.gender_classifier import GenderClassifier
+from arspm.model.speech_portrait import FacePrior, SpeechPortrait
+from arspm.model.vggface import VGGFace
+
+MODEL = "model.safetensors"
+HISTORY = "history.json"
+PRIORS = "priors.safetensors"
+
+
+def load_vggface(run: str, config: Config) -> VGGFace:
+    """The run's VGGFace, trained here or published; the number of identities is the file's."""
+    weights = _weights(run, "vggface")
+    model = speech_portrait.vggface(config, len(weights["fc8.weight"]))
+    checkpoint.restore(model, weights, storage.join(run, "vggface", MODEL))
+    return model.eval()
+
+
+def load_face_decoder(run: str, config: Config) -> FaceDecoder:
+    return _load(speech_portrait.face_decoder(config), run, "decoder")
+
+
+def load_gender_classifier(run: str, config: Config) -> GenderClassifier | None:
+    """The run's gender classifier, or None where the corpus had no labels to train one."""
+    if not storage.exists(storage.join(run, "gender", MODEL)):
+        return None
+    return _load(speech_portrait.gender_classifier(config), run, "gender")
+
+
+def load_priors(run: str) -> dict[str, Tensor]:
+    """The mean face features there are: "neutral" and, with labels, "female" and "male"."""
+    with storage.local_copy(storage.join(run, "prior", PRIORS)) as path:
+        return checkpoint.read_weights(path)
+
+
+def load_face_prior(run: str, config: Config) -> FacePrior:
+    classifier = load_gender_classifier(run, config) if config.prior.kind == "gender" else None
+    return FacePrior(config.prior.kind, load_priors(run), classifier).eval()
+
+
+def load_speech_portrait(run: str, config: Config) -> SpeechPortrait:
+    """The whole trained model."""
+    encoder = _load(speech_portrait.speech_encoder(config), run, "encoder")
+    return SpeechPortrait(encoder, load_face_prior(run, config), load_face_decoder(run, config)).eval()
+
+
+def load_linear(run: str, stage: str, name: str) -> nn.Linear:
+    """One linear layer of a stage's network, without the rest of it."""
+    with storage.local_copy(storage.join(run, stage, MODEL)) as path:
+        weights = checkpoint.read_weights(path, (f"{name}.weight", f"{name}.bias"))
+    weight = weights[f"{name}.weight"]
+    layer = nn.Linear(weight.shape[1], weight.shape[0])
+    layer.load_state_dict({"weight": weight, "bias": weights[f"{name}.bias"]})
+    return layer.eval()
+
+
+def _weights(run: str, stage: str) -> dict[str, Tensor]:
+    with storage.local_copy(storage.join(run, stage, MODEL)) as path:
+        return checkpoint.read_weights(path)
+
+
+def _load(model: nn.Module, run: str, stage: str):  # type: ignore[no-untyped-def]
+    checkpoint.restore(model, _weights(run, stage), storage.join(run, stage, MODEL))
+    return model.eval()

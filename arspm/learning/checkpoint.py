@@ -1,0 +1,119 @@
+"""Checkpoints: self-describing directories. Weights and optimizer state are safetensors; nothing is ever unpickled.
+
+model.safetensors      the weights now
+best.safetensors       the weights of the best epoch so far
+optimizer.safetensors  "<parameter>/<key>"
+progress.json          where training is, its history, the configuration, the versions, and a hash of each file
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from arspm import stages, storage
+
+MODEL, BEST, OPTIMIZER, PROGRESS = "model.safetensors", "best.safetensors", "optimizer.safetensors", "progress.json"
+
+
+@dataclass
+class Progress:
+    """Where training is. `epoch` and `step_in_epoch` say what comes next; `step` counts all steps taken."""
+
+    epoch: int = 0
+    step_in_epoch: int = 0
+    step: int = 0
+    best: float | None = None  # the objective's best value
+    best_epoch: int | None = None
+    epochs: list[dict[str, Any]] = field(default_factory=list)  # figures of each finished epoch
+    losses: list[list[float]] = field(default_factory=list)  # [step, mean loss since the one before]
+    pending: list[float] = field(default_factory=lambda: [0.0, 0.0])  # sum and count of losses not yet in `losses`
+
+
+def save(
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    best: Mapping[str, Tensor] | None,
+    config: Mapping[str, Any],
+) -> None:
+    """Write a checkpoint. `best`: the best epoch's weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_weights(folder / MODEL, model.state_dict())
+    if best is not None:
+        write_weights(folder / BEST, best)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    state = {
+        f"{names[id(parameter)]}/{key}": torch.as_tensor(value)
+        for parameter, values in optimizer.state.items()
+        for key, value in values.items()
+    }
+    write_weights(folder / OPTIMIZER, state)
+    files = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            files[path.name] = storage.describe_stream(file)
+    value = {"progress": asdict(progress), "config": config, "versions": stages.versions(), "files": files}
+    (folder / PROGRESS).write_text(json.dumps(value))  # last: it vouches for the others
+
+
+def load(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[Progress, dict[str, Tensor] | None]:
+    """Restore a checkpoint into a model and its optimizer; the progress and the best weights.
+
+    Raises ValueError, naming the file, for one that is missing, torn or of another network.
+    """
+    try:
+        value = json.loads((folder / PROGRESS).read_text())
+        progress, files = Progress(**value["progress"]), value["files"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder / PROGRESS}: not a checkpoint ({error})") from None
+    for name, described in files.items():
+        with (folder / name).open("rb") as file:
+            if storage.describe_stream(file) != described:
+                raise ValueError(f"{folder / name}: torn: its size or hash is not what {PROGRESS} says")
+    restore(model, read_weights(folder / MODEL), str(folder / MODEL))
+    parameters = dict(model.named_parameters())
+    for key, tensor in read_weights(folder / OPTIMIZER).items():
+        name, _, slot = key.rpartition("/")
+        parameter = parameters[name]
+        # Adam's step counter lives on the CPU unless the optimizer is fused.
+        device = parameter.device if tensor.ndim or optimizer.defaults.get("fused") else torch.device("cpu")
+        optimizer.state[parameter][slot] = tensor.to(device)
+    return progress, read_weights(folder / BEST) if BEST in files else None
+
+
+def restore(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
+    """Put weights into a model. Raises ValueError, naming the source, when they are another network's."""
+    own = model.state_dict()
+    problems = [f"{name} is missing" for name in own.keys() - weights.keys()]
+    problems += [f"{name} is not of this network" for name in weights.keys() - own.keys()]
+    problems += [
+        f"{name} is {tuple(weights[name].shape)} instead of {tuple(own[name].shape)}"
+        for name in own.keys() & weights.keys()
+        if own[name].shape != weights[name].shape
+    ]
+    if problems:
+        raise ValueError(f"{source}: {'; '.join(sorted(problems)[:5])}{' ...' if len(problems) > 5 else ''}")
+    model.load_state_dict(dict(weights))
+
+
+def write_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
+    safetensors.torch.save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, path)
+
+
+def read_weights(path: Path, names: Iterable[str] | None = None) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, or just those named. Raises ValueError, naming the file, if it is none."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in (file.keys() if names is None else names)}
+    except (OSError, safetensors.SafetensorError) as error:
+        raise ValueError(f"{path}: not readable as safetensors ({error})") from None

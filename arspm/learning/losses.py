@@ -1,0 +1,239 @@
+"""The losses of section 3.4: eq. 4 to 6 for the face decoder, eq. 7 for the speech encoder.
+
+The building blocks return one number per sample, the two assembled losses the mean over the batch of each
+term; no normalisation looks across samples (reading J). Everything here is computed in float32, under
+autocast too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from pytorch_msssim import ms_ssim
+from torch import Tensor
+
+MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003, finest scale first
+IDENTITY_LOSSES = ("cosine", "distillation")
+
+_EPSILON = 1e-6  # shorter vectors count as having no direction; it bounds the gradient
+
+
+def _in_float32(tensor: Tensor) -> torch.autocast:
+    return torch.autocast(device_type=tensor.device.type, enabled=False)
+
+
+def _unit(x: Tensor) -> Tensor:
+    return F.normalize(x.float(), dim=-1, eps=_EPSILON)
+
+
+def _require_same_shape(a: Tensor, b: Tensor) -> None:
+    if a.shape != b.shape:  # broadcasting would compare every sample with one target
+        raise ValueError(f"cannot compare {tuple(a.shape)} with {tuple(b.shape)}")
+
+
+def cosine_loss(a: Float[Tensor, "batch dim"], b: Float[Tensor, "batch dim"]) -> Float[Tensor, " batch"]:
+    """1 - cos(a, b) for each pair of rows (eq. 5, reading K), in [0, 2].
+
+    A zero vector has no direction: its loss is 1 and its gradient is finite.
+
+    Raises:
+        ValueError: the two shapes differ.
+    """
+    _require_same_shape(a, b)
+    with _in_float32(a):
+        return 1 - (_unit(a) * _unit(b)).sum(dim=-1)
+
+
+def _border_weights(size: int, sigma: float, device: torch.device) -> Float[Tensor, " size"]:
+    """How much each place counts in the sum of a Gaussian-smoothed line."""
+    place = torch.arange(size, dtype=torch.float32, device=device)
+    smoothing = torch.exp(-((place[:, None] - place) ** 2) / (2 * sigma**2))
+    smoothing = smoothing / smoothing.sum(dim=1, keepdim=True)  # what lies outside the image has no weight
+    return smoothing.sum(dim=0)
+
+
+def gaussian_weighted_l1(
+    x: Float[Tensor, "batch channels height width"],
+    y: Float[Tensor, "batch channels height width"],
+    *,
+    sigma: float,
+) -> Float[Tensor, " batch"]:
+    """mean(G * |x - y|) for each image, the second term of eq. 4 (reading L; Zhao et al. 2017).
+
+    G smooths the error map with a 2-D Gaussian. At a border the part of the Gaussian inside the image is
+    scaled up to sum to one, so a constant error stays constant; zero padding would darken it there, and
+    repeated edges would count the outermost pixels several times. Smoothing is linear and separable, so the
+    mean of the smoothed map is a weighted mean of the map itself, and the smoothing need not be carried out:
+    a pixel well inside weighs 1, a corner about half.
+
+    Args:
+        sigma: of the Gaussian, in pixels: 8 for 224-pixel images, that of the coarsest MS-SSIM scale.
+
+    Raises:
+        ValueError: `sigma` is not positive.
+    """
+    if not sigma > 0:
+        raise ValueError(f"sigma must be positive, got {sigma}")
+    with _in_float32(x):
+        error = (x.float() - y.float()).abs()
+        rows, columns = (_border_weights(size, sigma, x.device) for size in x.shape[-2:])
+        return (error * rows[:, None] * columns).mean(dim=(1, 2, 3))
+
+
+def image_loss(
+    x: Float[Tensor, "batch 3 height width"],
+    y: Float[Tensor, "batch 3 height width"],
+    *,
+    alpha: float = 0.84,
+    window_size: int = 11,
+    window_sigma: float = 1.5,
+    ms_ssim_weights: Sequence[float] = MS_SSIM_WEIGHTS,
+    l1_sigma: float = 8.0,
+) -> Float[Tensor, " batch"]:
+    """alpha * (1 - MS-SSIM) + (1 - alpha) * mean(G * |x - y|) for each image (eq. 4, reading L).
+
+    Args:
+        x, y: images in [0, 1].
+        alpha: weight of the MS-SSIM term.
+        window_size, window_sigma: MS-SSIM's Gaussian window in pixels. The image's sides must exceed
+            16 * (window_size - 1): 11 needs 161 pixels, 3 needs 33; 1 takes any size but compares brightness
+            only.
+        ms_ssim_weights: the scales' exponents, finest first.
+        l1_sigma: see gaussian_weighted_l1.
+
+    Raises:
+        ValueError: a window that is even or too large for the image.
+    """
+    side = min(x.shape[-2:])
+    if window_size < 1 or window_size % 2 == 0:
+        raise ValueError(f"the MS-SSIM window must be odd, got {window_size}")
+    if side <= 16 * (window_size - 1):
+        raise ValueError(
+            f"an MS-SSIM window of {window_size} needs images of more than {16 * (window_size - 1)} pixels "
+            f"a side, got {side}: choose a smaller window_size"
+        )
+    with _in_float32(x):
+        similarity = ms_ssim(
+            x.float(),
+            y.float(),
+            data_range=1.0,
+            size_average=False,
+            win_size=window_size,
+            win_sigma=window_sigma,
+            weights=list(ms_ssim_weights),
+        )
+    return alpha * (1 - similarity) + (1 - alpha) * gaussian_weighted_l1(x, y, sigma=l1_sigma)
+
+
+class FaceDecoderLoss(NamedTuple):
+    """Eq. 6 and its terms, each a scalar: total = image + cosine."""
+
+    total: Tensor
+    image: Tensor
+    cosine: Tensor
+
+
+def face_decoder_loss(
+    portrait: Float[Tensor, "batch 3 height width"],
+    image: Float[Tensor, "batch 3 height width"],
+    *,
+    portrait_feature: Float[Tensor, "batch feature"],
+    image_feature: Float[Tensor, "batch feature"],
+    alpha: float = 0.84,
+    window_size: int = 11,
+    window_sigma: float = 1.5,
+    ms_ssim_weights: Sequence[float] = MS_SSIM_WEIGHTS,
+    l1_sigma: float = 8.0,
+) -> FaceDecoderLoss:
+    """The face decoder's loss: L_image + L_CS (eq. 6, reading L).
+
+    Args:
+        portrait, image: the generated and the real image in [0, 1].
+        portrait_feature: VGGFace features of `portrait`, made by a frozen VGGFace in eval mode but with
+            gradients on, so that L_CS reaches the decoder.
+        image_feature: VGGFace features of `image`.
+        alpha, window_size, window_sigma, ms_ssim_weights, l1_sigma: see image_loss.
+    """
+    image_term = image_loss(
+        portrait,
+        image,
+        alpha=alpha,
+        window_size=window_size,
+        window_sigma=window_sigma,
+        ms_ssim_weights=ms_ssim_weights,
+        l1_sigma=l1_sigma,
+    ).mean()
+    cosine_term = cosine_loss(portrait_feature, image_feature).mean()
+    return FaceDecoderLoss(total=image_term + cosine_term, image=image_term, cosine=cosine_term)
+
+
+def distillation_loss(
+    logits: Float[Tensor, "batch classes"],
+    target: Float[Tensor, "batch classes"],
+    *,
+    temperature: float = 2.0,
+) -> Float[Tensor, " batch"]:
+    """Cross-entropy of softened logits against softened target logits, for each row (Speech2Face, [13]).
+
+    Its least value is the entropy of the softened target, not zero.
+    """
+    with _in_float32(logits):
+        goal = F.softmax(target.float() / temperature, dim=-1)
+        return F.cross_entropy(logits.float() / temperature, goal, reduction="none")
+
+
+class TriItemLoss(NamedTuple):
+    """Eq. 7 and its terms before weighting, each a scalar."""
+
+    total: Tensor
+    unit_l2: Tensor
+    hidden_l1: Tensor
+    identity: Tensor
+
+
+def tri_item_loss(
+    feature: Float[Tensor, "batch feature"],
+    target: Float[Tensor, "batch feature"],
+    *,
+    hidden: Callable[[Tensor], Tensor],
+    logits: Callable[[Tensor], Tensor],
+    lambda1: float = 1.0,
+    lambda2: float = 0.04,
+    lambda3: float = 1.2,
+    identity: str = "cosine",
+    temperature: float = 2.0,
+) -> TriItemLoss:
+    """The speech encoder's loss (eq. 7, readings H to K).
+
+    Args:
+        feature: S_f, the speech encoder's output.
+        target: F_f, the face feature; no gradient flows to it.
+        hidden: D_Fc1, the frozen `FaceDecoder.hidden`.
+        logits: V_Fc3, the frozen `VGGFace.identity_logits`.
+        lambda1, lambda2, lambda3: weights of the squared L2 distance of the unit vectors, of the L1 distance
+            of the hidden layers, and of the identity term.
+        identity: "cosine" (eq. 7) or "distillation" (Speech2Face, which weighs it by 200).
+        temperature: of the distillation.
+
+    Raises:
+        ValueError: unknown identity, or the shapes of feature and target differ.
+    """
+    _require_same_shape(feature, target)
+    if identity not in IDENTITY_LOSSES:
+        raise ValueError(f"identity must be one of {', '.join(IDENTITY_LOSSES)}; got {identity!r}")
+    with _in_float32(feature):
+        feature, target = feature.float(), target.detach().float()
+        with torch.no_grad():
+            target_hidden, target_logits = hidden(target), logits(target)
+        unit_l2 = (_unit(target) - _unit(feature)).square().sum(dim=-1).mean()
+        hidden_l1 = (target_hidden - hidden(feature)).abs().sum(dim=-1).mean()
+        if identity == "cosine":
+            identity_term = cosine_loss(logits(feature), target_logits).mean()
+        else:
+            identity_term = distillation_loss(logits(feature), target_logits, temperature=temperature).mean()
+        total = lambda1 * unit_l2 + lambda2 * hidden_l1 + lambda3 * identity_term
+    return TriItemLoss(total=total, unit_l2=unit_l2, hidden_l1=hidden_l1, identity=identity_term)

@@ -1,0 +1,111 @@
+"""The order in which training reads rows: a pure function of (rows, seed, epoch), cut into lanes for the workers.
+
+An epoch permutes the split's row groups and reads them as one sequence of rows, wrapped round to fill the last step, so
+that every row is read at least once. The sequence is cut into `num_lanes` equal stretches. A global batch takes the
+next `lane_batch` rows of every lane; rows are shuffled within windows of a lane. A worker serves
+`num_lanes / num_workers` lanes, so whatever the number of workers, the global batches hold the same rows, and no row
+group is read by two workers (but those that a cut falls in).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Groups(NamedTuple):
+    """Row groups of a split, in the order of its files. Rows are numbered through all of them from 0.
+
+    `rows[i]`: the row numbers of group i that take part, rising. Groups with none are left out.
+    """
+
+    rows: tuple[np.ndarray, ...]
+
+    @property
+    def num_rows(self) -> int:
+        return sum(len(group) for group in self.rows)
+
+
+def groups(sizes: Sequence[int], keep: np.ndarray | None = None) -> Groups:
+    """Groups of these sizes. `keep`: (rows,) booleans, the rows that take part; all of them when None."""
+    ends = np.cumsum(sizes)
+    stretches = [np.arange(end - size, end) for size, end in zip(sizes, ends, strict=True)]
+    if keep is not None:
+        stretches = [rows[keep[rows]] for rows in stretches]
+    return Groups(tuple(rows for rows in stretches if len(rows)))
+
+
+class Order(NamedTuple):
+    """How the rows of `groups` become steps. `shuffle=False`: in their own order, for validation."""
+
+    groups: Groups
+    global_batch: int
+    num_lanes: int
+    window_rows: int
+    seed: int
+    shuffle: bool = True
+
+    @property
+    def lane_batch(self) -> int:
+        return self.global_batch // self.num_lanes
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of one epoch."""
+        return -(-self.groups.num_rows // self.global_batch)
+
+    @property
+    def window_steps(self) -> int:
+        return max(1, self.window_rows // self.lane_batch)
+
+    @property
+    def num_windows(self) -> int:
+        return -(-self.num_steps // self.window_steps)
+
+
+class Window(NamedTuple):
+    """One worker's rows of some consecutive steps.
+
+    `rows`: (steps, rows a worker and step) row numbers. `weights`: the same shape, 0 where a row repeats one of this
+    epoch only to fill the last step, else 1. `first_step`: the epoch's step that the window begins with.
+    """
+
+    rows: np.ndarray
+    weights: np.ndarray
+    first_step: int
+
+
+def window(order: Order, epoch: int, index: int, rank: int, world_size: int) -> Window:
+    """Window `index` of an epoch for one worker."""
+    lanes = order.num_lanes // world_size
+    first = index * order.window_steps
+    steps = min(order.window_steps, order.num_steps - first)
+    width, length = steps * order.lane_batch, order.num_steps * order.lane_batch
+
+    sequence = list(range(len(order.groups.rows)))
+    if order.shuffle:
+        _rng(order.seed, epoch).shuffle(sequence)
+    begins = np.cumsum([0] + [len(order.groups.rows[i]) for i in sequence])
+    total = int(begins[-1])
+
+    rows, weights = [], []
+    for lane in range(rank * lanes, (rank + 1) * lanes):
+        positions = lane * length + first * order.lane_batch + np.arange(width)
+        if order.shuffle:
+            _rng(order.seed, epoch, lane, index).shuffle(positions)
+        wrapped = positions % total
+        which = np.searchsorted(begins, wrapped, side="right") - 1
+        rows.append([order.groups.rows[sequence[g]][p - begins[g]] for g, p in zip(which, wrapped, strict=True)])
+        weights.append(positions < total)
+    shape = (lanes, steps, order.lane_batch)
+
+    def by_step(values: list) -> np.ndarray:
+        return np.asarray(values).reshape(shape).swapaxes(0, 1).reshape(steps, -1)
+
+    return Window(by_step(rows).astype(np.int64), by_step(weights).astype(np.float32), first)
+
+
+def _rng(*words: int) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(words)))

@@ -1,0 +1,86 @@
+"""Convolutional Block Attention Module (Woo et al. 2018, the paper's [18]; section 3.2)."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+ORDERINGS = ("channel_first", "spatial_first", "parallel", "channel_only", "none")
+
+
+class ChannelAttention(nn.Module):
+    """What to look at: one number in (0, 1) per channel.
+
+    The average and the maximum over space go through one shared two-layer perceptron and are added before the
+    sigmoid.
+    """
+
+    def __init__(self, channels: int, *, reduction: int) -> None:
+        super().__init__()
+        hidden = max(1, channels // reduction)
+        self.mlp = nn.Sequential(nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels))
+
+    def forward(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch channels 1 1"]:
+        score = self.mlp(x.mean(dim=(2, 3))) + self.mlp(x.amax(dim=(2, 3)))  # (batch, channels)
+        return torch.sigmoid(score)[:, :, None, None]
+
+
+class SpatialAttention(nn.Module):
+    """Where to look: one number in (0, 1) per place, from the maximum and the average over channels."""
+
+    def __init__(self, *, kernel_size: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 1, kernel_size, padding=kernel_size // 2, bias=False)
+        self.norm = nn.BatchNorm2d(1)
+
+    def forward(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch 1 height width"]:
+        summary = torch.cat((x.amax(dim=1, keepdim=True), x.mean(dim=1, keepdim=True)), dim=1)
+        return torch.sigmoid(self.norm(self.conv(summary)))
+
+
+class CBAM(nn.Module):
+    """Scales a feature map by channel attention, spatial attention, or both.
+
+    Args:
+        channels: channels of the feature map.
+        order: one of ORDERINGS. "channel_first" and "spatial_first" apply the second attention to the output
+            of the first; "parallel" computes both from the input x and returns x * channel * spatial;
+            "channel_only" is squeeze-and-excitation with both poolings ([28]); "none" is the identity and has
+            no parameters.
+        reduction: the perceptron's hidden width is max(1, channels // reduction).
+        kernel_size: odd size of the spatial attention's square kernel.
+
+    Raises:
+        ValueError: unknown order, an even kernel, or a reduction below 1.
+    """
+
+    def __init__(
+        self, channels: int, *, order: str = "channel_first", reduction: int = 16, kernel_size: int = 7
+    ) -> None:
+        super().__init__()
+        if order not in ORDERINGS:
+            raise ValueError(f"CBAM order must be one of {', '.join(ORDERINGS)}; got {order!r}")
+        if reduction < 1:
+            raise ValueError(f"CBAM reduction must be at least 1, got {reduction}")
+        if kernel_size % 2 == 0:
+            raise ValueError(f"CBAM kernel_size must be odd, got {kernel_size}")
+        self.order = order
+        if order != "none":
+            self.channel = ChannelAttention(channels, reduction=reduction)
+        if order not in ("none", "channel_only"):
+            self.spatial = SpatialAttention(kernel_size=kernel_size)
+
+    def forward(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch channels height width"]:
+        if self.order == "none":
+            return x
+        if self.order == "channel_only":
+            return x * self.channel(x)
+        if self.order == "parallel":
+            return x * self.channel(x) * self.spatial(x)
+        first, second = (self.channel, self.spatial) if self.order == "channel_first" else (self.spatial, self.channel)
+        x = x * first(x)
+        return x * second(x)
+
+    def extra_repr(self) -> str:
+        return f"order={self.order!r}"

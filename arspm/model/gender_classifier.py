@@ -1,0 +1,65 @@
+"""The gender classifier (section 3.1, reading G): a spectrogram gives gender logits, to choose a prior by."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from arspm.model.width import scaled
+
+FEMALE = 0
+MALE = 1
+
+MINIMUM_SIZE = 16  # bins and frames: four halvings
+
+
+def _conv(channels_in: int, channels_out: int, *, kernel: int = 3, stride: int = 1) -> nn.Sequential:
+    conv = nn.Conv2d(channels_in, channels_out, kernel, stride, padding=kernel // 2, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(channels_out), nn.ReLU())
+
+
+class GenderClassifier(nn.Module):
+    """Five convolutions, three max-pools, two fully connected layers.
+
+    The paper gives no sizes. Here: channels 16, 32, 64, 128, 128, each convolution about as costly as the one
+    before, a 2x2 pool after each of the first three, and 64 hidden units. The average before Fc1 is over all
+    time and over four bands of frequency, since pitch and formants differ in where they lie; so speech of any
+    length works.
+
+    Args:
+        width: multiplies the channels and the hidden units.
+        channels_in: 2, the real and the imaginary part.
+    """
+
+    def __init__(self, *, width: float = 1.0, channels_in: int = 2) -> None:
+        super().__init__()
+        c1, c2, c3, c4, c5 = (scaled(channels, width) for channels in (16, 32, 64, 128, 128))
+        hidden = scaled(64, width)
+        self.convs = nn.Sequential(
+            _conv(channels_in, c1, kernel=5, stride=2),
+            nn.MaxPool2d(2),
+            _conv(c1, c2),
+            nn.MaxPool2d(2),
+            _conv(c2, c3),
+            nn.MaxPool2d(2),
+            _conv(c3, c4),
+            _conv(c4, c5),
+        )
+        self.pool = nn.AdaptiveAvgPool2d((4, 1))
+        self.fc1 = nn.Linear(4 * c5, hidden)
+        self.fc2 = nn.Linear(hidden, 2)
+
+    def forward(self, spectrogram: Float[Tensor, "batch channels freq time"]) -> Float[Tensor, "batch 2"]:
+        """Logits, column FEMALE and column MALE.
+
+        Raises:
+            ValueError: fewer than MINIMUM_SIZE frequency bins or frames.
+        """
+        freq, time = spectrogram.shape[-2:]
+        if min(freq, time) < MINIMUM_SIZE:
+            raise ValueError(
+                f"the gender classifier needs at least {MINIMUM_SIZE} frequency bins and frames, got {freq} and {time}"
+            )
+        x = self.pool(self.convs(spectrogram)).flatten(1)  # (batch, channels * 4)
+        return self.fc2(torch.relu(self.fc1(x)))

@@ -1,0 +1,154 @@
+"""VGGFace (Parkhi et al. 2015, the paper's [2]): a face image gives a face feature and identity logits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from arspm.model.width import scaled
+
+FEATURES = ("pre_relu", "post_relu")
+CHANNEL_ORDERS = ("rgb", "bgr")
+MEAN_RGB = (129.1863, 104.7624, 93.5940)  # of the training faces, on the scale 0..255
+
+_BLOCKS = (
+    (64, 2),
+    (128, 2),
+    (256, 3),
+    (512, 3),
+    (512, 3),
+)  # channels and 3x3 convolutions; a 2x2 pool ends each
+_NUM_LAYERS = sum(depth for _, depth in _BLOCKS) + 3
+_INPUT_SCALE = 64.0  # about the standard deviation of a face's pixels on the scale 0..255
+
+
+class VGGFace(nn.Module):
+    """VGG-16 on faces. Parameters bear the published names: conv1_1 .. conv5_3, fc6, fc7, fc8.
+
+    Args:
+        width: multiplies the channels of the convolutions.
+        image_size: side in pixels that images are resized to, a multiple of 32.
+        feature_dim: units of fc6 and of fc7; never scaled.
+        num_identities: units of fc8.
+        feature: whether the face feature is fc7 before or after its ReLU (reading I).
+        dropout: probability, after the ReLU of fc6 and of fc7, in `forward` alone.
+
+    Raises:
+        ValueError: an image_size that is no multiple of 32, or an unknown feature.
+    """
+
+    mean: Tensor
+
+    def __init__(
+        self,
+        *,
+        width: float = 1.0,
+        image_size: int = 224,
+        feature_dim: int = 4096,
+        num_identities: int = 2622,
+        feature: str = "pre_relu",
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__()
+        if image_size < 32 or image_size % 32:
+            raise ValueError(f"image_size must be a multiple of 32, got {image_size}")
+        if feature not in FEATURES:
+            raise ValueError(f"feature must be one of {', '.join(FEATURES)}; got {feature!r}")
+        self.image_size = image_size
+        self.feature = feature
+        channels = 3
+        for block, (block_channels, depth) in enumerate(_BLOCKS, start=1):
+            for index in range(1, depth + 1):
+                out_channels = scaled(block_channels, width)
+                self.add_module(f"conv{block}_{index}", nn.Conv2d(channels, out_channels, 3, padding=1))
+                channels = out_channels
+        self.fc6 = nn.Linear(channels * (image_size // 32) ** 2, feature_dim)
+        self.fc7 = nn.Linear(feature_dim, feature_dim)
+        self.fc8 = nn.Linear(feature_dim, num_identities)
+        self.dropout = nn.Dropout(dropout)
+        self.register_buffer("mean", torch.tensor(MEAN_RGB).view(3, 1, 1), persistent=False)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Kaiming initialisation for pixels of 0..255 and no BatchNorm.
+
+        Every layer shrinks its input by the same factor, so that the logits start near 1 while no layer's
+        weights are so small that one optimiser step would replace them.
+        """
+        gain = math.sqrt(2) * _INPUT_SCALE ** (-1 / _NUM_LAYERS)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                fan_in = module.weight[0].numel()
+                nn.init.normal_(module.weight, std=gain / math.sqrt(fan_in))
+                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+
+    def _fc6(self, images: Tensor) -> Tensor:
+        """Everything up to the ReLU of fc6, and the one place that knows how VGGFace wants its pixels."""
+        x = images.to(self.mean.dtype)  # never half precision, not even under autocast
+        if x.shape[-2:] != (self.image_size, self.image_size):
+            x = F.interpolate(x, size=(self.image_size, self.image_size), mode="bilinear", antialias=True)
+        x = 255 * x - self.mean
+        for block, (_, depth) in enumerate(_BLOCKS, start=1):
+            for index in range(1, depth + 1):
+                x = torch.relu(self.get_submodule(f"conv{block}_{index}")(x))
+            x = F.max_pool2d(x, 2)
+        return torch.relu(self.fc6(x.flatten(1)))
+
+    def features(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch feature"]:
+        """Face features: fc7, without dropout in training mode too.
+
+        Args:
+            images: RGB in [0, 1], of any size: they are resized bilinearly (antialiased, differentiable).
+        """
+        feature = self.fc7(self._fc6(images))
+        return torch.relu(feature) if self.feature == "post_relu" else feature
+
+    def identity_logits(self, feature: Float[Tensor, "batch feature"]) -> Float[Tensor, "batch num_identities"]:
+        """V_Fc3 of eq. 7, from a face feature of either kind: fc8(relu(feature)) (reading I)."""
+        return self.fc8(torch.relu(feature))
+
+    def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch num_identities"]:
+        """Identity logits with dropout, for training. Images as for `features`."""
+        feature = self.fc7(self.dropout(self._fc6(images)))
+        return self.fc8(self.dropout(torch.relu(feature)))
+
+
+def load_published(
+    state_dict: Mapping[str, Tensor], *, channel_order: str = "rgb", model: VGGFace | None = None
+) -> VGGFace:
+    """A VGGFace with published weights.
+
+    Args:
+        state_dict: PyTorch tensors under the canonical names (as in vgg_face_dag.pth), fc6 flattened as C, H,
+            W. Other files are first brought into this form.
+        channel_order: the order of conv1_1's input channels in `state_dict`; "bgr" is flipped, for images are
+            RGB.
+        model: the network to fill; by default one of the paper's size.
+
+    Raises:
+        ValueError: unknown channel_order, or weights that do not fit; one line names every missing,
+            unexpected and misshapen entry, and the model is left as it was.
+    """
+    if channel_order not in CHANNEL_ORDERS:
+        raise ValueError(f"channel_order must be one of {', '.join(CHANNEL_ORDERS)}; got {channel_order!r}")
+    model = VGGFace() if model is None else model
+    wanted = model.state_dict()
+    problems = [f"missing {name}" for name in wanted if name not in state_dict]
+    problems += [f"unexpected {name}" for name in state_dict if name not in wanted]
+    problems += [
+        f"{name} is {tuple(state_dict[name].shape)} instead of {tuple(tensor.shape)}"
+        for name, tensor in wanted.items()
+        if name in state_dict and state_dict[name].shape != tensor.shape
+    ]
+    if problems:
+        raise ValueError(f"these are not weights of this VGGFace: {'; '.join(problems)}")
+    weights = dict(state_dict)
+    if channel_order == "bgr":
+        weights["conv1_1.weight"] = weights["conv1_1.weight"].flip(1)
+    model.load_state_dict(weights)
+    return model

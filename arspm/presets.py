@@ -1,0 +1,98 @@
+"""Named, complete configurations. A run is one of these plus a few `--set name=value`."""
+
+from __future__ import annotations
+
+from arspm.config import Config, ConfigError, override
+
+PAPER = Config(
+    preset="paper",
+)
+"""Every size and number of the paper, on GPU nodes.
+
+    arspm submit --csv avspeech_train.csv --clips s3://bucket/clips --run s3://bucket/runs/paper --preset paper \
+        --set vggface.weights=s3://bucket/vgg_face_dag.pth
+"""
+
+PAPER = override(
+    PAPER,
+    {f"resources.{stage}.gpus": 1 for stage in ("vggface", "gender", "decoder", "encoder")}
+    | {f"resources.{stage}.num_workers": 4 for stage in ("vggface", "gender", "decoder", "encoder")}
+    | {f"resources.{stage}.cpus": 4 for stage in ("vggface", "gender", "decoder", "encoder")}
+    | {f"training.{stage}.precision": "bf16" for stage in ("vggface", "gender", "decoder", "encoder")}
+    | {
+        "resources.preprocess.num_tasks": 64,
+        "resources.read.num_tasks": 4,
+        "resources.infer.gpus": 1,
+        "resources.infer.num_tasks": 4,
+    },
+)
+
+_TWO_CORES = {
+    "resources.threads_per_worker": 1,
+    "resources.preprocess.num_tasks": 2,
+    "resources.preprocess.cpus": 0.5,
+    "resources.read.cpus": 0.1,
+    "resources.infer.cpus": 0.5,
+    "resources.infer.num_tasks": 2,
+} | {f"resources.{stage}.cpus": 0.4 for stage in ("vggface", "gender", "decoder", "encoder")}
+
+DEMO = override(
+    Config(preset="demo"),
+    _TWO_CORES
+    | {
+        "feature_dim": 512,
+        "image_size": 64,
+        "data.val_fraction": 0.1,
+        "data.test_fraction": 0.2,
+        "data.rows_per_shard": 32,
+        "face.num_frames": 3,
+        "speech_encoder.width": 0.125,
+        "face_decoder.width": 0.125,
+        "face_decoder.cbam_reduction": 8,
+        "vggface.width": 0.125,
+        "gender.width": 0.25,
+        "decoder_loss.ms_ssim_window": 3,
+        "decoder_loss.l1_sigma": 8 * 64 / 224,
+        "ingest.window_rows": 64,
+        "training.vggface.epochs": 24,
+        "training.vggface.augment": True,
+        "training.gender.epochs": 8,
+        "training.decoder.epochs": 24,
+        "training.encoder.epochs": 16,
+    },
+)
+"""The same code, narrower and on 64-pixel faces: the whole chain in minutes on two cores (`make demo`)."""
+
+SMOKE = override(
+    DEMO,
+    {
+        "preset": "smoke",
+        "feature_dim": 64,
+        "image_size": 64,
+        "speech_encoder.width": 0.0625,
+        "face_decoder.width": 0.0625,
+        "vggface.width": 0.0625,
+        "gender.width": 0.0625,
+        "data.val_fraction": 0.25,
+        "data.test_fraction": 0.25,
+        "data.rows_per_shard": 8,
+        "data.rows_per_group": 4,
+        "face.num_frames": 2,
+        "ingest.num_lanes": 4,
+        "ingest.window_rows": 8,
+        "evaluate.num_resamples": 200,
+        "evaluate.num_portraits": 4,
+    }
+    | {f"training.{stage}.epochs": 2 for stage in ("vggface", "gender", "decoder", "encoder")}
+    | {f"training.{stage}.global_batch_size": 8 for stage in ("vggface", "gender", "decoder", "encoder")},
+)
+"""For tests: every stage in seconds."""
+
+PRESETS = {preset.preset: preset for preset in (PAPER, DEMO, SMOKE)}
+
+
+def preset(name: str) -> Config:
+    """The preset of this name. Raises ConfigError with the names there are."""
+    if name not in PRESETS:
+        raise ConfigError(f"{name}: there is no such preset; there are {', '.join(PRESETS)}")
+    return PRESETS[name]

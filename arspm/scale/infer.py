@@ -1,0 +1,175 @@
+"""Trained networks over whole splits: actors of Ray Data, a shard at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray.data
+import torch
+
+from arspm import config as configuration
+from arspm import corpus, schema, stages, storage
+from arspm.config import Config
+from arspm.learning import artifacts
+from arspm.learning.batch import FACE, to_batch
+from arspm.media.faces import decode_jpeg
+from arspm.progress import progress
+from arspm.scale.ingest import quiet
+
+PREDICTIONS = "predictions"
+# Columns of a prediction shard, each a feature of the clip.
+SPEECH_FEATURE = "speech_feature"  # the encoder's, from speech
+PORTRAIT_FEATURE = "portrait_feature"  # VGGFace's, from the portrait of the speech feature
+FACE_TO_FACE_FEATURE = "face_to_face_feature"  # VGGFace's, from the decoder's picture of the real face feature
+HEARD_GENDER = "heard_gender"  # the gender classifier's class, or -1 without one
+
+
+def make_features(config: Config, run: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Write the features family of every split (VGGFace's fc7 of every face, once). Returns files and figures."""
+    place = stages.corpus(run)
+    splits = {name: corpus.open_split(place, name) for name in schema.SPLITS}
+    items = [(name, shard) for name, split in splits.items() for shard in range(len(split.shards))]
+    results = _map_shards(_FeatureMaker, items, splits, config, run)
+    return {path: described for each in results for path, described in each.items()}, {
+        "num_faces": sum(split.num_rows for split in splits.values())
+    }
+
+
+def predict(config: Config, run: str, split_name: str = "test") -> tuple[pa.Table, dict[str, Any]]:
+    """Features of every clip of a split as the trained model gives them, and the files that hold them.
+
+    The table has `clip_id`, `video_id`, the labels, `heard_gender`, and the tensor columns named above beside
+    `face_feature`.
+    """
+    split = corpus.open_split(stages.corpus(run), split_name)
+    items = [(split_name, shard) for shard in range(len(split.shards))]
+    results = _map_shards(_Predictor, items, {split_name: split}, config, run)
+    files = {path: described for each in results for path, described in each.items()}
+    tables = []
+    for path in files:
+        fs, name = storage.arrow_filesystem(storage.join(run, path))
+        tables.append(pq.read_table(name, filesystem=fs))
+    return pa.concat_tables(tables), files
+
+
+class _FeatureMaker:
+    """An actor that turns shards of faces into shards of face features."""
+
+    def __init__(self, splits: dict[str, corpus.Split], config: str, run: str):
+        self._splits, self._config, self._run = splits, configuration.load(config), run
+        self._device = _device(self._config)
+        self._network = artifacts.load_vggface(run, self._config).to(self._device)
+
+    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        split, shard = self._splits[item["split"]], item["shard"]
+        dtype = self._config.vggface.feature_dtype
+        table = corpus.read_columns(split.only(shard), "faces", (schema.CLIP_ID, schema.FACE_JPEG))
+        found = []
+        for begin in range(0, len(table), self._config.evaluate.batch_size):
+            part = table[schema.FACE_JPEG].slice(begin, self._config.evaluate.batch_size).to_pylist()
+            faces = np.stack([decode_jpeg(picture, self._config.image_size) for picture in part])
+            batch = to_batch({schema.CLIP_ID: [""] * len(part), FACE: faces}, self._device)
+            with torch.no_grad():
+                found.append(self._network.features(batch.face).float().cpu().numpy().astype(dtype))
+        columns = [table[schema.CLIP_ID], schema.tensor_column(np.concatenate(found))]
+        made = pa.Table.from_arrays(columns, schema=schema.features_schema(self._config.feature_dim, dtype))
+        described = corpus.write_table(split.path("features", shard), made, split.rows_per_group)
+        path = f"{stages.CORPUS}/{item['split']}/features/{split.shards[shard]}.parquet"
+        return {"path": path, **described, "rows": len(made)}
+
+
+class _Predictor:
+    """An actor that turns shards of speech and face features into predictions."""
+
+    def __init__(self, splits: dict[str, corpus.Split], config: str, run: str):
+        self._splits, self._config, self._run = splits, configuration.load(config), run
+        self._device = _device(self._config)
+        self._network = artifacts.load_vggface(run, self._config).to(self._device)
+        self._model = artifacts.load_speech_portrait(run, self._config).to(self._device)
+        classifier = artifacts.load_gender_classifier(run, self._config)
+        self._classifier = None if classifier is None else classifier.to(self._device)
+
+    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        split, shard = self._splits[item["split"]], item["shard"]
+        alone = split.only(shard)
+        rows = np.arange(alone.num_rows)
+        speech = schema.WAVEFORM if self._config.data.storage == "waveform" else schema.SPECTROGRAM
+        wanted = {
+            "speech": (schema.VIDEO_ID, speech),
+            "features": (schema.FACE_FEATURE,),
+            "faces": (schema.GENDER, schema.AGE),
+        }
+        columns: dict[str, list[Any]] = {}
+        for begin in range(0, len(rows), self._config.evaluate.batch_size):
+            part = corpus.read_rows(alone, wanted, rows[begin : begin + self._config.evaluate.batch_size])
+            for name, values in self._predict(part, speech).items():
+                columns.setdefault(name, []).append(values)
+        fields, arrays = [], []
+        for name, pieces in columns.items():
+            if isinstance(pieces[0], np.ndarray) and pieces[0].ndim == 2:
+                fields.append(schema.tensor_field(name, "float32", pieces[0].shape[1:]))
+                arrays.append(schema.tensor_column(np.concatenate(pieces)))
+            else:
+                values = pa.concat_arrays([_plain(piece) for piece in pieces])
+                fields.append(pa.field(name, values.type))
+                arrays.append(values)
+        table = pa.Table.from_arrays(arrays, schema=pa.schema(fields))
+        path = f"evaluate/{PREDICTIONS}/{item['split']}-{split.shards[shard]}.parquet"
+        described = corpus.write_table(storage.join(self._run, path), table, split.rows_per_group)
+        return {"path": path, **described, "rows": len(table)}
+
+    @torch.no_grad()
+    def _predict(self, part: dict[str, Any], speech: str) -> dict[str, Any]:
+        batch = to_batch({name: part[name] for name in (schema.CLIP_ID, speech, schema.FACE_FEATURE)}, self._device)
+        feature = self._model.feature(batch.spectrogram).float()
+        heard = torch.full((len(feature),), -1)
+        if self._classifier is not None:
+            heard = self._classifier(batch.spectrogram).argmax(dim=1)
+        found = {
+            schema.FACE_FEATURE: batch.face_feature,
+            SPEECH_FEATURE: feature,
+            PORTRAIT_FEATURE: self._network.features(self._model.decoder(feature)),
+            FACE_TO_FACE_FEATURE: self._network.features(self._model.decoder(batch.face_feature)),
+        }
+        plain = {name: part[name] for name in (schema.CLIP_ID, schema.VIDEO_ID, schema.GENDER, schema.AGE)}
+        return plain | {HEARD_GENDER: heard.cpu().numpy()} | {k: v.float().cpu().numpy() for k, v in found.items()}
+
+
+def _map_shards(
+    actor: type, items: Sequence[tuple[str, int]], splits: dict[str, corpus.Split], config: Config, run: str
+) -> list[dict[str, Any]]:
+    """Run an actor over (split, shard) items; what each wrote, {path: size and hash}, in the items' order."""
+    quiet()
+    tasks = config.resources.infer
+    rows = [{"split": split, "shard": shard} for split, shard in items]
+    data = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+        actor,
+        fn_constructor_args=(splits, configuration.dump(config), run),
+        concurrency=min(tasks.num_tasks, len(rows)),
+        num_cpus=tasks.cpus,
+        num_gpus=tasks.gpus,
+    )
+    total = sum(splits[split].shard_rows[shard] for split, shard in items)
+    done, results = 0, []
+    progress(0, total, "clips")
+    for row in data.iter_rows():
+        done += row["rows"]
+        progress(done, total, "clips")
+        results.append({row["path"]: {"bytes": row["bytes"], "sha256": row["sha256"]}})
+    return results
+
+
+def _device(config: Config) -> torch.device:
+    if config.resources.threads_per_worker:
+        torch.set_num_threads(config.resources.threads_per_worker)
+    return torch.device("cuda" if config.resources.infer.gpus else "cpu")
+
+
+def _plain(values: Any) -> pa.Array:
+    if isinstance(values, pa.ChunkedArray):
+        return values.combine_chunks()
+    return values if isinstance(values, pa.Array) else pa.array(values)

@@ -1,0 +1,114 @@
+"""Run a training stage on Ray Train and leave its network in the run."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import ray
+import ray.exceptions
+import ray.train
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from arspm import config as configuration
+from arspm import stages, storage
+from arspm.config import Config, Workers
+from arspm.learning import artifacts, checkpoint
+from arspm.scale.training import Rows, gather_rows
+from arspm.scale.worker import train_worker
+
+log = logging.getLogger(__name__)
+
+# What Ray raises when a process or a machine is gone, against an error of our own code.
+_LOST = (ray.exceptions.RayActorError, ray.exceptions.NodeDiedError, ray.exceptions.WorkerCrashedError)
+
+
+class TrainingFailed(RuntimeError):
+    """A training worker's own error, in one line."""
+
+
+def train_stage(stage: str, config: Config, run: str, fingerprint: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Train a stage's network, going on from its last checkpoint if there is one.
+
+    Returns the files left in the run (path relative to it -> size and hash) and the figures of the best epoch. Raises
+    NothingToLearn, or TrainingFailed with the cause in one line.
+    """
+    rows = gather_rows(stage, config, run)
+    result = _fit(stage, config, run, fingerprint, rows)
+    return _export(stage, config, run, result.checkpoint)
+
+
+def _fit(stage: str, config: Config, run: str, fingerprint: str, rows: Rows) -> ray.train.Result:
+    workers: Workers = getattr(config.resources, stage)
+    settings = {"stage": stage, "run": run, "config": configuration.dump(config), "rows": rows}
+    resources = {"CPU": workers.cpus} | ({"GPU": workers.gpus} if workers.gpus else {})
+    attempts = config.resources.max_failures + 1
+    for attempt in range(1, attempts + 1):
+        trainer = TorchTrainer(
+            train_worker,
+            train_loop_config=settings,
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=workers.num_workers, use_gpu=workers.gpus > 0, resources_per_worker=resources
+            ),
+            torch_config=TorchConfig(backend="nccl" if workers.gpus else "gloo"),
+            # The name follows from the fingerprint: the same stage goes on, another begins anew.
+            run_config=ray.train.RunConfig(
+                name=f"train-{fingerprint[:12]}",
+                storage_path=storage.join(run, stage),
+                checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
+                failure_config=ray.train.FailureConfig(max_failures=0),  # told apart below
+            ),
+        )
+        try:
+            return trainer.fit()
+        except ray.train.WorkerGroupError as error:
+            cause = _own_error(error)
+            if cause is not None:
+                raise TrainingFailed(str(cause).splitlines()[0] if str(cause) else repr(cause)) from error
+            if attempt == attempts:
+                raise TrainingFailed(f"lost workers {attempts} times; see the log for the nodes") from error
+            log.warning(
+                "lost a worker of %s (%d of at most %d): going on from the last checkpoint",
+                stage,
+                attempt,
+                attempts - 1,
+            )
+    raise AssertionError("unreachable")
+
+
+def _own_error(error: ray.train.WorkerGroupError) -> Exception | None:
+    """The error of our own code among the workers' failures; None when a process or a node was lost.
+
+    When a worker dies, its peers fail too, in a collective operation; so a single loss explains all.
+    """
+    failures = [getattr(each, "_base_exc", each) for each in error.worker_failures.values()]
+    if any(isinstance(each, _LOST) for each in failures):
+        return None
+    # A peer's "connection closed" says less than the error that closed it.
+    return next((each for each in failures if not _is_collective(each)), failures[0] if failures else error)
+
+
+def _is_collective(error: Exception) -> bool:
+    text = str(error).lower()
+    return any(word in text for word in ("gloo", "nccl", "connection closed by peer", "connection reset"))
+
+
+def _export(
+    stage: str, config: Config, run: str, last: ray.train.Checkpoint | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Leave the best epoch's weights and the history beside the training directory."""
+    if last is None:
+        raise TrainingFailed("training ended without a checkpoint")
+    with TemporaryDirectory() as scratch:
+        folder = Path(last.to_directory(scratch))
+        value = json.loads((folder / checkpoint.PROGRESS).read_text())
+        progress = value["progress"]
+        model_uri = storage.join(run, stage, artifacts.MODEL)
+        files = {f"{stage}/{artifacts.MODEL}": storage.upload(folder / checkpoint.BEST, model_uri)}
+    history = {"epochs": progress["epochs"], "losses": progress["losses"], "best_epoch": progress["best_epoch"]}
+    files[f"{stage}/{artifacts.HISTORY}"] = storage.write_json(storage.join(run, stage, artifacts.HISTORY), history)
+    best = progress["epochs"][progress["best_epoch"] - 1]
+    return files, {"best_epoch": progress["best_epoch"], **best}

@@ -1,0 +1,268 @@
+"""Clips to corpus, by Ray Data: a task a shard, each written whole with a receipt.
+
+Which clips a shard is for follows from the CSV alone, before any is decoded: rows in order of a hash of the video id,
+cut into stretches. So shards do not depend on each other, a run that was killed goes on with the shards that have no
+receipt, and the shards come out byte-identical however often that happens.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import ray.data
+import torch
+
+from arspm import corpus, schema, stages, storage
+from arspm.config import Config
+from arspm.media import audio, faces
+from arspm.media.clip_rows import ClipRow, DroppedRow, Labels, read_clip_rows, read_labels
+from arspm.media.clips import DroppedClip, decode_clip
+from arspm.progress import progress
+from arspm.scale.ingest import quiet
+from arspm.schema import DropReason
+
+RECEIPTS = "receipts"
+DROPPED = "dropped.parquet"
+
+
+class Shard(NamedTuple):
+    """The rows of one shard, before any is decoded."""
+
+    split: str
+    name: str
+    rows: tuple[ClipRow, ...]
+
+
+def assign_splits(video_ids: Sequence[str], val_fraction: float, test_fraction: float) -> dict[str, str]:
+    """Each video's split, by a hash of its id (reading S): the same everywhere, whatever else the corpus holds.
+
+    Raises ValueError, with fractions that would do, when a split would have no video.
+    """
+    places = {video: _hash("split", video) / 2**64 for video in video_ids}
+    split = {
+        video: "test" if place < test_fraction else "val" if place < test_fraction + val_fraction else "train"
+        for video, place in places.items()
+    }
+    empty = [name for name in schema.SPLITS if name not in split.values()]
+    if empty:
+        raise ValueError(
+            f"{len(places)} videos leave the {' and '.join(empty)} split empty; {_enough(sorted(places.values()))}"
+        )
+    return split
+
+
+def plan_shards(rows: Sequence[ClipRow], split_of: dict[str, str], rows_per_shard: int) -> list[Shard]:
+    """The shards of each split: rows in order of a hash of the video id, then of their start."""
+    shards = []
+    for split in schema.SPLITS:
+        own = [row for row in rows if split_of[row.video_id] == split]
+        own.sort(key=lambda row: (_hash("order", row.video_id), row.video_id, row.start_seconds, row.clip_id))
+        for number, begin in enumerate(range(0, len(own), rows_per_shard)):
+            shards.append(Shard(split, f"shard-{number:05d}", tuple(own[begin : begin + rows_per_shard])))
+    return shards
+
+
+def preprocess(config: Config, run: str, fingerprint: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Make the corpus of a run. Returns its files (path relative to the run -> size and hash) and figures.
+
+    Raises ValueError or FileNotFoundError, in one line, for a CSV, labels or fractions that cannot be.
+    """
+    place = stages.corpus(run)
+    rows = read_clip_rows(config.data.csv, config.data.clips)
+    labels = read_labels(config.data.labels) if config.data.labels else {}
+    clips = [row for row in rows if isinstance(row, ClipRow)]
+    if not clips:
+        counts = Counter(row.reason.value for row in rows if isinstance(row, DroppedRow))
+        raise ValueError(f"{config.data.csv}: no usable row of {len(rows)} ({_counts(counts)})")
+    split_of = assign_splits([row.video_id for row in clips], config.data.val_fraction, config.data.test_fraction)
+    shards = plan_shards(clips, split_of, config.data.rows_per_shard)
+    _clear_others(place, shards, fingerprint)
+    receipts = _make_shards(shards, labels, config, place, fingerprint)
+
+    dropped = [
+        {"row": row.line, "clip_id": row.clip_id or None, "reason": row.reason.value, "detail": row.detail}
+        for row in rows
+        if isinstance(row, DroppedRow)
+    ]
+    splits: dict[str, Any] = {}
+    files: dict[str, Any] = {}
+    for shard in shards:
+        receipt = receipts[shard.split, shard.name]
+        dropped += receipt["dropped"]
+        entry = splits.setdefault(shard.split, {"rows": 0, "videos": 0, "shards": []})
+        entry["rows"] += receipt["rows"]
+        entry["videos"] += len({row.video_id for row in shard.rows} & set(receipt["videos"]))
+        if receipt["rows"]:
+            entry["shards"].append({"name": shard.name, "rows": receipt["rows"], "ids": receipt["ids"]})
+        files |= {f"{stages.CORPUS}/{path}": described for path, described in receipt["files"].items()}
+    counts = Counter(drop["reason"] for drop in dropped)
+    empty = [name for name in schema.SPLITS if not splits[name]["rows"]]
+    if empty:
+        raise ValueError(f"every clip of the {' and '.join(empty)} split was dropped ({_counts(counts)})")
+
+    manifest = {
+        "num_rows": len(rows),
+        "num_clips": sum(entry["rows"] for entry in splits.values()),
+        "num_dropped": len(dropped),
+        "dropped": dict(sorted(counts.items())),
+        "storage": config.data.storage,
+        "rows_per_group": config.data.rows_per_group,
+        "splits": splits,
+        "config": {name: getattr(config, name).model_dump(mode="json") for name in ("data", "face")},
+    }
+    table = pa.Table.from_pylist(sorted(dropped, key=lambda drop: drop["row"]), schema.dropped_schema())
+    files[f"{stages.CORPUS}/{DROPPED}"] = corpus.write_table(storage.join(place, DROPPED), table, len(table) or 1)
+    files[f"{stages.CORPUS}/{corpus.MANIFEST}"] = storage.write_json(storage.join(place, corpus.MANIFEST), manifest)
+    return files, {name: manifest[name] for name in ("num_rows", "num_clips", "num_dropped", "dropped")}
+
+
+def make_shard(shard: Shard, labels: dict[str, Labels], config: Config, place: str, fingerprint: str) -> dict[str, Any]:
+    """Decode a shard's clips, write its two families and then its receipt; the receipt."""
+    torch.set_num_threads(1)
+    kept, speech, pictures, dropped = [], [], [], []
+    for row in shard.rows:
+        try:
+            tensor, picture = _prepare(row, config)
+        except DroppedClip as drop:
+            dropped.append(_drop(row, drop.reason, drop.detail))
+            continue
+        kept.append(row)
+        speech.append(tensor)
+        pictures.append(picture)
+    receipt: dict[str, Any] = {
+        "fingerprint": fingerprint,
+        "rows": len(kept),
+        "videos": sorted({row.video_id for row in kept}),
+        "ids": corpus.ids_hash([row.clip_id for row in kept]),
+        "dropped": dropped,
+        "files": {},
+    }
+    if kept:
+        keys = [pa.array([row.clip_id for row in kept]), pa.array([row.video_id for row in kept])]
+        known = [labels.get(row.video_id, Labels()) for row in kept]
+        tables = {
+            "speech": pa.Table.from_arrays(
+                [*keys, schema.tensor_column(np.stack(speech))], schema=schema.speech_schema(config.data.storage)
+            ),
+            "faces": pa.Table.from_arrays(
+                [
+                    *keys,
+                    pa.array(pictures, pa.binary()),
+                    pa.array([label.gender for label in known], pa.string()),
+                    pa.array([label.age for label in known], pa.float32()),
+                    pa.array([label.identity for label in known], pa.string()),
+                ],
+                schema=schema.faces_schema(),
+            ),
+        }
+        for family, table in tables.items():
+            path = f"{shard.split}/{family}/{shard.name}.parquet"
+            uri = storage.join(place, path)
+            receipt["files"][path] = corpus.write_table(uri, table, config.data.rows_per_group)
+    storage.write_json(_receipt_uri(place, shard.split, shard.name), receipt)
+    return receipt
+
+
+def _prepare(row: ClipRow, config: Config) -> tuple[np.ndarray, bytes]:
+    """A clip's speech tensor and face JPEG. Raises DroppedClip."""
+    settings = config.face
+    media = decode_clip(row.path, image=row.image, num_frames=settings.num_frames, sample_rate=schema.SAMPLE_RATE_HZ)
+    where = None if row.x is None or row.y is None else (row.x, row.y)
+    crop, _, _ = faces.best_face(
+        media.frames,
+        _detector(settings.detector),
+        where,
+        size=schema.FACE_SIZE,
+        margin=settings.margin,
+        min_side=settings.min_side_pixels,
+    )
+    waveform = audio.fit_length(media.waveform, schema.WAVEFORM_SHAPE[0])
+    if config.data.storage == "waveform":
+        tensor = audio.to_int16(waveform)
+    else:
+        tensor = audio.spectrogram(torch.from_numpy(waveform)).to(torch.float16).numpy()
+    return tensor, faces.encode_jpeg(crop, settings.jpeg_quality)
+
+
+@functools.lru_cache(maxsize=1)
+def _detector(name: str) -> faces.FaceDetector:
+    return faces.make_detector(name)
+
+
+def _make_shards(
+    shards: Sequence[Shard], labels: dict[str, Labels], config: Config, place: str, fingerprint: str
+) -> dict[tuple[str, str], dict[str, Any]]:
+    """Every shard's receipt, making those that are not there."""
+    there = storage.files_below(storage.join(place, RECEIPTS))
+    receipts, missing = {}, []
+    for shard in shards:
+        if f"{shard.split}-{shard.name}.json" in there:
+            receipts[shard.split, shard.name] = storage.read_json(_receipt_uri(place, shard.split, shard.name))
+        else:
+            missing.append(shard)
+    total = sum(len(shard.rows) for shard in shards)
+    done = total - sum(len(shard.rows) for shard in missing)
+    progress(done, total, "clips")
+    if not missing:
+        return receipts
+
+    def make(item: dict[str, Any]) -> dict[str, Any]:
+        shard = missing[item["id"]]
+        own = {row.video_id: labels[row.video_id] for row in shard.rows if row.video_id in labels}
+        return {"id": item["id"], "receipt": json.dumps(make_shard(shard, own, config, place, fingerprint))}
+
+    quiet()
+    tasks = config.resources.preprocess
+    items = ray.data.from_items([{"id": i} for i in range(len(missing))], override_num_blocks=len(missing))
+    data = items.map(make, num_cpus=tasks.cpus, concurrency=tasks.num_tasks)
+    for item in data.iter_rows():
+        shard = missing[item["id"]]
+        receipts[shard.split, shard.name] = json.loads(item["receipt"])
+        done += len(shard.rows)
+        progress(done, total, "clips")
+    return receipts
+
+
+def _clear_others(place: str, shards: Sequence[Shard], fingerprint: str) -> None:
+    """Remove what another configuration left: receipts with another fingerprint mean another corpus."""
+    there = storage.files_below(storage.join(place, RECEIPTS))
+    if not there:
+        storage.remove(place)
+        return
+    first = storage.read_json(storage.join(place, RECEIPTS, next(iter(there))))
+    if first.get("fingerprint") != fingerprint:
+        storage.remove(place)
+
+
+def _receipt_uri(place: str, split: str, name: str) -> str:
+    return storage.join(place, RECEIPTS, f"{split}-{name}.json")
+
+
+def _drop(row: ClipRow, reason: DropReason, detail: str) -> dict[str, Any]:
+    return {"row": row.line, "clip_id": row.clip_id, "reason": reason.value, "detail": detail}
+
+
+def _hash(purpose: str, video_id: str) -> int:
+    """64 bits of a hash; independent ones for independent purposes."""
+    return int.from_bytes(hashlib.sha256(f"{purpose}:{video_id}".encode()).digest()[:8], "big")
+
+
+def _enough(places: list[float]) -> str:
+    """Fractions that give about a tenth of the videos each to test and val."""
+    if len(places) < 3:
+        return "a corpus needs at least three videos, one for each split"
+    share = max(1, len(places) // 10)
+    test = np.ceil(1000 * (places[share - 1] + places[share]) / 2) / 1000
+    val = np.ceil(1000 * ((places[2 * share - 1] + places[2 * share]) / 2 - test)) / 1000
+    return f"try --set data.test_fraction={test:g} --set data.val_fraction={val:g}"
+
+
+def _counts(counts: Counter[str]) -> str:
+    return ", ".join(f"{reason} {number}" for reason, number in sorted(counts.items())) or "nothing dropped"

@@ -1,0 +1,138 @@
+"""What a training stage needs, gathered: its task with the networks that earlier stages left, and its rows in order.
+
+Ray Train's workers and Tune's trials build the same things from the same functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from arspm import corpus, schema, stages
+from arspm.config import Config
+from arspm.learning import artifacts, tasks
+from arspm.learning.batch import UNKNOWN
+from arspm.learning.checkpoint import Progress
+from arspm.learning.fit import Place
+from arspm.learning.order import Order, groups
+from arspm.learning.train_step import Task
+from arspm.scale.ingest import Reading, plan, stream
+
+
+class Rows(NamedTuple):
+    """The rows that a stage learns from and those that it is validated on; `classes`: identities, for vggface."""
+
+    train: Reading
+    score: Reading | None
+    classes: int
+
+    @property
+    def readings(self) -> list[Reading]:
+        return [self.train] if self.score is None else [self.train, self.score]
+
+
+class NothingToLearn(ValueError):
+    """The corpus lacks what the stage is to learn from."""
+
+
+def gather_rows(stage: str, config: Config, run: str) -> Rows:
+    """The rows of a training stage. Raises NothingToLearn for a gender stage without labels of both sexes."""
+    place = stages.corpus(run)
+    train = corpus.open_split(place, "train", config.ingest.subset)
+    if stage == "vggface":
+        return _identity_rows(config, train)
+    score = corpus.open_split(place, "val")
+    wanted = _wanted(stage, config)
+    labels: list[dict[str, np.ndarray]] = [{}, {}]
+    if stage == "gender":
+        labels = [{schema.GENDER: _genders(split)} for split in (train, score)]
+        if set(schema.GENDERS) - {schema.GENDERS[i] for i in set(labels[0][schema.GENDER]) - {UNKNOWN}}:
+            raise NothingToLearn("labels.csv names no speaker of one sex or of both in the training split")
+    return Rows(
+        Reading(train, _order(stage, config, train), wanted, config.image_size, labels[0]),
+        Reading(score, _order(stage, config, score, shuffle=False), wanted, config.image_size, labels[1]),
+        0,
+    )
+
+
+def make_task(stage: str, config: Config, run: str, device: torch.device, rows: Rows) -> Task:
+    """The stage's task, its frozen networks on the device. The new network's weights follow from the seed."""
+    torch.manual_seed(config.seed)
+    if stage == "vggface":
+        return tasks.vggface_task(config, rows.classes, rows.score is not None)
+    if stage == "gender":
+        return tasks.gender_task(config)
+    if stage == "decoder":
+        network = artifacts.load_vggface(run, config).to(device)
+        torch.manual_seed(config.seed)
+        return tasks.decoder_task(config, network)
+    prior = artifacts.load_face_prior(run, config).to(device)
+    hidden = artifacts.load_linear(run, "decoder", "fc1").to(device)
+    identity = artifacts.load_linear(run, "vggface", "fc8").to(device)
+    torch.manual_seed(config.seed)
+    return tasks.encoder_task(config, prior, hidden, identity)
+
+
+def batches(rows: Rows, config: Config, stage: str, place: Place, progress: Progress) -> Iterator[dict[str, Any]]:
+    """A worker's batches from `progress` to the last epoch, by Ray Data."""
+    entries = plan(rows.readings, getattr(config.training, stage).epochs, progress.epoch, progress.step_in_epoch)
+    return stream(
+        rows.readings,
+        entries,
+        rank=place.rank,
+        world_size=place.world_size,
+        tasks=config.resources.read,
+        prefetch_batches=config.ingest.prefetch_batches,
+    )
+
+
+def _order(
+    stage: str, config: Config, split: corpus.Split, *, keep: np.ndarray | None = None, shuffle: bool = True
+) -> Order:
+    return Order(
+        groups(split.group_sizes(), keep),
+        getattr(config.training, stage).global_batch_size,
+        config.ingest.num_lanes,
+        config.ingest.window_rows,
+        config.seed,
+        shuffle,
+    )
+
+
+def _wanted(stage: str, config: Config) -> dict[str, tuple[str, ...]]:
+    speech = schema.WAVEFORM if config.data.storage == "waveform" else schema.SPECTROGRAM
+    return {
+        "vggface": {"faces": (schema.FACE_JPEG,)},
+        "gender": {"speech": (speech,)},
+        "decoder": {"faces": (schema.FACE_JPEG,), "features": (schema.FACE_FEATURE,)},
+        "encoder": {"speech": (speech,), "features": (schema.FACE_FEATURE,)},
+    }[stage]
+
+
+def _identity_rows(config: Config, train: corpus.Split) -> Rows:
+    """Faces by identity; the last clip of each person with several is kept for validation."""
+    table = corpus.read_columns(train, "faces", (schema.VIDEO_ID, schema.IDENTITY))
+    names = [
+        identity or video
+        for video, identity in zip(table[schema.VIDEO_ID].to_pylist(), table[schema.IDENTITY].to_pylist(), strict=True)
+    ]
+    known, classes = np.unique(names, return_inverse=True)
+    last = np.zeros(len(known), np.int64)
+    last[classes] = np.arange(len(names))  # the last assignment stays
+    held_out = np.zeros(len(names), bool)
+    held_out[last[np.bincount(classes) > 1]] = True
+    labels, wanted = {schema.IDENTITY: classes.astype(np.int64)}, _wanted("vggface", config)
+
+    def reading(keep: np.ndarray, shuffle: bool) -> Reading:
+        order = _order("vggface", config, train, keep=keep, shuffle=shuffle)
+        return Reading(train, order, wanted, config.image_size, labels)
+
+    return Rows(reading(~held_out, True), reading(held_out, False) if held_out.any() else None, len(known))
+
+
+def _genders(split: corpus.Split) -> np.ndarray:
+    labels = corpus.read_columns(split, "faces", (schema.GENDER,))[schema.GENDER].to_pylist()
+    return np.array([schema.GENDERS.index(label) if label else UNKNOWN for label in labels], np.int64)

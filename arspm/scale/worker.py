@@ -1,0 +1,63 @@
+"""A Ray Train worker: the training loop of `learning.fit`, fed by Ray Data, reporting to Ray Train."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import torch
+
+from arspm import config as configuration
+from arspm.learning.fit import Place, fit
+from arspm.progress import progress as tell
+from arspm.scale.training import batches, make_task
+
+
+def train_worker(settings: dict[str, Any]) -> None:
+    """One worker's life. `settings`: stage, run, the configuration as JSON text, and the rows."""
+    stage, run, rows = settings["stage"], settings["run"], settings["rows"]
+    config = configuration.load(settings["config"])
+    recipe = getattr(config.training, stage)
+    if config.resources.threads_per_worker:
+        torch.set_num_threads(config.resources.threads_per_worker)
+    context = ray.train.get_context()
+    place = Place(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
+    total = recipe.epochs * rows.train.order.num_steps
+
+    with tempfile.TemporaryDirectory() as scratch:
+        resume = _fetch(ray.train.get_checkpoint(), Path(scratch, "resume"))
+        reports = fit(
+            make_task(stage, config, run, place.device, rows),
+            recipe,
+            seed=config.seed,
+            num_steps=rows.train.order.num_steps,
+            num_score_steps=0 if rows.score is None else rows.score.order.num_steps,
+            batches=lambda progress: batches(rows, config, stage, place, progress),
+            place=place,
+            config=config.model_dump(mode="json"),
+            resume=resume,
+            on_step=(lambda progress: tell(progress.step, total, "steps", _message(progress, recipe.epochs)))
+            if place.rank == 0
+            else None,
+        )
+        for report in reports:
+            if place.rank:
+                ray.train.report(report.figures)
+                continue
+            with tempfile.TemporaryDirectory(dir=scratch) as folder:
+                report.save(Path(folder))
+                ray.train.report(report.figures, checkpoint=ray.train.Checkpoint.from_directory(folder))
+
+
+def _fetch(checkpoint: ray.train.Checkpoint | None, folder: Path) -> Path | None:
+    if checkpoint is None:
+        return None
+    return Path(os.fspath(checkpoint.to_directory(str(folder))))
+
+
+def _message(progress: Any, epochs: int) -> str:
+    loss = f", loss {progress.losses[-1][1]:.4g}" if progress.losses else ""
+    return f"epoch {progress.epoch + 1} of {epochs}{loss}"

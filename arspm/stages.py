@@ -1,0 +1,190 @@
+"""What a stage is: which stages it needs, which part of the configuration it depends on, and when it is done.
+
+A stage is done when `<run>/<stage>/_SUCCESS.json` stands there with the stage's fingerprint and names the same
+manifests of the stages before it as stand there now. The file is written last and put if absent; it names every file
+with its size and hash, the configuration, and the versions. Nothing else decides.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from arspm import storage
+from arspm.config import Config
+
+SUCCESS = "_SUCCESS.json"
+CORPUS = "corpus"  # the folder of a run that preprocess and features fill
+_FORMAT = 1  # raised when a stage's output changes for the same configuration: finished stages are then made anew
+
+
+class Stage(NamedTuple):
+    """A step of the chain. `reads`: the sections and fields of the configuration that change its result."""
+
+    needs: tuple[str, ...]
+    reads: tuple[str, ...]
+
+
+STAGES = {
+    "preprocess": Stage((), ("data", "face")),
+    "vggface": Stage(("preprocess",), ("vggface", "training.vggface", "ingest", "seed", "feature_dim", "image_size")),
+    "gender": Stage(("preprocess",), ("gender", "training.gender", "ingest", "seed")),
+    "features": Stage(("preprocess", "vggface"), ("vggface.feature_dtype",)),
+    "prior": Stage(("features",), ("prior.num_faces", "seed")),
+    "decoder": Stage(
+        ("features",),
+        ("face_decoder", "decoder_loss", "training.decoder", "ingest", "seed", "feature_dim", "image_size"),
+    ),
+    "encoder": Stage(
+        ("prior", "gender", "decoder"),
+        ("speech_encoder", "prior.kind", "loss", "training.encoder", "ingest", "seed", "feature_dim"),
+    ),
+    "evaluate": Stage(("encoder",), ("evaluate", "seed")),
+    "report": Stage(("evaluate",), ()),
+}
+
+
+class Success(NamedTuple):
+    """What `_SUCCESS.json` holds, as far as others need it."""
+
+    fingerprint: str
+    upstream: dict[str, str]  # stage -> hash of its _SUCCESS.json
+    files: dict[str, dict[str, Any]]  # path relative to the run -> {"bytes", "sha256"}
+    seconds: float
+    figures: dict[str, Any]
+
+
+def fingerprints(config: Config, inputs: str) -> dict[str, str]:
+    """Each stage's fingerprint: a hash of what it reads of the configuration and of the stages before it.
+
+    `inputs` identifies what the first stage reads (see `describe_inputs`).
+    """
+    found: dict[str, str] = {}
+    for name, stage in STAGES.items():  # in an order in which needs come first
+        parts = {
+            "format": _FORMAT,
+            "stage": name,
+            "config": {path: _field(config, path) for path in stage.reads},
+            "needs": {need: found[need] for need in stage.needs} or inputs,
+        }
+        found[name] = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return found
+
+
+def describe_inputs(config: Config) -> str:
+    """A hash of the CSV, the labels, and the names and sizes of the clips' files. Raises FileNotFoundError."""
+    digest = hashlib.sha256(storage.read_bytes(config.data.csv))
+    if config.data.labels:
+        digest.update(storage.read_bytes(config.data.labels))
+    digest.update(json.dumps(storage.files_below(config.data.clips)).encode())
+    return digest.hexdigest()
+
+
+def folder(run: str, stage: str) -> str:
+    return storage.join(run, stage)
+
+
+def corpus(run: str) -> str:
+    return storage.join(run, CORPUS)
+
+
+def success(run: str, stage: str) -> Success | None:
+    """What the stage's `_SUCCESS.json` says, or None when there is none."""
+    uri = storage.join(run, stage, SUCCESS)
+    if not storage.exists(uri):
+        return None
+    value = storage.read_json(uri)
+    try:
+        return Success(*(value[field] for field in Success._fields))
+    except (KeyError, TypeError):
+        raise ValueError(f"{uri}: not a stage's manifest; remove the file to run the stage again") from None
+
+
+def upstream(run: str, stage: str) -> dict[str, str]:
+    """The hash of each needed stage's `_SUCCESS.json` as it stands; empty text where there is none."""
+    found = {}
+    for need in STAGES[stage].needs:
+        uri = storage.join(run, need, SUCCESS)
+        found[need] = storage.describe(uri)["sha256"] if storage.exists(uri) else ""
+    return found
+
+
+def done(run: str, stage: str, fingerprint: str) -> Success | None:
+    """The stage's success when it is done with this fingerprint over the upstream that stands there now."""
+    found = success(run, stage)
+    if found is None or found.fingerprint != fingerprint or found.upstream != upstream(run, stage):
+        return None
+    return found
+
+
+def begin(run: str, stage: str, fingerprint: str) -> None:
+    """Take the stage's success away, then what other fingerprints left; training of this one may go on."""
+    place = folder(run, stage)
+    storage.remove(storage.join(place, SUCCESS))
+    own = training_name(fingerprint) + "/"
+    for path in storage.files_below(place):
+        if not path.startswith(own):
+            storage.remove(storage.join(place, path))
+
+
+def training_name(fingerprint: str) -> str:
+    """The folder of a stage in which Ray Train keeps its state: the same stage goes on, another begins anew."""
+    return f"train-{fingerprint[:12]}"
+
+
+def commit(
+    run: str,
+    stage: str,
+    *,
+    fingerprint: str,
+    config: Config,
+    files: Mapping[str, dict[str, Any]],
+    seconds: float,
+    figures: Mapping[str, Any],
+) -> None:
+    """Declare the stage done. `files`: path relative to the run -> size and hash. The first of several wins."""
+    value = {
+        "stage": stage,
+        "fingerprint": fingerprint,
+        "upstream": upstream(run, stage),
+        "files": dict(sorted(files.items())),
+        "seconds": round(seconds, 3),
+        "figures": dict(figures),
+        "versions": versions(),
+        "config": config.model_dump(mode="json"),
+    }
+    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    storage.put_if_absent(storage.join(run, stage, SUCCESS), text.encode())
+
+
+def versions() -> dict[str, str]:
+    """The versions that made an artifact."""
+    packages = (
+        "arspm",
+        "ray",
+        "torch",
+        "torchaudio",
+        "pytorch-msssim",
+        "pyarrow",
+        "numpy",
+        "opencv-python-headless",
+        "av",
+    )
+    found = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:  # run from the source tree
+            continue
+    return found
+
+
+def _field(config: Config, path: str) -> Any:
+    value: Any = config.model_dump(mode="json")
+    for part in path.split("."):
+        value = value[part]
+    return value

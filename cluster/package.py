@@ -1,0 +1,43 @@
+"""The code that travels with a job, and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from cluster.access import state_home
+from cluster.errors import ClusterError
+
+_SOURCE_SUFFIXES = {".py", ".j2", ".css", ".html", ".json", ".yaml"}
+
+
+def stage_package(packages: Sequence[Path]) -> Path:
+    """A directory with just these packages' source files, to be a job's working directory.
+
+    It lies under the state directory and is named by its content, so that equal code is uploaded once.
+    """
+    digest, files = hashlib.sha256(), []
+    for package in map(Path, packages):
+        if not package.is_dir():
+            raise ClusterError(f"{package} is not a package directory")
+        for path in sorted(package.rglob("*")):
+            if path.suffix in _SOURCE_SUFFIXES and path.is_file() and "__pycache__" not in path.parts:
+                name = Path(package.name) / path.relative_to(package)
+                content = path.read_bytes()
+                digest.update(f"{name}\0{len(content)}\0".encode() + content)
+                files.append((name, content))
+    target = state_home() / "code" / digest.hexdigest()[:16]
+    if not target.is_dir():
+        target.parent.mkdir(exist_ok=True)
+        partial = Path(tempfile.mkdtemp(dir=target.parent))
+        for name, content in files:
+            (partial / name).parent.mkdir(parents=True, exist_ok=True)
+            (partial / name).write_bytes(content)
+        try:
+            partial.rename(target)
+        except OSError:  # another process was first, with the same files
+            shutil.rmtree(partial)
+    return target

@@ -1,0 +1,16 @@
+"""Train the face decoder."""
+
+from typing import Any
+
+from arspm.config import Config
+from arspm.scale.launch import train_stage
+from jobs.stage import main
+
+
+def decoder(config: Config, run: str, fingerprint: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Train the face decoder on Ray Train workers."""
+    return train_stage("decoder", config, run, fingerprint)
+
+
+if __name__ == "__main__":
+    main("decoder", decoder)

@@ -1,0 +1,16 @@
+"""Train the speech encoder."""
+
+from typing import Any
+
+from arspm.config import Config
+from arspm.scale.launch import train_stage
+from jobs.stage import main
+
+
+def encoder(config: Config, run: str, fingerprint: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Train the speech encoder on Ray Train workers."""
+    return train_stage("encoder", config, run, fingerprint)
+
+
+if __name__ == "__main__":
+    main("encoder", encoder)

@@ -1,0 +1,16 @@
+"""VGGFace over every face, once: the features family of the corpus."""
+
+from typing import Any
+
+from arspm.config import Config
+from arspm.scale.infer import make_features
+from jobs.stage import main
+
+
+def features(config: Config, run: str, fingerprint: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Compute the face feature of every face, so that no later stage runs VGGFace on a real image."""
+    return make_features(config, run)
+
+
+if __name__ == "__main__":
+    main("features", features)

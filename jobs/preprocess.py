@@ -1,0 +1,7 @@
+"""Talking clips to corpus: decode, find faces, make spectrograms, write aligned Parquet shards."""
+
+from arspm.scale.preprocess import preprocess
+from jobs.stage import main
+
+if __name__ == "__main__":
+    main("preprocess", preprocess)

@@ -1,0 +1,39 @@
+"""The prior faces: neutral, female, male, and how they converge with the number of faces."""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from arspm import corpus, schema, stages, storage
+from arspm.config import Config
+from arspm.learning import artifacts, checkpoint
+from arspm.learning.prior import choose_rows, convergence
+from jobs.stage import main
+
+
+def prior(config: Config, run: str, fingerprint: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Average the face features of the training split (eq. 3) and measure Table 1."""
+    train = corpus.open_split(stages.corpus(run), "train")
+    genders = corpus.read_columns(train, "faces", (schema.GENDER,))[schema.GENDER].to_pylist()
+    means, table = {}, {}
+    for name, choice in choose_rows(genders, config.prior.num_faces, config.seed).items():
+        found = corpus.read_rows(train, {"features": (schema.FACE_FEATURE,)}, choice.rows)
+        values = found[schema.FACE_FEATURE].astype("float32")
+        means[name] = torch.from_numpy(values.mean(axis=0, dtype="float64").astype("float32"))
+        table[name] = {
+            "n": len(values),
+            "gender_balanced": choice.balanced,
+            "clips": corpus.ids_hash(found[schema.CLIP_ID].to_pylist()),
+            "convergence": convergence(values),
+        }
+    with TemporaryDirectory() as folder:
+        path = Path(folder, artifacts.PRIORS)
+        checkpoint.write_weights(path, means)
+        described = storage.upload(path, storage.join(run, "prior", artifacts.PRIORS))
+    return {f"prior/{artifacts.PRIORS}": described}, {"priors": table}
+
+
+if __name__ == "__main__":
+    main("prior", prior)

@@ -1,0 +1,53 @@
+"""What every stage's program does round its work: arguments, done or not, commit, one readable line on error."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from arspm import config as configuration
+from arspm import stages, storage
+from arspm.config import Config
+
+# (configuration, run, fingerprint) -> (files: path relative to the run -> size and hash, figures)
+Work = Callable[[Config, str, str], tuple[dict[str, Any], dict[str, Any]]]
+
+
+def main(stage: str, work: Work) -> None:
+    """Run a stage's program: `python -m jobs.<stage> --run URI --config URI --fingerprint HEX`."""
+    parser = argparse.ArgumentParser(prog=f"python -m jobs.{stage}", description=work.__doc__)
+    parser.add_argument("--run", required=True, help="the run's directory: a path or s3://")
+    parser.add_argument("--config", required=True, help="the resolved configuration, a JSON file's path or s3://")
+    parser.add_argument("--fingerprint", required=True, help="what the stage will be known by when it is done")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    try:
+        run_stage(stage, work, arguments.run, arguments.config, arguments.fingerprint)
+    except Exception as error:
+        traceback.print_exc()
+        line = str(error).strip().splitlines()
+        print(f"error: {stage}: {line[0] if line else type(error).__name__}", file=sys.stderr, flush=True)
+        sys.exit(1)
+
+
+def run_stage(stage: str, work: Work, run: str, config_uri: str, fingerprint: str) -> None:
+    """Do a stage's work and commit it, unless it is done already."""
+    if stages.done(run, stage, fingerprint):
+        print(f"{stage} is done already")
+        return
+    config = configuration.load(storage.read_bytes(config_uri))
+    for need, digest in stages.upstream(run, stage).items():
+        if not digest:
+            raise FileNotFoundError(f"{stages.folder(run, need)} has no {stages.SUCCESS}: run stage {need} first")
+    stages.begin(run, stage, fingerprint)
+    begun = time.monotonic()
+    files, figures = work(config, run, fingerprint)
+    seconds = time.monotonic() - begun
+    stages.commit(
+        run, stage, fingerprint=fingerprint, config=config, files=files, seconds=seconds, figures=figures
+    )

@@ -1,0 +1,156 @@
+import io
+
+import fsspec
+import pytest
+
+from arspm.media.clip_rows import ClipRow, DroppedRow, Labels, read_clip_rows, read_labels
+from arspm.schema import DropReason
+
+
+@pytest.fixture
+def folder(tmp_path):
+    names = ("a_0.000_3.000.mp4", "a_3.000_6.000.MPG", "-b_c_1_2.5.webm", "s_0_1.wav", "s_0_1.png", "notes.txt")
+    for name in (*names, "own name.mov", "sub/deep.mkv", "sub/talk.flac", "sub/talk.jpg"):
+        path = tmp_path / "clips" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    (tmp_path / "outside.mp4").write_bytes(b"")
+    return tmp_path / "clips"
+
+
+def read(text, folder):
+    return read_clip_rows(io.StringIO(text), folder)
+
+
+def test_numbers_stay_as_written_and_find_the_file(folder):
+    rows = read("a,0.000,3.000,0.25,0.5\r\na,3.000,6.000,,\r\n\r\n-b_c,1,2.5,0,1\r\n", folder)
+    first = ClipRow(1, "a_0.000_3.000", "a", 0.0, 3.0, 0.25, 0.5, str(folder / "a_0.000_3.000.mp4"))
+    assert rows[0] == first
+    assert [row.line for row in rows] == [1, 2, 4]
+    assert (rows[1].x, rows[1].y, rows[1].path) == (None, None, str(folder / "a_3.000_6.000.MPG"))
+    assert (rows[2].clip_id, rows[2].video_id) == ("-b_c_1_2.5", "-b_c")
+
+
+def test_sixth_column_names_the_file_in_the_folder_or_below(folder):
+    rows = read("v,1,2,,,own name.mov\nv,2,3,,,sub/deep.mkv\nv,3,4,,,sub/talk.flac\na,0.000,3.000,,,\n", folder)
+    assert [row.path for row in rows[:2]] == [str(folder / "own name.mov"), str(folder / "sub/deep.mkv")]
+    assert rows[2].image == str(folder / "sub/talk.jpg")
+    assert rows[3].path == str(folder / "a_0.000_3.000.mp4")
+
+
+def test_sound_with_a_picture_of_the_same_stem_is_a_clip(folder):
+    (row,) = read("s,0,1,,", folder)
+    assert (row.path, row.image) == (str(folder / "s_0_1.wav"), str(folder / "s_0_1.png"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a,0,1",
+        "a,0,1,0.5,0.5,f,g",
+        ",0,1,,",
+        "../a,0,1,,",
+        "..,0,1,,",
+        "a/b,0,1,,",
+        "a\\b,0,1,,",
+        "a\x00b,0,1,,",
+        "a,nan,1,,",
+        "a,0,inf,,",
+        "a,0,1e999,,",
+        "a,1_0,20,,",
+        "a,x,1,,",
+        "a,,1,,",
+        "a,2,2,,",
+        "a,3,2,,",
+        "a,-1,2,,",
+        "a,0,1,1.01,0.5",
+        "a,0,1,0.5,-0.01",
+        "a,0,1,0.5,",
+        "a,0,1,,,../outside.mp4",
+        "a,0,1,,,sub/../../outside.mp4",
+        "a,0,1,,,/etc/passwd",
+        "a,0,1,,,s3://bucket/key.mp4",
+        '"a,0,1,,',
+    ],
+)
+def test_bad_row_names_its_line(folder, text):
+    rows = read(f"-b_c,1,2.5,,\n{text}\na,0.000,3.000,,\n", folder)
+    assert len(rows) == 3
+    assert isinstance(rows[1], DroppedRow)
+    assert rows[1].reason is DropReason.bad_row
+    assert rows[1].detail.startswith("line 2: ")
+    assert isinstance(rows[2], ClipRow)  # and the rows after it are read
+
+
+def test_the_second_of_two_rows_with_one_key_is_dropped(folder):
+    rows = read("a,0.000,3.000,,\na,3.000,6.000,,\na,0.000,3.000,0.1,0.1\n", folder)
+    assert [type(row) for row in rows] == [ClipRow, ClipRow, DroppedRow]
+    assert rows[2].reason is DropReason.duplicate_key
+    assert rows[2].detail == "line 3: a_0.000_3.000 is on line 1 already"
+
+
+@pytest.mark.parametrize("text", ["gone,0,1,,", "a,0,3,,", "v,1,2,,,gone.mp4", "v,1,2,,,sub/gone.mp4", "notes,0,1,,"])
+def test_missing_file(folder, text):
+    (row,) = read(text, folder)
+    assert (row.reason, row.video_id) == (DropReason.missing_file, text.split(",")[0])
+
+
+def test_header_byte_order_mark_and_broken_utf8(folder, tmp_path):
+    file = tmp_path / "rows.csv"
+    file.write_bytes(b"\xef\xbb\xbfvideo_id,start,end,x,y\na,0.000,3.000,,\n\xff,0,1,,\n")
+    rows = read_clip_rows(file, folder)
+    assert [row.line for row in rows] == [2, 3]
+    assert rows[0].clip_id == "a_0.000_3.000"
+    assert rows[1].reason is DropReason.bad_row
+
+
+def test_the_folder_is_listed_once_and_never_asked_row_by_row(folder, monkeypatch):
+    calls = []
+    local = type(fsspec.filesystem("file"))
+    for name in ("ls", "info", "exists", "isfile"):
+        original = getattr(local, name)
+        monkeypatch.setattr(
+            local, name, lambda self, *args, _o=original, _n=name, **kw: (calls.append(_n), _o(self, *args, **kw))[1]
+        )
+    read("".join(f"a,{i},{i + 1},,\n" for i in range(50)), folder)
+    assert calls.count("ls") == 1
+    assert len(calls) < 5  # for 50 rows
+
+
+def test_csv_and_clips_in_object_storage():
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/rows-test/rows.csv", b"v,0,1,0.5,0.5\nw,0,1,,\n")
+    memory.pipe("/rows-test/clips/v_0_1.mp4", b"")
+    rows = read_clip_rows("memory://rows-test/rows.csv", "memory://rows-test/clips")
+    assert rows[0].path == "memory:///rows-test/clips/v_0_1.mp4"
+    assert rows[1].reason is DropReason.missing_file
+
+
+def test_missing_inputs_are_one_line(folder, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no CSV file at"):
+        read_clip_rows(tmp_path / "no.csv", folder)
+    with pytest.raises(FileNotFoundError, match="no clips folder at"):
+        read("", tmp_path / "none")
+    with pytest.raises(FileNotFoundError, match="no clips folder at"):
+        read("", tmp_path / "outside.mp4")
+
+
+def test_labels_with_gaps():
+    text = "video_id,gender,age,identity\na,F,31.5,ann\nb,male,,\nc,,,\n"
+    expected = {"a": Labels("female", 31.5, "ann"), "b": Labels("male"), "c": Labels()}
+    assert read_labels(io.StringIO(text)) == expected
+    assert read_labels(io.StringIO("gender,video_id\nm,x\n")) == {"x": Labels("male")}
+
+
+def test_labels_tell_all_problems_at_once():
+    text = "video_id,gender,age\na,woman,\nb,f,old\nb,f,-3\n,m,\nc,m\n"
+    with pytest.raises(ValueError, match="labels") as caught:
+        read_labels(io.StringIO(text))
+    for line in range(2, 7):
+        assert f"line {line}: " in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "a,f,30,ann\n", "video_id,sex\na,f\n", "video_id,age,age\n"])
+def test_labels_need_their_header(text):
+    with pytest.raises(ValueError, match="header"):
+        read_labels(io.StringIO(text))
