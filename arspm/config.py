@@ -119,7 +119,7 @@ class Loss(Section):
 
 
 class DecoderLoss(Section):
-    """The face decoder's loss (eq. 4 to 6, L). Window and scale hold for 224 pixels; smaller images need smaller ones."""
+    """The face decoder's loss (eq. 4 to 6, L). Window and sigma are for 224 pixels; smaller images need smaller ones."""
 
     alpha: Annotated[float, Field(ge=0, le=1)] = 0.84
     ms_ssim_window: Annotated[int, Field(ge=3)] = 11
@@ -224,7 +224,7 @@ class Config(Section):
         smallest = (self.image_size // 2 if self.face_decoder.as_printed else self.image_size) / 16
         if self.decoder_loss.ms_ssim_window % 2 == 0 or self.decoder_loss.ms_ssim_window - 1 >= smallest:
             problems.append(
-                f"decoder_loss.ms_ssim_window: an odd number under {smallest + 1:g}, as five scales of the decoder's images need"
+                f"decoder_loss.ms_ssim_window: an odd number under {smallest + 1:g}, for the decoder's images' five scales"
             )
         for stage in TRAINED_STAGES:
             batch, lanes = getattr(self.training, stage).global_batch_size, self.ingest.num_lanes

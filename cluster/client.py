@@ -48,11 +48,17 @@ def connect(address: str) -> Any:
                 ) from None
 
     address = normal_address(address)
+    headers = auth_headers(address)
+    if not headers and os.environ.get("RAY_AUTH_MODE", "").lower() == "token":
+        raise ClusterError(
+            f"RAY_AUTH_MODE=token, but there is no token in {token_file()}: `arspm up` makes one for a local head; for "
+            "another head set RAY_AUTH_TOKEN_PATH to the file that holds its token"
+        )
     for name in ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
         logging.getLogger(name).setLevel(logging.WARNING)
     with _without(_ADDRESS_VARIABLES):  # they would win over the address given here
         try:
-            return Client(address, headers=auth_headers(address))
+            return Client(address, headers=headers)
         except ClusterError:
             raise
         except Exception as error:

@@ -76,7 +76,7 @@ def up(
     with _lock():
         head = _read()
         if head is not None:
-            if is_keeper(head.pid, head.id) and _answers(head.address, patience_seconds=10):
+            if is_keeper(head.pid, head.id) and _answers(head.address, patience_seconds=30):
                 return head
             _stop(head, grace_seconds=5)
         return _start(num_cpus, num_gpus, object_store_memory, temp_dir, dashboard_port, env or {}, timeout_seconds)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import ray  # noqa: F401  it carries a psutil and makes it importable
-from psutil import STATUS_ZOMBIE, Error, Process, process_iter
+from psutil import STATUS_ZOMBIE, Error, NoSuchProcess, Process, process_iter
 
 from cluster.errors import ClusterError
 
@@ -25,9 +25,20 @@ def is_keeper(pid: int, mark: str) -> bool:
         return False
 
 
-def marked_processes(session: int, mark: str) -> list[Any]:
-    """Every live process (psutil.Process) of that session or with that mark, and their descendants."""
+def _was_keeper(pid: int, mark: str) -> bool:
+    """Whether a session of that number can only be the keeper's: a number in use as a session's is not given anew."""
+    try:
+        return Process(pid).status() == STATUS_ZOMBIE or is_keeper(pid, mark)
+    except NoSuchProcess:
+        return True
+    except Error:
+        return False
+
+
+def marked_processes(keeper: int, mark: str) -> list[Any]:
+    """Every live process (psutil.Process) of the keeper's session or with that mark, and their descendants."""
     found: dict[int, Any] = {}
+    session = keeper if _was_keeper(keeper, mark) else None
     for process in process_iter():
         with contextlib.suppress(Error, OSError):
             # A worker's title overwrites its environment, a job's driver has a session of its own: either may tell.

@@ -48,6 +48,4 @@ def run_stage(stage: str, work: Work, run: str, config_uri: str, fingerprint: st
     begun = time.monotonic()
     files, figures = work(config, run, fingerprint)
     seconds = time.monotonic() - begun
-    stages.commit(
-        run, stage, fingerprint=fingerprint, config=config, files=files, seconds=seconds, figures=figures
-    )
+    stages.commit(run, stage, fingerprint=fingerprint, config=config, files=files, seconds=seconds, figures=figures)

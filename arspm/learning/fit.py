@@ -1,4 +1,4 @@
-"""The training loop that every network and every way of running shares. It knows neither Ray nor where batches come from."""
+"""The training loop that every network and every way of running shares. It knows no Ray."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def fit(
     """Train to the recipe's last epoch, yielding a Report where a checkpoint is due.
 
     `batches(progress)` gives this worker's rows from there on, each epoch `num_steps` batches to learn from and then
-    `num_score_steps` to validate on. `resume`: a checkpoint's folder. `on_step` is told after each step. All ranks yield at the same steps. Raises
-    NonFiniteLoss.
+    `num_score_steps` to validate on. `resume`: a checkpoint's folder. `on_step` is told after each step. All ranks
+    yield at the same steps. Raises NonFiniteLoss.
     """
     model = task.model.to(place.device)
     if recipe.channels_last:

@@ -26,9 +26,7 @@ def choose_rows(genders: Sequence[str | None], num_faces: int, seed: int) -> dic
     both are labelled, else any rows. At most `num_faces` rows each, or all there are.
     """
     shuffled = np.random.default_rng(seed).permutation(len(genders))
-    by_sex = {
-        sex: np.array([row for row in shuffled if genders[row] == sex], np.int64) for sex in schema.GENDERS
-    }
+    by_sex = {sex: np.array([row for row in shuffled if genders[row] == sex], np.int64) for sex in schema.GENDERS}
     found = {}
     size = min(len(rows) for rows in by_sex.values())
     if size:
@@ -47,6 +45,4 @@ def convergence(features: np.ndarray, counts: Sequence[int] = TABLE1_COUNTS) -> 
     """
     sums = np.cumsum(features, axis=0, dtype=np.float64)
     final = sums[-1] / len(features)
-    return [
-        {"n": n, "l1": float(np.abs(sums[n - 1] / n - final).sum())} for n in counts if n < len(features)
-    ]
+    return [{"n": n, "l1": float(np.abs(sums[n - 1] / n - final).sum())} for n in counts if n < len(features)]

@@ -70,7 +70,7 @@ def draw_face(
 
 def _skin(s: Speaker) -> NDArray[np.float64]:
     skin = _LIGHT_SKIN + s.skin_tone * (_DARK_SKIN - _LIGHT_SKIN)
-    skin = skin * (0.94 if s.sex == "male" else 1.0)
+    skin = skin * (0.91 if s.sex == "male" else 1.0)
     return skin + 0.3 * s.wrinkles * (skin.mean() - skin)  # it loses colour with age
 
 

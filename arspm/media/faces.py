@@ -282,7 +282,7 @@ def _qualities(frames: Sequence[np.ndarray], faces: Sequence[tuple[int, FaceBox,
     sharpness = np.array([cv2.Laplacian(cv2.cvtColor(c, cv2.COLOR_RGB2GRAY), cv2.CV_32F).var() for _, _, c in faces])
     side = np.array([box.side for _, box, _ in faces])
     looks = np.array([box.score * box.frontalness * _share_inside(box, frames[i].shape) for i, box, _ in faces])
-    return looks * np.sqrt(sharpness / max(float(sharpness.max()), 1e-9)) * np.sqrt(side / side.max())
+    return looks * np.sqrt((sharpness + 1e-6) / (sharpness.max() + 1e-6)) * np.sqrt(side / side.max())
 
 
 def _share_inside(box: FaceBox, shape: Sequence[int]) -> float:

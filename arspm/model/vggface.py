@@ -77,8 +77,9 @@ class VGGFace(nn.Module):
     def _initialise(self) -> None:
         """Kaiming initialisation for pixels of 0..255 and no BatchNorm.
 
-        Every layer shrinks its input by the same factor, so that the logits start near 1 while no layer's
-        weights are so small that one optimiser step would replace them.
+        Every layer shrinks its input by the same factor, so that features start near 1 while no layer's
+        weights are so small that one optimiser step would replace them. fc8 starts ten times smaller: every
+        identity is equally likely at first.
         """
         gain = math.sqrt(2) * _INPUT_SCALE ** (-1 / _NUM_LAYERS)
         for module in self.modules():
@@ -86,6 +87,8 @@ class VGGFace(nn.Module):
                 fan_in = module.weight[0].numel()
                 nn.init.normal_(module.weight, std=gain / math.sqrt(fan_in))
                 nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+        with torch.no_grad():
+            self.fc8.weight /= 10
 
     def _fc6(self, images: Tensor) -> Tensor:
         """Everything up to the ReLU of fc6, and the one place that knows how VGGFace wants its pixels."""

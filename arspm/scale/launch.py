@@ -14,7 +14,7 @@ import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from arspm import config as configuration
-from arspm import stages, storage
+from arspm import storage
 from arspm.config import Config, Workers
 from arspm.learning import artifacts, checkpoint
 from arspm.scale.training import Rows, gather_rows

@@ -110,7 +110,7 @@ def naive_ms_ssim(x: np.ndarray, y: np.ndarray, window_size: int, sigma: float) 
             coarsest = scale == len(exponents) - 1
             value *= ((luminance * contrast) if coarsest else contrast).mean() ** exponent
             if not coarsest:
-            a, b = (z.reshape(len(z) // 2, 2, -1, 2).mean(axis=(1, 3)) for z in (a, b))
+                a, b = (z.reshape(len(z) // 2, 2, -1, 2).mean(axis=(1, 3)) for z in (a, b))
         channels.append(value)
     return float(np.mean(channels))
 
@@ -179,7 +179,7 @@ def test_a_window_that_does_not_fit_is_an_error():
     with pytest.raises(ValueError, match="odd"):
         image_loss(x, x, window_size=4)
     with pytest.raises(ValueError, match="sigma must be positive"):
-        image_loss(x, x, window_size=3, l1_sigma=0)
+        image_loss(x, x, window_size=3, l1_sigma=0.0)
     assert image_loss(x[..., :33, :33], x[..., :33, :33], window_size=3).item() == pytest.approx(0, abs=1e-6)
     assert image_loss(x[..., :32, :32], x[..., :32, :32], window_size=1).item() == pytest.approx(0, abs=1e-6)
 
@@ -292,7 +292,7 @@ def test_distillation_is_cross_entropy_of_softened_logits(networks, temperature)
     np.testing.assert_allclose(distillation_loss(logits, target, temperature=temperature), expected, rtol=1e-5)
 
     feature, goal = torch.randn(4, 12), torch.randn(4, 12)
-    loss = tri_item_loss(feature, goal, **networks, identity="distillation", temperature=temperature, lambda3=200)
+    loss = tri_item_loss(feature, goal, **networks, identity="distillation", temperature=temperature, lambda3=200.0)
     by_hand = distillation_loss(networks["logits"](feature), networks["logits"](goal), temperature=temperature).mean()
     torch.testing.assert_close(loss.identity, by_hand)
     torch.testing.assert_close(loss.total, loss.unit_l2 + 0.04 * loss.hidden_l1 + 200 * by_hand)

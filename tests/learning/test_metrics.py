@@ -124,7 +124,7 @@ def test_one_speaker_has_a_mean_but_no_interval():
         ([], [], {}, "n > 0"),
         ([1.0, 2.0], [1], {}, "n > 0"),
         ([1.0, math.nan], [1, 2], {}, "1 of 2 values are not finite"),
-        ([1.0, 2.0], [1, 2], {"level": 95}, "level"),
+        ([1.0, 2.0], [1, 2], {"level": 95.0}, "level"),
     ],
 )
 def test_wrong_input_is_an_error(values, groups, options, message):

