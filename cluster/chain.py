@@ -275,7 +275,7 @@ class _Chain:
     def cancel(self, stop_seconds: float, poll_seconds: float) -> None:
         """Stop what runs and wait for it; what finished meanwhile still counts as done."""
         deadline = time.time() + stop_seconds
-        for run in []:
+        for run in self.running.values():
             try:
                 self.runner.stop(run.submission_id)
             except ClusterError as error:

@@ -79,7 +79,11 @@ def run(
     **options,
 ) -> dict[str, Outcome]:
     seen = [] if seen is None else seen
-    defaults = {"is_done": lambda s: cluster.done.get(s.name), "fingerprint": lambda s: "0123456789abcdef"}
+    defaults = {
+        "backoff_seconds": 0.001,
+        "is_done": lambda s: cluster.done.get(s.name),
+        "fingerprint": lambda s: "0123456789abcdef",
+    }
     return run_chain(
         list(stages),
         runner=cluster,
@@ -87,7 +91,6 @@ def run(
         capacity=lambda: Resources(num_cpus=num_cpus),
         on_event=seen.append,
         poll_seconds=0.001,
-        backoff_seconds=0.001,
         **{**defaults, **options},
     )
 
@@ -242,6 +245,13 @@ def test_retries_are_counted_and_wait_longer_each_time() -> None:
     assert len(cluster.submitted) == 3
     first, second = [event.wait_seconds for event in seen if isinstance(event, events.Retry)]
     assert second == 2 * first
+
+
+def test_a_retry_waits_before_it_submits_again() -> None:
+    cluster, seen = Cluster(a=[["RUNNING", SUPERVISOR_DIED], ["SUCCEEDED"]]), []
+    run(cluster, [stage("a")], seen=seen, backoff_seconds=0.2)
+    [again] = [event.time for event in seen if isinstance(event, events.Retry)]
+    assert [event.time for event in seen if isinstance(event, events.Started)][1] - again >= 0.2
 
 
 def test_a_cluster_that_is_briefly_silent_is_waited_for() -> None:

@@ -82,6 +82,7 @@ def test_dropout_is_for_training_alone():
 def test_dropout_follows_fc6_and_fc7():
     model, images = VGGFace(**SMALL, dropout=1.0).train(), torch.rand(2, 3, 64, 64)
     torch.nn.init.normal_(model.fc8.bias)
+    torch.nn.init.ones_(model.fc7.bias)
     torch.testing.assert_close(model(images), model.fc8.bias.expand(2, 10))
     seen = {}
     model.fc7.register_forward_pre_hook(lambda _m, inputs: seen.update(fc7=inputs[0]))
