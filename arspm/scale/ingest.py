@@ -103,7 +103,7 @@ def stream(
         _Windows(readings, entries, rank, world_size),
         override_num_blocks=len(entries),
         concurrency=tasks.num_tasks,
-        ray_remote_args={"num_cpus": tasks.cpus, "max_retries": 3},
+        num_cpus=tasks.cpus,
     )
     for table in data.iter_batches(
         batch_size=batch_rows, batch_format="pyarrow", prefetch_batches=prefetch_batches, drop_last=False
@@ -168,4 +168,5 @@ def quiet() -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
+    context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)

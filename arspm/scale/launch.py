@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,6 +22,13 @@ from arspm.scale.training import Rows, gather_rows
 from arspm.scale.worker import train_worker
 
 log = logging.getLogger(__name__)
+
+_TRAIN_SETTINGS = {
+    # How often the controller looks at its workers; a report waits for that look, so 2 s would be 2 s an epoch.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    # Else every line that a worker prints is in the log twice.
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+}
 
 # What Ray raises when a process or a machine is gone, against an error of our own code.
 _LOST = (ray.exceptions.RayActorError, ray.exceptions.NodeDiedError, ray.exceptions.WorkerCrashedError)
@@ -46,6 +54,8 @@ def _fit(stage: str, config: Config, run: str, fingerprint: str, rows: Rows) -> 
     settings = {"stage": stage, "run": run, "config": configuration.dump(config), "rows": rows}
     resources = {"CPU": workers.cpus} | ({"GPU": workers.gpus} if workers.gpus else {})
     attempts = config.resources.max_failures + 1
+    for name, value in _TRAIN_SETTINGS.items():
+        os.environ.setdefault(name, value)
     for attempt in range(1, attempts + 1):
         trainer = TorchTrainer(
             train_worker,
