@@ -35,9 +35,7 @@ class Data(Section):
     csv: str = ""  # AVSpeech rows: video id, start, end, x, y[, file]
     clips: str = ""  # the folder with the clips' files
     labels: str = ""  # labels.csv; empty: none
-    storage: Literal["spectrogram", "waveform"] = (
-        "spectrogram"  # waveform: 3 times smaller, the STFT runs when training
-    )
+    storage: Literal["spectrogram", "waveform"] = "spectrogram"  # waveform: 3 times smaller, STFT when training
     val_fraction: Fraction = 0.02  # of the video ids, by hash (S)
     test_fraction: Fraction = 0.02
     rows_per_shard: Count = 384  # 236 MB of spectrograms
@@ -119,7 +117,7 @@ class Loss(Section):
 
 
 class DecoderLoss(Section):
-    """The face decoder's loss (eq. 4 to 6, L). Window and sigma are for 224 pixels; smaller images need smaller ones."""
+    """The face decoder's loss (eq. 4 to 6, L). Window and sigmas are those of 224 pixels."""
 
     alpha: Annotated[float, Field(ge=0, le=1)] = 0.84
     ms_ssim_window: Annotated[int, Field(ge=3)] = 11
@@ -221,10 +219,15 @@ class Config(Section):
             problems.append(
                 "data.val_fraction and data.test_fraction: together under 1, or nothing is left to train on"
             )
-        smallest = (self.image_size // 2 if self.face_decoder.as_printed else self.image_size) / 16
-        if self.decoder_loss.ms_ssim_window % 2 == 0 or self.decoder_loss.ms_ssim_window - 1 >= smallest:
+        if self.speech_encoder.fusion == "fc" and self.speech_encoder.head == "none":
+            problems.append("speech_encoder.fusion: sum, since head = none leaves out the Fc2 that fc fuses with")
+        portrait_size = self.image_size // 2 if self.face_decoder.as_printed else self.image_size
+        largest = (portrait_size - 1) // 16 + 1  # MS-SSIM halves the image four times
+        if largest < 3:
+            problems.append(f"image_size: portraits of {portrait_size} pixels are too small for MS-SSIM's five scales")
+        elif self.decoder_loss.ms_ssim_window % 2 == 0 or self.decoder_loss.ms_ssim_window > largest:
             problems.append(
-                f"decoder_loss.ms_ssim_window: an odd number under {smallest + 1:g}, for the decoder's images' five scales"
+                f"decoder_loss.ms_ssim_window: an odd number up to {largest}, for portraits of {portrait_size} pixels"
             )
         for stage in TRAINED_STAGES:
             batch, lanes = getattr(self.training, stage).global_batch_size, self.ingest.num_lanes
@@ -242,7 +245,7 @@ class Config(Section):
                     f"resources.{stage}.num_workers: a divisor of ingest.num_lanes = {lanes}, not {workers}"
                 )
         if problems:
-            raise ValueError("; ".join(problems))
+            raise ValueError("\n".join(problems))
         return self
 
 
@@ -256,7 +259,7 @@ def override(config: Config, changes: Mapping[str, Any]) -> Config:
     serves the command line and a sweep. Raises ConfigError with every problem at once.
     """
     tree = config.model_dump()
-    problems = []
+    problems: list[str] = []
     for name, value in changes.items():
         *path, leaf = name.split(".")
         branch: Any = tree
@@ -270,7 +273,7 @@ def override(config: Config, changes: Mapping[str, Any]) -> Config:
             problems.append(_unknown(name))
             continue
         try:
-            branch[leaf] = _from_text(model.model_fields[leaf], value) if isinstance(value, str) else value
+            branch[leaf] = _typed(model.model_fields[leaf], value)
         except ValidationError as error:
             problems += [f"{name}: {each['msg']} (got {value!r})" for each in error.errors()]
     if problems:
@@ -326,14 +329,21 @@ def _is_section(model: Any, name: str) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, Section)
 
 
-def _from_text(field: Any, text: str) -> Any:
+def _typed(field: Any, value: Any) -> Any:
+    """A value of the field's type, from text or from a plain value. Raises pydantic's ValidationError."""
+    kind: TypeAdapter[Any] = TypeAdapter(Annotated[(field.annotation, field)])
+    if not isinstance(value, str):
+        return kind.validate_python(value)
     optional = type(None) in get_args(field.annotation)
-    if optional and text.lower() in ("null", "none"):
+    if optional and value.lower() in ("null", "none"):
         return None
-    return TypeAdapter(Annotated[(field.annotation, field)]).validate_strings(text)
+    return kind.validate_strings(value)
 
 
 def _unknown(name: str) -> str:
+    inside = [each for each in names() if each.startswith(f"{name}.")]
+    if inside:
+        return f"{name}: a section, not a field; its fields: {', '.join(inside)}"
     close = difflib.get_close_matches(name, names(), n=3, cutoff=0.6)
     section = name.rpartition(".")[0]
     beside = [each for each in names() if each.rpartition(".")[0] == section]

@@ -62,8 +62,8 @@ def open_split(corpus: str, name: str, subset: int | None = None) -> Split:
 def read_rows(split: Split, wanted: Mapping[str, Sequence[str]], rows: np.ndarray) -> dict[str, Any]:
     """Rows of some columns, in the order asked for: column -> array (rows, *shape), or pa.Array for plain columns.
 
-    `wanted`: family -> columns. `clip_id` always comes along; the families' ids are compared, and a difference raises
-    ValueError naming the shard.
+    `wanted`: family -> columns. `clip_id` always comes along. Raises ValueError where the families' ids differ, or
+    where one has fewer rows than the manifest says.
     """
     starts = np.cumsum([0, *split.group_sizes()])
     groups_of_shard = np.cumsum([0] + [len(_cut(size, split.rows_per_group)) for size in split.shard_rows])
@@ -87,16 +87,18 @@ def read_rows(split: Split, wanted: Mapping[str, Sequence[str]], rows: np.ndarra
             )
         # A subset may end inside a row group, whose further rows are read and left.
         table = _first_rows(pieces, starts[needed + 1] - starts[needed])
+        if len(table) < begins[-1]:
+            raise ValueError(f"{split.uri}: {family} has fewer rows than the manifest says; make it anew")
         ids = table[schema.CLIP_ID].combine_chunks().take(pa.array(place))
         if schema.CLIP_ID in found and not ids.equals(found[schema.CLIP_ID]):
-            raise ValueError(f"{split.uri}: the rows of {family} are not those of the other families; make them anew")
+            raise ValueError(f"{split.uri}: the rows of {family} are not those of the other families; make it anew")
         found[schema.CLIP_ID] = ids
         for column in columns:
             field = table.schema.field(column)
             if pa.types.is_binary(field.type) and field.metadata and b"dtype" in field.metadata:
                 found[column] = _gather(table[column], schema.tensor_type(field), place)
             elif column != schema.CLIP_ID:
-                found[column] = table[column].take(pa.array(place))
+                found[column] = table[column].combine_chunks().take(pa.array(place))
     return found
 
 
@@ -131,6 +133,8 @@ def _cut(rows: int, size: int) -> list[int]:
 def _read_groups(uri: str, columns: list[str], groups: np.ndarray) -> list[pa.Table]:
     fs, path = storage.arrow_filesystem(uri)
     with fs.open_input_file(path) as file, pq.ParquetFile(file, pre_buffer=True) as parquet:
+        if groups[-1] >= parquet.num_row_groups:
+            raise ValueError(f"{uri}: fewer rows than the manifest says; make it anew")
         return [parquet.read_row_group(int(group), columns=columns) for group in groups]
 
 

@@ -63,7 +63,7 @@ DEMO = override(
         "training.vggface.augment": True,
         "training.gender.epochs": 3,
         "training.decoder.epochs": 24,
-        "training.encoder.epochs": 16,
+        "training.encoder.epochs": 20,
     },
 )
 """The same code, narrower and on 64-pixel faces: the whole chain in minutes on two cores (`make demo`)."""

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from arspm import storage
-from arspm.config import Config
+from arspm.config import Config, VggFace
 
 SUCCESS = "_SUCCESS.json"
 CORPUS = "corpus"  # the folder of a run that preprocess and features fill
@@ -29,19 +29,22 @@ class Stage(NamedTuple):
     reads: tuple[str, ...]
 
 
+_ORDER = ("seed", "ingest.subset", "ingest.num_lanes", "ingest.window_rows")  # which rows training reads when
+_VGGFACE = tuple(f"vggface.{name}" for name in VggFace.model_fields if name != "feature_dtype")
+
 STAGES = {
     "preprocess": Stage((), ("data", "face")),
-    "vggface": Stage(("preprocess",), ("vggface", "training.vggface", "ingest", "seed", "feature_dim", "image_size")),
-    "gender": Stage(("preprocess",), ("gender", "training.gender", "ingest", "seed")),
+    "vggface": Stage(("preprocess",), (*_VGGFACE, "training.vggface", *_ORDER, "feature_dim", "image_size")),
+    "gender": Stage(("preprocess",), ("gender", "training.gender", *_ORDER)),
     "features": Stage(("preprocess", "vggface"), ("vggface.feature_dtype",)),
     "prior": Stage(("features",), ("prior.num_faces", "seed")),
     "decoder": Stage(
         ("features",),
-        ("face_decoder", "decoder_loss", "training.decoder", "ingest", "seed", "feature_dim", "image_size"),
+        ("face_decoder", "decoder_loss", "training.decoder", *_ORDER, "feature_dim", "image_size"),
     ),
     "encoder": Stage(
         ("prior", "gender", "decoder"),
-        ("speech_encoder", "prior.kind", "loss", "training.encoder", "ingest", "seed", "feature_dim"),
+        ("speech_encoder", "prior.kind", "loss", "training.encoder", *_ORDER, "feature_dim"),
     ),
     "evaluate": Stage(("encoder",), ("evaluate", "seed")),
     "report": Stage(("evaluate",), ()),
@@ -77,11 +80,10 @@ def fingerprints(config: Config, inputs: str) -> dict[str, str]:
 
 def describe_inputs(config: Config) -> str:
     """A hash of the CSV, the labels, and the names and sizes of the clips' files. Raises FileNotFoundError."""
-    digest = hashlib.sha256(storage.read_bytes(config.data.csv))
-    if config.data.labels:
-        digest.update(storage.read_bytes(config.data.labels))
-    digest.update(json.dumps(storage.files_below(config.data.clips)).encode())
-    return digest.hexdigest()
+    tables = [config.data.csv, config.data.labels] if config.data.labels else [config.data.csv]
+    hashes = [hashlib.sha256(storage.read_bytes(uri)).hexdigest() for uri in tables]
+    parts = [hashes, storage.files_below(config.data.clips)]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def folder(run: str, stage: str) -> str:
@@ -125,15 +127,19 @@ def begin(run: str, stage: str, fingerprint: str) -> None:
     """Take the stage's success away, then what other fingerprints left; training of this one may go on."""
     place = folder(run, stage)
     storage.remove(storage.join(place, SUCCESS))
-    own = training_name(fingerprint) + "/"
-    for path in storage.files_below(place):
-        if not path.startswith(own):
-            storage.remove(storage.join(place, path))
+    entries = {path.split("/")[0] for path in storage.files_below(place)}
+    for entry in sorted(entries - {training_name(run, stage, fingerprint)}):
+        storage.remove(storage.join(place, entry))
 
 
-def training_name(fingerprint: str) -> str:
-    """The folder of a stage in which Ray Train keeps its state: the same stage goes on, another begins anew."""
-    return f"train-{fingerprint[:12]}"
+def training_name(run: str, stage: str, fingerprint: str) -> str:
+    """The folder of a stage in which Ray Train keeps its state.
+
+    It follows from the fingerprint and from the manifests upstream as they stand: what was killed goes on, and
+    anything else begins anew.
+    """
+    key = json.dumps([fingerprint, upstream(run, stage)], sort_keys=True)
+    return f"train-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
 
 
 def commit(

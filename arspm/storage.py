@@ -100,6 +100,7 @@ def put_if_absent(uri: str, data: bytes) -> bool:
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
+        os.chmod(name, 0o644)
         os.link(name, target)  # fails if the target is there, unlike a rename
     except FileExistsError:
         return False

@@ -1,15 +1,23 @@
-"""A state directory and a token of the tests' own, and one local Ray head for all tests that are marked `ray`."""
+"""A state directory and a token of the tests' own, one local Ray head for all tests that are marked `ray`, and
+small corpora."""
 
 import atexit
+import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from hypothesis import settings
 
+from arspm import schema
 from cluster.access import ensure_token
 
 # Before anything imports ray, which reads most of these once.
@@ -26,6 +34,9 @@ os.environ.update(
     RAY_USAGE_STATS_ENABLED="0",
 )
 ensure_token()
+
+settings.register_profile("arspm", database=None, deadline=None, derandomize=True)
+settings.load_profile("arspm")
 
 
 @pytest.fixture(scope="session")
@@ -47,3 +58,62 @@ def jobs_client(head: Any) -> Any:
     from cluster.client import connect
 
     return connect(head.address)
+
+
+@pytest.fixture
+def write_corpus(tmp_path: Path) -> Callable[..., tuple[str, dict[str, dict[str, Any]]]]:
+    """A function that writes a small corpus by the schema, with pyarrow alone: its path, and all rows as plain values.
+
+    `shards`: split -> rows of each shard. The second value is split -> column -> array or list over the split's rows.
+    """
+
+    def write(
+        shards: Mapping[str, Sequence[int]],
+        *,
+        rows_per_group: int = 4,
+        speech: str = schema.WAVEFORM,
+        feature_dim: int = 16,
+        feature_dtype: str = "float32",
+        seed: int = 0,
+    ) -> tuple[str, dict[str, dict[str, Any]]]:
+        rng = np.random.default_rng(seed)
+        folder, told, splits = tmp_path / "corpus", {}, {}
+        speech_type = schema.tensor_type(schema.speech_schema(speech).field(speech))
+        for split, sizes in shards.items():
+            rows = sum(sizes)
+            people = np.arange(rows) // 2  # two clips of each video
+            values = rng.integers(-3000, 3000, (rows, *speech_type.shape)).astype(speech_type.dtype)
+            pictures = rng.integers(0, 256, (rows, schema.FACE_SIZE, schema.FACE_SIZE, 3), dtype=np.uint8)
+            told[split] = all_rows = {
+                schema.CLIP_ID: [f"{split}{person:04d}_{row % 2}.0_6.5" for row, person in enumerate(people)],
+                schema.VIDEO_ID: [f"{split}{person:04d}" for person in people],
+                speech: values,
+                schema.FACE_JPEG: [cv2.imencode(".jpg", picture)[1].tobytes() for picture in pictures],
+                schema.GENDER: [schema.GENDERS[person % 2] if person % 5 else None for person in people],
+                schema.AGE: [20.0 + person if person % 3 else None for person in people],
+                schema.IDENTITY: [f"person {person}" for person in people],
+                schema.FACE_FEATURE: rng.standard_normal((rows, feature_dim)).astype(feature_dtype),
+            }
+            families = {
+                "speech": schema.speech_schema(speech),
+                "faces": schema.faces_schema(),
+                "features": schema.features_schema(feature_dim, feature_dtype),
+            }
+            splits[split] = {"rows": rows, "shards": []}
+            for number, size in enumerate(sizes):
+                begin = sum(sizes[:number])
+                name = f"shard-{number:05d}"
+                splits[split]["shards"].append({"name": name, "rows": size})
+                for family, kind in families.items():
+                    arrays = []
+                    for field in kind:
+                        own = all_rows[field.name][begin : begin + size]
+                        cells = [cell.tobytes() for cell in own] if isinstance(own, np.ndarray) else own
+                        arrays.append(pa.array(cells, field.type))
+                    path = folder / split / family / f"{name}.parquet"
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    pq.write_table(pa.Table.from_arrays(arrays, schema=kind), path, row_group_size=rows_per_group)
+        (folder / "manifest.json").write_text(json.dumps({"rows_per_group": rows_per_group, "splits": splits}))
+        return str(folder), told
+
+    return write

@@ -25,12 +25,12 @@ class Batch:
     """Rows of a corpus on a device. A tensor that the stage did not ask for is None."""
 
     clip_ids: list[str]
-    weight: Float[Tensor, batch]  # 0 for a row that only fills the last step
+    weight: Float[Tensor, " batch"]  # 0 for a row that only fills the last step
     spectrogram: Float[Tensor, "batch 2 freq time"] | None = None
     face: Float[Tensor, "batch 3 height width"] | None = None  # RGB in [0, 1]
     face_feature: Float[Tensor, "batch feature"] | None = None
-    gender: Int[Tensor, batch] | None = None  # the position in schema.GENDERS, or UNKNOWN
-    identity: Int[Tensor, batch] | None = None
+    gender: Int[Tensor, " batch"] | None = None  # the position in schema.GENDERS, or UNKNOWN
+    identity: Int[Tensor, " batch"] | None = None
 
 
 def to_batch(columns: Mapping[str, Any], device: torch.device, *, channels_last: bool = False) -> Batch:

@@ -36,6 +36,7 @@ class Progress:
     epochs: list[dict[str, Any]] = field(default_factory=list)  # figures of each finished epoch
     losses: list[list[float]] = field(default_factory=list)  # [step, mean loss since the one before]
     pending: list[float] = field(default_factory=lambda: [0.0, 0.0])  # sum and count of losses not yet in `losses`
+    sums: dict[str, list[float]] = field(default_factory=dict)  # sum and count of this epoch's figures, amid it
 
 
 def save(
@@ -77,17 +78,24 @@ def load(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> tu
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder / PROGRESS}: not a checkpoint ({error})") from None
     for name, described in files.items():
-        with (folder / name).open("rb") as file:
-            if storage.describe_stream(file) != described:
-                raise ValueError(f"{folder / name}: torn: its size or hash is not what {PROGRESS} says")
+        try:
+            found = storage.describe(str(folder / name))
+        except FileNotFoundError:
+            raise ValueError(f"{folder / name}: missing, though {PROGRESS} names it") from None
+        if found != described:
+            raise ValueError(f"{folder / name}: torn: its size or hash is not what {PROGRESS} says")
     restore(model, read_weights(folder / MODEL), str(folder / MODEL))
-    parameters = dict(model.named_parameters())
+    parameters, fused = dict(model.named_parameters()), optimizer.defaults.get("fused")
     for key, tensor in read_weights(folder / OPTIMIZER).items():
         name, _, slot = key.rpartition("/")
+        if name not in parameters:
+            raise ValueError(f"{folder / OPTIMIZER}: {name} is not of this network")
         parameter = parameters[name]
-        # Adam's step counter lives on the CPU unless the optimizer is fused.
-        device = parameter.device if tensor.ndim or optimizer.defaults.get("fused") else torch.device("cpu")
-        optimizer.state[parameter][slot] = tensor.to(device)
+        if tensor.shape == parameter.shape:
+            # In the parameter's memory format: the fused optimizer pairs numbers by where they lie.
+            optimizer.state[parameter][slot] = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
+        else:  # Adam's step counter, which lives on the CPU unless the optimizer is fused
+            optimizer.state[parameter][slot] = tensor.to(parameter.device if fused else "cpu")
     return progress, read_weights(folder / BEST) if BEST in files else None
 
 

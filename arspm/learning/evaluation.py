@@ -30,7 +30,7 @@ def table4_row(
     """One row of Table 4: L1, L2 and degrees of a feature, and of its portrait's feature, from the true one.
 
     truth, feature, portrait: (rows, feature). speakers: (rows,), the groups of the bootstrap. Each figure comes with
-    its 95 % interval; one that the row does not have is None.
+    its 95 % interval, None where there is one speaker only; a figure that the row does not have is None.
     """
     row: dict[str, Any] = {"model": name, "n": len(truth)}
     for prefix, values in (("", feature), ("portrait_", portrait)):
@@ -39,9 +39,8 @@ def table4_row(
             if values is None:
                 row[key] = row[f"{key}_interval"] = None
                 continue
-            each = distance(torch.from_numpy(values), torch.from_numpy(truth)).numpy()
-            mean, low, high = metrics.bootstrap_interval(each, speakers, num_resamples=num_resamples, seed=seed)
-            row[key], row[f"{key}_interval"] = float(mean), [float(low), float(high)]
+            each = distance(torch.tensor(values), torch.tensor(truth)).numpy()
+            row[key], row[f"{key}_interval"] = _mean_and_interval(each, speakers, num_resamples, seed)
     return row
 
 
@@ -82,14 +81,22 @@ def judged(
     """Table 5: the share of pictures judged to be of the speaker's sex, with intervals.
 
     pictures: name -> VGGFace features of the pictures (rows, feature). genders: (rows,) the labels' classes.
+    speakers: as in `table4_row`.
     """
     table = []
     for name, features in pictures.items():
         right = (judge.predict(features) == genders).astype(float)
-        mean, low, high = metrics.bootstrap_interval(right, speakers, num_resamples=num_resamples, seed=seed)
-        row: dict[str, Any] = {"pictures": name, "n": len(right), "accuracy": mean, "accuracy_interval": [low, high]}
+        mean, interval = _mean_and_interval(right, speakers, num_resamples, seed)
+        row: dict[str, Any] = {"pictures": name, "n": len(right), "accuracy": mean, "accuracy_interval": interval}
         for number, sex in enumerate(schema.GENDERS):
             own = right[genders == number]
             row[sex] = float(own.mean()) if len(own) else None
         table.append(row)
     return table
+
+
+def _mean_and_interval(
+    values: np.ndarray, speakers: np.ndarray, num_resamples: int, seed: int
+) -> tuple[float, list[float] | None]:
+    mean, low, high = metrics.bootstrap_interval(values, speakers, num_resamples=num_resamples, seed=seed)
+    return mean, None if np.isnan(low) else [low, high]

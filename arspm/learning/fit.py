@@ -95,7 +95,7 @@ def fit(
         return Report(figures, save, progress, progress.epoch >= recipe.epochs)
 
     while progress.epoch < recipe.epochs:
-        begun, waited, sums = time.monotonic(), 0.0, _Sums(place)
+        begun, waited, sums = time.monotonic(), 0.0, _Sums(place, progress.sums)
         first_step = progress.step_in_epoch
         wrapped.train()
         while progress.step_in_epoch < num_steps:
@@ -107,12 +107,8 @@ def fit(
             rate = learning_rate(recipe, progress.step, num_steps)
             terms = train_step(task, wrapped, optimizer, batch, rate=rate, precision=recipe.precision)
             require_finite(terms["loss"], progress.step, batch.clip_ids)
-            sums.add(
-                {
-                    f"train_{name}": torch.stack([value.double(), torch.ones_like(value).double()])
-                    for name, value in terms.items()
-                }
-            )
+            rows = len(batch.clip_ids)
+            sums.add({f"train_{name}": rows * _pair(value) for name, value in terms.items()})
             progress.step += 1
             progress.step_in_epoch += 1
             _note_loss(progress, float(terms["loss"]), point_steps)
@@ -123,6 +119,7 @@ def fit(
                 and progress.step % recipe.checkpoint_steps == 0
                 and progress.step_in_epoch < num_steps
             ):
+                progress.sums = sums.totals()
                 yield report({"epoch": progress.epoch, "step": progress.step})
         learnt = time.monotonic()
 
@@ -153,31 +150,46 @@ def fit(
         progress.epochs.append(figures)
         progress.epoch += 1
         progress.step_in_epoch = 0
+        progress.sums = {}
         yield report(figures)
 
 
-class _Sums:
-    """Sums and counts of named figures over batches and, at the end, over workers."""
+def _pair(value: Tensor) -> Tensor:
+    """A figure as a sum over one: (2,) float64."""
+    return torch.stack([value.double(), torch.ones_like(value, dtype=torch.float64)])
 
-    def __init__(self, place: Place):
-        self._place, self._values = place, {}  # type: tuple[Place, dict[str, Tensor]]
+
+class _Sums:
+    """Sums and counts of named figures over batches and, at the end, over workers.
+
+    `before`: totals from which a resumed epoch goes on; one worker takes them.
+    """
+
+    def __init__(self, place: Place, before: Mapping[str, list[float]]):
+        self._place = place
+        self._values = {
+            name: torch.tensor(pair if place.rank == 0 else [0.0, 0.0], dtype=torch.float64, device=place.device)
+            for name, pair in before.items()
+        }
 
     def add(self, pairs: Mapping[str, Tensor]) -> None:
         for name, pair in pairs.items():
             self._values[name] = self._values[name] + pair if name in self._values else pair
 
-    def means(self) -> dict[str, float]:
-        """Each figure's mean; figures that nothing had are left out."""
+    def totals(self) -> dict[str, list[float]]:
+        """Each figure's sum and count over all workers, which must all ask at the same step."""
         names = sorted(self._values)
         if not names:
             return {}
         table = torch.stack([self._values[name] for name in names])
         if self._place.world_size > 1:
             torch.distributed.all_reduce(table)
-        sums, counts = table.cpu().T
-        return {
-            name: float(s / c) for name, s, c in zip(names, sums, counts, strict=True) if c > 0 and math.isfinite(s)
-        }
+        return dict(zip(names, table.tolist(), strict=True))
+
+    def means(self) -> dict[str, float]:
+        """Each figure's mean over all workers; figures that nothing had are left out."""
+        totals = self.totals().items()
+        return {name: total / count for name, (total, count) in totals if count and math.isfinite(total)}
 
 
 def _note_loss(progress: Progress, loss: float, point_steps: int) -> None:

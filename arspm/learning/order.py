@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+_GROUPS, _WINDOW = 1, 2  # what a random generator is for; without it (seed, epoch) would equal (seed, epoch, 0, 0)
+
 
 class Groups(NamedTuple):
     """Row groups of a split, in the order of its files. Rows are numbered through all of them from 0.
@@ -86,7 +88,7 @@ def window(order: Order, epoch: int, index: int, rank: int, world_size: int) -> 
 
     sequence = list(range(len(order.groups.rows)))
     if order.shuffle:
-        _rng(order.seed, epoch).shuffle(sequence)
+        _rng(order.seed, epoch, _GROUPS).shuffle(sequence)
     begins = np.cumsum([0] + [len(order.groups.rows[i]) for i in sequence])
     total = int(begins[-1])
 
@@ -94,7 +96,7 @@ def window(order: Order, epoch: int, index: int, rank: int, world_size: int) -> 
     for lane in range(rank * lanes, (rank + 1) * lanes):
         positions = lane * length + first * order.lane_batch + np.arange(width)
         if order.shuffle:
-            _rng(order.seed, epoch, lane, index).shuffle(positions)
+            _rng(order.seed, epoch, _WINDOW, lane, index).shuffle(positions)
         wrapped = positions % total
         which = np.searchsorted(begins, wrapped, side="right") - 1
         rows.append([order.groups.rows[sequence[g]][p - begins[g]] for g, p in zip(which, wrapped, strict=True)])

@@ -13,7 +13,7 @@ TABLE1_COUNTS = (10, 50, 100, 500, 1000, 5000, 10_000)
 
 
 class Choice(NamedTuple):
-    """Rows whose mean is a prior, in the order in which their number grows. `balanced`: as many of each sex."""
+    """Rows whose mean is a prior: a smaller number takes the first of them. `balanced`: as many of each sex."""
 
     rows: np.ndarray
     balanced: bool
@@ -27,13 +27,9 @@ def choose_rows(genders: Sequence[str | None], num_faces: int, seed: int) -> dic
     """
     shuffled = np.random.default_rng(seed).permutation(len(genders))
     by_sex = {sex: np.array([row for row in shuffled if genders[row] == sex], np.int64) for sex in schema.GENDERS}
-    found = {}
-    size = min(len(rows) for rows in by_sex.values())
-    if size:
-        turns = np.stack([rows[:size] for rows in by_sex.values()], axis=1).ravel()
-        found["neutral"] = Choice(turns[: num_faces - num_faces % 2 or num_faces], True)
-    else:
-        found["neutral"] = Choice(shuffled[:num_faces], False)
+    pairs = min(num_faces // 2, *(len(rows) for rows in by_sex.values()))
+    turns = np.stack([rows[:pairs] for rows in by_sex.values()], axis=1).ravel()
+    found = {"neutral": Choice(turns, True) if pairs else Choice(shuffled[:num_faces], False)}
     found |= {sex: Choice(rows[:num_faces], False) for sex, rows in by_sex.items() if len(rows)}
     return found
 

@@ -24,7 +24,7 @@ from arspm.model.vggface import VGGFace
 def encoder_task(config: Config, prior: FacePrior, hidden: nn.Linear, identity: nn.Linear) -> Task:
     """The speech encoder (eq. 7). `hidden`: the trained decoder's Fc1. `identity`: VGGFace's fc8.
 
-    Of the decoder and of VGGFace just these two layers are needed: no convolution runs but the encoder's.
+    Of the decoder and of VGGFace just these two layers are needed: none of their convolutions runs.
     """
     for frozen in (prior, hidden, identity):
         freeze(frozen)

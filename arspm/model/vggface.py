@@ -121,6 +121,17 @@ class VGGFace(nn.Module):
         return self.fc8(self.dropout(torch.relu(feature)))
 
 
+@torch.no_grad()
+def scale_features(model: VGGFace, factor: float) -> None:
+    """Multiply the face features of a network by a number, and leave its logits as they are.
+
+    fc7 is multiplied and fc8 divided: ReLU lets a positive factor through.
+    """
+    model.fc7.weight *= factor
+    model.fc7.bias *= factor
+    model.fc8.weight /= factor
+
+
 def load_published(
     state_dict: Mapping[str, Tensor], *, channel_order: str = "rgb", model: VGGFace | None = None
 ) -> VGGFace:

@@ -192,7 +192,9 @@ def test_best_frame_is_the_sharp_frontal_certain_large_and_whole_face():
     }
     for name, (frame, box) in worse.items():
         boxes = iter([[], [box], [good], [box]])
-        crop, chosen, index = best_face([frame, frame, textured(200, 400), frame], lambda _, b=boxes: next(b), None)
+        crop, chosen, index = best_face(
+            [frame, frame, textured(200, 400), frame], lambda _, zoom, b=boxes: next(b), None
+        )
         assert (chosen, index) == (good, 2), name
         np.testing.assert_array_equal(crop, crop_face(textured(200, 400), good))
 
@@ -200,13 +202,13 @@ def test_best_frame_is_the_sharp_frontal_certain_large_and_whole_face():
 def test_the_larger_of_two_equally_sharp_faces_is_better():
     flat = [np.full((200, 400, 3), 90, np.uint8)] * 2
     boxes = iter([[box_at(200, 100, 90)], [box_at(200, 100, 100)]])
-    assert best_face(flat, lambda _: next(boxes), None)[2] == 1
+    assert best_face(flat, lambda _, zoom: next(boxes), None)[2] == 1
 
 
 def outcome(per_frame: list[list[FaceBox]], xy=None, **options):
     boxes = iter(per_frame)
     frames = [textured(200, 400)] * len(per_frame)
-    return best_face(frames, lambda _: next(boxes), xy, **options)
+    return best_face(frames, lambda _, zoom: next(boxes), xy, **options)
 
 
 def test_drop_reasons_of_a_clip():

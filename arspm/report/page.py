@@ -1,0 +1,177 @@
+"""A run's page: one HTML file with its charts, pictures and styles inside, and its figures beside it as JSON."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import plotly.offline
+from markupsafe import Markup
+
+from arspm import config as configuration
+from arspm import storage
+from arspm.config import TRAINED_STAGES, Config
+from arspm.report import figures, gather, published, words
+
+PAGE = "report/index.html"
+METRICS = "report/metrics.json"
+
+REASONS = {
+    "bad_row": "not the columns of AVSpeech, or numbers out of range",
+    "missing_file": "there is no such clip",
+    "duplicate_key": "this video id, start and end stood in an earlier row",
+    "undecodable": "broken, or beyond the limits on pixels and seconds",
+    "no_video": "the file has no pictures",
+    "no_sound": "the file has no sound",
+    "silent": "nothing is heard",
+    "too_short": "under half a second of sound",
+    "no_face": "no face was found",
+    "several_faces": "several faces, and no (x, y) to tell the speaker's",
+    "face_too_small": "the face is too few pixels wide",
+}
+
+
+def write_report(config: Config, run: str, baseline: Config | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Write a finished run's page and figures into it; `run` is a path or s3://.
+
+    `baseline`: the preset that the configuration began from, by which the page says what was changed. Returns the
+    files (path relative to the run -> size and hash) and the figures for the stage's manifest. Raises
+    FileNotFoundError where the run was not evaluated.
+    """
+    metrics = gather.gather(config, run)
+    text = render(config, run, baseline, metrics)
+    files = {
+        METRICS: storage.write_json(storage.join(run, METRICS), metrics),
+        PAGE: storage.write_bytes(storage.join(run, PAGE), text.encode()),
+    }
+    verdicts = {
+        entry["against"]: entry["verdict"] for entry in metrics["comparisons"] if entry["figure"] == "cos_degrees"
+    }
+    return files, {"page": PAGE, "num_portraits": len(metrics.get("portraits") or []), "verdicts": verdicts}
+
+
+def render(config: Config, run: str, baseline: Config | None, metrics: Mapping[str, Any]) -> str:
+    """The page's HTML. `metrics`: what `gather.gather` gave."""
+    charts = _charts(run, metrics)
+    library = plotly.offline.get_plotlyjs().replace("\r", "")  # a browser reads \r\n as \n, and the hash must fit
+    changes = changed(config, baseline)
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            m=metrics,
+            models=words.models(metrics["table4"]),
+            run=storage.absolute(run),
+            run_name=storage.absolute(run).rsplit("/", 1)[-1],
+            charts=charts,
+            pictures=_pictures(run, metrics.get("portraits") or []),
+            examples=gather.dropped_examples(run, metrics["corpus"]["dropped"]),
+            reasons=REASONS,
+            controls=words.CONTROLS,
+            objectives=gather.OBJECTIVES,
+            trained_stages=TRAINED_STAGES,
+            published=published,
+            command=command(config, run, changes),
+            changes=changes,
+            settings=settings(config),
+            style=Markup(Path(__file__).with_name("page.css").read_text()),  # ours, as are the two scripts
+            library=Markup(library),
+            script=Markup(figures.SCRIPT),
+            script_hashes=[_script_hash(library), _script_hash(figures.SCRIPT)],
+        )
+    )
+
+
+def changed(config: Config, baseline: Config | None) -> dict[str, Any]:
+    """Dotted names and values of what differs from the baseline; everything where there is none."""
+    mine = settings(config)
+    theirs = settings(baseline) if baseline else {}
+    return {name: value for name, value in mine.items() if name != "preset" and theirs.get(name, ...) != value}
+
+
+def settings(config: Config) -> dict[str, Any]:
+    """Every field's dotted name and plain value."""
+    tree = config.model_dump(mode="json")
+    found = {}
+    for name in configuration.names():
+        value: Any = tree
+        for part in name.split("."):
+            value = value[part]
+        found[name] = value
+    return found
+
+
+def command(config: Config, run: str, changes: Mapping[str, Any]) -> str:
+    """The command that makes this run, one flag a line."""
+    parts = ["arspm submit"]
+    parts += [
+        f"--{flag} {shlex.quote(value)}" for flag, value in (("csv", config.data.csv), ("clips", config.data.clips))
+    ]
+    parts += [f"--run {shlex.quote(storage.absolute(run))}", f"--preset {shlex.quote(config.preset)}"]
+    for name, value in changes.items():
+        if name not in ("data.csv", "data.clips"):
+            parts.append("--set " + shlex.quote(f"{name}={setting(value)}"))
+    return " \\\n  ".join(parts)
+
+
+def setting(value: Any) -> str:
+    """A setting's value as `--set` reads it."""
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _charts(run: str, metrics: Mapping[str, Any]) -> dict[str, figures.Chart]:
+    """The charts there is something to draw in, by the id of their place on the page."""
+    found = {
+        "chart-feature": figures.angle_chart(metrics["table4"], "cos_degrees"),
+        "chart-portrait": figures.angle_chart(metrics["table4"], "portrait_cos_degrees"),
+        "chart-prior": figures.convergence_chart(metrics["prior"].get("priors", {})),
+    }
+    for stage, history in gather.histories(run).items():
+        found[f"chart-{stage}"] = figures.loss_chart(stage, history)
+    return {name: chart for name, chart in found.items() if chart}
+
+
+def _pictures(run: str, portraits: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """Each test speaker's three pictures as data URIs, and whose they are."""
+    return [
+        {"clip_id": entry["clip_id"]}
+        | {kind: _data_uri(storage.join(run, entry[kind])) for kind in ("real", "face_to_face", "portrait")}
+        for entry in portraits
+    ]
+
+
+def _data_uri(uri: str) -> str:
+    return "data:image/jpeg;base64," + base64.b64encode(storage.read_bytes(uri)).decode()
+
+
+def _script_hash(text: str) -> str:
+    """What the page's content policy knows a script of ours by, so that no other one runs."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "significant": words.significant,
+        "percent": words.percent,
+        "percent_interval": words.percent_interval,
+        "duration": words.duration,
+        "nearer": words.nearer,
+        "verdict": words.verdict,
+        "setting": setting,
+    }
+    environment.globals |= {"figure": words.figure, "interval": words.interval, "headline": words.headline}
+    return environment

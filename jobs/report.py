@@ -1,0 +1,17 @@
+"""The run's page, with its tables, charts and pictures, and its figures as JSON."""
+
+from typing import Any
+
+from arspm.config import Config
+from arspm.presets import PRESETS
+from arspm.report.page import write_report
+from jobs.stage import main
+
+
+def report(config: Config, run: str, fingerprint: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Write report/index.html and report/metrics.json from what the stages before left in the run."""
+    return write_report(config, run, PRESETS.get(config.preset))
+
+
+if __name__ == "__main__":
+    main("report", report)

@@ -1,0 +1,96 @@
+"""Charts that plotly accepts, in colours that the style sheet has, and that say what the numbers say."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
+import pytest
+
+from arspm import schema
+from arspm.learning import tasks
+from arspm.model import speech_portrait
+from arspm.presets import preset
+from arspm.report import figures, gather, page
+
+STYLE = Path(page.__file__).with_name("page.css").read_text()
+
+
+def _painted(value: Any, used: set[str]) -> Any:
+    """The chart as the page's script hands it to plotly, each variable a colour."""
+    if isinstance(value, str) and value.startswith("--"):
+        used.add(value)
+        return "#123456"
+    if isinstance(value, dict):
+        return {name: _painted(item, used) for name, item in value.items()}
+    return [_painted(item, used) for item in value] if isinstance(value, list) else value
+
+
+def test_plotly_knows_every_attribute_and_the_style_sheet_every_colour(make_run: Callable[..., Any]) -> None:
+    run = make_run()
+    metrics = gather.gather(run.config, run.uri)
+    charts = [figures.angle_chart(metrics["table4"], key) for key in ("cos_degrees", "portrait_cos_degrees")]
+    charts += [figures.loss_chart(stage, history) for stage, history in run.histories.items()]
+    charts.append(figures.convergence_chart(metrics["prior"]["priors"]))
+    used: set[str] = set()
+    for chart in charts:
+        go.Figure(_painted(chart, used))  # raises on what plotly does not know
+    light, dark = STYLE.split("prefers-color-scheme: dark", 1)
+    for name in used:
+        assert re.search(rf"{name}: #", light), f"{name} has no light colour"
+        assert re.search(rf"{name}: #", dark), f"{name} has no dark colour"
+
+
+def test_an_angle_chart_shows_the_values_and_intervals(make_row: Callable[..., Any]) -> None:
+    table = [make_row("neutral", {"cos_degrees": 30.0}), make_row("face-to-face", {"portrait_cos_degrees": 7.0})]
+    table[0]["cos_degrees_interval"] = [28.0, 33.0]
+    chart = figures.angle_chart(table, "cos_degrees")
+    assert chart is not None
+    (dot,) = chart["data"]
+    assert (dot["x"], dot["error_x"]["arrayminus"], dot["error_x"]["array"]) == ([30.0], [2.0], [3.0])
+    assert chart["layout"]["xaxis"]["range"][1] > 33.0
+    assert [note["y"] for note in chart["layout"]["annotations"]] == ["face-to-face"]  # has no such figure
+    table[0]["cos_degrees_interval"] = None
+    without = figures.angle_chart(table, "cos_degrees")
+    assert without is not None
+    assert without["data"][0]["error_x"]["visible"] is False
+    assert figures.angle_chart(table[1:], "cos_degrees") is None
+
+
+def test_names_are_text_in_charts(make_row: Callable[..., Any]) -> None:
+    chart = figures.angle_chart([make_row("<b>x</b>", {"cos_degrees": 30.0})], "cos_degrees")
+    assert chart is not None
+    assert chart["data"][0]["y"] == ["&lt;b&gt;x&lt;/b&gt;"]
+
+
+def test_a_loss_chart_marks_the_best_epoch(make_run: Callable[..., Any]) -> None:
+    history = make_run().histories["encoder"]
+    chart = figures.loss_chart("encoder", history)
+    assert chart is not None
+    losses, scores, best = chart["data"]
+    assert (losses["x"][0], losses["y"][0]) == (1, 3.0)
+    assert scores["y"] == [61.0, 36.5, 37.0]
+    assert (best["x"], best["y"]) == ([20], [36.5])
+    for epoch in history["epochs"]:
+        del epoch["val_cos_degrees"]
+    unscored = figures.loss_chart("encoder", history)
+    assert unscored is not None
+    assert len(unscored["data"]) == 1
+    assert figures.loss_chart("encoder", {"losses": [], "epochs": [], "best_epoch": None}) is None
+
+
+def test_the_objectives_are_those_of_training() -> None:
+    config = preset("smoke")
+    network = speech_portrait.vggface(config, 4)
+    assert tasks.gender_task(config).objective == gather.OBJECTIVES["gender"]
+    assert tasks.vggface_task(config, 4, True).objective == gather.OBJECTIVES["vggface"]
+    assert tasks.decoder_task(config, network).objective == gather.OBJECTIVES["decoder"]
+    prior = speech_portrait.FacePrior("none", {}, None)
+    decoder = speech_portrait.face_decoder(config)
+    assert tasks.encoder_task(config, prior, decoder.fc1, network.fc8).objective == gather.OBJECTIVES["encoder"]
+
+
+@pytest.mark.parametrize("reason", [reason.value for reason in schema.DropReason])
+def test_every_reason_is_explained(reason: str) -> None:
+    assert page.REASONS[reason]

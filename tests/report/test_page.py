@@ -1,0 +1,247 @@
+"""The page in a real browser."""
+
+import itertools
+import json
+import shlex
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from arspm import config as configuration
+from arspm import stages, storage
+from arspm.presets import PRESETS, preset
+from arspm.report.page import PAGE, changed, command, write_report
+from jobs.report import report
+from jobs.stage import run_stage
+
+HOSTILE = (
+    "<script>window.pwned = 1; alert(1)</script>",
+    "\"><img src=x onerror='window.pwned = 1'>",
+    "</script><script>window.pwned = 1</script>",
+    "{{ 7 * 7 }} & <b>bold</b> 'quoted'",
+)
+
+
+class Opened:
+    """A page that is open, and everything that it said or asked for on the way."""
+
+    def __init__(self, browser: Any, path: Path, width: int, scheme: str):
+        self.page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        self.said: list[str] = []
+        self.asked: list[str] = []
+        self.page.on("console", lambda message: self.said.append(message.text))
+        self.page.on("pageerror", lambda error: self.said.append(str(error)))
+        self.page.on("dialog", lambda dialog: (self.said.append("dialog"), dialog.dismiss()))
+        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.page.goto(path.as_uri())
+        self.wait_for("[...document.querySelectorAll('.chart')].every(e => e.querySelector('.main-svg'))")
+
+    def wait_for(self, expression: str, seconds: float = 20) -> None:
+        """Wait until it is true; playwright's own waiting needs eval, which the page forbids."""
+        end = time.monotonic() + seconds
+        while not self.page.evaluate(expression):
+            assert time.monotonic() < end, f"never true: {expression} (said: {self.said})"
+            self.page.wait_for_timeout(50)
+
+    def network(self) -> list[str]:
+        """What it asked for beside its own file and what it carries itself."""
+        return [url for url in self.asked if url != self.page.url and not url.startswith("data:")]
+
+
+@pytest.fixture
+def open_page(browser: Any) -> Iterator[Callable[..., Opened]]:
+    opened = []
+
+    def open_it(run: Any, width: int = 1280, scheme: str = "light", path: Path | None = None) -> Opened:
+        if path is None:
+            write_report(run.config, run.uri, PRESETS[run.config.preset])
+        opened.append(Opened(browser, path or Path(run.uri, PAGE), width, scheme))
+        return opened[-1]
+
+    yield open_it
+    for each in opened:
+        each.page.close()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "light"), (1280, "dark")])
+def test_it_opens_alone_and_draws_everything(make_run: Any, open_page: Any, width: int, scheme: str) -> None:
+    opened = open_page(make_run(), width, scheme)
+    assert opened.said == []
+    assert opened.network() == []
+    charts = opened.page.eval_on_selector_all(
+        ".chart", "all => all.map(e => [e.id, e.querySelectorAll('.main-svg').length])"
+    )
+    assert {name for name, _ in charts} == {
+        f"chart-{name}" for name in ("feature", "portrait", "vggface", "gender", "decoder", "encoder", "prior")
+    }
+    assert all(drawn >= 1 for _, drawn in charts)
+    assert opened.page.eval_on_selector_all("#chart-encoder .scatterlayer .trace", "all => all.length") == 3
+    pictures = opened.page.eval_on_selector_all(".grid img", "all => all.map(e => e.naturalWidth)")
+    assert pictures == [64] * 9
+    assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_can_be_told_from_its_ground(make_run: Any, open_page: Any, scheme: str) -> None:
+    opened = open_page(make_run(), 1280, scheme)
+    worst = opened.page.evaluate(CONTRAST)
+    assert worst["ratio"] >= 4.5, worst
+
+
+def test_charts_follow_the_colour_scheme(make_run: Any, open_page: Any) -> None:
+    opened = open_page(make_run())
+    colour = "getComputedStyle(document.querySelector('#chart-feature .scatterlayer .point')).fill"
+    light = opened.page.evaluate(colour)
+    opened.page.emulate_media(color_scheme="dark")
+    opened.wait_for(f"{colour} !== '{light}'")
+
+
+def test_the_tables_have_the_numbers_of_metrics_json(make_run: Any, open_page: Any) -> None:
+    run = make_run()
+    page = open_page(run).page
+    metrics = storage.read_json(f"{run.uri}/report/metrics.json")
+    cells = page.eval_on_selector_all(
+        "#ours tbody tr",
+        "rows => rows.map(r => [...r.cells].slice(1).map(c => [c.querySelector('data')?.value ?? null, c.innerText]))",
+    )
+    names = ("l1", "l2", "cos_degrees", "portrait_l1", "portrait_l2", "portrait_cos_degrees")
+    assert len(cells) == len(metrics["table4"])
+    for row, shown in zip(metrics["table4"], cells, strict=True):
+        for name, (value, text) in zip(names, shown, strict=True):
+            assert (value if value is None else float(value)) == row[name]
+            if row[name] is None:
+                assert text.split() == ["–", "not", "measured"]
+                continue
+            figure, low, high = (float(part.replace(",", "")) for part in text.replace("–", " ").split())
+            assert [figure, low, high] == pytest.approx([row[name], *row[f"{name}_interval"]], rel=0.02)
+    seconds = page.eval_on_selector_all("#stages tbody data", "all => all.map(e => parseFloat(e.value))")
+    assert seconds == list(metrics["stages"].values())
+    assert page.locator("#stages").inner_text().count("1 h 02 min") == 1
+    assert "nearer than shuffled speech (39.2°)" in page.locator(".headline").first.inner_text()
+    published = page.locator("#published").inner_text()
+    assert "15.204" in published
+    assert "not a pass mark" in published
+
+
+def test_strangers_text_stays_text(make_run: Any, drop: Any, open_page: Any) -> None:
+    drops = [drop(line, "undecodable", text, text) for line, text in enumerate(HOSTILE[:3])]
+    run = make_run(dropped=[*drops, drop(9, "bad_row", None, HOSTILE[3])])
+    evaluated = run.evaluated
+    evaluated["portraits"][0]["clip_id"] = HOSTILE[0]
+    evaluated["portraits"][1]["clip_id"] = HOSTILE[1]
+    evaluated["judge"] = HOSTILE[2]
+    evaluated["table4"][0]["model"] = HOSTILE[1]
+    storage.write_json(f"{run.uri}/evaluate/metrics.json", evaluated)
+    opened = open_page(run)
+    assert opened.said == []
+    assert opened.network() == []
+    assert opened.page.evaluate("window.pwned") is None
+    examples = opened.page.locator("#dropped").inner_text()
+    assert all(text in examples for text in HOSTILE)
+    clips = opened.page.locator(".clip").all_inner_texts()
+    assert clips[:2] == list(HOSTILE[:2])
+    assert opened.page.locator(".grid img").first.get_attribute("alt") == f"Real, clip {HOSTILE[0]}"
+    assert opened.page.locator("script").count() == 3  # the charts, plotly and the script that draws
+    assert HOSTILE[1] in opened.page.locator("#chart-feature").text_content()
+
+
+def test_a_script_that_is_not_ours_does_not_run(make_run: Any, open_page: Any, tmp_path: Path) -> None:
+    run = make_run()
+    write_report(run.config, run.uri, None)
+    path = tmp_path / "changed.html"
+    path.write_text(Path(run.uri, PAGE).read_text().replace("</main>", "<script>window.pwned = 1</script></main>"))
+    opened = open_page(run, path=path)
+    assert opened.page.evaluate("window.pwned") is None
+    assert "Content Security Policy" in " ".join(opened.said)
+
+
+def test_what_was_not_measured_reads_well(make_run: Any, open_page: Any) -> None:
+    opened = open_page(make_run(labelled=False, dropped=[]), 390)
+    assert opened.said == []
+    text = opened.page.locator("body").inner_text()
+    assert "Not judged" in text
+    assert "gender was not trained" in text
+    assert "labels.csv names no speaker of one sex" in text
+    assert "no gender classifier was trained" in text
+    assert "not compared with the gender prior alone" in text
+    assert not {"None", "nan", "NaN", "Undefined", "undefined", "null"} & set(text.replace(".", " ").split())
+    assert opened.page.locator("#dropped").count() == 0
+    assert opened.page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_it_can_be_read_by_ear(make_run: Any, open_page: Any) -> None:
+    page = open_page(make_run()).page
+    levels = page.eval_on_selector_all("h1, h2, h3", "all => all.map(e => +e.tagName[1])")
+    assert levels[0] == 1
+    assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
+    assert (
+        page.eval_on_selector_all(
+            "table", "all => all.filter(e => !e.caption?.innerText.trim() && !e.closest('details:not([open])')).length"
+        )
+        == 0
+    )
+    assert page.eval_on_selector_all("img", "all => all.filter(e => !e.alt).length") == 0
+    assert page.eval_on_selector_all(".chart", "all => all.filter(e => !e.ariaLabel).length") == 0
+    assert "identifies no one" in page.locator("#portraits").inner_text()
+
+
+def test_the_command_makes_the_same_configuration(make_run: Any) -> None:
+    run = make_run()
+    write_report(run.config, run.uri, None)
+    words = shlex.split(command(run.config, run.uri, changed(run.config, preset("smoke"))).replace("\\\n", " "))
+    assert words[:2] == ["arspm", "submit"]
+    flags = list(zip(words[2::2], words[3::2], strict=True))
+    told = dict(flags)
+    sets = dict(value.split("=", 1) for flag, value in flags if flag == "--set")
+    assert sets == {"seed": "7", "loss.lambda2": "0.05", "ingest.subset": "40"} | {
+        "resources.threads_per_worker": "null",
+        "face_decoder.batch_norm": "false",
+    }
+    again = configuration.override(
+        preset(told["--preset"]), sets | {"data.csv": told["--csv"], "data.clips": told["--clips"]}
+    )
+    assert again == run.config
+    assert told["--run"] == run.uri
+
+
+def test_the_stage_commits_the_page(make_run: Any, tmp_path: Path) -> None:
+    run = make_run()
+    place = tmp_path / "config.json"
+    place.write_text(configuration.dump(run.config))
+    run_stage("report", report, run.uri, str(place), "f" * 64)
+    success = stages.done(run.uri, "report", "f" * 64)
+    assert success is not None
+    assert success.files == {path: storage.describe(f"{run.uri}/{path}") for path in (PAGE, "report/metrics.json")}
+    assert success.figures["num_portraits"] == 3
+    json.dumps(success.figures, allow_nan=False)
+
+
+# The least contrast of any text with what is behind it (WCAG 2: 4.5 for text), charts aside.
+CONTRAST = """() => {
+  const parse = (colour) => colour.match(/[\\d.]+/g).map(Number);
+  const linear = (v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+  const light = (colour) => {
+    const [r, g, b] = colour.slice(0, 3).map((v) => linear(v / 255));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const ground = (e) => {
+    for (; e; e = e.parentElement) {
+      const colour = parse(getComputedStyle(e).backgroundColor);
+      if (colour.length < 4 || colour[3] === 1) return colour;
+    }
+    return [255, 255, 255];
+  };
+  let worst = { ratio: 99, text: "" };
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const e = walker.currentNode.parentElement, text = walker.currentNode.data.trim();
+    if (!text || e.closest("script, style, noscript, .chart")) continue;
+    const [a, b] = [light(parse(getComputedStyle(e).color)), light(ground(e))].sort((x, y) => y - x);
+    const ratio = (a + 0.05) / (b + 0.05);
+    if (ratio < worst.ratio) worst = { ratio, text: text.slice(0, 60) };
+  }
+  return worst;
+}"""
