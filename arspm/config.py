@@ -47,7 +47,7 @@ class Face(Section):
 
     detector: str = "hog"  # dlib's HOG, or the path of a YuNet ONNX file
     num_frames: Count = 8  # looked at in each clip, evenly spaced
-    margin: NonNegative = 0.3  # of the face's side, added on each side of the box
+    margin: NonNegative = 0.25  # of the face's side, added on each side of the box
     min_side_pixels: Count = 24
     jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 95
 
@@ -136,7 +136,7 @@ class Recipe(Section):
     beta1: Fraction = 0.5
     beta2: Fraction = 0.999
     eps: Positive = 1e-4
-    augment: bool = False  # mirrored, shifted and re-lit faces (vggface only)
+    augment: bool = False  # vggface: mirrored, shifted, re-lit faces; encoder, gender: a random half of the speech
     precision: Literal["fp32", "bf16"] = "fp32"
     channels_last: bool = True
     compile: bool = False

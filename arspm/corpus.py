@@ -76,7 +76,7 @@ def read_rows(split: Split, wanted: Mapping[str, Sequence[str]], rows: np.ndarra
     found: dict[str, Any] = {}
     for family, columns in wanted.items():
         pieces = []
-        for shard in np.unique(np.searchsorted(groups_of_shard, needed, side="right") - 1):
+        for shard in np.unique(np.searchsorted(groups_of_shard, needed, side="right") - 1).tolist():
             inside = needed[(needed >= groups_of_shard[shard]) & (needed < groups_of_shard[shard + 1])]
             pieces.append(
                 _read_groups(

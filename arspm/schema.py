@@ -145,7 +145,7 @@ def tensor_column(values: np.ndarray) -> pa.Array:
     rows = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
     width = rows.nbytes // max(1, len(rows))
     kind, offset = (pa.binary(), np.int32) if rows.nbytes < 2**31 else (pa.large_binary(), np.int64)
-    offsets = np.arange(len(rows) + 1, dtype=offset) * offset(width)
+    offsets = np.arange(len(rows) + 1, dtype=offset) * width
     data = pa.py_buffer(rows.reshape(-1).view(np.uint8))
     return pa.Array.from_buffers(kind, len(rows), [None, pa.py_buffer(offsets), data])
 

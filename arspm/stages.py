@@ -79,7 +79,14 @@ def fingerprints(config: Config, inputs: str) -> dict[str, str]:
 
 
 def describe_inputs(config: Config) -> str:
-    """A hash of the CSV, the labels, and the names and sizes of the clips' files. Raises FileNotFoundError."""
+    """A hash of the CSV, the labels, and the names and sizes of the clips' files.
+
+    Raises FileNotFoundError for one that is not there, or that the configuration does not name.
+    """
+    for name in ("csv", "clips"):
+        uri = getattr(config.data, name)
+        if not uri or not storage.exists(uri):
+            raise FileNotFoundError(f"data.{name}: {f'{uri} does not exist' if uri else 'not given'}")
     tables = [config.data.csv, config.data.labels] if config.data.labels else [config.data.csv]
     hashes = [hashlib.sha256(storage.read_bytes(uri)).hexdigest() for uri in tables]
     parts = [hashes, storage.files_below(config.data.clips)]
@@ -104,6 +111,14 @@ def success(run: str, stage: str) -> Success | None:
         return Success(*(value[field] for field in Success._fields))
     except (KeyError, TypeError):
         raise ValueError(f"{uri}: not a stage's manifest; remove the file to run the stage again") from None
+
+
+def finished_config(run: str, stage: str) -> Config:
+    """The configuration that a finished stage was run with. Raises FileNotFoundError when it is not finished."""
+    uri = storage.join(run, stage, SUCCESS)
+    if not storage.exists(uri):
+        raise FileNotFoundError(f"{run}: stage {stage} is not done; `arspm submit --run {run} ...` runs it")
+    return parse(storage.read_json(uri)["config"])
 
 
 def upstream(run: str, stage: str) -> dict[str, str]:

@@ -27,7 +27,8 @@ def main(stage: str, work: Work) -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     try:
-        run_stage(stage, work, arguments.run, arguments.config, arguments.fingerprint)
+        config = configuration.load(storage.read_bytes(arguments.config))
+        run_stage(stage, work, arguments.run, config, arguments.fingerprint)
     except Exception as error:
         traceback.print_exc()
         line = str(error).strip().splitlines()
@@ -35,12 +36,11 @@ def main(stage: str, work: Work) -> None:
         sys.exit(1)
 
 
-def run_stage(stage: str, work: Work, run: str, config_uri: str, fingerprint: str) -> None:
+def run_stage(stage: str, work: Work, run: str, config: Config, fingerprint: str) -> None:
     """Do a stage's work and commit it, unless it is done already."""
     if stages.done(run, stage, fingerprint):
         print(f"{stage} is done already")
         return
-    config = configuration.load(storage.read_bytes(config_uri))
     for need, digest in stages.upstream(run, stage).items():
         if not digest:
             raise FileNotFoundError(f"{stages.folder(run, need)} has no {stages.SUCCESS}: run stage {need} first")

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from arspm import schema
 from cluster.access import ensure_token
@@ -35,7 +35,9 @@ os.environ.update(
 )
 ensure_token()
 
-settings.register_profile("arspm", database=None, deadline=None, derandomize=True)
+settings.register_profile(
+    "arspm", database=None, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("arspm")
 
 

@@ -40,7 +40,7 @@ def small(write_corpus):
     return write_corpus({"train": (9, 4, 6), "val": (3,), "test": (2, 2)})
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(rows=st.lists(st.integers(0, 18), min_size=1, max_size=30))
 def test_rows_in_any_order_are_those_of_a_naive_read(small, rows):
     uri, told = small

@@ -125,9 +125,23 @@ def test_inputs_are_the_tables_contents_and_the_clips_names_and_sizes(tmp_path):
     (tmp_path / "labels.csv").write_text("")
     found.append(describe())
     assert len(set(found)) == len(found)
-    (tmp_path / "clips.csv").unlink()
-    with pytest.raises(FileNotFoundError, match=r"clips\.csv"):
+    (tmp_path / "labels.csv").unlink()
+    with pytest.raises(FileNotFoundError, match=r"labels\.csv: no such file"):
         describe()
+    (tmp_path / "clips.csv").unlink()
+    with pytest.raises(FileNotFoundError, match=r"data\.csv: .*clips\.csv does not exist"):
+        describe()
+
+
+@pytest.mark.parametrize("missing", ["csv", "clips"])
+def test_inputs_that_are_not_given_are_named(tmp_path, missing):
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips.csv").write_text("")
+    places = {"data.csv": f"{tmp_path}/clips.csv", "data.clips": f"{tmp_path}/clips"}
+    with pytest.raises(FileNotFoundError, match=f"data.{missing}: not given"):
+        stages.describe_inputs(override(Config(), places | {f"data.{missing}": ""}))
+    with pytest.raises(FileNotFoundError, match=f"data.{missing}: .*elsewhere does not exist"):
+        stages.describe_inputs(override(Config(), places | {f"data.{missing}": f"{tmp_path}/elsewhere"}))
 
 
 # --- done or not

@@ -139,7 +139,7 @@ def test_uploads_are_described_and_copies_are_read(tmp_path):
 def test_what_is_missing_or_broken_is_named(tmp_path):
     missing = f"{tmp_path}/none.json"
     for read in (storage.read_bytes, storage.read_json, lambda uri: storage.local_copy(uri).__enter__()):
-        with pytest.raises(FileNotFoundError, match="none.json"):
+        with pytest.raises(FileNotFoundError, match=r"none\.json"):
             read(missing)
     storage.write_bytes(f"{tmp_path}/torn.json", b'{"a"')
     with pytest.raises(ValueError, match=r"torn\.json: not JSON"):

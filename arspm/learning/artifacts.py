@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from torch import Tensor, nn
 
 from arspm import storage
@@ -13,6 +15,7 @@ from arspm.model.gender_classifier import GenderClassifier
 from arspm.model.speech_portrait import FacePrior, SpeechPortrait
 from arspm.model.vggface import VGGFace
 
+M = TypeVar("M", bound=nn.Module)
 MODEL = "model.safetensors"
 HISTORY = "history.json"
 PRIORS = "priors.safetensors"
@@ -69,6 +72,6 @@ def _weights(run: str, stage: str) -> dict[str, Tensor]:
         return checkpoint.read_weights(path)
 
 
-def _load(model: nn.Module, run: str, stage: str):  # type: ignore[no-untyped-def]
+def _load(model: M, run: str, stage: str) -> M:
     checkpoint.restore(model, _weights(run, stage), storage.join(run, stage, MODEL))
     return model.eval()

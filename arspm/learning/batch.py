@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -19,6 +19,11 @@ ROW = "row"
 WEIGHT = "weight"
 UNKNOWN = -1  # the class of a label that nobody gave
 
+if TYPE_CHECKING:
+    Absent: TypeAlias = Any  # a task finds the columns that its stage asks for
+else:
+    Absent = None
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -26,11 +31,11 @@ class Batch:
 
     clip_ids: list[str]
     weight: Float[Tensor, " batch"]  # 0 for a row that only fills the last step
-    spectrogram: Float[Tensor, "batch 2 freq time"] | None = None
-    face: Float[Tensor, "batch 3 height width"] | None = None  # RGB in [0, 1]
-    face_feature: Float[Tensor, "batch feature"] | None = None
-    gender: Int[Tensor, " batch"] | None = None  # the position in schema.GENDERS, or UNKNOWN
-    identity: Int[Tensor, " batch"] | None = None
+    spectrogram: Float[Tensor, "batch 2 freq time"] | Absent = None
+    face: Float[Tensor, "batch 3 height width"] | Absent = None  # RGB in [0, 1]
+    face_feature: Float[Tensor, "batch feature"] | Absent = None
+    gender: Int[Tensor, " batch"] | Absent = None  # the position in schema.GENDERS, or UNKNOWN
+    identity: Int[Tensor, " batch"] | Absent = None
 
 
 def to_batch(columns: Mapping[str, Any], device: torch.device, *, channels_last: bool = False) -> Batch:

@@ -34,7 +34,7 @@ class Progress:
     best: float | None = None  # the objective's best value
     best_epoch: int | None = None
     epochs: list[dict[str, Any]] = field(default_factory=list)  # figures of each finished epoch
-    losses: list[list[float]] = field(default_factory=list)  # [step, mean loss since the one before]
+    losses: list[list[int | float]] = field(default_factory=list)  # [step, mean loss since the one before]
     pending: list[float] = field(default_factory=lambda: [0.0, 0.0])  # sum and count of losses not yet in `losses`
     sums: dict[str, list[float]] = field(default_factory=dict)  # sum and count of this epoch's figures, amid it
 

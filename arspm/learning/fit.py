@@ -124,6 +124,9 @@ def fit(
         learnt = time.monotonic()
 
         model.eval()
+        if place.world_size > 1:
+            for buffer in model.buffers():  # BatchNorm's are each worker's own: what is validated is what rank 0 saves
+                torch.distributed.broadcast(buffer, 0)
         for _ in range(num_score_steps):
             batch = to_batch(next(source), place.device, channels_last=recipe.channels_last)
             sums.add(

@@ -34,7 +34,7 @@ def choose_rows(genders: Sequence[str | None], num_faces: int, seed: int) -> dic
     return found
 
 
-def convergence(features: np.ndarray, counts: Sequence[int] = TABLE1_COUNTS) -> list[dict[str, float]]:
+def convergence(features: np.ndarray, counts: Sequence[int] = TABLE1_COUNTS) -> list[dict[str, int | float]]:
     """L1 distance between the mean of the first n features and the mean of all, for each n below all (Table 1).
 
     features: (rows, feature), in the order in which their number grows.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -28,10 +30,11 @@ def encoder_task(config: Config, prior: FacePrior, hidden: nn.Linear, identity: 
     """
     for frozen in (prior, hidden, identity):
         freeze(frozen)
-    weights = config.loss
+    weights, augments = config.loss, config.training.encoder.augment
 
     def loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        feature = model(batch.spectrogram, prior(batch.spectrogram))
+        speech = stretch(batch.spectrogram) if augments else batch.spectrogram
+        feature = model(speech, prior(batch.spectrogram))
         terms = tri_item_loss(
             feature,
             batch.face_feature,
@@ -59,7 +62,7 @@ def decoder_task(config: Config, network: VGGFace) -> Task:
     """The face decoder (eq. 6). `network`: the trained VGGFace, which sees the generated images only."""
     freeze(network)
     numbers = config.decoder_loss
-    settings = {
+    settings: dict[str, Any] = {
         "alpha": numbers.alpha,
         "window_size": numbers.ms_ssim_window,
         "window_sigma": numbers.ms_ssim_sigma,
@@ -100,8 +103,10 @@ def decoder_task(config: Config, network: VGGFace) -> Task:
 def gender_task(config: Config) -> Task:
     """The gender classifier, on speech (section 3.1, reading G). Rows without a label teach nothing."""
 
+    augments = config.training.gender.augment
+
     def loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        logits = model(batch.spectrogram).float()
+        logits = model(stretch(batch.spectrogram) if augments else batch.spectrogram).float()
         known = batch.gender != UNKNOWN
         total = F.cross_entropy(logits, batch.gender.long(), ignore_index=UNKNOWN, reduction="sum")
         return {"loss": total / known.sum().clamp(min=1)}
@@ -128,6 +133,16 @@ def vggface_task(config: Config, num_identities: int, held_out: bool) -> Task:
     return Task(vggface(config, num_identities), loss, score, objective, maximise)
 
 
+def stretch(spectrogram: Tensor) -> Tensor:
+    """A random half of the speech (torch's generator), the same for all rows: the same voice, other words.
+
+    spectrogram: (batch, 2, freq, time); the result (batch, 2, freq, time // 2).
+    """
+    frames = spectrogram.shape[-1] // 2
+    first = int(torch.randint(spectrogram.shape[-1] - frames + 1, ()))
+    return spectrogram[..., first : first + frames]
+
+
 def augment(face: Tensor) -> Tensor:
     """Mirror, shift, zoom and re-light each face at random (torch's generator): the same person still.
 
@@ -138,7 +153,7 @@ def augment(face: Tensor) -> Tensor:
     def uniform(low: float, high: float) -> Tensor:
         return torch.empty(rows, device=face.device).uniform_(low, high)
 
-    zoom, mirror = uniform(0.9, 1.1), torch.where(uniform(-1, 1) < 0, -1.0, 1.0)
+    zoom, mirror = uniform(0.9, 1.1), torch.where(uniform(-1.0, 1.0) < 0, -1.0, 1.0)
     zero = torch.zeros_like(zoom)
     turn = torch.stack(
         [

@@ -20,8 +20,7 @@ import numpy as np
 from arspm.media.clips import DroppedClip
 from arspm.schema import FACE_SIZE, DropReason
 
-# Of the box's side, on each side: hair and chin are in. VGGFace's networks saw hairline-to-chin boxes (1.3 of
-# ours) extended by 0.3, of which the middle 224 of 256 pixels: 1.3 * 1.3 * 0.875 = 1.48 sides.
+# Of the box's side, on each side: hair and chin are in, as in the loose crops that VGGFace's networks were shown.
 MARGIN = 0.25
 PYRAMID_STEP = 1.2  # between the sizes at which dlib's HOG looks
 

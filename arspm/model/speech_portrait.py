@@ -71,6 +71,8 @@ class FacePrior(nn.Module):
         The gender network. Its prediction decides, in training as in use, never a label.
     """
 
+    means: Tensor
+
     def __init__(self, kind: str, means: Mapping[str, Tensor], classifier: GenderClassifier | None = None):
         super().__init__()
         needed = {"none": (), "gender": schema.GENDERS}.get(kind, (kind,))

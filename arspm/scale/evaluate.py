@@ -58,13 +58,14 @@ def _table4(
     truth = columns[schema.FACE_FEATURE]
     others = other_speakers(speakers, config.seed)
     everyone = np.zeros(len(truth), np.int64)
-    by_sex = [np.stack([means[sex] for sex in schema.GENDERS]) if "male" in means and "female" in means else None
-              for means in (priors, prior_portraits)]  # fmt: skip
-    known = by_sex[0] is not None and (heard >= 0).all()
+    heard_prior: tuple[Any, Any] = (None, None)
+    if set(schema.GENDERS) <= set(priors) and (heard >= 0).all():
+        by_sex = [np.stack([means[sex] for sex in schema.GENDERS]) for means in (priors, prior_portraits)]
+        heard_prior = (by_sex[0][heard], by_sex[1][heard])
     features: dict[str, tuple[Any, Any]] = {
         model_name(config): (columns[infer.SPEECH_FEATURE], columns[infer.PORTRAIT_FEATURE]),
         "prior-only": (priors["neutral"][None][everyone], prior_portraits["neutral"][None][everyone]),
-        "gender-prior-only": tuple(means[heard] if known else None for means in by_sex),
+        "gender-prior-only": heard_prior,
         "shuffled-speech": (columns[infer.SPEECH_FEATURE][others], columns[infer.PORTRAIT_FEATURE][others]),
         "face-to-face": (None, columns[infer.FACE_TO_FACE_FEATURE]),
     }

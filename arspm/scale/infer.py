@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,8 +18,11 @@ from arspm.config import Config
 from arspm.learning import artifacts
 from arspm.learning.batch import FACE, to_batch
 from arspm.media.faces import decode_jpeg
+from arspm.model.gender_classifier import GenderClassifier
+from arspm.model.speech_portrait import SpeechPortrait
+from arspm.model.vggface import VGGFace
 from arspm.progress import progress
-from arspm.scale.ingest import quiet
+from arspm.scale.ingest import plain_errors, quiet
 
 PREDICTIONS = "predictions"
 # Columns of a prediction shard, each a feature of the clip.
@@ -56,13 +60,20 @@ def predict(config: Config, run: str, split_name: str = "test") -> tuple[pa.Tabl
     return pa.concat_tables(tables), files
 
 
-class _FeatureMaker:
-    """An actor that turns shards of faces into shards of face features."""
+class _Actor:
+    """What an actor of either kind knows. Networks are loaded when first used: Ray garbles a constructor's errors."""
 
     def __init__(self, splits: dict[str, corpus.Split], config: str, run: str):
         self._splits, self._config, self._run = splits, configuration.load(config), run
         self._device = _device(self._config)
-        self._network = artifacts.load_vggface(run, self._config).to(self._device)
+
+    @functools.cached_property
+    def _network(self) -> VGGFace:
+        return artifacts.load_vggface(self._run, self._config).to(self._device)
+
+
+class _FeatureMaker(_Actor):
+    """An actor that turns shards of faces into shards of face features."""
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         split, shard = self._splits[item["split"]], item["shard"]
@@ -82,16 +93,17 @@ class _FeatureMaker:
         return {"path": path, **described, "rows": len(made)}
 
 
-class _Predictor:
+class _Predictor(_Actor):
     """An actor that turns shards of speech and face features into predictions."""
 
-    def __init__(self, splits: dict[str, corpus.Split], config: str, run: str):
-        self._splits, self._config, self._run = splits, configuration.load(config), run
-        self._device = _device(self._config)
-        self._network = artifacts.load_vggface(run, self._config).to(self._device)
-        self._model = artifacts.load_speech_portrait(run, self._config).to(self._device)
-        classifier = artifacts.load_gender_classifier(run, self._config)
-        self._classifier = None if classifier is None else classifier.to(self._device)
+    @functools.cached_property
+    def _model(self) -> SpeechPortrait:
+        return artifacts.load_speech_portrait(self._run, self._config).to(self._device)
+
+    @functools.cached_property
+    def _classifier(self) -> GenderClassifier | None:
+        classifier = artifacts.load_gender_classifier(self._run, self._config)
+        return None if classifier is None else classifier.to(self._device)
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         split, shard = self._splits[item["split"]], item["shard"]
@@ -149,14 +161,14 @@ def _map_shards(
     data = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         actor,
         fn_constructor_args=(splits, configuration.dump(config), run),
-        concurrency=min(tasks.num_tasks, len(rows)),
+        compute=ray.data.ActorPoolStrategy(size=min(tasks.num_tasks, len(rows))),
         num_cpus=tasks.cpus,
         num_gpus=tasks.gpus,
     )
     total = sum(splits[split].shard_rows[shard] for split, shard in items)
     done, results = 0, []
     progress(0, total, "clips")
-    for row in data.iter_rows():
+    for row in plain_errors(data.iter_rows()):
         done += row["rows"]
         progress(done, total, "clips")
         results.append({row["path"]: {"bytes": row["bytes"], "sha256": row["sha256"]}})

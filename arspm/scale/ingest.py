@@ -8,13 +8,14 @@ decoded there, on the CPU nodes.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import ray
 import ray.data
+import ray.exceptions
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
@@ -23,6 +24,8 @@ from arspm.config import Tasks
 from arspm.learning.batch import FACE, ROW, WEIGHT
 from arspm.learning.order import Order, window
 from arspm.media.faces import decode_jpeg
+
+T = TypeVar("T")
 
 
 class Reading(NamedTuple):
@@ -105,9 +108,10 @@ def stream(
         concurrency=tasks.num_tasks,
         num_cpus=tasks.cpus,
     )
-    for table in data.iter_batches(
+    tables = data.iter_batches(
         batch_size=batch_rows, batch_format="pyarrow", prefetch_batches=prefetch_batches, drop_last=False
-    ):
+    )
+    for table in plain_errors(tables):
         yield as_arrays(table, kinds)
 
 
@@ -163,10 +167,19 @@ def _read_task(shared: ray.ObjectRef, entry: Entry, rank: int, world_size: int) 
     return read
 
 
+def plain_errors(results: Iterable[T]) -> Iterator[T]:
+    """What Ray Data gives, but when a task of ours fails, its own error instead of Ray's account of it."""
+    try:
+        yield from results
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from error
+
+
 def quiet() -> None:
-    """Ray Data as the stages want it: rows in the plan's order, no bars and no chatter in the log."""
+    """Ray Data as the stages want it: rows in the plan's order, errors as raised, no bars and no chatter in the log."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
     context.print_on_execution_start = False
+    context.raise_original_map_exception = True  # see plain_errors
     logging.getLogger("ray.data").setLevel(logging.WARNING)

@@ -9,13 +9,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import ray
-import ray.exceptions
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from arspm import config as configuration
-from arspm import storage
+from arspm import stages, storage
 from arspm.config import Config, Workers
 from arspm.learning import artifacts, checkpoint
 from arspm.scale.training import Rows, gather_rows
@@ -29,9 +27,6 @@ _TRAIN_SETTINGS = {
     # Else every line that a worker prints is in the log twice.
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
 }
-
-# What Ray raises when a process or a machine is gone, against an error of our own code.
-_LOST = (ray.exceptions.RayActorError, ray.exceptions.NodeDiedError, ray.exceptions.WorkerCrashedError)
 
 
 class TrainingFailed(RuntimeError):
@@ -64,9 +59,9 @@ def _fit(stage: str, config: Config, run: str, fingerprint: str, rows: Rows) -> 
                 num_workers=workers.num_workers, use_gpu=workers.gpus > 0, resources_per_worker=resources
             ),
             torch_config=TorchConfig(backend="nccl" if workers.gpus else "gloo"),
-            # The name follows from the fingerprint: the same stage goes on, another begins anew.
+            # The same stage over the same upstream goes on from its last checkpoint, another begins anew.
             run_config=ray.train.RunConfig(
-                name=f"train-{fingerprint[:12]}",
+                name=stages.training_name(run, stage, fingerprint),
                 storage_path=storage.join(run, stage),
                 checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
                 failure_config=ray.train.FailureConfig(max_failures=0),  # told apart below
@@ -77,33 +72,40 @@ def _fit(stage: str, config: Config, run: str, fingerprint: str, rows: Rows) -> 
         except ray.train.WorkerGroupError as error:
             cause = _own_error(error)
             if cause is not None:
-                raise TrainingFailed(str(cause).splitlines()[0] if str(cause) else repr(cause)) from error
+                raise TrainingFailed(_first_line(cause)) from error
+            said = " / ".join({_first_line(each) for each in error.worker_failures.values()})
             if attempt == attempts:
-                raise TrainingFailed(f"lost workers {attempts} times; see the log for the nodes") from error
+                raise TrainingFailed(f"lost workers {attempts} times, the last time so: {said}") from error
             log.warning(
-                "lost a worker of %s (%d of at most %d): going on from the last checkpoint",
+                "lost a worker of %s (%d of at most %d): going on from the last checkpoint. %s",
                 stage,
                 attempt,
                 attempts - 1,
+                said,
             )
+        except ray.train.ControllerError as error:
+            raise TrainingFailed(_first_line(error.controller_failure)) from error
     raise AssertionError("unreachable")
 
 
 def _own_error(error: ray.train.WorkerGroupError) -> Exception | None:
     """The error of our own code among the workers' failures; None when a process or a node was lost.
 
-    When a worker dies, its peers fail too, in a collective operation; so a single loss explains all.
+    When a worker dies, its peers fail too, in a collective operation, and may be heard first; so a loss explains all.
     """
-    failures = [getattr(each, "_base_exc", each) for each in error.worker_failures.values()]
-    if any(isinstance(each, _LOST) for each in failures):
+    failures = list(error.worker_failures.values())
+    if any(type(each).__module__.startswith("ray.") for each in failures):
         return None
-    # A peer's "connection closed" says less than the error that closed it.
-    return next((each for each in failures if not _is_collective(each)), failures[0] if failures else error)
+    return next((each for each in failures if not _is_collective(each)), None)
 
 
 def _is_collective(error: Exception) -> bool:
     text = str(error).lower()
     return any(word in text for word in ("gloo", "nccl", "connection closed by peer", "connection reset"))
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), repr(error))
 
 
 def _export(

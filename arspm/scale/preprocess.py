@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import pickle
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -25,7 +26,7 @@ from arspm.media import audio, faces
 from arspm.media.clip_rows import ClipRow, DroppedRow, Labels, read_clip_rows, read_labels
 from arspm.media.clips import DroppedClip, decode_clip
 from arspm.progress import progress
-from arspm.scale.ingest import quiet
+from arspm.scale.ingest import plain_errors, quiet
 from arspm.schema import DropReason
 
 RECEIPTS = "receipts"
@@ -86,22 +87,21 @@ def preprocess(config: Config, run: str, fingerprint: str) -> tuple[dict[str, An
     _clear_others(place, shards, fingerprint)
     receipts = _make_shards(shards, labels, config, place, fingerprint)
 
-    dropped = [
-        {"row": row.line, "clip_id": row.clip_id or None, "reason": row.reason.value, "detail": row.detail}
-        for row in rows
-        if isinstance(row, DroppedRow)
-    ]
+    dropped = [_drop(row, row.reason, row.detail) for row in rows if isinstance(row, DroppedRow)]
     splits: dict[str, Any] = {}
+    videos: dict[str, set[str]] = {name: set() for name in schema.SPLITS}  # a video may lie in two shards
     files: dict[str, Any] = {}
     for shard in shards:
         receipt = receipts[shard.split, shard.name]
         dropped += receipt["dropped"]
         entry = splits.setdefault(shard.split, {"rows": 0, "videos": 0, "shards": []})
         entry["rows"] += receipt["rows"]
-        entry["videos"] += len({row.video_id for row in shard.rows} & set(receipt["videos"]))
+        videos[shard.split].update(receipt["videos"])
         if receipt["rows"]:
             entry["shards"].append({"name": shard.name, "rows": receipt["rows"], "ids": receipt["ids"]})
         files |= {f"{stages.CORPUS}/{path}": described for path, described in receipt["files"].items()}
+    for split, entry in splits.items():
+        entry["videos"] = len(videos[split])
     counts = Counter(drop["reason"] for drop in dropped)
     empty = [name for name in schema.SPLITS if not splits[name]["rows"]]
     if empty:
@@ -213,16 +213,22 @@ def _make_shards(
     if not missing:
         return receipts
 
-    def make(item: dict[str, Any]) -> dict[str, Any]:
-        shard = missing[item["id"]]
+    def work(number: int, shard: Shard) -> dict[str, Any]:
         own = {row.video_id: labels[row.video_id] for row in shard.rows if row.video_id in labels}
+        return {"id": number, "work": pickle.dumps((shard, own))}
+
+    # A task is sent its own rows alone: those of all shards would be gigabytes.
+    def make(item: dict[str, Any]) -> dict[str, Any]:
+        shard, own = pickle.loads(item["work"])
         return {"id": item["id"], "receipt": json.dumps(make_shard(shard, own, config, place, fingerprint))}
 
     quiet()
     tasks = config.resources.preprocess
-    items = ray.data.from_items([{"id": i} for i in range(len(missing))], override_num_blocks=len(missing))
-    data = items.map(make, num_cpus=tasks.cpus, concurrency=tasks.num_tasks)
-    for item in data.iter_rows():
+    items = [work(number, shard) for number, shard in enumerate(missing)]
+    data = ray.data.from_items(items, override_num_blocks=len(items)).map(
+        make, num_cpus=tasks.cpus, compute=ray.data.TaskPoolStrategy(size=tasks.num_tasks)
+    )
+    for item in plain_errors(data.iter_rows()):
         shard = missing[item["id"]]
         receipts[shard.split, shard.name] = json.loads(item["receipt"])
         done += len(shard.rows)
@@ -245,8 +251,8 @@ def _receipt_uri(place: str, split: str, name: str) -> str:
     return storage.join(place, RECEIPTS, f"{split}-{name}.json")
 
 
-def _drop(row: ClipRow, reason: DropReason, detail: str) -> dict[str, Any]:
-    return {"row": row.line, "clip_id": row.clip_id, "reason": reason.value, "detail": detail}
+def _drop(row: ClipRow | DroppedRow, reason: DropReason, detail: str) -> dict[str, Any]:
+    return {"row": row.line, "clip_id": row.clip_id or None, "reason": reason.value, "detail": detail}
 
 
 def _hash(purpose: str, video_id: str) -> int:
@@ -259,9 +265,14 @@ def _enough(places: list[float]) -> str:
     if len(places) < 3:
         return "a corpus needs at least three videos, one for each split"
     share = max(1, len(places) // 10)
-    test = np.ceil(1000 * (places[share - 1] + places[share]) / 2) / 1000
-    val = np.ceil(1000 * ((places[2 * share - 1] + places[2 * share]) / 2 - test)) / 1000
-    return f"try --set data.test_fraction={test:g} --set data.val_fraction={val:g}"
+    test = _between(places[share - 1], places[share])
+    val = _between(places[2 * share - 1] - test, places[2 * share] - test)
+    return f"try --set data.test_fraction={test} --set data.val_fraction={val}"
+
+
+def _between(low: float, high: float) -> float:
+    """A number of few digits between two."""
+    return next(number for digits in range(1, 18) if low < (number := round((low + high) / 2, digits)) < high)
 
 
 def _counts(counts: Counter[str]) -> str:

@@ -5,7 +5,7 @@ Ray Train's workers and Tune's trials build the same things from the same functi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -102,7 +102,7 @@ def _order(
     )
 
 
-def _wanted(stage: str, config: Config) -> dict[str, tuple[str, ...]]:
+def _wanted(stage: str, config: Config) -> Mapping[str, Sequence[str]]:
     speech = schema.WAVEFORM if config.data.storage == "waveform" else schema.SPECTROGRAM
     return {
         "vggface": {"faces": (schema.FACE_JPEG,)},

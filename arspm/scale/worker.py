@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import ray.train
+import ray.train.torch
 import torch
 
 from arspm import config as configuration

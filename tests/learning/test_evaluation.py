@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 from scipy.spatial import distance
+from sklearn.pipeline import Pipeline
 
 from arspm.learning.evaluation import fit_judge, judged, other_speakers, table4_row
 
@@ -103,8 +104,11 @@ def test_one_speaker_cannot_be_shuffled():
 # --- the judge
 
 
-class Sign:
+class Sign(Pipeline):
     """A judge that can be followed by hand: the sign of the first number."""
+
+    def __init__(self):
+        pass
 
     def predict(self, features: np.ndarray) -> np.ndarray:
         return (features[:, 0] > 0).astype(int)

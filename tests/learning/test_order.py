@@ -6,10 +6,14 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from arspm.learning.order import Order, Window, groups, window
+
+# beartype draws the items of a list that it checks.
+pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
 
 
 @st.composite
@@ -116,6 +120,14 @@ def test_epochs_and_seeds_give_different_orders_of_groups_and_of_rows():
     for a in range(3):
         for b in range(a):
             assert (orders_seen[a] != orders_seen[b]).mean() > 0.9
+
+
+def test_each_epoch_and_seed_begins_with_other_groups():
+    order = Order(groups([8] * 64), 8, 8, 8, seed=0)  # a window of a lane is a group
+    epochs = {window(order, epoch, 0, 0, 1).rows[0, 0] // 8 for epoch in range(20)}
+    seeds = {window(order._replace(seed=seed), 0, 0, 0, 1).rows[0, 0] // 8 for seed in range(20)}
+    assert len(epochs) > 10
+    assert len(seeds) > 10
 
 
 def test_rows_are_mixed_within_a_window_and_come_from_few_groups():

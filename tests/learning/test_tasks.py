@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from arspm.config import Config, override
+from arspm.config import TRAINED_STAGES, Config, override
 from arspm.learning import tasks
 from arspm.learning.batch import UNKNOWN, Batch
 from arspm.learning.losses import face_decoder_loss, tri_item_loss
@@ -17,7 +17,7 @@ from arspm.model.vggface import VGGFace
 from arspm.presets import preset
 from arspm.schema import GENDERS
 
-SMOKE = preset("smoke")
+SMOKE = override(preset("smoke"), {f"training.{stage}.augment": False for stage in TRAINED_STAGES})
 ROWS = 4
 
 
@@ -75,7 +75,7 @@ def test_the_encoders_loss_is_equation_7_over_the_frozen_networks(identity):
 
 
 def test_training_the_encoder_runs_no_convolution_of_other_networks(monkeypatch):
-    task, _, decoder, network = encoder()
+    task, _, decoder, _ = encoder()
 
     def refuse(*_, **__):
         raise AssertionError("another network ran")
@@ -100,7 +100,7 @@ def test_training_the_encoder_leaves_the_frozen_networks_alone():
 
 
 def test_the_encoders_figures_are_of_each_row():
-    task, prior, _, _ = encoder(kind="none")
+    task, *_ = encoder(kind="none")
     rows = speech_batch()
     with torch.no_grad():
         found = task.score(task.model, rows)
@@ -233,6 +233,31 @@ def test_augmented_faces_are_faces_still():
     assert (bottom > top).all()  # none of them upside down
     torch.manual_seed(0)
     assert torch.equal(tasks.augment(face), changed)
+
+
+@pytest.mark.parametrize("stage", ["encoder", "gender"])
+@pytest.mark.parametrize("augments", [False, True])
+def test_a_part_of_the_speech_is_heard_in_training_only_and_only_if_asked(stage, augments):
+    config = override(SMOKE, {f"training.{stage}.augment": augments})
+    task = encoder(config, "neutral")[0] if stage == "encoder" else tasks.gender_task(config)
+    heard = []
+    task.model.register_forward_pre_hook(lambda _, inputs: heard.append(inputs[0]))
+    rows = batch(
+        spectrogram=torch.randn(ROWS, 2, 97, 131), face_feature=torch.randn(ROWS, 64), gender=torch.tensor([0, 1, 1, 0])
+    )
+    for _ in range(20):
+        task.loss(task.model, rows)
+    task.score(task.model, rows)
+    assert torch.equal(heard.pop(), rows.spectrogram)
+    if not augments:
+        assert all(torch.equal(speech, rows.spectrogram) for speech in heard)
+        return
+    places = set()
+    for speech in heard:
+        assert speech.shape == (ROWS, 2, 97, 65)
+        (place,) = [p for p in range(67) if torch.equal(speech, rows.spectrogram[..., p : p + 65])]
+        places.add(place)
+    assert len(places) > 10
 
 
 def test_extreme_faces_stay_in_range():

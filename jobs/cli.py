@@ -1,0 +1,222 @@
+"""The `arspm` command."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from arspm import presets, stages, storage
+from arspm.config import Config, ConfigError, load, override
+from cluster.errors import ClusterError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Train models that draw an average-looking portrait from a voice, on a Ray cluster. "
+    "A portrait correlates with a voice; it identifies no one.",
+)
+
+Run = Annotated[str, typer.Option("--run", help="The run's directory: a path or s3://bucket/prefix.")]
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="The run's directory: a path or s3://bucket/prefix.")]
+Address = Annotated[
+    str | None,
+    typer.Option("--ray-address", help="The cluster's dashboard, as http://HOST:8265; else the local head's."),
+]
+
+
+@app.command()
+def up(
+    cpus: Annotated[int | None, typer.Option(help="CPUs that Ray may use; all of them by default.")] = None,
+) -> None:
+    """Start a Ray head on this machine: on loopback, with a token."""
+    from cluster import head
+
+    print(f"Ray answers at {head.up(num_cpus=cpus).address}; `arspm down` stops it")
+
+
+@app.command()
+def down() -> None:
+    """Stop the Ray head that `arspm up` started, and its jobs."""
+    from cluster import head
+
+    stopped = head.down()
+    print("nothing to stop" if stopped is None else f"stopped the Ray head at {stopped.address}")
+
+
+@app.command()
+def synth(
+    out: Annotated[str, typer.Argument(help="A new folder for clips/, avspeech.csv, labels.csv and speakers.parquet.")],
+    num_speakers: Annotated[int, typer.Option(min=1, help="Made-up people.")] = 100,
+    clips_per_speaker: Annotated[int, typer.Option(min=1)] = 3,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, other people.")] = 0,
+) -> None:
+    """Write talking clips of made-up people, in AVSpeech's form."""
+    from arspm.media.synthetic import write_corpus
+
+    begun, last = time.monotonic(), [0.0]
+
+    def show(done: int, total: int) -> None:
+        now = time.monotonic()
+        if done and (now - last[0] > 5 or done == total):
+            last[0] = now
+            print(f"{done} of {total} clips, about {(now - begun) * (total - done) / done:.0f} s left", flush=True)
+
+    summary = write_corpus(
+        out, num_speakers=num_speakers, clips_per_speaker=clips_per_speaker, seed=seed, progress=show
+    )
+    print(f"{summary.num_clips} clips of {summary.num_speakers} made-up people are in {out}")
+
+
+@app.command()
+def submit(
+    run: Run,
+    csv: Annotated[str | None, typer.Option(help="AVSpeech rows: video id, start, end, x, y[, file].")] = None,
+    clips: Annotated[str | None, typer.Option(help="The folder of the clips' files.")] = None,
+    labels: Annotated[str | None, typer.Option(help="labels.csv; found beside the CSV if it is there.")] = None,
+    preset: Annotated[str, typer.Option(help=f"One of {', '.join(presets.PRESETS)}.")] = "paper",
+    config: Annotated[str | None, typer.Option(help="A complete configuration (JSON) instead of a preset.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="A field's value, as loss.lambda1=0.5.")] = None,
+    until: Annotated[str | None, typer.Option(help=f"The last stage: {', '.join(stages.STAGES)}.")] = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Let the cluster drive the chain, and return.")] = False,
+    ray_address: Address = None,
+) -> None:
+    """Run the chain: clips to corpus to trained model to report. The same command goes on where it was stopped."""
+    from jobs import chain
+    from jobs.console import watch
+
+    run = storage.absolute(run)
+    settings = _settings(preset, config, csv, clips, labels, set_ or [])
+    address = _address(ray_address)
+    if detach:
+        print(f"{chain.detach(settings, run, address, until)} drives the chain; `arspm status {run}` tells how it is")
+        return
+    with watch() as on_event:
+        outcomes = chain.run_chain(settings, run, address, until=until, on_event=on_event)
+    if any(outcome.status == "cancelled" for outcome in outcomes.values()):
+        raise typer.Exit(130)
+    if not all(outcome.ok for outcome in outcomes.values()):
+        failed = [name for name, outcome in outcomes.items() if outcome.status == "failed"]
+        print(f"the log: arspm logs {run} {failed[0]}", file=sys.stderr)
+        raise typer.Exit(1)
+    if "report" in outcomes:
+        print(f"report: {storage.join(run, 'report', 'index.html')}")
+
+
+@app.command()
+def status(run: RunArgument, ray_address: Address = None) -> None:
+    """Say which stages of a run are done, and which jobs run."""
+    from jobs import chain
+    from jobs.console import duration
+
+    run = storage.absolute(run)
+    jobs = chain.live_jobs(run, _address(ray_address, required=False))
+    for name in stages.STAGES:
+        done = stages.success(run, name)
+        if name in jobs:
+            print(f"{name:<11} {jobs[name].status.lower()}: {jobs[name].submission_id}")
+        elif done is not None:
+            print(f"{name:<11} done in {duration(done.seconds)}")
+        else:
+            print(f"{name:<11} not done")
+
+
+@app.command()
+def logs(
+    run: RunArgument,
+    stage: Annotated[str, typer.Argument(help="A stage, or chain for the detached driver.")],
+    ray_address: Address = None,
+) -> None:
+    """Print what a stage's last job wrote."""
+    from jobs import chain
+
+    print(chain.last_log(storage.absolute(run), stage, _address(ray_address)))
+
+
+@app.command()
+def cancel(run: RunArgument, ray_address: Address = None) -> None:
+    """Stop the jobs of a run; what is done stays done."""
+    from jobs import chain
+
+    stopped = chain.cancel(storage.absolute(run), _address(ray_address))
+    print("\n".join(f"{job.submission_id}: {job.status.lower()}" for job in stopped) or "nothing runs")
+
+
+@app.command()
+def report(run: RunArgument) -> None:
+    """Make a run's report page, if it is not there, and say where it is."""
+    from jobs.report import report as work
+    from jobs.stage import run_stage
+
+    run = storage.absolute(run)
+    config = stages.finished_config(run, "evaluate")
+    fingerprint = stages.fingerprints(config, stages.describe_inputs(config))["report"]
+    run_stage("report", work, run, config, fingerprint)
+    print(storage.join(run, "report", "index.html"))
+
+
+@app.command()
+def generate(
+    recordings: Annotated[list[str], typer.Argument(help="Speech: wav, flac, mp3, mp4, ...")],
+    run: Run,
+    out: Annotated[str, typer.Option(help="The folder of the portraits.")],
+) -> None:
+    """Draw portraits from recordings: average-looking faces that go with the voice, nobody's likeness."""
+    from jobs.generate import generate as draw
+
+    for target in draw(storage.absolute(run), recordings, storage.absolute(out)):
+        print(target)
+
+
+def main() -> None:
+    """The command line."""
+    sys.exit(readable(app))
+
+
+def readable(work: Callable[[], object]) -> int:
+    """Run `work`; an expected error is one readable line a problem. The exit status."""
+    try:
+        work()
+    except typer.Exit as ended:
+        return ended.exit_code
+    except (ConfigError, ClusterError, ValueError, OSError) as error:
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _settings(
+    preset: str, config: str | None, csv: str | None, clips: str | None, labels: str | None, changes: list[str]
+) -> Config:
+    """The configuration of a command line, with every path absolute. Raises ConfigError."""
+    base = load(storage.read_bytes(config)) if config else presets.preset(preset)
+    unreadable = [change for change in changes if "=" not in change]
+    if unreadable:
+        raise ConfigError(f"--set {unreadable[0]}: write it as name=value")
+    wanted = dict(change.split("=", 1) for change in changes)
+    for name, value in (("data.csv", csv), ("data.clips", clips), ("data.labels", labels)):
+        if value is not None:
+            wanted[name] = value
+    found = override(base, wanted)
+    if not found.data.csv or not found.data.clips:
+        raise ConfigError("say which clips: --csv CSV --clips FOLDER")
+    beside = storage.join(str(Path(found.data.csv).parent), "labels.csv")
+    if not found.data.labels and not storage.is_remote(found.data.csv) and storage.exists(beside):
+        found = override(found, {"data.labels": beside})
+    paths = {f"data.{name}": getattr(found.data, name) for name in ("csv", "clips", "labels")}
+    return override(found, {name: storage.absolute(path) for name, path in paths.items() if path})
+
+
+def _address(asked: str | None, *, required: bool = True) -> str:
+    from cluster.head import find_head
+
+    found = find_head(asked)
+    if found is None and required:
+        raise ClusterError("no Ray head: start one on this machine with `arspm up`, or pass --ray-address")
+    return found or ""

@@ -1,0 +1,123 @@
+"""What a person sees of a running chain: bars with an ETA on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from cluster import events
+
+_ENDS = (events.Finished, events.Failed, events.Cancelled, events.Retry)
+LINE_SECONDS = 10.0  # between two lines of one stage's progress, where there is no terminal
+
+
+@contextmanager
+def watch() -> Iterator[Callable[[events.Event], None]]:
+    """A function that shows a chain's events while the block runs."""
+    if sys.stdout.isatty():
+        with _bars() as show:
+            yield show
+    else:
+        yield _lines()
+
+
+def sentence(event: events.Event) -> str | None:
+    """An event in words; None for what is shown otherwise or not at all."""
+    match event:
+        case events.Started(attached=attached):
+            return f"{event.stage}: {'joined a job that runs already' if attached else 'started'}"
+        case events.Reused():
+            return f"{event.stage}: done before, reused"
+        case events.Finished(seconds=seconds):
+            return f"{event.stage}: done in {duration(seconds)}"
+        case events.Failed(error=error):
+            return f"{event.stage}: FAILED: {error.removeprefix('error: ').removeprefix(event.stage + ': ')}"
+        case events.Skipped(reason=reason):
+            return f"{event.stage}: skipped, {reason}"
+        case events.Retry(error=error, retry=retry, max_retries=most, wait_seconds=wait):
+            return f"{event.stage}: {error}; retry {retry} of {most} in {wait:.0f} s"
+        case events.Cancelled(reason=reason):
+            return f"{event.stage}: {reason}"
+        case events.Warned(text=text):
+            return f"{event.stage}: {text}"
+    return None
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: 42 s, 3 min 10 s, 2 h 5 min."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if seconds < 3600:
+        return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
+    return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:.0f} min"
+
+
+@contextmanager
+def _bars() -> Iterator[Callable[[events.Event], None]]:
+    console = Console(highlight=False)
+    columns = (
+        TextColumn("{task.description:<11}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[unit]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[message]}"),
+    )
+    with Progress(*columns, console=console) as progress:
+        tasks: dict[str, TaskID] = {}
+
+        def show(event: events.Event) -> None:
+            if isinstance(event, events.Started):
+                tasks[event.stage] = progress.add_task(event.stage, total=None, unit="", message="starting")
+            elif isinstance(event, events.Progress) and event.stage in tasks:
+                progress.update(
+                    tasks[event.stage],
+                    total=event.total,
+                    completed=event.current,
+                    unit=event.unit,
+                    message=event.message,
+                )
+            elif isinstance(event, _ENDS) and event.stage in tasks:
+                progress.remove_task(tasks.pop(event.stage))
+            if (text := sentence(event)) and not isinstance(event, events.Started):
+                progress.print(text, style="red" if isinstance(event, events.Failed) else None, markup=False)
+
+        yield show
+
+
+def _lines() -> Callable[[events.Event], None]:
+    started: dict[str, float] = {}
+    shown: dict[str, float] = {}
+
+    def show(event: events.Event) -> None:
+        if isinstance(event, events.Started):
+            started[event.stage] = time.monotonic()
+        if isinstance(event, events.Progress) and event.total:
+            now = time.monotonic()
+            if now - shown.get(event.stage, 0.0) < LINE_SECONDS:
+                return
+            shown[event.stage] = now
+            elapsed = now - started.get(event.stage, now)
+            left = elapsed * (event.total - event.current) / event.current if event.current else None
+            eta = "" if left is None else f", about {duration(left)} left"
+            message = f", {event.message}" if event.message else ""
+            print(f"{event.stage}: {event.current:.0f} of {event.total:.0f} {event.unit}{message}{eta}", flush=True)
+        elif text := sentence(event):
+            print(text, flush=True)
+
+    return show

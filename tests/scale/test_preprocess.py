@@ -1,0 +1,276 @@
+"""Clips to corpus on a real head: the contract, what is dropped, and runs that are killed half-way."""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from arspm import config as configuration
+from arspm import corpus, schema, stages
+from arspm.config import Config, override
+from arspm.learning.batch import to_batch
+from arspm.scale.preprocess import assign_splits, preprocess
+from cluster.host import marked_processes
+from tests.scale.conftest import FINGERPRINT, REPO, Clips, Prepared
+
+on_ray = pytest.mark.ray
+
+
+def table(prepared: Prepared, split: str, family: str) -> list[dict[str, Any]]:
+    """All rows of a family by plain pyarrow, in the order of the manifest's shards."""
+    folder = prepared.run / "corpus" / split / family
+    manifest = json.loads((prepared.run / "corpus" / "manifest.json").read_text())
+    names = [shard["name"] for shard in manifest["splits"][split]["shards"]]
+    assert {path.stem for path in folder.glob("*")} == set(names)
+    return [row for name in names for row in pq.read_table(folder / f"{name}.parquet").to_pylist()]
+
+
+def shard_hashes(run: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(run)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in run.rglob("*")
+        if path.suffix in (".parquet", ".json")
+    }
+
+
+# --- the contract
+
+
+@on_ray
+def test_the_families_hold_the_same_rows_in_hash_order(prepared: Prepared, clips: Clips) -> None:
+    manifest = json.loads((prepared.run / "corpus" / "manifest.json").read_text())
+    seen = []
+    for split in schema.SPLITS:
+        speech, faces = table(prepared, split, "speech"), table(prepared, split, "faces")
+        ids = [row["clip_id"] for row in speech]
+        assert [row["clip_id"] for row in faces] == ids
+        assert [row["video_id"] for row in speech] == [clip.split("_")[0] for clip in ids]
+        order = [hashlib.sha256(f"order:{row['video_id']}".encode()).digest() for row in speech]
+        assert order == sorted(order)
+        told = manifest["splits"][split]
+        assert (told["rows"], told["videos"]) == (len(ids), len({row["video_id"] for row in speech}))
+        assert sum(shard["rows"] for shard in told["shards"]) == len(ids)
+        for shard in told["shards"]:
+            own, ids = ids[: shard["rows"]], ids[shard["rows"] :]
+            assert shard["ids"] == hashlib.sha256("\n".join(own).encode()).hexdigest()
+            seen += own
+    assert len(manifest["splits"]["train"]["shards"]) > 1
+    assert sorted(seen) == sorted("_".join(row[:3]) for row in clips.good)
+
+
+@on_ray
+def test_splits_go_by_the_hash_of_the_video(prepared: Prepared) -> None:
+    edges = {"test": (0, 0.35), "val": (0.35, 0.55), "train": (0.55, 1)}
+    for split, (low, high) in edges.items():
+        for row in table(prepared, split, "speech"):
+            digest = hashlib.sha256(f"split:{row['video_id']}".encode()).hexdigest()
+            assert low <= int(digest[:16], 16) / 2**64 < high
+
+
+@on_ray
+def test_cells_are_what_the_schema_says_and_labels_are_joined(prepared: Prepared, clips: Clips) -> None:
+    labels = dict(
+        (name, (gender, float(age), identity))
+        for name, gender, age, identity in (line.split(",") for line in clips.labels.read_text().split()[1:])
+    )
+    for split in schema.SPLITS:
+        for row in table(prepared, split, "speech"):
+            spectrogram = np.frombuffer(row["spectrogram"], "<f2").reshape(schema.SPECTROGRAM_SHAPE)
+            assert np.isfinite(spectrogram).all()
+            assert spectrogram.any()
+        for row in table(prepared, split, "faces"):
+            assert row["face_jpeg"][:2] == b"\xff\xd8"
+            assert (row["gender"], row["age"], row["identity"]) == labels[row["video_id"]]
+    field = pq.read_schema(prepared.run / "corpus/train/speech/shard-00000.parquet").field("spectrogram")
+    assert field.metadata == {b"dtype": b"<f2", b"shape": b"[2, 257, 598]"}
+
+
+@on_ray
+def test_every_row_of_the_csv_is_in_the_corpus_or_dropped_with_its_reason(prepared: Prepared, clips: Clips) -> None:
+    dropped = pq.read_table(prepared.run / "corpus" / "dropped.parquet").to_pylist()
+    assert {row["row"]: row["reason"] for row in dropped} == clips.dropped
+    assert set(clips.dropped.values()) == {reason.value for reason in schema.DropReason}
+    assert [row["row"] for row in dropped] == sorted(clips.dropped)
+    assert all(row["detail"] for row in dropped)
+    assert {row["clip_id"] for row in dropped if row["reason"] == "bad_row"} == {None}
+    manifest = json.loads((prepared.run / "corpus" / "manifest.json").read_text())
+    assert manifest["num_rows"] == len(clips.good) + len(clips.dropped)
+    assert manifest["num_rows"] == manifest["num_clips"] + manifest["num_dropped"]
+    assert manifest["dropped"] == dict(Counter(clips.dropped.values()))
+    assert prepared.figures == {
+        name: manifest[name] for name in ("num_rows", "num_clips", "num_dropped", "dropped")
+    }
+
+
+@on_ray
+def test_every_file_is_named_with_its_size_and_hash(prepared: Prepared) -> None:
+    found = {
+        str(path.relative_to(prepared.run)): {
+            "bytes": path.stat().st_size,
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        }
+        for path in prepared.run.rglob("*")
+        if path.is_file() and path.parent.name != "receipts"
+    }
+    assert prepared.files == found
+
+
+@on_ray
+def test_subsets_nest(prepared: Prepared) -> None:
+    place = str(prepared.run / "corpus")
+    whole = [row["clip_id"] for row in table(prepared, "train", "speech")]
+    for rows in range(1, len(whole) + 1):
+        split = corpus.open_split(place, "train", rows)
+        assert corpus.read_columns(split, "faces", ["clip_id"])["clip_id"].to_pylist() == whole[:rows]
+        assert sum(split.shard_rows[:-1]) < rows  # no shard more than it takes
+
+
+# --- other ways to the same corpus
+
+
+def start_program(run: Path, config: Config, env: Mapping[str, str]) -> subprocess.Popen[str]:
+    run.mkdir(exist_ok=True)
+    (run / "config.json").write_text(configuration.dump(config))
+    command = [sys.executable, "-m", "jobs.preprocess", "--run", str(run), "--config", str(run / "config.json")]
+    return subprocess.Popen(
+        [*command, "--fingerprint", FINGERPRINT],
+        env=env,
+        cwd=REPO,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@on_ray
+def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
+    head: Any, prepared: Prepared, program_env: dict[str, str], tmp_path: Path
+) -> None:
+    """The driver is killed, then, when it goes on with one task at a time and another hash seed, a worker."""
+    run = tmp_path / "run"
+    receipts = run / "corpus" / "receipts"
+    first = start_program(run, prepared.config, program_env)
+    while len(list(receipts.glob("*.json"))) < 2:
+        assert first.poll() is None
+        time.sleep(0.01)
+    first.kill()
+    first.communicate()
+    time.sleep(1)  # its workers hear of it
+    there = {path: path.stat().st_mtime_ns for path in run.rglob("*.parquet")}
+    done = [path.stem for path in receipts.glob("*.json")]
+    whole = shard_hashes(prepared.run)
+    assert 2 <= len(done) < len([name for name in whole if "receipts" in name])
+
+    one_task = override(prepared.config, {"resources.preprocess.num_tasks": 1})
+    again = start_program(run, one_task, program_env | {"PYTHONHASHSEED": "7"})
+    killed = None
+    while again.poll() is None:
+        if killed is None and len(list(receipts.glob("*.json"))) > len(done):
+            busy = [each for each in marked_processes(head.pid, head.id) if "ray::Map(make)" in " ".join(each.cmdline())]
+            if busy:
+                killed = busy[0].pid
+                os.kill(killed, signal.SIGKILL)
+        time.sleep(0.01)
+    assert (again.returncode, killed is not None) == (0, True), again.communicate()[1]
+    again.communicate()
+
+    kept = {path for path in there if "-".join((path.parts[-3], path.stem)) in done}
+    assert kept
+    assert {path: path.stat().st_mtime_ns for path in kept} == {path: there[path] for path in kept}
+    whole.pop("corpus/manifest.json")  # names the run's own number of tasks nowhere, and is compared below
+    found = shard_hashes(run)
+    assert {name: found[name] for name in whole} == whole
+    assert (run / "corpus/manifest.json").read_bytes() == (prepared.run / "corpus/manifest.json").read_bytes()
+    done_now = stages.done(str(run), "preprocess", FINGERPRINT)
+    assert done_now is not None
+    assert done_now.files == prepared.files
+
+
+@on_ray
+def test_another_configuration_begins_anew_and_a_stored_waveform_gives_the_same_spectrogram(
+    prepared: Prepared, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(prepared.run, run)
+    waveforms = override(prepared.config, {"data.storage": "waveform"})
+    preprocess(waveforms, str(run), "e" * 64)
+    batches = []
+    for place, column in ((prepared.run, schema.SPECTROGRAM), (run, schema.WAVEFORM)):
+        split = corpus.open_split(str(place / "corpus"), "train")
+        found = corpus.read_rows(split, {"speech": (column,)}, np.arange(split.num_rows))
+        batches.append(to_batch(found | {"clip_id": found["clip_id"].to_pylist()}, torch.device("cpu")))
+    assert batches[0].clip_ids == batches[1].clip_ids
+    # The power law enlarges what is near nothing, so a step of int16 is seen there: compare what it was before.
+    stored, computed = (batch.spectrogram.sign() * batch.spectrogram.abs() ** (1 / 0.3) for batch in batches)
+    assert torch.allclose(stored, computed, rtol=5e-3, atol=1e-3 * float(stored.abs().max()))
+    assert not torch.equal(stored, computed)
+
+
+# --- splits and what cannot be
+
+
+names = st.sets(st.integers(0, 10**9).map(lambda number: f"v{number}"), min_size=3, max_size=60).map(sorted)
+
+
+@given(names)
+def test_the_fractions_that_an_empty_split_is_told_work(videos: list[str]) -> None:
+    with pytest.raises(ValueError, match="videos leave the train ") as caught:
+        assign_splits(videos, 0.5, 0.5)
+    assert "\n" not in str(caught.value)
+    fields = dict(word.split("=") for word in str(caught.value).split() if "=" in word)
+    config = override(Config(), fields)  # as --set would have it
+    split = assign_splits(videos, config.data.val_fraction, config.data.test_fraction)
+    counts = Counter(split.values())
+    assert counts["test"] == counts["val"] == max(1, len(videos) // 10)
+
+
+@given(names, st.data())
+def test_a_videos_split_hangs_on_nothing_else(videos: list[str], data: st.DataObject) -> None:
+    fewer = data.draw(st.lists(st.sampled_from(videos), unique=True, min_size=1))
+    try:
+        whole, part = assign_splits(videos, 0.3, 0.3), assign_splits(fewer, 0.3, 0.3)
+    except ValueError:
+        return  # one of the two leaves a split empty
+    assert part == {video: whole[video] for video in fewer}
+
+
+def test_fewer_than_three_videos_cannot_be_split() -> None:
+    with pytest.raises(ValueError, match="at least three videos"):
+        assign_splits(["a", "b", "a"], 0.3, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data.csv": "{tmp}/none.csv"}, "no CSV file at {tmp}/none.csv"),
+        ({"data.clips": "{tmp}/none"}, "no clips folder at {tmp}/none"),
+        ({"data.labels": "{tmp}/none.csv"}, "no CSV file at {tmp}/none.csv"),
+        ({"data.csv": "{tmp}/broken.csv"}, "{tmp}/broken.csv: no usable row of 2 (bad_row 2)"),
+        ({"data.test_fraction": "0.0001"}, "test split empty; try --set data.test_fraction="),
+    ],
+)
+def test_what_cannot_be_is_said_in_one_line_before_anything_is_decoded(
+    config: Config, tmp_path: Path, changes: dict[str, str], message: str
+) -> None:
+    (tmp_path / "broken.csv").write_text("a,b\nc,2,1,0.5,0.5\n")
+    bad = override(config, {name: value.format(tmp=tmp_path) for name, value in changes.items()})
+    with pytest.raises((ValueError, FileNotFoundError)) as caught:
+        preprocess(bad, str(tmp_path / "run"), FINGERPRINT)
+    assert message.format(tmp=tmp_path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,142 @@
+"""Training stages on Ray Train with real workers: to the end, over the death of one, and the encoder's diet."""
+
+import hashlib
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+
+from arspm import stages
+from arspm.config import Config, override
+from arspm.learning import artifacts, checkpoint
+from arspm.model import speech_portrait
+from arspm.presets import preset
+from arspm.scale.launch import train_stage
+from cluster.host import marked_processes
+from tests.scale.conftest import FINGERPRINT, Prepared
+
+pytestmark = pytest.mark.ray
+EPOCHS = 6
+
+
+def two_workers(config: Config) -> Config:
+    return override(config, {"resources.gender.num_workers": 2, "training.gender.epochs": EPOCHS})
+
+
+def history(run: str, stage: str) -> dict[str, Any]:
+    return json.loads(Path(run, stage, artifacts.HISTORY).read_text())
+
+
+def timeless(epochs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{k: v for k, v in each.items() if k not in ("clips_per_second", "data_wait")} for each in epochs]
+
+
+@pytest.fixture(scope="module")
+def unbroken(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict, dict]:
+    """A gender stage of two workers that ran to its end: the run, its files and its figures."""
+    run = tmp_path_factory.mktemp("unbroken")
+    (run / "corpus").symlink_to(prepared.run / "corpus")
+    return str(run), *train_stage("gender", two_workers(prepared.config), str(run), FINGERPRINT)
+
+
+def test_two_workers_train_to_the_end(prepared: Prepared, unbroken: tuple[str, dict, dict]) -> None:
+    run, files, figures = unbroken
+    told = history(run, "gender")
+    assert [each["epoch"] for each in told["epochs"]] == list(range(1, EPOCHS + 1))
+    accuracies = [each["val_accuracy"] for each in told["epochs"]]
+    assert told["best_epoch"] == accuracies.index(max(accuracies)) + 1
+    assert figures["val_accuracy"] == max(accuracies)
+    assert [step for step, _ in told["losses"]] == list(range(1, told["epochs"][-1]["step"] + 1))
+    assert set(files) == {"gender/model.safetensors", "gender/history.json"}
+    for name, described in files.items():
+        data = Path(run, name).read_bytes()
+        assert described == {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    assert artifacts.load_gender_classifier(run, prepared.config) is not None
+
+
+def test_its_checkpoint_describes_itself(prepared: Prepared, unbroken: tuple[str, dict, dict]) -> None:
+    run = unbroken[0]
+    place = Path(run, "gender", stages.training_name(run, "gender", FINGERPRINT))  # what `begin` leaves there
+    [folder] = place.glob("checkpoint_*")
+    value = json.loads((folder / checkpoint.PROGRESS).read_text())
+    assert value["config"] == two_workers(prepared.config).model_dump(mode="json")
+    assert value["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert value["progress"]["epochs"] == history(run, "gender")["epochs"]
+    assert set(value["files"]) == {checkpoint.MODEL, checkpoint.BEST, checkpoint.OPTIMIZER}
+    for name, described in value["files"].items():
+        assert described["sha256"] == hashlib.sha256((folder / name).read_bytes()).hexdigest()
+    assert (folder / checkpoint.BEST).read_bytes() == Path(run, "gender", artifacts.MODEL).read_bytes()
+
+
+def test_a_killed_worker_is_replaced_and_the_weights_are_those_of_an_unbroken_run(
+    head: Any, prepared: Prepared, unbroken: tuple[str, dict, dict], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "corpus").symlink_to(prepared.run / "corpus")
+    seen: list[dict[str, Any]] = []
+
+    def kill() -> None:
+        """Kill a worker as soon as Train knows of a checkpoint, and note what that one told."""
+        deadline = time.time() + 120
+        while time.time() < deadline:
+            for snapshot in tmp_path.glob("gender/*/checkpoint_manager_snapshot.json"):
+                folders = sorted(snapshot.parent.glob("checkpoint_0*"))
+                if folders and folders[0].name in snapshot.read_text():
+                    seen.append(json.loads((folders[0] / checkpoint.PROGRESS).read_text())["progress"])
+                    workers = [
+                        each
+                        for each in marked_processes(head.pid, head.id)
+                        if "RayTrainWorker" in " ".join(each.cmdline())
+                    ]
+                    workers[-1].kill()
+                    return
+            time.sleep(0.02)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with caplog.at_level(logging.WARNING, "arspm.scale.launch"):
+        train_stage("gender", two_workers(prepared.config), str(tmp_path), FINGERPRINT)
+    killer.join()
+    [lost] = [record.getMessage() for record in caplog.records if record.name == "arspm.scale.launch"]
+    assert "lost a worker of gender (1 of at most 3): going on from the last checkpoint" in lost
+
+    run = unbroken[0]
+    assert Path(tmp_path, "gender/model.safetensors").read_bytes() == Path(run, "gender/model.safetensors").read_bytes()
+    found, wanted = history(str(tmp_path), "gender"), history(run, "gender")
+    assert timeless(found["epochs"]) == timeless(wanted["epochs"])
+    assert found["losses"] == wanted["losses"]
+    # Not done again from the start: what the clock said of the first epochs is what it said before.
+    before = seen[0]["epochs"]
+    assert 1 <= len(before) < EPOCHS
+    assert found["epochs"][: len(before)] == before
+
+
+def test_the_encoder_needs_fc8_of_vggface_and_fc1_of_the_decoder_and_nothing_else_of_them(
+    driver: None, write_corpus: Callable[..., tuple[str, Any]], tmp_path: Path
+) -> None:
+    """Their files hold just these layers, so that no convolution of either could run."""
+    write_corpus({"train": (9, 4), "val": (5,)}, feature_dim=16)
+    config = override(
+        preset("smoke"), {"feature_dim": 16, "data.storage": "waveform", "training.encoder.epochs": 1}
+    )
+    generator = torch.Generator().manual_seed(0)
+
+    def weights(stage: str, name: str, layers: dict[str, tuple[int, ...]]) -> None:
+        (tmp_path / stage).mkdir()
+        tensors = {layer: torch.randn(shape, generator=generator) for layer, shape in layers.items()}
+        safetensors.torch.save_file(tensors, tmp_path / stage / name)
+
+    weights("vggface", artifacts.MODEL, {"fc8.weight": (7, 16), "fc8.bias": (7,)})
+    weights("decoder", artifacts.MODEL, {"fc1.weight": (24, 16), "fc1.bias": (24,)})
+    weights("prior", artifacts.PRIORS, {"neutral": (16,)})
+    run = str(tmp_path)
+    _, figures = train_stage("encoder", config, run, FINGERPRINT)
+    assert {"train_loss", "val_cos_degrees", "val_l1", "val_l2"} <= set(figures)
+    trained = speech_portrait.speech_encoder(config)
+    checkpoint.restore(trained, checkpoint.read_weights(Path(run, "encoder", artifacts.MODEL)), "encoder")
