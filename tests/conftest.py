@@ -2,13 +2,19 @@
 small corpora."""
 
 import atexit
+import contextlib
 import json
 import os
+import secrets
 import shutil
+import socket
+import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -60,6 +66,50 @@ def jobs_client(head: Any) -> Any:
     from cluster.client import connect
 
     return connect(head.address)
+
+
+class Bucket(NamedTuple):
+    """An S3 bucket: its URI, and the environment in which it is reached."""
+
+    uri: str
+    env: dict[str, str]
+
+
+@pytest.fixture(scope="session")
+def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
+    """A bucket of a real S3 server on loopback, with credentials of its own."""
+    folder = tmp_path_factory.mktemp("s3")
+    names = ("s3", "s3.grpc", "master", "master.grpc", "volume", "volume.grpc", "filer", "filer.grpc")
+    names += ("admin", "admin.grpc", "s3.iceberg", "s3.lance")
+    with contextlib.ExitStack() as held:  # all at once, or one might be given twice
+        sockets = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in names]
+        ports = dict(zip(names, (each.getsockname()[1] for each in sockets), strict=True))
+    flags = [f"-{name.split('.')[0]}.port{name[name.index('.') :] if '.' in name else ''}={ports[name]}" for name in names]
+    env = {
+        "AWS_ACCESS_KEY_ID": secrets.token_hex(8),
+        "AWS_SECRET_ACCESS_KEY": secrets.token_hex(16),
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{ports['s3']}",
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    command = [str(Path(sys.executable).with_name("weed")), "mini", f"-dir={folder}", "-ip=127.0.0.1"]
+    command += ["-ip.bind=127.0.0.1", "-admin.ui=false", "-webdav=false", "-bucket=speech", "-master.telemetry=false"]
+    command += [f"-filer.localSocket={folder}/filer.sock", f"-s3.localSocket={folder}/s3.sock"]
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen(
+            [*command, *flags], cwd=folder, env={**os.environ, **env}, stdout=log, stderr=subprocess.STDOUT
+        )
+    try:
+        deadline = time.time() + 30
+        while b"components are running" not in (folder / "log").read_bytes():
+            assert server.poll() is None, (folder / "log").read_text()
+            assert time.time() < deadline, (folder / "log").read_text()
+            time.sleep(0.1)
+        yield Bucket("s3://speech", env)
+    finally:
+        server.kill()
+        server.wait()
 
 
 @pytest.fixture

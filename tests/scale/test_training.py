@@ -4,7 +4,6 @@ import hashlib
 import json
 import logging
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -64,7 +63,7 @@ def test_two_workers_train_to_the_end(prepared: Prepared, unbroken: tuple[str, d
 def test_its_checkpoint_describes_itself(prepared: Prepared, unbroken: tuple[str, dict, dict]) -> None:
     run = unbroken[0]
     place = Path(run, "gender", stages.training_name(run, "gender", FINGERPRINT))  # what `begin` leaves there
-    [folder] = place.glob("checkpoint_*")
+    [folder] = (path for path in place.glob("checkpoint_*") if path.is_dir())
     value = json.loads((folder / checkpoint.PROGRESS).read_text())
     assert value["config"] == two_workers(prepared.config).model_dump(mode="json")
     assert value["versions"]["torch"] == torch.__version__.split("+")[0]
@@ -79,30 +78,29 @@ def test_a_killed_worker_is_replaced_and_the_weights_are_those_of_an_unbroken_ru
     head: Any, prepared: Prepared, unbroken: tuple[str, dict, dict], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "corpus").symlink_to(prepared.run / "corpus")
-    seen: list[dict[str, Any]] = []
+    seen: list[list[dict[str, Any]]] = []
+    ended = threading.Event()
 
     def kill() -> None:
-        """Kill a worker as soon as Train knows of a checkpoint, and note what that one told."""
-        deadline = time.time() + 120
-        while time.time() < deadline:
+        """Kill a worker as soon as Train knows of a checkpoint, and note the epochs that this one tells."""
+        while not ended.wait(0.02):
             for snapshot in tmp_path.glob("gender/*/checkpoint_manager_snapshot.json"):
-                folders = sorted(snapshot.parent.glob("checkpoint_0*"))
+                folders = sorted(path for path in snapshot.parent.glob("checkpoint_*") if path.is_dir())
                 if folders and folders[0].name in snapshot.read_text():
-                    seen.append(json.loads((folders[0] / checkpoint.PROGRESS).read_text())["progress"])
-                    workers = [
-                        each
-                        for each in marked_processes(head.pid, head.id)
-                        if "RayTrainWorker" in " ".join(each.cmdline())
-                    ]
+                    seen.append(json.loads((folders[0] / checkpoint.PROGRESS).read_text())["progress"]["epochs"])
+                    found = marked_processes(head.pid, head.id)
+                    workers = [each for each in found if "RayTrainWorker" in " ".join(each.cmdline())]
                     workers[-1].kill()
                     return
-            time.sleep(0.02)
 
     killer = threading.Thread(target=kill)
     killer.start()
-    with caplog.at_level(logging.WARNING, "arspm.scale.launch"):
-        train_stage("gender", two_workers(prepared.config), str(tmp_path), FINGERPRINT)
-    killer.join()
+    try:
+        with caplog.at_level(logging.WARNING, "arspm.scale.launch"):
+            train_stage("gender", two_workers(prepared.config), str(tmp_path), FINGERPRINT)
+    finally:
+        ended.set()
+        killer.join()
     [lost] = [record.getMessage() for record in caplog.records if record.name == "arspm.scale.launch"]
     assert "lost a worker of gender (1 of at most 3): going on from the last checkpoint" in lost
 
@@ -112,7 +110,7 @@ def test_a_killed_worker_is_replaced_and_the_weights_are_those_of_an_unbroken_ru
     assert timeless(found["epochs"]) == timeless(wanted["epochs"])
     assert found["losses"] == wanted["losses"]
     # Not done again from the start: what the clock said of the first epochs is what it said before.
-    before = seen[0]["epochs"]
+    [before] = seen
     assert 1 <= len(before) < EPOCHS
     assert found["epochs"][: len(before)] == before
 
