@@ -147,7 +147,7 @@ def cluster_address() -> str:
     if found is None:
         import ray
 
-        found = client.normal_address(ray.init(address="auto", log_to_driver=False).dashboard_url)
+        found = client.normal_address(ray.init(address="auto", log_to_driver=False).dashboard_url or "")
     return found
 
 

@@ -1,4 +1,4 @@
-"""The main job on what this machine has: local head, made-up clips, the whole chain, the report. `make demo` runs it."""
+"""The whole chain on this machine: local head, made-up clips, stages, report. `make demo` runs it."""
 
 from __future__ import annotations
 

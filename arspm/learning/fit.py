@@ -79,6 +79,8 @@ def fit(
         return
     wrapped: nn.Module = model
     if place.world_size > 1:
+        if place.device.type == "cuda":  # statistics over the global batch, as one worker has; CPUs have no such layer
+            nn.SyncBatchNorm.convert_sync_batchnorm(model)
         wrapped = nn.parallel.DistributedDataParallel(
             model, device_ids=[place.device] if place.device.type == "cuda" else None
         )

@@ -33,7 +33,7 @@ def encoder_task(config: Config, prior: FacePrior, hidden: nn.Linear, identity: 
     weights, augments = config.loss, config.training.encoder.augment
 
     def loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        speech = stretch(batch.spectrogram) if augments else batch.spectrogram
+        speech = excerpt(batch.spectrogram) if augments else batch.spectrogram
         feature = model(speech, prior(batch.spectrogram))
         terms = tri_item_loss(
             feature,
@@ -106,7 +106,7 @@ def gender_task(config: Config) -> Task:
     augments = config.training.gender.augment
 
     def loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        logits = model(stretch(batch.spectrogram) if augments else batch.spectrogram).float()
+        logits = model(excerpt(batch.spectrogram) if augments else batch.spectrogram).float()
         known = batch.gender != UNKNOWN
         total = F.cross_entropy(logits, batch.gender.long(), ignore_index=UNKNOWN, reduction="sum")
         return {"loss": total / known.sum().clamp(min=1)}
@@ -133,7 +133,7 @@ def vggface_task(config: Config, num_identities: int, held_out: bool) -> Task:
     return Task(vggface(config, num_identities), loss, score, objective, maximise)
 
 
-def stretch(spectrogram: Tensor) -> Tensor:
+def excerpt(spectrogram: Tensor) -> Tensor:
     """A random half of the speech (torch's generator), the same for all rows: the same voice, other words.
 
     spectrogram: (batch, 2, freq, time); the result (batch, 2, freq, time // 2).

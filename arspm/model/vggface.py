@@ -127,9 +127,9 @@ def scale_features(model: VGGFace, factor: float) -> None:
 
     fc7 is multiplied and fc8 divided: ReLU lets a positive factor through.
     """
-    model.fc7.weight *= factor
-    model.fc7.bias *= factor
-    model.fc8.weight /= factor
+    model.fc7.weight.mul_(factor)
+    model.fc7.bias.mul_(factor)
+    model.fc8.weight.div_(factor)
 
 
 def load_published(
