@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from arspm import storage
-from arspm.config import Config, parse
+from arspm.config import Config, VggFace, parse
 
 SUCCESS = "_SUCCESS.json"
 CORPUS = "corpus"  # the folder of a run that preprocess and features fill

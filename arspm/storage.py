@@ -49,14 +49,16 @@ def arrow_filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
 def exists(uri: str) -> bool:
     fs, path = filesystem(uri)
     fs.invalidate_cache()
-    return bool(fs.exists(path))
+    with _refusal_named(uri):
+        return bool(fs.exists(path))
 
 
 def read_bytes(uri: str) -> bytes:
     """The file's bytes. Raises FileNotFoundError with the URI."""
     fs, path = filesystem(uri)
     try:
-        return bytes(fs.cat_file(path))
+        with _refusal_named(uri):
+            return bytes(fs.cat_file(path))
     except FileNotFoundError:
         raise FileNotFoundError(f"{uri}: no such file") from None
 
@@ -74,7 +76,8 @@ def write_bytes(uri: str, data: bytes) -> dict[str, Any]:
     """Write a whole file, replacing what was there; its size and hash, as manifests name files."""
     if is_remote(uri):
         fs, path = filesystem(uri)
-        fs.pipe_file(path, data)
+        with _refusal_named(uri):
+            fs.pipe_file(path, data)
     else:
         with _complete_file(uri) as temporary:
             temporary.write_bytes(data)
@@ -91,7 +94,9 @@ def put_if_absent(uri: str, data: bytes) -> bool:
         fs, path = filesystem(uri)
         try:
             fs.pipe_file(path, data, mode="create")  # a PUT with If-None-Match: *
-        except FileExistsError:
+        except OSError:  # s3fs has no exception of its own for "there is one already"
+            if not exists(uri):
+                raise
             return False
         return True
     target = Path(absolute(uri))
@@ -142,11 +147,16 @@ def files_below(uri: str) -> dict[str, int]:
     fs, path = filesystem(uri)
     fs.invalidate_cache()
     try:
-        found = fs.find(path, detail=True)
+        with _refusal_named(uri):
+            found = fs.find(path, detail=True)
     except FileNotFoundError:
         return {}
     root = path.rstrip("/") + "/"
-    return {name[len(root) :]: int(info["size"] or 0) for name, info in sorted(found.items()) if name.startswith(root)}
+    return {
+        name[len(root) :]: int(info["size"] or 0)
+        for name, info in sorted(found.items())
+        if name.startswith(root) and not name.endswith("/")  # on S3 that is how pyarrow marks a folder
+    }
 
 
 def remove(uri: str) -> None:
@@ -174,6 +184,19 @@ def describe_stream(file: BinaryIO) -> dict[str, Any]:
         digest.update(block)
         size += len(block)
     return {"bytes": size, "sha256": digest.hexdigest()}
+
+
+@contextlib.contextmanager
+def _refusal_named(uri: str) -> Iterator[None]:
+    """Say which URI was refused: s3fs says no more than "Forbidden"."""
+    try:
+        yield
+    except PermissionError as error:
+        if not is_remote(uri):
+            raise
+        raise PermissionError(
+            f"{uri}: access refused ({error}); look at the credentials and what they allow"
+        ) from error
 
 
 @contextlib.contextmanager

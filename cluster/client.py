@@ -54,8 +54,8 @@ def connect(address: str) -> Any:
             f"RAY_AUTH_MODE=token, but there is no token in {token_file()}: `arspm up` makes one for a local head; for "
             "another head set RAY_AUTH_TOKEN_PATH to the file that holds its token"
         )
-    for name in ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    for name in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging"):
+        logging.getLogger(f"ray.{name}").setLevel(logging.WARNING)
     with _without(_ADDRESS_VARIABLES):  # they would win over the address given here
         try:
             return Client(address, headers=headers)

@@ -46,7 +46,7 @@ def sentence(event: events.Event) -> str | None:
         case events.Failed(error=error):
             return f"{event.stage}: FAILED: {error.removeprefix('error: ').removeprefix(event.stage + ': ')}"
         case events.Skipped(reason=reason):
-            return f"{event.stage}: skipped, {reason}"
+            return f"{event.stage}: skipped, {reason.partition(':')[0]}"  # why that failed was just said
         case events.Retry(error=error, retry=retry, max_retries=most, wait_seconds=wait):
             return f"{event.stage}: {error}; retry {retry} of {most} in {wait:.0f} s"
         case events.Cancelled(reason=reason):

@@ -66,7 +66,9 @@ def _table4(
         model_name(config): (columns[infer.SPEECH_FEATURE], columns[infer.PORTRAIT_FEATURE]),
         "prior-only": (priors["neutral"][None][everyone], prior_portraits["neutral"][None][everyone]),
         "gender-prior-only": heard_prior,
-        "shuffled-speech": (columns[infer.SPEECH_FEATURE][others], columns[infer.PORTRAIT_FEATURE][others]),
+        "shuffled-speech": tuple(
+            None if others is None else columns[name][others] for name in (infer.SPEECH_FEATURE, infer.PORTRAIT_FEATURE)
+        ),
         "face-to-face": (None, columns[infer.FACE_TO_FACE_FEATURE]),
     }
     return [

@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import ray.exceptions
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -93,7 +94,7 @@ def _own_error(error: ray.train.WorkerGroupError) -> Exception | None:
 
     When a worker dies, its peers fail too, in a collective operation, and may be heard first; so a loss explains all.
     """
-    failures = list(error.worker_failures.values())
+    failures = [_unwrapped(each) for each in error.worker_failures.values()]
     if any(type(each).__module__.startswith("ray.") for each in failures):
         return None
     return next((each for each in failures if not _is_collective(each)), None)
@@ -104,7 +105,13 @@ def _is_collective(error: Exception) -> bool:
     return any(word in text for word in ("gloo", "nccl", "connection closed by peer", "connection reset"))
 
 
-def _first_line(error: BaseException) -> str:
+def _unwrapped(error: Exception) -> Exception:
+    """What failed in a task or an actor, instead of Ray's account of it."""
+    return error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+
+
+def _first_line(error: Exception) -> str:
+    error = _unwrapped(error)
     return next((line for line in str(error).splitlines() if line.strip()), repr(error))
 
 

@@ -261,18 +261,20 @@ def _hash(purpose: str, video_id: str) -> int:
 
 
 def _enough(places: list[float]) -> str:
-    """Fractions that give about a tenth of the videos each to test and val."""
+    """Fractions that give about a tenth of the videos each to test and val, and two to test if there are six."""
     if len(places) < 3:
         return "a corpus needs at least three videos, one for each split"
-    share = max(1, len(places) // 10)
-    test = _between(places[share - 1], places[share])
-    val = _between(places[2 * share - 1] - test, places[2 * share] - test)
-    return f"try --set data.test_fraction={test} --set data.val_fraction={val}"
+    num_val = max(1, len(places) // 10)
+    num_test = max(num_val, 2 if len(places) >= 6 else 1)
 
+    def between(count: int) -> float:
+        """A fraction with `count` videos below it, in as few digits as will do."""
+        low, high = places[count - 1], places[count]
+        return next(value for digits in range(1, 17) if low < (value := round((low + high) / 2, digits)) <= high)
 
-def _between(low: float, high: float) -> float:
-    """A number of few digits between two."""
-    return next(number for digits in range(1, 18) if low < (number := round((low + high) / 2, digits)) < high)
+    test = between(num_test)
+    val = round(between(num_test + num_val) - test, 16)
+    return f"try --set data.test_fraction={test:g} --set data.val_fraction={val:.15g}"
 
 
 def _counts(counts: Counter[str]) -> str:

@@ -97,8 +97,7 @@ def test_shuffling_follows_from_the_seed():
 
 
 def test_one_speaker_cannot_be_shuffled():
-    with pytest.raises(ValueError, match="one speaker"):
-        other_speakers(np.array(["a", "a"]), 0)
+    assert other_speakers(np.array(["a", "a"]), 0) is None
 
 
 # --- the judge
