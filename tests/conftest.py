@@ -83,12 +83,12 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
     names += ("admin", "admin.grpc", "s3.iceberg", "s3.lance")
     with contextlib.ExitStack() as held:  # all at once, or one might be given twice
         sockets = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in names]
-        ports = dict(zip(names, (each.getsockname()[1] for each in sockets), strict=True))
-    flags = [f"-{name.split('.')[0]}.port{name[name.index('.') :] if '.' in name else ''}={ports[name]}" for name in names]
+        ports = {name.partition("."): each.getsockname()[1] for name, each in zip(names, sockets, strict=True)}
+    flags = [f"-{server}.port{dot}{kind}={port}" for (server, dot, kind), port in ports.items()]
     env = {
         "AWS_ACCESS_KEY_ID": secrets.token_hex(8),
         "AWS_SECRET_ACCESS_KEY": secrets.token_hex(16),
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{ports['s3']}",
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{ports['s3', '', '']}",
         "AWS_REGION": "us-east-1",
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_EC2_METADATA_DISABLED": "true",
@@ -169,3 +169,16 @@ def write_corpus(tmp_path: Path) -> Callable[..., tuple[str, dict[str, dict[str,
         return str(folder), told
 
     return write
+
+
+@pytest.fixture
+def wait_until() -> Any:
+    """Wait until a condition holds, or fail: `wait_until(condition, seconds=60)`."""
+
+    def wait(condition: Any, seconds: float = 60.0) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, f"not so after {seconds:g} s"
+            time.sleep(0.5)
+
+    return wait

@@ -57,6 +57,9 @@ def _table4(
 ) -> list[dict[str, Any]]:
     truth = columns[schema.FACE_FEATURE]
     others = other_speakers(speakers, config.seed)
+    shuffled: tuple[Any, Any] = (None, None)
+    if others is not None:
+        shuffled = (columns[infer.SPEECH_FEATURE][others], columns[infer.PORTRAIT_FEATURE][others])
     everyone = np.zeros(len(truth), np.int64)
     heard_prior: tuple[Any, Any] = (None, None)
     if set(schema.GENDERS) <= set(priors) and (heard >= 0).all():
@@ -66,9 +69,7 @@ def _table4(
         model_name(config): (columns[infer.SPEECH_FEATURE], columns[infer.PORTRAIT_FEATURE]),
         "prior-only": (priors["neutral"][None][everyone], prior_portraits["neutral"][None][everyone]),
         "gender-prior-only": heard_prior,
-        "shuffled-speech": tuple(
-            None if others is None else columns[name][others] for name in (infer.SPEECH_FEATURE, infer.PORTRAIT_FEATURE)
-        ),
+        "shuffled-speech": shuffled,
         "face-to-face": (None, columns[infer.FACE_TO_FACE_FEATURE]),
     }
     return [

@@ -1,5 +1,6 @@
 """Ten made-up speakers beside a clip of every kind that is dropped, and the corpus that they give."""
 
+import contextlib
 import csv
 import os
 import shutil
@@ -10,6 +11,8 @@ from typing import Any, NamedTuple
 import av
 import numpy as np
 import pytest
+import ray  # before psutil, which it carries and makes importable
+from psutil import NoSuchProcess
 
 from arspm import stages
 from arspm.config import Config, override
@@ -19,6 +22,7 @@ from arspm.media.scene import Pose
 from arspm.media.synthetic import write_clip, write_corpus
 from arspm.presets import preset
 from arspm.schema import DropReason
+from cluster.host import marked_processes
 
 REPO = Path(__file__).parents[2]
 FPS = 10
@@ -42,6 +46,16 @@ class Prepared(NamedTuple):
     config: Config
     files: dict[str, Any]
     figures: dict[str, Any]
+
+
+def busy_workers(head: Any, title: str) -> list[Any]:
+    """The head's live processes (psutil.Process) that Ray gave a title with this in it."""
+    found = []
+    for process in marked_processes(head.pid, head.id):
+        with contextlib.suppress(NoSuchProcess):
+            if title in " ".join(process.cmdline()):
+                found.append(process)
+    return found
 
 
 def buzz(seconds: float) -> np.ndarray:
@@ -117,8 +131,6 @@ def config(clips: Clips) -> Config:
 @pytest.fixture(scope="session")
 def driver(head: Any) -> Iterator[None]:
     """This process is a driver of the head: what it calls runs there."""
-    import ray
-
     ray.init(
         address=head.gcs_address,
         log_to_driver=False,

@@ -2,9 +2,7 @@
 
 import hashlib
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -25,8 +23,7 @@ from arspm import corpus, schema, stages
 from arspm.config import Config, override
 from arspm.learning.batch import to_batch
 from arspm.scale.preprocess import assign_splits, preprocess
-from cluster.host import marked_processes
-from tests.scale.conftest import FINGERPRINT, REPO, Clips, Prepared
+from tests.scale.conftest import FINGERPRINT, REPO, Clips, Prepared, busy_workers
 
 on_ray = pytest.mark.ray
 
@@ -84,10 +81,10 @@ def test_splits_go_by_the_hash_of_the_video(prepared: Prepared) -> None:
 
 @on_ray
 def test_cells_are_what_the_schema_says_and_labels_are_joined(prepared: Prepared, clips: Clips) -> None:
-    labels = dict(
-        (name, (gender, float(age), identity))
+    labels = {
+        name: (gender, float(age), identity)
         for name, gender, age, identity in (line.split(",") for line in clips.labels.read_text().split()[1:])
-    )
+    }
     for split in schema.SPLITS:
         for row in table(prepared, split, "speech"):
             spectrogram = np.frombuffer(row["spectrogram"], "<f2").reshape(schema.SPECTROGRAM_SHAPE)
@@ -112,9 +109,7 @@ def test_every_row_of_the_csv_is_in_the_corpus_or_dropped_with_its_reason(prepar
     assert manifest["num_rows"] == len(clips.good) + len(clips.dropped)
     assert manifest["num_rows"] == manifest["num_clips"] + manifest["num_dropped"]
     assert manifest["dropped"] == dict(Counter(clips.dropped.values()))
-    assert prepared.figures == {
-        name: manifest[name] for name in ("num_rows", "num_clips", "num_dropped", "dropped")
-    }
+    assert prepared.figures == {name: manifest[name] for name in ("num_rows", "num_clips", "num_dropped", "dropped")}
 
 
 @on_ray
@@ -143,18 +138,14 @@ def test_subsets_nest(prepared: Prepared) -> None:
 # --- other ways to the same corpus
 
 
-def start_program(run: Path, config: Config, env: Mapping[str, str]) -> subprocess.Popen[str]:
+def start_program(run: Path, config: Config, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
     run.mkdir(exist_ok=True)
     (run / "config.json").write_text(configuration.dump(config))
     command = [sys.executable, "-m", "jobs.preprocess", "--run", str(run), "--config", str(run / "config.json")]
-    return subprocess.Popen(
-        [*command, "--fingerprint", FINGERPRINT],
-        env=env,
-        cwd=REPO,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    with (run.parent / "stderr").open("w") as stderr:
+        return subprocess.Popen(
+            [*command, "--fingerprint", FINGERPRINT], env=env, cwd=REPO, stdout=subprocess.DEVNULL, stderr=stderr
+        )
 
 
 @on_ray
@@ -169,7 +160,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
         assert first.poll() is None
         time.sleep(0.01)
     first.kill()
-    first.communicate()
+    first.wait()
     time.sleep(1)  # its workers hear of it
     there = {path: path.stat().st_mtime_ns for path in run.rglob("*.parquet")}
     done = [path.stem for path in receipts.glob("*.json")]
@@ -181,21 +172,17 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
     killed = None
     while again.poll() is None:
         if killed is None and len(list(receipts.glob("*.json"))) > len(done):
-            busy = [each for each in marked_processes(head.pid, head.id) if "ray::Map(make)" in " ".join(each.cmdline())]
-            if busy:
-                killed = busy[0].pid
-                os.kill(killed, signal.SIGKILL)
+            for worker in busy_workers(head, "ray::Map(make)"):
+                worker.kill()
+                killed = worker.pid
         time.sleep(0.01)
-    assert (again.returncode, killed is not None) == (0, True), again.communicate()[1]
-    again.communicate()
+    assert (again.returncode, killed is not None) == (0, True), (tmp_path / "stderr").read_text()
 
     kept = {path for path in there if "-".join((path.parts[-3], path.stem)) in done}
     assert kept
     assert {path: path.stat().st_mtime_ns for path in kept} == {path: there[path] for path in kept}
-    whole.pop("corpus/manifest.json")  # names the run's own number of tasks nowhere, and is compared below
-    found = shard_hashes(run)
-    assert {name: found[name] for name in whole} == whole
-    assert (run / "corpus/manifest.json").read_bytes() == (prepared.run / "corpus/manifest.json").read_bytes()
+    made = shard_hashes(run)
+    assert {name: made[name] for name in whole} == whole
     done_now = stages.done(str(run), "preprocess", FINGERPRINT)
     assert done_now is not None
     assert done_now.files == prepared.files
@@ -236,7 +223,8 @@ def test_the_fractions_that_an_empty_split_is_told_work(videos: list[str]) -> No
     config = override(Config(), fields)  # as --set would have it
     split = assign_splits(videos, config.data.val_fraction, config.data.test_fraction)
     counts = Counter(split.values())
-    assert counts["test"] == counts["val"] == max(1, len(videos) // 10)
+    assert counts["val"] == max(1, len(videos) // 10)
+    assert counts["test"] == max(counts["val"], 2 if len(videos) >= 6 else 1)
 
 
 @given(names, st.data())

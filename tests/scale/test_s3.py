@@ -110,7 +110,7 @@ def test_preprocess_and_a_training_stage_run_as_jobs_from_and_to_the_bucket(
     ("changes", "told"),
     [
         ({"AWS_SECRET_ACCESS_KEY": "guessed-but-wrong"}, "s3://speech/runs/two"),
-        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, "http://127.0.0.1:9"),
+        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1"}, "http://127.0.0.1:9"),
     ],
     ids=["wrong secret", "no server"],
 )

@@ -18,8 +18,7 @@ from arspm.learning import artifacts, checkpoint
 from arspm.model import speech_portrait
 from arspm.presets import preset
 from arspm.scale.launch import train_stage
-from cluster.host import marked_processes
-from tests.scale.conftest import FINGERPRINT, Prepared
+from tests.scale.conftest import FINGERPRINT, Prepared, busy_workers
 
 pytestmark = pytest.mark.ray
 EPOCHS = 6
@@ -88,9 +87,7 @@ def test_a_killed_worker_is_replaced_and_the_weights_are_those_of_an_unbroken_ru
                 folders = sorted(path for path in snapshot.parent.glob("checkpoint_*") if path.is_dir())
                 if folders and folders[0].name in snapshot.read_text():
                     seen.append(json.loads((folders[0] / checkpoint.PROGRESS).read_text())["progress"]["epochs"])
-                    found = marked_processes(head.pid, head.id)
-                    workers = [each for each in found if "RayTrainWorker" in " ".join(each.cmdline())]
-                    workers[-1].kill()
+                    busy_workers(head, "RayTrainWorker")[-1].kill()
                     return
 
     killer = threading.Thread(target=kill)
@@ -120,9 +117,7 @@ def test_the_encoder_needs_fc8_of_vggface_and_fc1_of_the_decoder_and_nothing_els
 ) -> None:
     """Their files hold just these layers, so that no convolution of either could run."""
     write_corpus({"train": (9, 4), "val": (5,)}, feature_dim=16)
-    config = override(
-        preset("smoke"), {"feature_dim": 16, "data.storage": "waveform", "training.encoder.epochs": 1}
-    )
+    config = override(preset("smoke"), {"feature_dim": 16, "data.storage": "waveform", "training.encoder.epochs": 1})
     generator = torch.Generator().manual_seed(0)
 
     def weights(stage: str, name: str, layers: dict[str, tuple[int, ...]]) -> None:

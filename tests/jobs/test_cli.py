@@ -1,0 +1,207 @@
+"""The `arspm` command as a person uses it: a process of its own, on a real Ray head where it needs one."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import pytest
+import soundfile
+
+from arspm import stages
+from arspm.media.clips import load_speech
+
+ARSPM = Path(sys.executable).with_name("arspm")
+ALL = list(stages.STAGES)
+
+
+def arspm(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(ARSPM), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env={**os.environ, "COLUMNS": "120", **environment},
+    )
+
+
+def lines_that(output: str, words: str) -> list[str]:
+    """The stages of the lines `stage: ...words...`, in order."""
+    return [line.partition(":")[0] for line in output.splitlines() if words in line]
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli") / "made-up"
+    done = arspm("synth", folder, "--num-speakers", 14, "--clips-per-speaker", 2)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def submit(clips: Path, run: Path, *more: object) -> subprocess.CompletedProcess[str]:
+    where = ["--csv", clips / "avspeech.csv", "--clips", clips / "clips", "--run", run, "--preset", "smoke"]
+    return arspm("submit", *where, *more)
+
+
+def test_help_names_every_command_and_says_what_it_is_not():
+    text = arspm("--help").stdout
+    for command in ("up", "down", "synth", "submit", "status", "logs", "cancel", "report", "generate"):
+        assert f" {command} " in text
+        assert arspm(command, "--help").returncode == 0
+    assert "identifies no one" in text
+
+
+def test_wrong_settings_are_told_together_before_anything_starts(tmp_path: Path):
+    done = submit(tmp_path, tmp_path / "run", "--set", "loss.lamda1=1", "--set", "prior.kind=mean")
+    assert done.returncode == 1
+    assert "error: loss.lamda1: there is no such field; did you mean loss.lambda1" in done.stderr
+    assert "error: prior.kind: Input should be 'none', 'neutral'" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["submit", "--run", "r"], "say which clips: --csv CSV --clips FOLDER"),
+        (["submit", "--run", "r", "--preset", "huge"], "there is no such preset; there are paper, demo, smoke"),
+        (["submit", "--run", "r", "--set", "seed"], "--set seed: write it as name=value"),
+        (["generate", "--run", "nowhere", "--out", "o", "a.wav"], "stage encoder is not done"),
+        (["report", "nowhere"], "stage evaluate is not done"),
+    ],
+)
+def test_errors_are_one_line(arguments: list[str], says: str):
+    done = arspm(*arguments)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert says in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_without_a_head_the_error_says_what_to_do(clips: Path, tmp_path: Path):
+    where = ["--csv", clips / "avspeech.csv", "--clips", clips / "clips", "--run", tmp_path / "run"]
+    done = arspm("submit", *where, ARSPM_HOME=str(tmp_path / "home"))
+    assert done.returncode == 1
+    assert "arspm up" in done.stderr
+
+
+def test_missing_inputs_are_told_before_a_job_is_submitted(clips: Path, tmp_path: Path, head: Any):
+    done = arspm("submit", "--csv", tmp_path / "no.csv", "--clips", clips / "clips", "--run", tmp_path / "run")
+    assert done.returncode == 1
+    assert f"{tmp_path}/no.csv" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def run(clips: Path, head: Any) -> tuple[Path, str]:
+    """A finished run of the whole chain, and what its submission printed."""
+    folder = clips.parent / "run"
+    done = submit(clips, folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder, done.stdout
+
+
+@pytest.mark.ray
+def test_the_chain_ends_in_a_report(run: tuple[Path, str]):
+    folder, said = run
+    assert sorted(lines_that(said, ": done in")) == sorted(ALL)
+    assert f"report: {folder}/report/index.html" in said
+    metrics = json.loads((folder / "report" / "metrics.json").read_text())
+    rows = {row["model"]: row for row in metrics["table4"]}
+    assert set(rows) == {"neutral+fc", "prior-only", "gender-prior-only", "shuffled-speech", "face-to-face"}
+    manifest = json.loads((folder / "corpus" / "manifest.json").read_text())
+    assert rows["neutral+fc"]["n"] == manifest["splits"]["test"]["rows"]
+    assert set(metrics["stages"]) >= set(ALL) - {"report"}
+
+
+@pytest.mark.ray
+def test_every_file_of_every_stage_is_what_its_manifest_says(run: tuple[Path, str]):
+    from arspm import storage
+
+    for stage in ALL:
+        done = stages.success(str(run[0]), stage)
+        assert done is not None
+        for path, described in done.files.items():
+            assert storage.describe(str(run[0] / path)) == described, path
+
+
+@pytest.mark.ray
+def test_the_same_command_reuses_every_stage(clips: Path, run: tuple[Path, str]):
+    begun = time.monotonic()
+    done = submit(clips, run[0])
+    assert done.returncode == 0, done.stderr
+    assert lines_that(done.stdout, "reused") == lines_that(done.stdout, ": ")[: len(ALL)]
+    assert time.monotonic() - begun < 30
+
+
+@pytest.mark.ray
+def test_status_and_logs_tell_of_the_run(run: tuple[Path, str]):
+    said = arspm("status", run[0]).stdout
+    assert [line.split()[0] for line in said.splitlines()] == ALL
+    assert said.count("done in") == len(ALL)
+    assert "epoch" in arspm("logs", run[0], "decoder").stdout
+    done = arspm("logs", run[0], "nothing")
+    assert done.returncode == 1
+    assert "no job of stage 'nothing'" in done.stderr
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("kind", ["wav", "flac", "mp3", "mp4"])
+def test_a_portrait_is_drawn_from_a_recording(kind: str, clips: Path, run: tuple[Path, str], tmp_path: Path):
+    clip = sorted((clips / "clips").iterdir())[0]
+    recording = clip
+    if kind != "mp4":
+        recording = tmp_path / f"me.{kind}"
+        soundfile.write(recording, load_speech(clip), 16_000)
+    done = arspm("generate", "--run", run[0], recording, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    picture = cv2.imread(done.stdout.strip())
+    assert picture.shape == (64, 64, 3)
+    assert picture.std() > 1
+
+
+@pytest.mark.ray
+def test_the_best_encoder_is_what_generate_uses(clips: Path, run: tuple[Path, str]):
+    history = json.loads((run[0] / "encoder" / "history.json").read_text())
+    angles = [epoch["val_cos_degrees"] for epoch in history["epochs"]]
+    assert history["best_epoch"] == angles.index(min(angles)) + 1
+
+
+@pytest.mark.ray
+def test_a_loss_weight_runs_the_encoder_again_and_not_the_decoder(clips: Path, run: tuple[Path, str]):
+    done = submit(clips, run[0], "--set", "loss.lambda1=2", "--until", "encoder")
+    assert done.returncode == 0, done.stderr
+    assert lines_that(done.stdout, ": done in") == ["encoder"]
+    assert set(lines_that(done.stdout, "reused")) == {*ALL[: ALL.index("encoder")]}
+    assert "report:" not in done.stdout
+
+
+@pytest.mark.ray
+def test_a_detached_chain_is_driven_by_the_cluster_and_can_be_cancelled(
+    clips: Path, tmp_path: Path, head: Any, wait_until: Callable[..., None]
+):
+    run = tmp_path / "run"
+    done = submit(clips, run, "--detach", "--set", "training.vggface.epochs=5000")
+    assert done.returncode == 0, done.stderr
+    wait_until(lambda: "vggface     running" in arspm("status", run).stdout, seconds=120)
+    assert (run / "preprocess" / "_SUCCESS.json").exists()
+    said = arspm("cancel", run).stdout
+    assert "-chain-" in said
+    assert "-vggface-" in said
+    assert "running" not in arspm("status", run).stdout
+    assert not (run / "vggface" / "_SUCCESS.json").exists()
+
+
+@pytest.mark.ray
+def test_a_failing_stage_says_why_and_what_it_takes_with_it(clips: Path, tmp_path: Path, head: Any):
+    done = submit(clips, tmp_path / "run", "--set", "data.test_fraction=0.00001")
+    assert done.returncode == 1
+    assert "preprocess: FAILED: 14 videos leave the test split empty; try --set data.test_fraction=" in done.stdout
+    assert lines_that(done.stdout, "skipped, needs preprocess") == ALL[1:]
+    assert f"arspm logs {tmp_path}/run preprocess" in done.stderr
+    assert "Traceback" in arspm("logs", tmp_path / "run", "preprocess").stdout
