@@ -61,7 +61,7 @@ DEMO = override(
         "training.vggface.eps": 1e-8,
         "training.gender.epochs": 3,
         "training.gender.augment": True,
-        "training.decoder.epochs": 16,
+        "training.decoder.epochs": 20,
         "training.decoder.learning_rate": 3e-3,
         "training.decoder.decay": 0.85,
         "training.decoder.eps": 1e-8,

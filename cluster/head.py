@@ -202,6 +202,8 @@ def _environment(address: str) -> dict[str, str]:
         "RAY_JOB_STOP_WAIT_TIME_S": "60",
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # one node: there is nowhere to drain to
         "RAY_enable_metrics_collection": "0",  # nobody scrapes a local head
+        # With more processes than CPUs Ray ends what is idle for a second, and the next task imports torch anew.
+        "RAY_idle_worker_killing_time_threshold_ms": "120000",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the future default; without it every ray.init warns of it
         "GLOO_SOCKET_IFNAME": loopback,
         "NCCL_SOCKET_IFNAME": loopback,

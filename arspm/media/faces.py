@@ -11,7 +11,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import cv2
 import dlib
@@ -54,6 +54,7 @@ class FaceBox:
         return self.x0 <= x <= self.x1 and self.y0 <= y <= self.y1
 
 
+@runtime_checkable
 class FaceDetector(Protocol):
     """Anything that finds faces in a uint8 RGB frame (height, width, 3).
 

@@ -1,5 +1,6 @@
 """Rows through Ray Data against the order that `learning.order` gives and a naive read of the same corpus."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -124,3 +125,18 @@ def test_the_plan_goes_on_where_it_was_left(write_corpus: Callable[..., tuple[st
     assert plan(both, 3, 1, 3) == whole[5:]  # the epoch's rows are all read, its validation is not
     assert plan(both, 3, 3) == []
     assert list(stream(both, [], rank=0, world_size=1, tasks=Tasks(), prefetch_batches=1)) == []
+
+
+@pytest.mark.ray
+def test_reading_ahead_leaves_the_processor_to_training(small: tuple[list[Reading], Told]) -> None:
+    """While batches wait to be taken, the stream takes next to no time of the process that trains."""
+    both, _ = small
+    entries = plan(both, 200)
+    batches = stream(both, entries, rank=0, world_size=1, tasks=Tasks(num_tasks=1, cpus=0.5), prefetch_batches=2)
+    next(batches)
+    time.sleep(2)  # the first tasks have filled what may wait
+    before = time.process_time()
+    time.sleep(3)
+    used = time.process_time() - before
+    batches.close()
+    assert used < 1.0
