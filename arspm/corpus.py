@@ -111,6 +111,12 @@ def read_columns(split: Split, family: str, columns: Sequence[str]) -> pa.Table:
     return pa.concat_tables(tables)
 
 
+def speakers(table: pa.Table) -> list[str]:
+    """Whose clip each row is: the identity where there is one, else the video id."""
+    named = zip(table[schema.IDENTITY].to_pylist(), table[schema.VIDEO_ID].to_pylist(), strict=True)
+    return [identity or video for identity, video in named]
+
+
 def write_table(uri: str, table: pa.Table, rows_per_group: int) -> dict[str, Any]:
     """Write a Parquet file whose bytes follow from its content alone; its size and hash."""
     sink = io.BytesIO()

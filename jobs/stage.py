@@ -13,6 +13,7 @@ from typing import Any
 from arspm import config as configuration
 from arspm import stages, storage
 from arspm.config import Config
+from cluster.job import EXIT_TEMPORARY
 
 # (configuration, run, fingerprint) -> (files: path relative to the run -> size and hash, figures)
 Work = Callable[[Config, str, str], tuple[dict[str, Any], dict[str, Any]]]
@@ -33,7 +34,7 @@ def main(stage: str, work: Work) -> None:
         traceback.print_exc()
         line = str(error).strip().splitlines()
         print(f"error: {stage}: {line[0] if line else type(error).__name__}", file=sys.stderr, flush=True)
-        sys.exit(1)
+        sys.exit(EXIT_TEMPORARY if getattr(error, "temporary", False) else 1)
 
 
 def run_stage(stage: str, work: Work, run: str, config: Config, fingerprint: str) -> None:

@@ -161,3 +161,8 @@ def test_the_same_table_gives_the_same_bytes(tmp_path):
 def test_the_ids_hash_is_of_the_order_too():
     assert corpus.ids_hash(["a", "b"]) == corpus.ids_hash(("a", "b"))
     assert len({corpus.ids_hash(ids) for ids in (["a", "b"], ["b", "a"], ["ab"], ["a"], [])}) == 5
+
+
+def test_a_speaker_is_an_identity_or_else_a_video():
+    table = pa.table({schema.VIDEO_ID: ["a", "b", "c"], schema.IDENTITY: ["ann", None, "ann"]})
+    assert corpus.speakers(table) == ["ann", "b", "ann"]

@@ -26,7 +26,7 @@ def evaluate(config: Config, run: str, fingerprint: str) -> tuple[dict[str, Any]
         for field in table.schema
         if field.metadata
     }
-    speakers = np.array(table[schema.VIDEO_ID].to_pylist())
+    speakers = np.array(corpus.speakers(table))
     priors = {name: mean.numpy() for name, mean in artifacts.load_priors(run).items()}
     prior_portraits = _portrait_features(run, config, priors)
     heard = table[infer.HEARD_GENDER].to_numpy()

@@ -113,7 +113,7 @@ class _Predictor(_Actor):
         wanted = {
             "speech": (schema.VIDEO_ID, speech),
             "features": (schema.FACE_FEATURE,),
-            "faces": (schema.GENDER, schema.AGE),
+            "faces": (schema.GENDER, schema.AGE, schema.IDENTITY),
         }
         columns: dict[str, list[Any]] = {}
         for begin in range(0, len(rows), self._config.evaluate.batch_size):
@@ -147,7 +147,9 @@ class _Predictor(_Actor):
             PORTRAIT_FEATURE: self._network.features(self._model.decoder(feature)),
             FACE_TO_FACE_FEATURE: self._network.features(self._model.decoder(batch.face_feature)),
         }
-        plain = {name: part[name] for name in (schema.CLIP_ID, schema.VIDEO_ID, schema.GENDER, schema.AGE)}
+        plain = {
+            name: part[name] for name in (schema.CLIP_ID, schema.VIDEO_ID, schema.GENDER, schema.AGE, schema.IDENTITY)
+        }
         return plain | {HEARD_GENDER: heard.cpu().numpy()} | {k: v.float().cpu().numpy() for k, v in found.items()}
 
 

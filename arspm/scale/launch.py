@@ -34,6 +34,12 @@ class TrainingFailed(RuntimeError):
     """A training worker's own error, in one line."""
 
 
+class LostWorkers(TrainingFailed):
+    """Workers or their machines were lost more often than the configuration allows: the cluster's fault."""
+
+    temporary = True  # the stage may be run again
+
+
 def train_stage(stage: str, config: Config, run: str, fingerprint: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Train a stage's network, going on from its last checkpoint if there is one.
 
@@ -76,7 +82,7 @@ def _fit(stage: str, config: Config, run: str, fingerprint: str, rows: Rows) -> 
                 raise TrainingFailed(_first_line(cause)) from error
             said = " / ".join({_first_line(each) for each in error.worker_failures.values()})
             if attempt == attempts:
-                raise TrainingFailed(f"lost workers {attempts} times, the last time so: {said}") from error
+                raise LostWorkers(f"lost workers {attempts} times, the last time so: {said}") from error
             log.warning(
                 "lost a worker of %s (%d of at most %d): going on from the last checkpoint. %s",
                 stage,

@@ -274,7 +274,7 @@ def _enough(places: list[float]) -> str:
 
     test = between(num_test)
     val = round(between(num_test + num_val) - test, 16)
-    return f"try --set data.test_fraction={test:g} --set data.val_fraction={val:.15g}"
+    return f"try --set data.test_fraction={test:.15g} --set data.val_fraction={val:.15g}"
 
 
 def _counts(counts: Counter[str]) -> str:

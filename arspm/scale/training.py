@@ -115,10 +115,7 @@ def _wanted(stage: str, config: Config) -> Mapping[str, Sequence[str]]:
 def _identity_rows(config: Config, train: corpus.Split) -> Rows:
     """Faces by identity; the last clip of every fifth person who has several is kept for validation."""
     table = corpus.read_columns(train, "faces", (schema.VIDEO_ID, schema.IDENTITY))
-    names = [
-        identity or video
-        for video, identity in zip(table[schema.VIDEO_ID].to_pylist(), table[schema.IDENTITY].to_pylist(), strict=True)
-    ]
+    names = corpus.speakers(table)
     known, classes = np.unique(names, return_inverse=True)
     last = np.zeros(len(known), np.int64)
     last[classes] = np.arange(len(names))  # the last assignment stays
