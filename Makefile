@@ -21,7 +21,7 @@ demo: .venv/installed
 
 test: .venv/installed
 	@tests/install-browser
-	@$(BIN)/python -m pytest -m 'not slow and not gpu' --jaxtyping-packages=arspm,beartype.beartype
+	@$(BIN)/python -m pytest -m 'not slow and not gpu' --jaxtyping-packages=arspm.model,arspm.learning,beartype.beartype
 
 check: .venv/installed
 	@$(BIN)/ruff format --check .
