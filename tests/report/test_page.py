@@ -207,11 +207,9 @@ def test_the_command_makes_the_same_configuration(make_run: Any) -> None:
     assert told["--run"] == run.uri
 
 
-def test_the_stage_commits_the_page(make_run: Any, tmp_path: Path) -> None:
+def test_the_stage_commits_the_page(make_run: Any) -> None:
     run = make_run()
-    place = tmp_path / "config.json"
-    place.write_text(configuration.dump(run.config))
-    run_stage("report", report, run.uri, str(place), "f" * 64)
+    run_stage("report", report, run.uri, run.config, "f" * 64)
     success = stages.done(run.uri, "report", "f" * 64)
     assert success is not None
     assert success.files == {path: storage.describe(f"{run.uri}/{path}") for path in (PAGE, "report/metrics.json")}
