@@ -51,6 +51,8 @@ def gather_rows(stage: str, config: Config, run: str) -> Rows:
         labels = [{schema.GENDER: _genders(split)} for split in (train, score)]
         if set(schema.GENDERS) - {schema.GENDERS[i] for i in set(labels[0][schema.GENDER]) - {UNKNOWN}}:
             raise NothingToLearn("labels.csv names no speaker of one sex or of both in the training split")
+        if (labels[1][schema.GENDER] == UNKNOWN).all():
+            raise NothingToLearn("labels.csv says no speaker's sex in the validation split")
     return Rows(
         Reading(train, _order(stage, config, train), wanted, config.image_size, labels[0]),
         Reading(score, _order(stage, config, score, shuffle=False), wanted, config.image_size, labels[1]),

@@ -1,0 +1,42 @@
+"""Which rows a training stage learns from and is validated on."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from arspm import schema
+from arspm.config import override
+from arspm.presets import preset
+from arspm.scale.training import NothingToLearn, gather_rows
+
+CONFIG = override(preset("smoke"), {"data.storage": "waveform"})
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "lacks"), [((2,), (16,), "training split"), ((16,), (2,), "validation split")]
+)
+def test_a_gender_stage_without_labels_says_what_is_missing(
+    write_corpus: Callable[..., Any], tmp_path: Path, train: tuple[int], val: tuple[int], lacks: str
+) -> None:
+    write_corpus({"train": train, "val": val})  # nobody said the first person's sex
+    with pytest.raises(NothingToLearn, match=lacks):
+        gather_rows("gender", CONFIG, str(tmp_path))
+
+
+def test_the_last_clip_of_every_fifth_person_is_kept_from_vggface(
+    write_corpus: Callable[..., Any], tmp_path: Path
+) -> None:
+    _, told = write_corpus({"train": (9, 11)})  # ten people, two clips each
+    rows = gather_rows("vggface", CONFIG, str(tmp_path))
+    assert rows.score is not None
+    kept = np.concatenate(rows.score.order.groups.rows)
+    learnt = np.concatenate(rows.train.order.groups.rows)
+    np.testing.assert_array_equal(kept, [1, 11])  # persons 0 and 5
+    assert sorted([*kept, *learnt]) == list(range(20))
+    classes = rows.train.labels[schema.IDENTITY]
+    names = told["train"][schema.IDENTITY]
+    assert rows.classes == 10
+    assert len({(name, number) for name, number in zip(names, classes, strict=True)}) == 10
