@@ -68,14 +68,15 @@ def fingerprints(config: Config, inputs: str) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for name, stage in STAGES.items():  # in an order in which needs come first
-        parts = {
-            "format": _FORMAT,
-            "stage": name,
-            "config": {path: _field(config, path) for path in stage.reads},
-            "needs": {need: found[need] for need in stage.needs} or inputs,
-        }
-        found[name] = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        found[name] = fingerprint(config, name, {need: found[need] for need in stage.needs} or inputs)
     return found
+
+
+def fingerprint(config: Config, name: str, before: dict[str, str] | str) -> str:
+    """One stage's fingerprint. `before`: those of the stages that it needs; for the first, what `inputs` is there."""
+    read = {path: _field(config, path) for path in STAGES[name].reads}
+    parts = {"format": _FORMAT, "stage": name, "config": read, "needs": before}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def describe_inputs(config: Config) -> str:

@@ -155,7 +155,9 @@ def report(run: RunArgument) -> None:
 
     run = storage.absolute(run)
     config = stages.finished_config(run, "evaluate")
-    fingerprint = stages.fingerprints(config, stages.describe_inputs(config))["report"]
+    evaluated = stages.success(run, "evaluate")
+    assert evaluated is not None  # finished_config has read it
+    fingerprint = stages.fingerprint(config, "report", {"evaluate": evaluated.fingerprint})
     run_stage("report", work, run, config, fingerprint)
     print(storage.join(run, "report", "index.html"))
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -148,6 +149,19 @@ def test_status_and_logs_tell_of_the_run(run: tuple[Path, str]):
     done = arspm("logs", run[0], "nothing")
     assert done.returncode == 1
     assert "no job of stage 'nothing'" in done.stderr
+
+
+@pytest.mark.ray
+def test_the_report_is_found_or_made_from_the_run_alone(run: tuple[Path, str], tmp_path: Path):
+    copy = tmp_path / "copy"
+    shutil.copytree(run[0], copy, ignore=shutil.ignore_patterns("speech", "train-*"))
+    page = copy / "report" / "index.html"
+    was = page.read_bytes()
+    assert arspm("report", copy).stdout.splitlines() == ["report is done already", str(page)]
+    shutil.rmtree(copy / "report")
+    done = arspm("report", copy)
+    assert done.stdout.splitlines() == [str(page)], done.stderr
+    assert page.stat().st_size == pytest.approx(len(was), rel=0.01)
 
 
 @pytest.mark.ray
