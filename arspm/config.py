@@ -30,10 +30,12 @@ class Section(BaseModel):
 
 
 class Data(Section):
-    """What the corpus is made of, and how much of it is used."""
+    """What the corpus is made of, and how much of it is used. `docs/data.md` shows each format's files."""
 
-    csv: str = ""  # AVSpeech rows: video id, start, end, x, y[, file]
-    clips: str = ""  # the folder with the clips' files
+    format: Literal["avspeech", "voxceleb", "folder"] = "avspeech"
+    csv: str = ""  # avspeech: video id, start, end, x, y[, file]; voxceleb: vox1_meta.csv; folder: none
+    clips: str = ""  # the folder with the clips' files, or the speakers' folders
+    faces: str = ""  # voxceleb: the folder of the face images
     labels: str = ""  # labels.csv; empty: none
     storage: Literal["spectrogram", "waveform"] = "spectrogram"  # waveform: 3 times smaller, STFT when training
     val_fraction: Fraction = 0.02  # of the video ids, by hash (S)
@@ -62,8 +64,9 @@ class Ingest(Section):
 
 
 class SpeechEncoder(Section):
-    """Table 3 (D, E, F)."""
+    """Table 3 (D, E, F), or one of the encoders that the paper compares with it."""
 
+    architecture: Literal["arspm", "speech2face", "resnet18", "resnet34", "densenet121"] = "arspm"
     width: Width = 1.0
     cbam: Cbam = "channel_first"
     cbam_reduction: Count = 16
@@ -85,8 +88,8 @@ class FaceDecoder(Section):
 class VggFace(Section):
     """The face feature's network (H, I). Without `weights` it is trained here, as an identity classifier."""
 
-    weights: str = ""  # a published state dict
-    channel_order: Literal["rgb", "bgr"] = "rgb"  # of the published weights' first layer
+    weights: str = ""  # a published file, in any of six formats
+    channel_order: Literal["auto", "rgb", "bgr"] = "auto"  # of its first layer; auto: what the file's format has
     width: Width = 1.0
     num_identities: Count = 2622  # of published weights; one trained here has as many as the training faces
     feature: Literal["pre_relu", "post_relu"] = "pre_relu"
@@ -153,9 +156,18 @@ class Training(Section):
     encoder: Recipe = Recipe()
 
 
+class Oracle(Section):
+    """The best that any voice could give, computable for made-up speakers only."""
+
+    speakers: str = ""  # speakers.parquet, the true causes; empty: no oracle, no probes
+    num_draws: Count = 24  # faces drawn for each speaker, alike in what a voice carries
+
+
 class Evaluate(Section):
     """The figures and pictures of the report."""
 
+    judge: str = "classifier"  # of sex and age: one trained here, or the path of a .csv of predictions or of an .onnx
+    landmarks: str = ""  # a YuNet ONNX file, for craniofacial measures; empty: the face detector's, if it gives any
     num_resamples: Count = 2000  # bootstrap
     num_portraits: Count = 12  # speakers in the report's grid
     batch_size: Count = 32
@@ -209,6 +221,7 @@ class Config(Section):
     loss: Loss = Loss()
     decoder_loss: DecoderLoss = DecoderLoss()
     training: Training = Training()
+    oracle: Oracle = Oracle()
     evaluate: Evaluate = Evaluate()
     resources: Resources = Resources()
 
@@ -221,6 +234,8 @@ class Config(Section):
             )
         if self.speech_encoder.fusion == "fc" and self.speech_encoder.head == "none":
             problems.append("speech_encoder.fusion: sum, since head = none leaves out the Fc2 that fc fuses with")
+        if self.speech_encoder.architecture == "speech2face" and self.prior.kind != "none":
+            problems.append("prior.kind: none, since Speech2Face's encoder has no place for a prior")
         portrait_size = self.image_size // 2 if self.face_decoder.as_printed else self.image_size
         largest = (portrait_size - 1) // 16 + 1  # MS-SSIM halves the image four times
         if largest < 3:

@@ -46,7 +46,8 @@ STAGES = {
         ("prior", "gender", "decoder"),
         ("speech_encoder", "prior.kind", "loss", "training.encoder", *_ORDER, "feature_dim"),
     ),
-    "evaluate": Stage(("encoder",), ("evaluate", "seed")),
+    "oracle": Stage(("features",), ("oracle", "face", "seed")),
+    "evaluate": Stage(("encoder", "oracle"), ("evaluate", "seed")),
     "report": Stage(("evaluate",), ()),
 }
 
