@@ -113,8 +113,8 @@ def test_the_loss_falls_on_one_repeated_batch(stage):
     optimizer = make_optimizer(task.model, getattr(config.training, stage))
     batch = to_batch(columns(stage, 0), torch.device("cpu"))
     losses = []
-    for _ in range(25):
-        rate = 1e-2 if stage == "gender" else 1e-3
+    for _ in range(40):
+        rate = 3e-3 if stage == "gender" else 1e-3
         terms = train_step(task, task.model.train(), optimizer, batch, rate=rate, precision="fp32")
         losses.append(float(terms["loss"]))
     assert losses[-1] < (0.9 if stage == "decoder" else 0.7) * losses[0], losses  # noise is hard to draw
@@ -320,8 +320,9 @@ from arspm.presets import preset
 from arspm.schema import CLIP_ID, GENDER, IDENTITY, SPECTROGRAM
 
 CONFIG = override(preset("smoke"), {
-    "training.vggface.checkpoint_steps": 2, "training.vggface.eps": 1e-4, "training.vggface.augment": False,
-    "vggface.dropout": 0.0,
+    "training.vggface.checkpoint_steps": 2, "training.vggface.augment": False, "vggface.dropout": 0.0,
+    # Beside a small eps Adam blows the order of summation up: a gradient of nothing but rounding becomes a full step.
+    "training.vggface.eps": 1e-2, "training.vggface.learning_rate": 1e-2,
 })
 
 def work(rank, world_size, folder, resume=None):
@@ -409,7 +410,7 @@ def check_same_training(expected: Path, found: Path) -> None:
     for file in ("model.safetensors", "best.safetensors"):
         weights, others = (safetensors.torch.load_file(folder / file) for folder in (expected, found))
         for name, tensor in weights.items():
-            torch.testing.assert_close(others[name], tensor, rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(others[name], tensor, rtol=1e-4, atol=3e-5)
     for one, two in zip(progress_of(expected)["epochs"], progress_of(found)["epochs"], strict=True):
         assert two == pytest.approx(one, rel=1e-5)
 
@@ -420,7 +421,8 @@ def test_two_workers_learn_what_one_learns_from_the_same_global_batches(one_and_
     for number in "13":
         check_same_training(one / number, two / number)
     begin, end = (safetensors.torch.load_file(one / number / "model.safetensors") for number in "03")
-    assert (begin["fc8.weight"] - end["fc8.weight"]).abs().max() > 1e-4  # and there is something to compare
+    for name in ("conv1_1.weight", "fc8.weight"):
+        assert (begin[name] - end[name]).abs().max() > 3e-3  # a hundred times what may differ
 
 
 @pytest.mark.parametrize("from_two", [True, False])
