@@ -31,7 +31,15 @@ FACE_JPEG = "face_jpeg"  # 224x224 RGB JPEG
 GENDER = "gender"  # "female" | "male" | null
 AGE = "age"  # years | null
 IDENTITY = "identity"  # a person's name in labels.csv | null
+SPEAKER = "speaker"  # in tables of results: the identity, or else the video id
 FACE_FEATURE = "face_feature"  # VGGFace fc7, float16 or float32 (feature_dim,), readings H and I
+
+# Of speakers.parquet, the truth about made-up speakers: its columns are the fields of made_up_people.Speaker, `video_id`
+# and `age` as above among them.
+SEX = "sex"  # "female" | "male"
+BODY_SIZE = "body_size"  # standard deviations within the sex
+HAIR_COLOUR = "hair_colour"
+GLASSES = "glasses"  # true | false
 
 SAMPLE_RATE_HZ = 16_000
 SPEECH_SECONDS = 6
@@ -108,6 +116,11 @@ def faces_schema() -> pa.Schema:
 def features_schema(feature_dim: int, dtype: str) -> pa.Schema:
     """Columns of the features family."""
     return pa.schema([pa.field(CLIP_ID, pa.string(), False), tensor_field(FACE_FEATURE, dtype, (feature_dim,))])
+
+
+def oracle_schema(feature_dim: int) -> pa.Schema:
+    """Columns of `oracle.parquet`: a made-up speaker and the best answer to the speaker's voice."""
+    return pa.schema([pa.field(VIDEO_ID, pa.string(), False), tensor_field(FACE_FEATURE, "float32", (feature_dim,))])
 
 
 def dropped_schema() -> pa.Schema:

@@ -19,6 +19,8 @@ from arspm.config import Config, VggFace, parse
 
 SUCCESS = "_SUCCESS.json"
 CORPUS = "corpus"  # the folder of a run that preprocess and features fill
+VARIANTS = "_variants"  # the folder of a run that holds its variants, each a run that shares what comes before
+_OWN = ("encoder", "evaluate", "report")  # the stages that a variant does not share
 _FORMAT = 1  # raised when a stage's output changes for the same configuration: finished stages are then made anew
 
 
@@ -96,16 +98,28 @@ def describe_inputs(config: Config) -> str:
 
 
 def folder(run: str, stage: str) -> str:
-    return storage.join(run, stage)
+    """Where a stage's output lies: in the run, or in the run that it is a variant of."""
+    return storage.join(run if stage in _OWN else base(run), stage)
 
 
 def corpus(run: str) -> str:
-    return storage.join(run, CORPUS)
+    return storage.join(base(run), CORPUS)
+
+
+def variant(run: str, name: str) -> str:
+    """The run of a variant: another encoder over the same corpus, priors and decoder."""
+    return storage.join(run, VARIANTS, name)
+
+
+def base(run: str) -> str:
+    """The run that a variant's run belongs to; any other run itself."""
+    above, inside, _ = run.rpartition(f"/{VARIANTS}/")
+    return above if inside else run
 
 
 def success(run: str, stage: str) -> Success | None:
     """What the stage's `_SUCCESS.json` says, or None when there is none."""
-    uri = storage.join(run, stage, SUCCESS)
+    uri = storage.join(folder(run, stage), SUCCESS)
     if not storage.exists(uri):
         return None
     value = storage.read_json(uri)
@@ -117,7 +131,7 @@ def success(run: str, stage: str) -> Success | None:
 
 def finished_config(run: str, stage: str) -> Config:
     """The configuration that a finished stage was run with. Raises FileNotFoundError when it is not finished."""
-    uri = storage.join(run, stage, SUCCESS)
+    uri = storage.join(folder(run, stage), SUCCESS)
     if not storage.exists(uri):
         raise FileNotFoundError(f"{run}: stage {stage} is not done; `arspm submit --run {run} ...` runs it")
     return parse(storage.read_json(uri)["config"])
@@ -127,7 +141,7 @@ def upstream(run: str, stage: str) -> dict[str, str]:
     """The hash of each needed stage's `_SUCCESS.json` as it stands; empty text where there is none."""
     found = {}
     for need in STAGES[stage].needs:
-        uri = storage.join(run, need, SUCCESS)
+        uri = storage.join(folder(run, need), SUCCESS)
         found[need] = storage.describe(uri)["sha256"] if storage.exists(uri) else ""
     return found
 
@@ -181,7 +195,7 @@ def commit(
         "config": config.model_dump(mode="json"),
     }
     text = json.dumps(value, indent=2, allow_nan=False) + "\n"
-    storage.put_if_absent(storage.join(run, stage, SUCCESS), text.encode())
+    storage.put_if_absent(storage.join(folder(run, stage), SUCCESS), text.encode())
 
 
 def versions() -> dict[str, str]:

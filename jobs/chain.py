@@ -26,7 +26,7 @@ from jobs.console import watch
 
 CONFIGS = "configs"
 DRIVER = "chain"
-_PYTHON = ("python", "-m")  # the cluster's, not this machine's
+PYTHON = ("python", "-m")  # the cluster's, not this machine's
 
 
 def save_config(config: Config, run: str) -> str:
@@ -53,7 +53,7 @@ def run_chain(
         runner=runner,
         is_done=lambda stage: stages.done(run, stage.name, fingerprints[stage.name]),
         fingerprint=lambda stage: fingerprints[stage.name],
-        prefix=_prefix(run),
+        prefix=prefix(run),
         capacity=lambda: client.capacity(jobs_client),
         on_event=on_event,
         until=until,
@@ -63,10 +63,10 @@ def run_chain(
 def detach(config: Config, run: str, address: str, until: str | None) -> str:
     """Submit the chain's driver itself as a job, so that this machine may go; the job's id."""
     jobs_client = client.connect(address)
-    command = [*_PYTHON, "jobs.chain", "--run", run, "--config", save_config(config, run)]
+    command = [*PYTHON, "jobs.chain", "--run", run, "--config", save_config(config, run)]
     return client.submit(
         jobs_client,
-        submission_id=f"{_prefix(run)}-{DRIVER}-{int(time.time())}",
+        submission_id=f"{prefix(run)}-{DRIVER}-{int(time.time())}",
         entrypoint=shlex.join(command + (["--until", until] if until else [])),
         working_dir=source(),
         metadata={"run": run, "stage": DRIVER},
@@ -100,7 +100,7 @@ def source() -> Path:
     return stage_package([Path(str(package.__file__)).parent for package in (arspm, jobs, cluster, tune_spaces)])
 
 
-def _prefix(run: str) -> str:
+def prefix(run: str) -> str:
     return f"arspm-{hashlib.sha256(run.encode()).hexdigest()[:8]}"
 
 
@@ -110,14 +110,14 @@ def _stages(config: Config, run: str, config_uri: str, fingerprints: dict[str, s
         chain.Stage(
             name,
             stage.needs,
-            shlex.join([*_PYTHON, f"jobs.{name}", *where, "--fingerprint", fingerprints[name]]),
-            *_asks(config, name),
+            shlex.join([*PYTHON, f"jobs.{name}", *where, "--fingerprint", fingerprints[name]]),
+            *asks(config, name),
         )
         for name, stage in stages.STAGES.items()
     ]
 
 
-def _asks(config: Config, stage: str) -> tuple[float, float]:
+def asks(config: Config, stage: str) -> tuple[float, float]:
     """CPUs and GPUs that a stage keeps busy: its workers' or tasks', and its readers'."""
     resources = config.resources
     if stage in TRAINED_STAGES:

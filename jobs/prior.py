@@ -9,7 +9,7 @@ import torch
 from arspm import corpus, schema, stages, storage
 from arspm.config import Config
 from arspm.learning import artifacts, checkpoint
-from arspm.learning.prior import choose_rows, convergence
+from arspm.learning.prior import choose_rows, convergence, running_means
 from jobs.stage import main
 
 
@@ -17,22 +17,24 @@ def prior(config: Config, run: str, fingerprint: str) -> tuple[dict[str, Any], d
     """Average the face features of the training split (eq. 3) and measure Table 1."""
     train = corpus.open_split(stages.corpus(run), "train")
     genders = corpus.read_columns(train, "faces", (schema.GENDER,))[schema.GENDER].to_pylist()
-    means, table = {}, {}
+    means, by_count, table = {}, {}, {}
     for name, choice in choose_rows(genders, config.prior.num_faces, config.seed).items():
         found = corpus.read_rows(train, {"features": (schema.FACE_FEATURE,)}, choice.rows)
         values = found[schema.FACE_FEATURE].astype("float32")
-        means[name] = torch.from_numpy(values.mean(axis=0, dtype="float64").astype("float32"))
+        for count, mean in running_means(values).items():
+            by_count[f"{name}/{count}"] = means[name] = torch.from_numpy(mean.astype("float32"))  # the last is of all
         table[name] = {
             "n": len(values),
             "gender_balanced": choice.balanced,
             "clips": corpus.ids_hash(found[schema.CLIP_ID].to_pylist()),
             "convergence": convergence(values),
         }
+    files = {}
     with TemporaryDirectory() as folder:
-        path = Path(folder, artifacts.PRIORS)
-        checkpoint.write_weights(path, means)
-        described = storage.upload(path, storage.join(run, "prior", artifacts.PRIORS))
-    return {f"prior/{artifacts.PRIORS}": described}, {"priors": table}
+        for file, weights in ((artifacts.PRIORS, means), (artifacts.PRIORS_BY_COUNT, by_count)):
+            checkpoint.write_weights(Path(folder, file), weights)
+            files[f"prior/{file}"] = storage.upload(Path(folder, file), storage.join(run, "prior", file))
+    return files, {"priors": table}
 
 
 if __name__ == "__main__":

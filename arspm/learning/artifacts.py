@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from torch import Tensor, nn
 
-from arspm import storage
+from arspm import stages, storage
 from arspm.config import Config
 from arspm.learning import checkpoint
 from arspm.model import speech_portrait
@@ -19,13 +19,14 @@ M = TypeVar("M", bound=nn.Module)
 MODEL = "model.safetensors"
 HISTORY = "history.json"
 PRIORS = "priors.safetensors"
+PRIORS_BY_COUNT = "priors_by_count.safetensors"  # "neutral/100": the mean of a hundred faces
 
 
 def load_vggface(run: str, config: Config) -> VGGFace:
     """The run's VGGFace, trained here or published; the number of identities is the file's."""
     weights = _weights(run, "vggface")
     model = speech_portrait.vggface(config, len(weights["fc8.weight"]))
-    checkpoint.restore(model, weights, storage.join(run, "vggface", MODEL))
+    checkpoint.restore(model, weights, storage.join(stages.folder(run, "vggface"), MODEL))
     return model.eval()
 
 
@@ -35,15 +36,26 @@ def load_face_decoder(run: str, config: Config) -> FaceDecoder:
 
 def load_gender_classifier(run: str, config: Config) -> GenderClassifier | None:
     """The run's gender classifier, or None where the corpus had no labels to train one."""
-    if not storage.exists(storage.join(run, "gender", MODEL)):
+    if not storage.exists(storage.join(stages.folder(run, "gender"), MODEL)):
         return None
     return _load(speech_portrait.gender_classifier(config), run, "gender")
 
 
 def load_priors(run: str) -> dict[str, Tensor]:
     """The mean face features there are: "neutral" and, with labels, "female" and "male"."""
-    with storage.local_copy(storage.join(run, "prior", PRIORS)) as path:
+    with storage.local_copy(storage.join(stages.folder(run, "prior"), PRIORS)) as path:
         return checkpoint.read_weights(path)
+
+
+def load_priors_by_count(run: str) -> dict[str, dict[int, Tensor]]:
+    """The mean of the first n faces behind each prior: name -> n -> (feature,), n rising (Figure 2)."""
+    with storage.local_copy(storage.join(stages.folder(run, "prior"), PRIORS_BY_COUNT)) as path:
+        weights = checkpoint.read_weights(path)
+    found: dict[str, dict[int, Tensor]] = {}
+    for key in sorted(weights, key=lambda key: int(key.partition("/")[2])):
+        name, _, count = key.partition("/")
+        found.setdefault(name, {})[int(count)] = weights[key]
+    return found
 
 
 def load_face_prior(run: str, config: Config) -> FacePrior:
@@ -59,7 +71,7 @@ def load_speech_portrait(run: str, config: Config) -> SpeechPortrait:
 
 def load_linear(run: str, stage: str, name: str) -> nn.Linear:
     """One linear layer of a stage's network, without the rest of it."""
-    with storage.local_copy(storage.join(run, stage, MODEL)) as path:
+    with storage.local_copy(storage.join(stages.folder(run, stage), MODEL)) as path:
         weights = checkpoint.read_weights(path, (f"{name}.weight", f"{name}.bias"))
     weight = weights[f"{name}.weight"]
     layer = nn.Linear(weight.shape[1], weight.shape[0])
@@ -68,10 +80,10 @@ def load_linear(run: str, stage: str, name: str) -> nn.Linear:
 
 
 def _weights(run: str, stage: str) -> dict[str, Tensor]:
-    with storage.local_copy(storage.join(run, stage, MODEL)) as path:
+    with storage.local_copy(storage.join(stages.folder(run, stage), MODEL)) as path:
         return checkpoint.read_weights(path)
 
 
 def _load(model: M, run: str, stage: str) -> M:
-    checkpoint.restore(model, _weights(run, stage), storage.join(run, stage, MODEL))
+    checkpoint.restore(model, _weights(run, stage), storage.join(stages.folder(run, stage), MODEL))
     return model.eval()

@@ -34,11 +34,20 @@ def choose_rows(genders: Sequence[str | None], num_faces: int, seed: int) -> dic
     return found
 
 
+def running_means(features: np.ndarray, counts: Sequence[int] = TABLE1_COUNTS) -> dict[int, np.ndarray]:
+    """The mean of the first n features for each n that there are (Figure 2), and of all of them.
+
+    features: (rows, feature), in the order in which their number grows.
+    """
+    sums = np.cumsum(features, axis=0, dtype=np.float64)
+    return {n: sums[n - 1] / n for n in sorted({*(n for n in counts if n < len(features)), len(features)})}
+
+
 def convergence(features: np.ndarray, counts: Sequence[int] = TABLE1_COUNTS) -> list[dict[str, int | float]]:
     """L1 distance between the mean of the first n features and the mean of all, for each n below all (Table 1).
 
     features: (rows, feature), in the order in which their number grows.
     """
-    sums = np.cumsum(features, axis=0, dtype=np.float64)
-    final = sums[-1] / len(features)
-    return [{"n": n, "l1": float(np.abs(sums[n - 1] / n - final).sum())} for n in counts if n < len(features)]
+    means = running_means(features, counts)
+    final = means.pop(len(features))
+    return [{"n": n, "l1": float(np.abs(mean - final).sum())} for n, mean in means.items()]

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 INT16_SCALE = 32_768.0
+WINDOW_LENGTH, HOP_LENGTH = 400, 160  # samples: 25 and 10 ms
 Samples = TypeVar("Samples", np.ndarray, Tensor)
 
 
@@ -24,11 +25,16 @@ def fit_length(waveform: np.ndarray, num_samples: int = 96_000) -> np.ndarray:
     return np.tile(waveform[:num_samples], repeats)[:num_samples]
 
 
+def num_frames(num_samples: int) -> int:
+    """Frames of a spectrogram of that many samples, one window or more (reading N)."""
+    return 1 + (num_samples - WINDOW_LENGTH) // HOP_LENGTH
+
+
 def spectrogram(
     waveform: Tensor,
     *,
-    window_length: int = 400,
-    hop_length: int = 160,
+    window_length: int = WINDOW_LENGTH,
+    hop_length: int = HOP_LENGTH,
     num_fft: int = 512,
     power: float = 0.3,
     dtype: torch.dtype = torch.float32,

@@ -1,6 +1,10 @@
-"""Table 4, the gender judge and the pictures, on the test split."""
+"""The paper's tables, and what they leave out, on the test split: measured by `learning`, gathered here."""
 
-from typing import Any
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -8,147 +12,312 @@ import torch
 
 from arspm import corpus, schema, stages, storage
 from arspm.config import Config
-from arspm.learning import artifacts
-from arspm.learning.evaluation import fit_judge, judged, other_speakers, table4_row
+from arspm.learning import artifacts, craniofacial, evaluation, judges, probes, retrieval
+from arspm.learning.judges import Pictures
 from arspm.learning.prior import choose_rows
 from arspm.media.faces import decode_jpeg, encode_jpeg
-from arspm.scale import infer
+from arspm.scale import infer, oracle
 
 METRICS = "metrics.json"
-JUDGE_FACES = 5000  # training faces that the judge learns from, at most
+CLIPS = "clips.parquet"  # each test clip's distances, for comparing models on the same clips
+TRAINING_FACES = 5000  # that the judge and the probes learn from, at most
+
+REAL, FACE_TO_FACE = "real", "face-to-face"
+
+
+class Test(NamedTuple):
+    """The test split as the model sees it, a row a clip."""
+
+    table: pa.Table  # of `infer.predict`
+    columns: dict[str, np.ndarray]  # its tensors
+    speakers: np.ndarray
+    genders: np.ndarray  # the labels' classes, -1 where nobody gave one
+    own: np.ndarray  # the rows that Table 4 is about: all, or those of the prior's sex
+
+
+class Networks(NamedTuple):
+    """What draws and looks at features that are not a clip's."""
+
+    decoder: torch.nn.Module
+    vggface: Any
+
+    @torch.no_grad()
+    def draw(self, features: np.ndarray) -> torch.Tensor:
+        return self.decoder(torch.from_numpy(np.ascontiguousarray(features, np.float32)))
+
+    @torch.no_grad()
+    def redrawn(self, features: np.ndarray) -> np.ndarray:
+        """VGGFace's features of the decoder's pictures of features."""
+        return self.vggface.features(self.draw(features)).numpy()
 
 
 def evaluate(config: Config, run: str, fingerprint: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Measure the trained model and the trivial rows on the test split."""
+    """Measure the trained model, the trivial rows and, for made-up speakers, the oracle on the test split."""
     table, files = infer.predict(config, run)
+    test = _test(config, table)
+    networks = Networks(artifacts.load_face_decoder(run, config), artifacts.load_vggface(run, config))
+    chance: dict[str, Any] = {"num_resamples": config.evaluate.num_resamples, "seed": config.seed}
+    name = model_name(config)
+    best = _oracle(config, run, test)
+    rows, distances = _table4(config, run, test, networks, best, chance)
+    found: dict[str, Any] = {
+        "split": "test",
+        "model": name,
+        "n": len(table),
+        "n_speakers": len(set(test.speakers)),
+        "table4": rows,
+        "oracle": oracle_figures(run) if best is not None else None,
+    }
+    pictures = _pictures_of(test, run, name)
+    found |= _judged(config, run, test, pictures, chance)
+    found |= {
+        "retrieval": _retrieval(test, chance),
+        "similarity": {
+            kind: evaluation.similarity(test.columns[column], test.speakers, **chance)
+            for kind, column in (
+                (REAL, schema.FACE_FEATURE),
+                ("speech", infer.SPEECH_FEATURE),
+                ("portrait", infer.PORTRAIT_FEATURE),
+            )
+        },
+        "speech_length": _speech_length(test, chance),
+        "probes": _probes(config, run, test, pictures, chance),
+        "craniofacial": _craniofacial(config, test, pictures, chance),
+        "prior_pictures": _prior_pictures(run, networks, files),
+        "portraits": _portraits(config, run, test, networks, files),
+    }
+    files[f"evaluate/{CLIPS}"] = corpus.write_table(storage.join(run, "evaluate", CLIPS), distances, len(distances))
+    files[f"evaluate/{METRICS}"] = storage.write_json(storage.join(run, "evaluate", METRICS), found)
+    return files, {figure: rows[0][figure] for figure in ("l1", "l2", "cos_degrees", "n")}
+
+
+def model_name(config: Config) -> str:
+    """The paper's name of a variant: its prior, and +fc where the prior goes through Fc2; then what else is other."""
+    architecture = config.speech_encoder.architecture
+    if architecture == "speech2face":
+        return architecture
+    fused = config.speech_encoder.fusion == "fc" and config.speech_encoder.head == "fc2"
+    name = "non-prior" if config.prior.kind == "none" else config.prior.kind + ("+fc" if fused else "")
+    return name if architecture == "arspm" else f"{name}, {architecture}"
+
+
+def oracle_figures(run: str) -> dict[str, Any] | None:
+    """What the oracle's stage says of itself."""
+    done = stages.success(run, "oracle")
+    return None if done is None else done.figures
+
+
+def _test(config: Config, table: pa.Table) -> Test:
     columns = {
         field.name: schema.tensors(table[field.name], schema.tensor_type(field))
         for field in table.schema
         if field.metadata
     }
-    speakers = np.array(corpus.speakers(table))
-    priors = {name: mean.numpy() for name, mean in artifacts.load_priors(run).items()}
-    prior_portraits = _portrait_features(run, config, priors)
-    heard = table[infer.HEARD_GENDER].to_numpy()
-    rows = _table4(config, columns, speakers, heard, priors, prior_portraits)
-    found: dict[str, Any] = {"split": "test", "n": len(table), "table4": rows}
-    found |= _judge(config, run, table, columns, speakers)
-    found |= {"portraits": _pictures(config, run, table, columns, files)}
-    files[f"evaluate/{METRICS}"] = storage.write_json(storage.join(run, "evaluate", METRICS), found)
-    model = rows[0]
-    return files, {name: model[name] for name in ("l1", "l2", "cos_degrees", "n")}
+    genders = _classes(table[schema.GENDER].to_pylist())
+    own = np.ones(len(table), bool)
+    if config.prior.kind in schema.GENDERS:  # a model of one sex is measured on that sex, as it was trained
+        own = genders == schema.GENDERS.index(config.prior.kind)
+        if not own.any():
+            raise ValueError(f"prior.kind={config.prior.kind}: the test split has no clip of that sex")
+    return Test(table, columns, np.array(corpus.speakers(table)), genders, own)
 
 
-def model_name(config: Config) -> str:
-    """The paper's name of a variant: its prior, and +fc where the prior goes through Fc2."""
-    if config.prior.kind == "none":
-        return "non-prior"
-    fused = config.speech_encoder.fusion == "fc" and config.speech_encoder.head == "fc2"
-    return config.prior.kind + ("+fc" if fused else "")
+def _classes(labels: list[str | None]) -> np.ndarray:
+    return np.array([schema.GENDERS.index(label) if label else -1 for label in labels])
+
+
+def _oracle(config: Config, run: str, test: Test) -> np.ndarray | None:
+    """The oracle's feature of each row, or None for speakers whom nobody made up."""
+    features = oracle.oracle_features(run)
+    if features is None:
+        return None
+    return np.stack([features[video] for video in test.table[schema.VIDEO_ID].to_pylist()])
 
 
 def _table4(
-    config: Config,
-    columns: dict[str, np.ndarray],
-    speakers: np.ndarray,
-    heard: np.ndarray,
-    priors: dict[str, np.ndarray],
-    prior_portraits: dict[str, np.ndarray],
-) -> list[dict[str, Any]]:
-    truth = columns[schema.FACE_FEATURE]
-    others = other_speakers(speakers, config.seed)
-    shuffled: tuple[Any, Any] = (None, None)
-    if others is not None:
-        shuffled = (columns[infer.SPEECH_FEATURE][others], columns[infer.PORTRAIT_FEATURE][others])
-    everyone = np.zeros(len(truth), np.int64)
-    heard_prior: tuple[Any, Any] = (None, None)
-    if set(schema.GENDERS) <= set(priors) and (heard >= 0).all():
-        by_sex = [np.stack([means[sex] for sex in schema.GENDERS]) for means in (priors, prior_portraits)]
-        heard_prior = (by_sex[0][heard], by_sex[1][heard])
-    features: dict[str, tuple[Any, Any]] = {
-        model_name(config): (columns[infer.SPEECH_FEATURE], columns[infer.PORTRAIT_FEATURE]),
-        "prior-only": (priors["neutral"][None][everyone], prior_portraits["neutral"][None][everyone]),
-        "gender-prior-only": heard_prior,
-        "shuffled-speech": shuffled,
-        "face-to-face": (None, columns[infer.FACE_TO_FACE_FEATURE]),
+    config: Config, run: str, test: Test, networks: Networks, best: np.ndarray | None, chance: dict[str, Any]
+) -> tuple[list[dict[str, Any]], pa.Table]:
+    """Table 4's rows over the model's own clips, the model first, and the model's distances clip by clip."""
+    columns, own = test.columns, test.own
+    priors = {name: mean.numpy() for name, mean in artifacts.load_priors(run).items()}
+    drawn_priors = dict(zip(priors, networks.redrawn(np.stack(list(priors.values()))), strict=True))
+    heard = test.table[infer.HEARD_GENDER].to_numpy()
+    everyone = np.zeros(len(heard), np.int64)
+    others = evaluation.other_speakers(test.speakers[own], config.seed)
+
+    rows: dict[str, tuple[np.ndarray | None, np.ndarray | None]] = {
+        model_name(config): (columns[infer.SPEECH_FEATURE][own], columns[infer.PORTRAIT_FEATURE][own]),
+        "prior-only": tuple(means["neutral"][None][everyone][own] for means in (priors, drawn_priors)),  # type: ignore[dict-item]
+        "gender-prior-only": (None, None),
+        "shuffled-speech": (None, None),
+        "face-to-face": (None, columns[infer.FACE_TO_FACE_FEATURE][own]),
     }
-    return [
-        table4_row(
-            name,
-            truth,
-            speakers,
-            feature=feature,
-            portrait=portrait,
-            num_resamples=config.evaluate.num_resamples,
-            seed=config.seed,
+    if set(schema.GENDERS) <= set(priors) and (heard >= 0).all():
+        feature, portrait = (
+            np.stack([means[sex] for sex in schema.GENDERS])[heard][own] for means in (priors, drawn_priors)
         )
-        for name, (feature, portrait) in features.items()
+        rows["gender-prior-only"] = (feature, portrait)
+    if others is not None:
+        feature, portrait = rows[model_name(config)]
+        assert feature is not None
+        assert portrait is not None
+        rows["shuffled-speech"] = (feature[others], portrait[others])
+    if best is not None:
+        distinct, inverse = np.unique(test.table[schema.VIDEO_ID].to_numpy(zero_copy_only=False), return_inverse=True)
+        first = np.array([np.flatnonzero(inverse == number)[0] for number in range(len(distinct))])
+        rows["oracle"] = (best[own], networks.redrawn(best[first])[inverse][own])
+
+    truth, speakers = columns[schema.FACE_FEATURE][own], test.speakers[own]
+    found = [
+        evaluation.table4_row(name, truth, speakers, feature=feature, portrait=portrait, **chance)
+        for name, (feature, portrait) in rows.items()
+    ]
+    distances = {name: evaluation.distances(truth, feature, portrait) for name, (feature, portrait) in rows.items()}
+    model = distances[model_name(config)]
+    for row in found:
+        row["cos_degrees_learnt_share"] = row["cos_degrees_learnt_share_interval"] = None
+    if best is not None:
+        angles = [distances[name]["cos_degrees"] for name in (model_name(config), "prior-only", "oracle")]
+        share, interval = evaluation.learnt_share(*angles, speakers, **chance)
+        found[0] |= {"cos_degrees_learnt_share": share, "cos_degrees_learnt_share_interval": interval}
+    ids = test.table[schema.CLIP_ID].combine_chunks().filter(pa.array(own))
+    return found, pa.table({schema.CLIP_ID: ids, schema.SPEAKER: pa.array(speakers), **model})
+
+
+def _pictures_of(test: Test, run: str, name: str) -> list[Pictures]:
+    """The test split's real faces, what the decoder makes of them, and the portraits."""
+    split = corpus.open_split(stages.corpus(run), "test")
+    ids = test.table[schema.CLIP_ID].to_pylist()
+    faces = corpus.read_columns(split, "faces", (schema.FACE_JPEG,))[schema.FACE_JPEG].to_pylist()
+    drawn = {column: test.table[column].to_pylist() for column in (infer.FACE_TO_FACE_JPEG, infer.PORTRAIT_JPEG)}
+    return [
+        Pictures(REAL, ids, test.columns[schema.FACE_FEATURE], faces),
+        Pictures(FACE_TO_FACE, ids, test.columns[infer.FACE_TO_FACE_FEATURE], drawn[infer.FACE_TO_FACE_JPEG]),
+        Pictures(name, ids, test.columns[infer.PORTRAIT_FEATURE], drawn[infer.PORTRAIT_JPEG]),
     ]
 
 
-@torch.no_grad()
-def _portrait_features(run: str, config: Config, priors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """VGGFace's features of each prior's portrait."""
-    decoder, network = artifacts.load_face_decoder(run, config), artifacts.load_vggface(run, config)
-    portraits = decoder(torch.from_numpy(np.stack(list(priors.values()))))
-    return dict(zip(priors, network.features(portraits).numpy(), strict=True))
-
-
-def _judge(
-    config: Config, run: str, table: pa.Table, columns: dict[str, np.ndarray], speakers: np.ndarray
-) -> dict[str, Any]:
-    """Table 5 by a judge trained on the labelled training faces; None without labels of both sexes."""
+def _training_faces(config: Config, run: str) -> dict[str, Any]:
+    """Features and labels of training faces, the sexes in turn where they are labelled."""
     train = corpus.open_split(stages.corpus(run), "train")
     labels = corpus.read_columns(train, "faces", (schema.GENDER,))[schema.GENDER].to_pylist()
-    test = np.array([schema.GENDERS.index(label) if label else -1 for label in table[schema.GENDER].to_pylist()])
-    chosen = choose_rows(labels, JUDGE_FACES, config.seed)["neutral"]
-    if not chosen.balanced or (test < 0).all():
-        return {"judge": None, "table5": None}
-    found = corpus.read_rows(train, {"features": (schema.FACE_FEATURE,)}, chosen.rows)
-    classes = np.array([schema.GENDERS.index(labels[row]) for row in chosen.rows])
-    judge = fit_judge(found[schema.FACE_FEATURE].astype(np.float32), classes)
-    named = test >= 0
-    pictures = {
-        "real": columns[schema.FACE_FEATURE],
-        "face-to-face": columns[infer.FACE_TO_FACE_FEATURE],
-        model_name(config): columns[infer.PORTRAIT_FEATURE],
+    rows = choose_rows(labels, TRAINING_FACES, config.seed)["neutral"].rows
+    wanted = {"features": (schema.FACE_FEATURE,), "faces": (schema.VIDEO_ID, schema.GENDER, schema.AGE)}
+    found = corpus.read_rows(train, wanted, rows)
+    return found | {schema.FACE_FEATURE: found[schema.FACE_FEATURE].astype(np.float32)}
+
+
+def _judged(config: Config, run: str, test: Test, pictures: list[Pictures], chance: dict[str, Any]) -> dict[str, Any]:
+    """Tables 5 and 6, or None where there is no judge or nothing to judge by."""
+    setting = config.evaluate.judge
+    with ExitStack() as stack:
+        if setting != "classifier":
+            setting = str(stack.enter_context(storage.local_copy(setting)))
+        known = _training_faces(config, run) if setting == "classifier" else {}
+        judge = judges.make_judge(
+            setting,
+            features=known.get(schema.FACE_FEATURE),
+            genders=_classes(known[schema.GENDER].to_pylist()) if known else None,
+            ages=_ages(known[schema.AGE].to_pylist()) if known else None,
+            seed=config.seed,
+        )
+        if judge is None:
+            return {"judge": None, "table5": None, "table6": None}
+        judged = {each.name: judge(each) for each in pictures}
+    ages = _ages(test.table[schema.AGE].to_pylist())
+    return {
+        "judge": judge.description,
+        "table5": judges.table5(judged, test.genders, test.speakers, **chance),
+        "table6": judges.table6(judged, ages, test.speakers, **chance),
     }
-    rows = judged(
-        judge,
-        {name: values[named] for name, values in pictures.items()},
-        test[named],
-        speakers[named],
-        num_resamples=config.evaluate.num_resamples,
-        seed=config.seed,
+
+
+def _ages(labels: list[float | None]) -> np.ndarray:
+    """Years, NaN where nobody gave them."""
+    return np.array([np.nan if label is None else label for label in labels], float)
+
+
+def _retrieval(test: Test, chance: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every clip's speech against one face of each speaker, that of the speaker's first clip."""
+    _, first, truth = np.unique(test.speakers, return_index=True, return_inverse=True)
+    gallery = test.columns[schema.FACE_FEATURE][first]
+    return retrieval.retrieval(test.columns[infer.SPEECH_FEATURE], gallery, truth, test.speakers, **chance)
+
+
+def _speech_length(test: Test, chance: dict[str, Any]) -> list[dict[str, Any]]:
+    truth, speakers = test.columns[schema.FACE_FEATURE][test.own], test.speakers[test.own]
+    lengths = {seconds: infer.shorter_feature(seconds) for seconds in infer.SHORTER_SECONDS}
+    lengths[schema.SPEECH_SECONDS] = infer.SPEECH_FEATURE
+    rows = []
+    for seconds, column in lengths.items():
+        feature = test.columns[column][test.own]
+        row = evaluation.table4_row("", truth, speakers, feature=feature, portrait=None, **chance)
+        wanted = {key: value for key, value in row.items() if not key.startswith("portrait") and key != "model"}
+        rows.append({"seconds": seconds, **wanted})
+    return rows
+
+
+def _probes(
+    config: Config, run: str, test: Test, pictures: list[Pictures], chance: dict[str, Any]
+) -> list[dict[str, Any]] | None:
+    """What can be read off the pictures, for made-up speakers whose causes are known."""
+    if not config.oracle.speakers:
+        return None
+    known = _training_faces(config, run)
+    return probes.probes(
+        known[schema.FACE_FEATURE],
+        oracle.true_causes(config.oracle.speakers, known[schema.VIDEO_ID].to_pylist()),
+        {each.name: each.features for each in pictures},
+        oracle.true_causes(config.oracle.speakers, test.table[schema.VIDEO_ID].to_pylist()),
+        test.speakers,
+        **chance,
     )
-    judge_name = f"logistic regression on VGGFace features of {len(classes)} training faces"
-    return {"judge": judge_name, "table5": rows}
 
 
-@torch.no_grad()
-def _pictures(
-    config: Config, run: str, table: pa.Table, columns: dict[str, np.ndarray], files: dict[str, Any]
-) -> list[dict[str, Any]]:
+def _craniofacial(config: Config, test: Test, pictures: list[Pictures], chance: dict[str, Any]) -> dict[str, Any]:
+    """How measures of the face go together in real faces and portraits, by a detector that gives landmarks."""
+    detector = config.evaluate.landmarks or (config.face.detector if config.face.detector.endswith(".onnx") else "")
+    if not detector:
+        return {"reason": "dlib's HOG gives no landmarks; evaluate.landmarks names a YuNet file that does"}
+    with storage.local_copy(detector) as path:
+        real, portrait = (craniofacial.landmarks(pictures[place].jpegs, str(path)) for place in (0, -1))
+    found = {
+        name: float(1 - np.isnan(points).any(axis=(1, 2)).mean())
+        for name, points in ((REAL, real), ("portrait", portrait))
+    }
+    return {"rows": craniofacial.correlations(real, portrait, test.speakers, **chance), "found": found}
+
+
+def _prior_pictures(run: str, networks: Networks, files: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Figure 2: what the decoder makes of the mean of n faces."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for name, by_count in artifacts.load_priors_by_count(run).items():
+        jpegs = infer.pictures(networks.draw(np.stack([mean.numpy() for mean in by_count.values()])))
+        for count, jpeg in zip(by_count, jpegs, strict=True):
+            path = f"evaluate/pictures/prior-{name}-{count}.jpg"
+            files[path] = storage.write_bytes(storage.join(run, path), jpeg)
+            found.setdefault(name, []).append({"n": count, "picture": path})
+    return found
+
+
+def _portraits(config: Config, run: str, test: Test, networks: Networks, files: dict[str, Any]) -> list[dict[str, Any]]:
     """Real face, Face-to-Face and portrait of one clip of each of the first test speakers, as JPEG files."""
     split = corpus.open_split(stages.corpus(run), "test")
-    videos = table[schema.VIDEO_ID].to_pylist()
+    videos = test.table[schema.VIDEO_ID].to_pylist()
     rows = np.array([videos.index(video) for video in dict.fromkeys(videos)][: config.evaluate.num_portraits])
-    decoder = artifacts.load_face_decoder(run, config)
     real = corpus.read_rows(split, {"faces": (schema.FACE_JPEG,)}, rows)[schema.FACE_JPEG].to_pylist()
-    drawn = {
-        "face_to_face": decoder(torch.from_numpy(columns[schema.FACE_FEATURE][rows])),
-        "portrait": decoder(torch.from_numpy(columns[infer.SPEECH_FEATURE][rows])),
-    }
+    size = networks.draw(test.columns[schema.FACE_FEATURE][rows[:1]]).shape[-1]
     shown = []
-    for number, row in enumerate(rows):
-        size = drawn["portrait"].shape[-1]
-        pictures = {"real": decode_jpeg(real[number], size)}
-        for name, images in drawn.items():
-            pictures[name] = (images[number] * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
-        entry: dict[str, Any] = {"clip_id": table[schema.CLIP_ID][int(row)].as_py()}
-        for name, picture in pictures.items():
+    for number, row in enumerate(rows.tolist()):
+        pictures: Mapping[str, bytes] = {
+            "real": encode_jpeg(decode_jpeg(real[number], size)),
+            "face_to_face": test.table[infer.FACE_TO_FACE_JPEG][row].as_py(),
+            "portrait": test.table[infer.PORTRAIT_JPEG][row].as_py(),
+        }
+        entry: dict[str, Any] = {"clip_id": test.table[schema.CLIP_ID][row].as_py()}
+        for name, jpeg in pictures.items():
             path = f"evaluate/pictures/{number:03d}-{name}.jpg"
-            files[path] = storage.write_bytes(storage.join(run, path), encode_jpeg(picture))
+            files[path] = storage.write_bytes(storage.join(run, path), jpeg)
             entry[name] = path
         shown.append(entry)
     return shown

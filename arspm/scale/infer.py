@@ -17,7 +17,8 @@ from arspm import corpus, schema, stages, storage
 from arspm.config import Config
 from arspm.learning import artifacts
 from arspm.learning.batch import FACE, to_batch
-from arspm.media.faces import decode_jpeg
+from arspm.media import audio
+from arspm.media.faces import decode_jpeg, encode_jpeg
 from arspm.model.gender_classifier import GenderClassifier
 from arspm.model.speech_portrait import SpeechPortrait
 from arspm.model.vggface import VGGFace
@@ -30,6 +31,14 @@ SPEECH_FEATURE = "speech_feature"  # the encoder's, from speech
 PORTRAIT_FEATURE = "portrait_feature"  # VGGFace's, from the portrait of the speech feature
 FACE_TO_FACE_FEATURE = "face_to_face_feature"  # VGGFace's, from the decoder's picture of the real face feature
 HEARD_GENDER = "heard_gender"  # the gender classifier's class, or -1 without one
+PORTRAIT_JPEG = "portrait_jpeg"
+FACE_TO_FACE_JPEG = "face_to_face_jpeg"
+SHORTER_SECONDS = (1, 3)  # of speech, beside all that the corpus has
+
+
+def shorter_feature(seconds: int) -> str:
+    """The column of the encoder's feature from the first seconds of the speech."""
+    return f"{SPEECH_FEATURE}_{seconds}s"
 
 
 def make_features(config: Config, run: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -46,8 +55,7 @@ def make_features(config: Config, run: str) -> tuple[dict[str, Any], dict[str, A
 def predict(config: Config, run: str, split_name: str = "test") -> tuple[pa.Table, dict[str, Any]]:
     """Features of every clip of a split as the trained model gives them, and the files that hold them.
 
-    The table has `clip_id`, `video_id`, the labels, `heard_gender`, and the tensor columns named above beside
-    `face_feature`.
+    The table has `clip_id`, `video_id`, the labels, and the columns named above beside `face_feature`.
     """
     split = corpus.open_split(stages.corpus(run), split_name)
     items = [(split_name, shard) for shard in range(len(split.shards))]
@@ -138,19 +146,31 @@ class _Predictor(_Actor):
     def _predict(self, part: dict[str, Any], speech: str) -> dict[str, Any]:
         batch = to_batch({name: part[name] for name in (schema.CLIP_ID, speech, schema.FACE_FEATURE)}, self._device)
         feature = self._model.feature(batch.spectrogram).float()
+        portrait, face_to_face = self._model.decoder(feature), self._model.decoder(batch.face_feature)
         heard = torch.full((len(feature),), -1)
         if self._classifier is not None:
             heard = self._classifier(batch.spectrogram).argmax(dim=1)
         found = {
             schema.FACE_FEATURE: batch.face_feature,
             SPEECH_FEATURE: feature,
-            PORTRAIT_FEATURE: self._network.features(self._model.decoder(feature)),
-            FACE_TO_FACE_FEATURE: self._network.features(self._model.decoder(batch.face_feature)),
+            PORTRAIT_FEATURE: self._network.features(portrait),
+            FACE_TO_FACE_FEATURE: self._network.features(face_to_face),
         }
+        for seconds in SHORTER_SECONDS:
+            beginning = batch.spectrogram[..., : audio.num_frames(seconds * schema.SAMPLE_RATE_HZ)]
+            found[shorter_feature(seconds)] = self._model.feature(beginning)
         plain = {
             name: part[name] for name in (schema.CLIP_ID, schema.VIDEO_ID, schema.GENDER, schema.AGE, schema.IDENTITY)
         }
-        return plain | {HEARD_GENDER: heard.cpu().numpy()} | {k: v.float().cpu().numpy() for k, v in found.items()}
+        plain[HEARD_GENDER] = heard.cpu().numpy()
+        plain[PORTRAIT_JPEG], plain[FACE_TO_FACE_JPEG] = pictures(portrait), pictures(face_to_face)
+        return plain | {name: values.float().cpu().numpy() for name, values in found.items()}
+
+
+def pictures(images: torch.Tensor) -> list[bytes]:
+    """JPEG files of images: (rows, 3, height, width), RGB in [0, 1]."""
+    pixels = (images * 255).round().byte().permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    return [encode_jpeg(each) for each in pixels]
 
 
 def _map_shards(

@@ -39,13 +39,20 @@ class NothingToLearn(ValueError):
 
 
 def gather_rows(stage: str, config: Config, run: str) -> Rows:
-    """The rows of a training stage. Raises NothingToLearn for a gender stage without labels of both sexes."""
+    """The rows of a training stage.
+
+    An encoder with the prior of one sex learns from that sex alone (section 4.3.2). Raises NothingToLearn for a gender
+    stage without labels of both sexes, and ValueError for a split without the sex that an encoder is to learn from.
+    """
     place = stages.corpus(run)
     train = corpus.open_split(place, "train", config.ingest.subset)
     if stage == "vggface":
         return _identity_rows(config, train)
     score = corpus.open_split(place, "val")
     wanted = _wanted(stage, config)
+    keep: list[np.ndarray | None] = [None, None]
+    if stage == "encoder" and config.prior.kind in schema.GENDERS:
+        keep = [_of_sex(config.prior.kind, split) for split in (train, score)]
     labels: list[dict[str, np.ndarray]] = [{}, {}]
     if stage == "gender":
         labels = [{schema.GENDER: _genders(split)} for split in (train, score)]
@@ -54,8 +61,8 @@ def gather_rows(stage: str, config: Config, run: str) -> Rows:
         if (labels[1][schema.GENDER] == UNKNOWN).all():
             raise NothingToLearn("labels.csv says no speaker's sex in the validation split")
     return Rows(
-        Reading(train, _order(stage, config, train), wanted, config.image_size, labels[0]),
-        Reading(score, _order(stage, config, score, shuffle=False), wanted, config.image_size, labels[1]),
+        Reading(train, _order(stage, config, train, keep=keep[0]), wanted, config.image_size, labels[0]),
+        Reading(score, _order(stage, config, score, keep=keep[1], shuffle=False), wanted, config.image_size, labels[1]),
         0,
     )
 
@@ -130,6 +137,13 @@ def _identity_rows(config: Config, train: corpus.Split) -> Rows:
         return Reading(train, order, wanted, config.image_size, labels)
 
     return Rows(reading(~held_out, True), reading(held_out, False) if held_out.any() else None, len(known))
+
+
+def _of_sex(sex: str, split: corpus.Split) -> np.ndarray:
+    own = _genders(split) == schema.GENDERS.index(sex)
+    if not own.any():
+        raise ValueError(f"prior.kind={sex}: {split.uri} has no clip that labels.csv calls {sex}")
+    return own
 
 
 def _genders(split: corpus.Split) -> np.ndarray:

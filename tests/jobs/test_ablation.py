@@ -1,0 +1,100 @@
+"""What an ablation trains, what it leaves out and why, and what it finds done."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from arspm import stages
+from arspm.config import ConfigError
+from arspm.presets import preset
+from jobs.ablation import plan
+from tune_spaces.paper_ablation import TABLE4, VARIANTS
+
+PRIORS = {"priors": {"neutral": {}, "female": {}, "male": {}}}
+SHARED = ("gender", "prior", "decoder", "oracle")
+
+
+def commit(run: str, stage: str, fingerprint: str, figures: dict[str, Any], config: Any = None) -> None:
+    config = config or preset("smoke")
+    stages.commit(run, stage, fingerprint=fingerprint, config=config, files={}, seconds=1.0, figures=figures)
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> Callable[..., str]:
+    """A function that declares a run's shared stages done, with these figures."""
+
+    def make(**figures: dict[str, Any]) -> str:
+        for stage in SHARED:
+            commit(str(tmp_path), stage, stage[0] * 64, figures.get(stage, PRIORS if stage == "prior" else {}))
+        return str(tmp_path)
+
+    return make
+
+
+def test_table_4_has_three_models_of_each_variant_in_runs_of_their_own(finished: Callable[..., str]) -> None:
+    run = finished()
+    models, missing = plan(run)
+    assert missing == []
+    assert len(models) == 3 * len(TABLE4) == 24
+    assert {model.variant for model in models if VARIANTS[model.variant].published} == {*TABLE4} - {"speech2face"}
+    assert len({model.run for model in models}) == len({model.fingerprints["encoder"] for model in models}) == 24
+    fused = next(model for model in models if model.variant == "neutral+fc")
+    assert fused.run == f"{run}/_variants/neutral-fc-0"
+    assert stages.corpus(fused.run) == f"{run}/corpus"
+    assert stages.folder(fused.run, "decoder") == f"{run}/decoder"
+    assert stages.folder(fused.run, "encoder") == f"{fused.run}/encoder"
+    assert {model.config.seed for model in models} == {0, 1, 2}
+
+
+def test_all_variants_are_configurations_and_differ(finished: Callable[..., str]) -> None:
+    models, _ = plan(finished(), list(VARIANTS), 1)
+    assert len({model.config.model_dump_json() for model in models}) == len(VARIANTS)
+    assert len({model.slug for model in models}) == len(VARIANTS)
+
+
+def test_what_the_corpus_does_not_allow_is_left_out_with_the_reason(finished: Callable[..., str]) -> None:
+    run = finished(prior={"priors": {"neutral": {}}}, gender={"trained": False, "reason": "labels.csv names nobody"})
+    models, missing = plan(run, TABLE4, 1)
+    assert {model.variant for model in models} == {"non-prior", "neutral", "neutral+fc", "speech2face"}
+    reasons = {gap["variant"]: gap["reason"] for gap in missing}
+    assert reasons["male"] == "no mean face of male: labels.csv names no such speaker"
+    assert reasons["gender+fc"] == "no mean face of female and male: labels.csv names no such speaker"
+    run = finished(gender={"trained": False, "reason": "labels.csv names nobody in the validation split"})
+    (Path(run) / "gender" / stages.SUCCESS).unlink()
+    (Path(run) / "prior" / stages.SUCCESS).unlink()
+    finished(gender={"trained": False, "reason": "labels.csv names nobody in the validation split"})
+    _, missing = plan(run, ["gender"], 1)
+    assert missing[0]["reason"] == "no gender classifier: labels.csv names nobody in the validation split"
+
+
+def test_the_run_s_own_model_stands_for_its_variant(finished: Callable[..., str]) -> None:
+    run = finished()
+    [model, _, _] = plan(run, ["neutral+fc"])[0]
+    for stage in ("encoder", "evaluate"):
+        commit(run, stage, model.fingerprints[stage], {}, model.config)
+    models, _ = plan(run, ["neutral+fc"])
+    assert [each.run for each in models] == [run, *(f"{run}/_variants/neutral-fc-{seed}" for seed in (1, 2))]
+    changed, _ = plan(run, ["neutral+fc"], 1, {"training.encoder.epochs": "7"})
+    assert changed[0].run == f"{run}/_variants/neutral-fc-0"
+
+
+def test_a_run_without_a_decoder_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=f"{tmp_path}: stage decoder is not done; `arspm submit --run"):
+        plan(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("variants", "seeds", "changes", "message"),
+    [
+        (["neutral", "newtral"], 3, {}, r"newtral: there is no such variant; there are non-prior, neutral"),
+        (["neutral"], 0, {}, r"seeds: 1 or more"),
+        (["neutral"], 1, {"loss.lamda1": "1"}, r"loss.lamda1: there is no such field; did you mean loss.lambda1"),
+    ],
+)
+def test_bad_requests_are_refused_before_anything_is_submitted(
+    finished: Callable[..., str], variants: list[str], seeds: int, changes: dict[str, str], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        plan(finished(), variants, seeds, changes)
