@@ -107,9 +107,10 @@ def gender_task(config: Config) -> Task:
 
     def loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         logits = model(excerpt(batch.spectrogram) if augments else batch.spectrogram).float()
-        known = batch.gender != UNKNOWN
+        known = (batch.gender != UNKNOWN).sum().clamp(min=1)
         total = F.cross_entropy(logits, batch.gender.long(), ignore_index=UNKNOWN, reduction="sum")
-        return {"loss": total / known.sum().clamp(min=1)}
+        right = (logits.argmax(dim=1) == batch.gender).sum()
+        return {"loss": total / known, "accuracy": right / known}
 
     def score(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         right = (model(batch.spectrogram).argmax(dim=1) == batch.gender).double()

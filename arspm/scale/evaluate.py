@@ -12,7 +12,7 @@ import torch
 
 from arspm import corpus, schema, stages, storage
 from arspm.config import Config
-from arspm.learning import artifacts, craniofacial, evaluation, judges, probes, retrieval
+from arspm.learning import artifacts, craniofacial, evaluation, judges, metrics, probes, retrieval
 from arspm.learning.judges import Pictures
 from arspm.learning.prior import choose_rows
 from arspm.media.faces import decode_jpeg, encode_jpeg
@@ -69,6 +69,7 @@ def evaluate(config: Config, run: str, fingerprint: str) -> tuple[dict[str, Any]
         "oracle": oracle_figures(run) if best is not None else None,
     }
     pictures = _pictures_of(test, run, name)
+    found["gender_classifier"] = _gender_classifier(run, test, chance)
     found |= _judged(config, run, test, pictures, chance)
     found |= {
         "retrieval": _retrieval(test, chance),
@@ -76,8 +77,8 @@ def evaluate(config: Config, run: str, fingerprint: str) -> tuple[dict[str, Any]
             kind: evaluation.similarity(test.columns[column], test.speakers, **chance)
             for kind, column in (
                 (REAL, schema.FACE_FEATURE),
-                ("speech", infer.SPEECH_FEATURE),
-                ("portrait", infer.PORTRAIT_FEATURE),
+                ("speech", schema.SPEECH_FEATURE),
+                ("portrait", schema.PORTRAIT_FEATURE),
             )
         },
         "speech_length": _speech_length(test, chance),
@@ -138,50 +139,62 @@ def _table4(
     config: Config, run: str, test: Test, networks: Networks, best: np.ndarray | None, chance: dict[str, Any]
 ) -> tuple[list[dict[str, Any]], pa.Table]:
     """Table 4's rows over the model's own clips, the model first, and the model's distances clip by clip."""
+    own, name = test.own, model_name(config)
+    truth, speakers = test.columns[schema.FACE_FEATURE][own], test.speakers[own]
+    rows: list[dict[str, Any]] = []
+    distances = {}
+    for model, (feature, portrait) in _answers(config, run, test, networks, best).items():
+        rows.append(
+            evaluation.table4_row(model, truth, speakers, feature=feature, portrait=portrait, **chance)
+            | {"cos_degrees_learnt_share": None, "cos_degrees_learnt_share_interval": None}
+        )
+        distances[model] = evaluation.distances(truth, feature, portrait)
+    if best is not None:
+        mine, everyones, possible = (distances[each]["cos_degrees"] for each in (name, "prior-only", "oracle"))
+        share, interval = evaluation.learnt_share(mine, everyones, possible, speakers, **chance)
+        rows[0] |= {"cos_degrees_learnt_share": share, "cos_degrees_learnt_share_interval": interval}
+    ids = test.table[schema.CLIP_ID].combine_chunks().filter(pa.array(own))
+    return rows, pa.table({schema.CLIP_ID: ids, schema.SPEAKER: pa.array(speakers), **distances[name]})
+
+
+def _answers(
+    config: Config, run: str, test: Test, networks: Networks, best: np.ndarray | None
+) -> dict[str, tuple[np.ndarray | None, np.ndarray | None]]:
+    """Who says what of the model's own clips: name -> face features, and VGGFace's features of their portraits."""
     columns, own = test.columns, test.own
     priors = {name: mean.numpy() for name, mean in artifacts.load_priors(run).items()}
-    drawn_priors = dict(zip(priors, networks.redrawn(np.stack(list(priors.values()))), strict=True))
-    heard = test.table[infer.HEARD_GENDER].to_numpy()
-    everyone = np.zeros(len(heard), np.int64)
+    drawn = dict(zip(priors, networks.redrawn(np.stack(list(priors.values()))), strict=True))
+    heard = test.table[schema.HEARD_GENDER].to_numpy()[own]
+    speech, portrait = columns[schema.SPEECH_FEATURE][own], columns[schema.PORTRAIT_FEATURE][own]
     others = evaluation.other_speakers(test.speakers[own], config.seed)
-
-    rows: dict[str, tuple[np.ndarray | None, np.ndarray | None]] = {
-        model_name(config): (columns[infer.SPEECH_FEATURE][own], columns[infer.PORTRAIT_FEATURE][own]),
-        "prior-only": tuple(means["neutral"][None][everyone][own] for means in (priors, drawn_priors)),  # type: ignore[dict-item]
+    neutral = np.zeros(len(heard), np.int64)
+    found: dict[str, tuple[np.ndarray | None, np.ndarray | None]] = {
+        model_name(config): (speech, portrait),
+        "prior-only": (priors["neutral"][None][neutral], drawn["neutral"][None][neutral]),
         "gender-prior-only": (None, None),
-        "shuffled-speech": (None, None),
-        "face-to-face": (None, columns[infer.FACE_TO_FACE_FEATURE][own]),
+        "shuffled-speech": (None, None) if others is None else (speech[others], portrait[others]),
+        "face-to-face": (None, columns[schema.FACE_TO_FACE_FEATURE][own]),
     }
     if set(schema.GENDERS) <= set(priors) and (heard >= 0).all():
-        feature, portrait = (
-            np.stack([means[sex] for sex in schema.GENDERS])[heard][own] for means in (priors, drawn_priors)
-        )
-        rows["gender-prior-only"] = (feature, portrait)
-    if others is not None:
-        feature, portrait = rows[model_name(config)]
-        assert feature is not None
-        assert portrait is not None
-        rows["shuffled-speech"] = (feature[others], portrait[others])
+        means, pictures = (np.stack([of[sex] for sex in schema.GENDERS])[heard] for of in (priors, drawn))
+        found["gender-prior-only"] = means, pictures
     if best is not None:
-        distinct, inverse = np.unique(test.table[schema.VIDEO_ID].to_numpy(zero_copy_only=False), return_inverse=True)
-        first = np.array([np.flatnonzero(inverse == number)[0] for number in range(len(distinct))])
-        rows["oracle"] = (best[own], networks.redrawn(best[first])[inverse][own])
+        videos = test.table[schema.VIDEO_ID].to_numpy(zero_copy_only=False)
+        _, first, inverse = np.unique(videos, return_index=True, return_inverse=True)
+        found["oracle"] = best[own], networks.redrawn(best[first])[inverse][own]
+    return found
 
-    truth, speakers = columns[schema.FACE_FEATURE][own], test.speakers[own]
-    found = [
-        evaluation.table4_row(name, truth, speakers, feature=feature, portrait=portrait, **chance)
-        for name, (feature, portrait) in rows.items()
-    ]
-    distances = {name: evaluation.distances(truth, feature, portrait) for name, (feature, portrait) in rows.items()}
-    model = distances[model_name(config)]
-    for row in found:
-        row["cos_degrees_learnt_share"] = row["cos_degrees_learnt_share_interval"] = None
-    if best is not None:
-        angles = [distances[name]["cos_degrees"] for name in (model_name(config), "prior-only", "oracle")]
-        share, interval = evaluation.learnt_share(*angles, speakers, **chance)
-        found[0] |= {"cos_degrees_learnt_share": share, "cos_degrees_learnt_share_interval": interval}
-    ids = test.table[schema.CLIP_ID].combine_chunks().filter(pa.array(own))
-    return found, pa.table({schema.CLIP_ID: ids, schema.SPEAKER: pa.array(speakers), **model})
+
+def _gender_classifier(run: str, test: Test, chance: dict[str, Any]) -> dict[str, Any] | None:
+    """The accuracy of the network that hears a sex, by split; None without one, or without labels to hold it to."""
+    done, known = stages.success(run, "gender"), test.genders >= 0
+    heard = test.table[schema.HEARD_GENDER].to_numpy()
+    if done is None or (heard < 0).all() or not known.any():
+        return None
+    right = (heard == test.genders)[known].astype(float)
+    mean, interval = metrics.mean_and_interval(right, test.speakers[known], **chance)
+    splits = {split: done.figures.get(f"{split}_accuracy") for split in ("train", "val")}
+    return {**splits, "test": mean, "test_interval": interval, "n": len(right)}
 
 
 def _pictures_of(test: Test, run: str, name: str) -> list[Pictures]:
@@ -189,11 +202,11 @@ def _pictures_of(test: Test, run: str, name: str) -> list[Pictures]:
     split = corpus.open_split(stages.corpus(run), "test")
     ids = test.table[schema.CLIP_ID].to_pylist()
     faces = corpus.read_columns(split, "faces", (schema.FACE_JPEG,))[schema.FACE_JPEG].to_pylist()
-    drawn = {column: test.table[column].to_pylist() for column in (infer.FACE_TO_FACE_JPEG, infer.PORTRAIT_JPEG)}
+    drawn = {column: test.table[column].to_pylist() for column in (schema.FACE_TO_FACE_JPEG, schema.PORTRAIT_JPEG)}
     return [
         Pictures(REAL, ids, test.columns[schema.FACE_FEATURE], faces),
-        Pictures(FACE_TO_FACE, ids, test.columns[infer.FACE_TO_FACE_FEATURE], drawn[infer.FACE_TO_FACE_JPEG]),
-        Pictures(name, ids, test.columns[infer.PORTRAIT_FEATURE], drawn[infer.PORTRAIT_JPEG]),
+        Pictures(FACE_TO_FACE, ids, test.columns[schema.FACE_TO_FACE_FEATURE], drawn[schema.FACE_TO_FACE_JPEG]),
+        Pictures(name, ids, test.columns[schema.PORTRAIT_FEATURE], drawn[schema.PORTRAIT_JPEG]),
     ]
 
 
@@ -219,14 +232,14 @@ def _judged(config: Config, run: str, test: Test, pictures: list[Pictures], chan
             features=known.get(schema.FACE_FEATURE),
             genders=_classes(known[schema.GENDER].to_pylist()) if known else None,
             ages=_ages(known[schema.AGE].to_pylist()) if known else None,
-            seed=config.seed,
         )
         if judge is None:
             return {"judge": None, "table5": None, "table6": None}
         judged = {each.name: judge(each) for each in pictures}
+        description = judge.description  # once it has judged: it may say what it could not
     ages = _ages(test.table[schema.AGE].to_pylist())
     return {
-        "judge": judge.description,
+        "judge": description,
         "table5": judges.table5(judged, test.genders, test.speakers, **chance),
         "table6": judges.table6(judged, ages, test.speakers, **chance),
     }
@@ -241,13 +254,13 @@ def _retrieval(test: Test, chance: dict[str, Any]) -> list[dict[str, Any]]:
     """Every clip's speech against one face of each speaker, that of the speaker's first clip."""
     _, first, truth = np.unique(test.speakers, return_index=True, return_inverse=True)
     gallery = test.columns[schema.FACE_FEATURE][first]
-    return retrieval.retrieval(test.columns[infer.SPEECH_FEATURE], gallery, truth, test.speakers, **chance)
+    return retrieval.retrieval(test.columns[schema.SPEECH_FEATURE], gallery, truth, test.speakers, **chance)
 
 
 def _speech_length(test: Test, chance: dict[str, Any]) -> list[dict[str, Any]]:
     truth, speakers = test.columns[schema.FACE_FEATURE][test.own], test.speakers[test.own]
     lengths = {seconds: infer.shorter_feature(seconds) for seconds in infer.SHORTER_SECONDS}
-    lengths[schema.SPEECH_SECONDS] = infer.SPEECH_FEATURE
+    lengths[schema.SPEECH_SECONDS] = schema.SPEECH_FEATURE
     rows = []
     for seconds, column in lengths.items():
         feature = test.columns[column][test.own]
@@ -311,8 +324,8 @@ def _portraits(config: Config, run: str, test: Test, networks: Networks, files: 
     for number, row in enumerate(rows.tolist()):
         pictures: Mapping[str, bytes] = {
             "real": encode_jpeg(decode_jpeg(real[number], size)),
-            "face_to_face": test.table[infer.FACE_TO_FACE_JPEG][row].as_py(),
-            "portrait": test.table[infer.PORTRAIT_JPEG][row].as_py(),
+            "face_to_face": test.table[schema.FACE_TO_FACE_JPEG][row].as_py(),
+            "portrait": test.table[schema.PORTRAIT_JPEG][row].as_py(),
         }
         entry: dict[str, Any] = {"clip_id": test.table[schema.CLIP_ID][row].as_py()}
         for name, jpeg in pictures.items():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,9 @@ import pytest
 import soundfile
 
 from arspm import stages
+from arspm.config import ConfigError
 from arspm.media.clips import load_speech
+from jobs.cli import _settings
 
 ARSPM = Path(sys.executable).with_name("arspm")
 ALL = list(stages.STAGES)
@@ -51,7 +54,10 @@ def submit(clips: Path, run: Path, *more: object) -> subprocess.CompletedProcess
 
 def test_help_names_every_command_and_says_what_it_is_not():
     text = arspm("--help").stdout
-    for command in ("up", "down", "synth", "submit", "status", "logs", "cancel", "report", "generate"):
+    for command in (
+        *("up", "down", "synth", "submit", "status", "logs", "cancel"),
+        *("report", "ablation", "pictures", "generate"),
+    ):
         assert f" {command} " in text
         assert arspm(command, "--help").returncode == 0
     assert "identifies no one" in text
@@ -69,7 +75,8 @@ def test_wrong_settings_are_told_together_before_anything_starts(tmp_path: Path)
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["submit", "--run", "r"], "say which clips: --csv CSV --clips FOLDER"),
+        (["submit", "--run", "r"], "say which clips: --csv CSV --clips FOLDER\n"),
+        (["submit", "--run", "r", "--format", "folder"], "say which clips: --format folder --clips FOLDER\n"),
         (["submit", "--run", "r", "--preset", "huge"], "there is no such preset; there are paper, demo, smoke"),
         (["submit", "--run", "r", "--set", "seed"], "--set seed: write it as name=value"),
         (["generate", "--run", "nowhere", "--out", "o", "a.wav"], "stage encoder is not done"),
@@ -82,6 +89,51 @@ def test_errors_are_one_line(arguments: list[str], says: str):
     assert done.stderr.startswith("error: ")
     assert says in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_each_format_names_its_data_and_finds_its_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "people").mkdir()
+    for place in (tmp_path, tmp_path / "people"):
+        (place / "labels.csv").write_text("video_id\n")
+    found = _settings("smoke", None, {"format": "folder", "clips": "people"}, []).data
+    assert (found.format, found.csv, found.clips, found.labels) == (
+        "folder",
+        "",
+        f"{tmp_path}/people",
+        f"{tmp_path}/people/labels.csv",
+    )
+    given = {"format": "voxceleb", "csv": "vox1_meta.csv", "clips": "wav", "faces": "unzippedFaces", "labels": None}
+    found = _settings("smoke", None, given, []).data
+    assert (found.csv, found.clips, found.faces, found.labels) == tuple(
+        f"{tmp_path}/{name}" for name in ("vox1_meta.csv", "wav", "unzippedFaces", "labels.csv")
+    )
+    found = _settings("smoke", None, {"format": "folder", "clips": "s3://b/people"}, ["data.val_fraction=0.3"]).data
+    assert (found.clips, found.labels, found.val_fraction) == ("s3://b/people", "", 0.3)
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (
+            {"format": "voxceleb", "csv": "meta.csv", "clips": "wav"},
+            "say which clips: --format voxceleb --csv CSV --clips FOLDER --faces FOLDER",
+        ),
+        (
+            {"format": "folder", "clips": "c", "csv": "x.csv"},
+            "data.csv: format folder has none; it takes --format folder --clips FOLDER",
+        ),
+        (
+            {"csv": "x.csv", "clips": "c", "faces": "f"},
+            "data.faces: format avspeech has none; it takes --csv CSV --clips FOLDER",
+        ),
+        ({"format": "vox"}, "data.format: Input should be 'avspeech', 'voxceleb' or 'folder'"),
+    ],
+)
+def test_data_that_do_not_go_with_their_format_are_told(data: dict[str, str | None], says: str):
+    with pytest.raises(ConfigError, match=f"^{re.escape(says)}") as caught:
+        _settings("smoke", None, data, [])
+    assert "\n" not in str(caught.value)
 
 
 def test_without_a_head_the_error_says_what_to_do(clips: Path, tmp_path: Path):
@@ -162,6 +214,43 @@ def test_the_report_is_found_or_made_from_the_run_alone(run: tuple[Path, str], t
     done = arspm("report", copy)
     assert done.stdout.splitlines() == [str(page)], done.stderr
     assert page.stat().st_size == pytest.approx(len(was), rel=0.01)
+
+
+@pytest.mark.ray
+def test_an_ablation_compares_variants_over_the_run_and_reuses_what_is_there(run: tuple[Path, str]):
+    command = ["ablation", "--run", run[0], "--variants", "non-prior,neutral+fc,female,gender", "--seeds", 2]
+    before = {stage: (run[0] / stage / stages.SUCCESS).read_bytes() for stage in ALL}
+    done = arspm(*command)
+    assert done.returncode == 0, done.stdout + done.stderr
+    trained = [f"encoder-{name}-{seed}" for name in ("non-prior", "neutral-fc", "female", "gender") for seed in (0, 1)]
+    trained.remove("encoder-neutral-fc-0")  # the run's own
+    assert sorted(name for name in lines_that(done.stdout, ": done in") if "encoder" in name) == sorted(trained)
+    assert {stage: (run[0] / stage / stages.SUCCESS).read_bytes() for stage in ALL} == before
+    found = json.loads((run[0] / "ablation" / "metrics.json").read_text())
+    rows = {row["variant"]: row for row in found["variants"]}
+    assert set(rows) == {"non-prior", "neutral+fc", "female", "gender"}
+    assert [len(row["runs"]) for row in rows.values()] == [2] * 4
+    measured = json.loads((run[0] / "evaluate" / "metrics.json").read_text())
+    assert rows["neutral+fc"]["runs"][0]["table4"] == measured["table4"][0]
+    assert rows["neutral+fc"]["runs"][0]["run"] == "."
+    by_hand = [
+        json.loads((run[0] / each["run"] / "evaluate" / "metrics.json").read_text()) for each in rows["female"]["runs"]
+    ]
+    angles = [each["table4"][0]["cos_degrees"] for each in by_hand]
+    assert rows["female"]["figures"]["cos_degrees"]["mean"] == pytest.approx(sum(angles) / 2)
+    assert rows["female"]["n"] < rows["gender"]["n"] == measured["n"]  # women alone
+    women = json.loads((run[0] / rows["female"]["runs"][0]["run"] / "encoder" / "history.json").read_text())
+    everyone = json.loads((run[0] / "encoder" / "history.json").read_text())
+    assert women["epochs"][0]["step"] < everyone["epochs"][0]["step"]
+    assert (run[0] / "ablation" / "index.html").stat().st_size > 100_000
+    again = arspm(*command)
+    assert again.returncode == 0, again.stderr
+    assert lines_that(again.stdout, ": done in") == []
+    assert len(lines_that(again.stdout, "reused")) == 16
+    variant = run[0] / rows["female"]["runs"][1]["run"]
+    done = arspm("report", variant)  # a variant is a run
+    assert done.returncode == 0, done.stderr
+    assert (variant / "report" / "index.html").exists()
 
 
 @pytest.mark.ray
