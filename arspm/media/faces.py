@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
@@ -115,6 +115,23 @@ def yunet_detector(
     of the same face (measured on frontal faces), by which they are brought to this module's convention. The
     frontalness is where the nose stands between the eyes.
     """
+    find = yunet_finder(path, max_side=max_side, threshold=threshold)
+
+    def detect(rgb: np.ndarray, zoom: float = 1.0) -> list[FaceBox]:
+        return [_yunet_box(row, threshold, box_ratio) for row in find(rgb, zoom)]
+
+    return detect
+
+
+def yunet_finder(
+    path: str | os.PathLike[str], *, max_side: int = 640, threshold: float = 0.6
+) -> Callable[..., np.ndarray]:
+    """What YuNet itself says of the faces in a frame, as a function (rgb, zoom=1.0) -> (faces, 15).
+
+    A row is x, y, width, height, the x and y of five landmarks (right eye, left eye, nose tip, right and left corner of
+    the mouth), in pixels of the frame, and the score, `threshold` or more. Raises FileNotFoundError, and ValueError for
+    a file that is no YuNet model.
+    """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"no face detector at {path}: give the path of a YuNet .onnx file, or 'hog'")
     try:
@@ -127,19 +144,21 @@ def yunet_detector(
     ) as error:  # SystemError: how the binding passes some of OpenCV's errors on
         raise ValueError(f"{path} is not a YuNet model that OpenCV {cv2.__version__} can read") from error
 
-    def detect(rgb: np.ndarray, zoom: float = 1.0) -> list[FaceBox]:
+    def find(rgb: np.ndarray, zoom: float = 1.0) -> np.ndarray:
         scale = min(1.0, max_side / max(rgb.shape[:2])) * zoom
         bgr = cv2.cvtColor(_scaled(rgb, scale), cv2.COLOR_RGB2BGR)
         detector.setInputSize((bgr.shape[1], bgr.shape[0]))
         _, found = detector.detect(bgr)
-        return [_yunet_box(row, scale, threshold, box_ratio) for row in (() if found is None else found)]
+        rows = np.empty((0, 15)) if found is None else np.array(found, np.float64)
+        rows[:, :14] /= scale
+        return rows
 
-    return detect
+    return find
 
 
-def _yunet_box(row: np.ndarray, scale: float, threshold: float, box_ratio: float) -> FaceBox:
-    """row: x, y, width, height, five landmarks (right eye, left eye, nose, two of the mouth), score."""
-    x, y, width, height = (float(value) / scale for value in row[:4])
+def _yunet_box(row: np.ndarray, threshold: float, box_ratio: float) -> FaceBox:
+    """row: as `yunet_finder` gives it."""
+    x, y, width, height = (float(value) for value in row[:4])
     half = height / box_ratio / 2
     centre_x, centre_y = x + width / 2, y + height / 2 + 0.2 * half
     right_eye, left_eye, nose = float(row[4]), float(row[6]), float(row[8])

@@ -20,6 +20,7 @@ from arspm.scale import infer, oracle
 
 METRICS = "metrics.json"
 CLIPS = "clips.parquet"  # each test clip's distances, for comparing models on the same clips
+MAX_QUERIES = 1000  # clips that look for their speaker among all: of more, so many are drawn with the seed
 TRAINING_FACES = 5000  # that the judge and the probes learn from, at most
 
 REAL, FACE_TO_FACE = "real", "face-to-face"
@@ -251,10 +252,14 @@ def _ages(labels: list[float | None]) -> np.ndarray:
 
 
 def _retrieval(test: Test, chance: dict[str, Any]) -> list[dict[str, Any]]:
-    """Every clip's speech against one face of each speaker, that of the speaker's first clip."""
+    """Clips' speech against one face of each speaker, that of the speaker's first clip."""
     _, first, truth = np.unique(test.speakers, return_index=True, return_inverse=True)
     gallery = test.columns[schema.FACE_FEATURE][first]
-    return retrieval.retrieval(test.columns[schema.SPEECH_FEATURE], gallery, truth, test.speakers, **chance)
+    rows = np.arange(len(truth))
+    if len(rows) > MAX_QUERIES:
+        rows = np.sort(np.random.default_rng(chance["seed"]).choice(rows, MAX_QUERIES, replace=False))
+    queries = test.columns[schema.SPEECH_FEATURE][rows]
+    return retrieval.retrieval(queries, gallery, truth[rows], test.speakers[rows], **chance)
 
 
 def _speech_length(test: Test, chance: dict[str, Any]) -> list[dict[str, Any]]:

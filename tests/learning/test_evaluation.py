@@ -6,9 +6,15 @@ import math
 import numpy as np
 import pytest
 from scipy.spatial import distance
-from sklearn.pipeline import Pipeline
 
-from arspm.learning.evaluation import fit_judge, judged, other_speakers, table4_row
+from arspm.learning.evaluation import (
+    distances,
+    learnt_share,
+    other_speakers,
+    paired_difference,
+    similarity,
+    table4_row,
+)
 
 
 def features(rows: int = 12, dim: int = 20, seed: int = 0) -> np.ndarray:
@@ -100,51 +106,138 @@ def test_one_speaker_cannot_be_shuffled():
     assert other_speakers(np.array(["a", "a"]), 0) is None
 
 
-# --- the judge
+# --- comparisons of the same clips
 
 
-class Sign(Pipeline):
-    """A judge that can be followed by hand: the sign of the first number."""
-
-    def __init__(self):
-        pass
-
-    def predict(self, features: np.ndarray) -> np.ndarray:
-        return (features[:, 0] > 0).astype(int)
-
-
-def test_shares_judged_right_are_counted():
-    genders = np.array([0, 0, 0, 1, 1, 1, 1, 1])
-    firsts = np.array([-1, -1, 1, 1, 1, 1, -1, 1])
-    table = judged(
-        Sign(),
-        {"real": np.stack([firsts, firsts], 1), "none right": np.stack([1 - 2 * genders] * 2, 1)},
-        genders,
-        np.arange(8) // 2,
-        num_resamples=200,
-        seed=0,
-    )
-    assert [row["pictures"] for row in table] == ["real", "none right"]
-    assert (table[0]["n"], table[0]["accuracy"]) == (8, 6 / 8)
-    assert (table[0]["female"], table[0]["male"]) == (2 / 3, 4 / 5)
-    low, high = table[0]["accuracy_interval"]
-    assert 0.5 <= low < 0.75 < high <= 1
-    assert (table[1]["accuracy"], table[1]["accuracy_interval"]) == (0, [0, 0])
-    json.dumps(table, allow_nan=False)
+def test_distances_are_those_of_the_row():
+    truth = features()
+    each = distances(truth, features(seed=1), features(seed=2))
+    assert {figure: values.mean() for figure, values in each.items()} == {
+        figure: value for figure, value in row_of().items() if figure in each
+    }
+    assert len(each) == 6
+    assert set(distances(truth, None, truth)) == {"portrait_l1", "portrait_l2", "portrait_cos_degrees"}
+    assert distances(truth, None, None) == {}
 
 
-def test_a_sex_or_an_interval_that_there_is_not_is_none():
-    (row,) = judged(Sign(), {"x": np.ones((3, 2))}, np.array([1, 1, 1]), np.zeros(3), num_resamples=10, seed=0)
-    assert row["female"] is None
-    assert row["accuracy_interval"] is None
-    assert row["male"] == 1
-
-
-def test_the_judge_learns_what_tells_the_sexes_apart():
+def test_a_difference_is_paired():
     rng = np.random.default_rng(0)
-    genders = np.repeat([0, 1], [150, 50])
-    values = rng.standard_normal((200, 30)) * 10 + 40
-    values[:, 4] += 50 * genders
-    judge = fit_judge(values[::2], genders[::2])
-    assert (judge.predict(values[1::2]) == genders[1::2]).mean() > 0.85
-    assert (judge.predict(values[1::2])[genders[1::2] == 1] == 1).mean() > 0.8  # the rarer one too
+    hard = rng.normal(40, 10, 90)  # how hard a clip is matters far more than which model hears it
+    a, b = hard + rng.normal(0, 0.1, 90), hard - 1 + rng.normal(0, 0.1, 90)
+    mean, (low, high) = paired_difference(a, b, np.arange(90) // 3, num_resamples=500, seed=0)
+    assert mean == pytest.approx(np.mean(a - b))
+    assert 0.9 < low < mean < high < 1.1
+
+
+def test_the_learnt_share_is_the_papers_ratio_and_its_bootstrap():
+    rng = np.random.default_rng(1)
+    speakers = np.repeat(np.arange(20), rng.integers(1, 6, 20))
+    hard = rng.normal(0, 5, 20)[speakers]
+    prior_only, model, oracle = (mean + hard + rng.normal(0, 1, len(speakers)) for mean in (40, 34, 30))
+    share, (low, high) = learnt_share(model, prior_only, oracle, speakers, num_resamples=5000, seed=0)
+    assert share == pytest.approx((prior_only.mean() - model.mean()) / (prior_only.mean() - oracle.mean()))
+    ratios = []
+    for _ in range(5000):
+        rows = np.concatenate([np.flatnonzero(speakers == one) for one in rng.integers(20, size=20)])
+        means = [values[rows].mean() for values in (prior_only, model, oracle)]
+        ratios.append((means[0] - means[1]) / (means[0] - means[2]))
+    assert (low, high) == pytest.approx(np.quantile(ratios, (0.025, 0.975)), abs=0.01)
+    assert high - low < 0.2  # what is hard for all three cancels
+
+
+@pytest.mark.parametrize(("model", "share"), [(30.0, 1.0), (40.0, 0.0), (45.0, -0.5), (25.0, 1.5)])
+def test_a_share_may_lie_beyond_prior_and_oracle(model, share):
+    rows = np.ones(6)
+    found, interval = learnt_share(model * rows, 40 * rows, 30 * rows, np.arange(6), num_resamples=9, seed=0)
+    assert found == pytest.approx(share)
+    assert interval == pytest.approx([share, share])
+
+
+def test_there_is_no_share_of_what_the_oracle_does_not_gain():
+    rng = np.random.default_rng(2)
+    speakers, prior_only = np.arange(30), rng.normal(40, 5, 30)
+    for oracle in (prior_only, prior_only + 1):
+        assert learnt_share(prior_only - 1, prior_only, oracle, speakers, num_resamples=50, seed=0) == (None, None)
+    noise = rng.normal(0, 1, 30)
+    doubtful = prior_only - 0.2 + noise - noise.mean()  # better on the whole, but not in many resamples
+    share, interval = learnt_share(prior_only - 0.1, prior_only, doubtful, speakers, num_resamples=500, seed=0)
+    assert share is not None
+    assert interval is None
+
+
+# --- how alike the clips are
+
+
+def degrees_between(a: np.ndarray, b: np.ndarray) -> float:
+    return math.degrees(math.acos(1 - distance.cosine(a.astype(float), b.astype(float))))
+
+
+def test_similarity_is_the_mean_over_pairs():
+    values = features(rows=14, dim=9)
+    speakers = np.array(list("abcabcaabdddea"))
+    found = similarity(values, speakers, num_resamples=200, seed=0)
+    pairs = [(i, j) for i in range(14) for j in range(i)]
+    angles = {pair: degrees_between(*values[list(pair)]) for pair in pairs}
+    between = [pair for pair in pairs if speakers[pair[0]] != speakers[pair[1]]]
+    within = [np.mean([angles[i, j] for i, j in pairs if speakers[i] == speakers[j] == speaker]) for speaker in "abcd"]
+    assert found["within"] == pytest.approx(np.mean(within))
+    assert found["between"] == pytest.approx(np.mean([angles[pair] for pair in between]))
+    cosines = [1 - distance.cosine(*values[list(pair)].astype(float)) for pair in between]
+    assert found["between_cosine"] == pytest.approx(np.mean(cosines))
+    for figure in ("within", "between", "between_cosine"):
+        low, high = found[f"{figure}_interval"]
+        assert low < found[figure] < high
+    json.dumps(found, allow_nan=False)
+
+
+def test_an_interval_of_pairs_is_the_bootstrap_over_speakers():
+    """A speaker drawn twice is no pair of two speakers."""
+    rng = np.random.default_rng(3)
+    values = (rng.standard_normal((25, 1, 6)) + 0.5 * rng.standard_normal((25, 2, 6)) + 0.7).reshape(50, 6)
+    speakers = np.repeat(np.arange(25), 2)
+    found = similarity(values, speakers, num_resamples=4000, seed=0)
+    cosines = 1 - distance.squareform(distance.pdist(values, "cosine"))
+    means: dict[str, list[float]] = {"between": [], "between_cosine": []}
+    for _ in range(1500):
+        rows = np.repeat(rng.integers(25, size=25) * 2, 2) + np.tile([0, 1], 25)
+        different = speakers[rows][:, None] != speakers[rows][None]
+        drawn = cosines[np.ix_(rows, rows)][different]
+        means["between_cosine"].append(drawn.mean())
+        means["between"].append(np.degrees(np.arccos(drawn)).mean())
+    for figure, resampled in means.items():
+        low, high = found[f"{figure}_interval"]
+        assert (low, high) == pytest.approx(np.quantile(resampled, (0.025, 0.975)), abs=0.1 * (high - low))
+
+
+def test_portraits_that_are_all_the_same_are_at_no_angle():
+    found = similarity(np.ones((20, 5), np.float16), np.arange(20) // 2, num_resamples=20, seed=0)
+    assert (found["within"], found["between"]) == pytest.approx((0, 0), abs=1e-5)
+    assert found["between_cosine"] == pytest.approx(1)
+    assert found["between_cosine_interval"] == pytest.approx([1, 1])
+
+
+def test_many_rows_are_sampled_and_their_cosines_are_not():
+    rng = np.random.default_rng(4)
+    speakers = np.repeat(np.arange(100), 6)
+    values = (rng.standard_normal((100, 8))[speakers] + rng.standard_normal((600, 8)) + 0.5).astype(np.float32)
+    whole = similarity(values, speakers, num_resamples=50, seed=0)
+    sampled = similarity(values, speakers, num_resamples=50, seed=0, max_compared=200)
+    assert sampled["between"] != whole["between"]
+    assert sampled["between"] == pytest.approx(whole["between"], abs=3)
+    assert (sampled["within"], sampled["between_cosine"]) == (whole["within"], whole["between_cosine"])
+    again = similarity(values, speakers, num_resamples=50, seed=0, max_compared=200)
+    assert again == sampled
+    assert similarity(values, speakers, num_resamples=50, seed=1, max_compared=200)["between"] != sampled["between"]
+
+
+def test_without_pairs_there_is_no_figure():
+    one_each = similarity(features(), np.arange(12), num_resamples=20, seed=0)
+    assert one_each["within"] is None
+    assert one_each["within_interval"] is None
+    assert one_each["between"] > 0
+    one_speaker = similarity(features(), np.zeros(12), num_resamples=20, seed=0)
+    assert one_speaker["within"] > 0
+    assert one_speaker["within_interval"] is None
+    for figure in ("between", "between_cosine"):
+        assert one_speaker[figure] is None
+        assert one_speaker[f"{figure}_interval"] is None

@@ -7,7 +7,17 @@ import pytest
 import torch
 from scipy.spatial import distance
 
-from arspm.learning.metrics import bootstrap_interval, cos_degrees, l1_distance, l2_distance
+from arspm.learning.metrics import (
+    bootstrap_interval,
+    cos_degrees,
+    divided,
+    estimate,
+    interval,
+    l1_distance,
+    l2_distance,
+    mean_and_interval,
+    pair_ratio,
+)
 
 
 def pairs(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -116,6 +126,73 @@ def test_one_speaker_has_a_mean_but_no_interval():
     assert mean == 1.5
     assert math.isnan(low)
     assert math.isnan(high)
+
+
+def test_a_figure_of_tables_is_a_mean_with_its_interval_or_none():
+    values, groups = np.random.default_rng(7).normal(size=30), np.arange(30) // 3
+    mean, low, high = bootstrap_interval(values, groups, num_resamples=300, seed=4)
+    assert mean_and_interval(values, groups, num_resamples=300, seed=4) == (mean, [low, high])
+    assert mean_and_interval([1.0, 2.0], ["a", "a"], num_resamples=300, seed=4) == (1.5, None)
+
+
+# --- the interval of any figure
+
+
+def test_a_resample_draws_as_many_groups_as_there_are():
+    seen = []
+
+    def statistic(weights):
+        seen.append(weights)
+        return weights[:, 0]
+
+    interval(statistic, 7, num_resamples=5000, seed=0)
+    weights = np.concatenate(seen)
+    assert weights.shape == (5000, 7)
+    assert (weights.sum(axis=1) == 7).all()
+    np.testing.assert_allclose(weights.mean(axis=0), 1, atol=0.06)
+    np.testing.assert_allclose((weights == 0).mean(axis=0), (6 / 7) ** 7, atol=0.03)  # with replacement
+
+
+def test_a_figure_that_is_no_mean_agrees_with_a_loop_over_resamples():
+    generator = np.random.default_rng(8)
+    a, b = generator.normal(5, 1, 40), generator.normal(2, 1, 40)
+    found, (low, high) = estimate(lambda w: divided(w @ a, w @ b), 40, num_resamples=20_000, seed=0)
+    assert found == pytest.approx(a.sum() / b.sum())
+    ratios = []
+    for _ in range(20_000):
+        drawn = generator.integers(40, size=40)
+        ratios.append(a[drawn].sum() / b[drawn].sum())
+    assert (low, high) == pytest.approx(np.quantile(ratios, (0.025, 0.975)), rel=0.02)
+
+
+def test_undefined_resamples_are_left_out_unless_they_are_many():
+    values = np.arange(10.0)
+    few = interval(lambda w: np.where(w[:, 0] > 3, np.nan, w @ values / 10), 10, num_resamples=4000, seed=0)
+    whole = interval(lambda w: w @ values / 10, 10, num_resamples=4000, seed=0)
+    assert few == pytest.approx(whole, abs=0.3)
+    assert interval(lambda w: np.where(w[:, 0] > 0, np.nan, w @ values), 10, num_resamples=400, seed=0) is None
+    assert estimate(lambda w: np.full(len(w), np.nan), 10, num_resamples=9, seed=0) == (None, None)
+    assert estimate(lambda w: w[:, 0], 1, num_resamples=9, seed=0) == (1, None)
+
+
+def test_pairs_are_of_different_groups():
+    generator = np.random.default_rng(9)
+    numerator, denominator = (generator.uniform(size=(6, 6)) for _ in range(2))
+    for pairs in (numerator, denominator):
+        np.fill_diagonal(pairs, 0)
+    statistic = pair_ratio(numerator, denominator)
+    often = np.array([[1, 1, 1, 1, 1, 1], [2, 0, 3, 1, 0, 0], [6, 0, 0, 0, 0, 0]])
+    expected = []
+    for counts in often[:2]:
+        drawn = np.repeat(np.arange(6), counts)
+        pairs = [(i, j) for i in drawn for j in drawn if i != j]
+        expected.append(sum(numerator[pair] for pair in pairs) / sum(denominator[pair] for pair in pairs))
+    found = statistic(often.astype(float))
+    np.testing.assert_allclose(found[:2], expected)
+    assert np.isnan(found[2])
+
+
+# --- wrong input
 
 
 @pytest.mark.parametrize(
