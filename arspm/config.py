@@ -91,7 +91,7 @@ class VggFace(Section):
     weights: str = ""  # a published file, in any of six formats
     channel_order: Literal["auto", "rgb", "bgr"] = "auto"  # of its first layer; auto: what the file's format has
     width: Width = 1.0
-    num_identities: Count = 2622  # of published weights; one trained here has as many as the training faces
+    num_identities: Count = 2622  # the paper's, for benchmarks; weights bring their own, training faces too
     feature: Literal["pre_relu", "post_relu"] = "pre_relu"
     dropout: Fraction = 0.5
     feature_dtype: Literal["float16", "float32"] = "float32"  # as stored in the corpus

@@ -92,6 +92,7 @@ SMOKE = override(
         "face.num_frames": 2,
         "ingest.num_lanes": 4,
         "ingest.window_rows": 8,
+        "oracle.num_draws": 4,
         "evaluate.num_resamples": 200,
         "evaluate.num_portraits": 4,
     }

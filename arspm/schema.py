@@ -23,23 +23,31 @@ import pyarrow as pa
 SPLITS = ("train", "val", "test")
 FAMILIES = ("speech", "faces", "features")
 
-CLIP_ID = "clip_id"  # "<video id>_<start>_<end>", start and end as the CSV writes them
-VIDEO_ID = "video_id"
+CLIP_ID = "clip_id"  # "<video id>_<start>_<end>", start and end as the CSV writes them; docs/data.md has the others
+VIDEO_ID = "video_id"  # the unit of splitting: a video, or a speaker where the data tell them apart
 SPECTROGRAM = "spectrogram"  # float16 (2, 257, 598), reading N
 WAVEFORM = "waveform"  # int16 (96000,), 16 kHz mono
 FACE_JPEG = "face_jpeg"  # 224x224 RGB JPEG
 GENDER = "gender"  # "female" | "male" | null
 AGE = "age"  # years | null
-IDENTITY = "identity"  # a person's name in labels.csv | null
+IDENTITY = "identity"  # a person's name in labels.csv, or the speaker's folder | null
 SPEAKER = "speaker"  # in tables of results: the identity, or else the video id
 FACE_FEATURE = "face_feature"  # VGGFace fc7, float16 or float32 (feature_dim,), readings H and I
 
-# Of speakers.parquet, the truth about made-up speakers: its columns are the fields of made_up_people.Speaker, `video_id`
-# and `age` as above among them.
+# Of speakers.parquet, the truth about made-up speakers. Its columns are the fields of made_up_people.Speaker, VIDEO_ID
+# and AGE among them.
 SEX = "sex"  # "female" | "male"
 BODY_SIZE = "body_size"  # standard deviations within the sex
 HAIR_COLOUR = "hair_colour"
 GLASSES = "glasses"  # true | false
+
+# Of a prediction, beside those above. Features are float32 (feature_dim,).
+SPEECH_FEATURE = "speech_feature"  # the encoder's, from speech
+PORTRAIT_FEATURE = "portrait_feature"  # VGGFace's, from the portrait of the speech feature
+FACE_TO_FACE_FEATURE = "face_to_face_feature"  # VGGFace's, from the decoder's picture of the real face feature
+HEARD_GENDER = "heard_gender"  # the gender classifier's class, or -1 without one
+PORTRAIT_JPEG = "portrait_jpeg"  # RGB, of the decoder's size
+FACE_TO_FACE_JPEG = "face_to_face_jpeg"
 
 SAMPLE_RATE_HZ = 16_000
 SPEECH_SECONDS = 6
@@ -51,14 +59,14 @@ GENDERS = ("female", "male")  # the position is the class number
 
 
 class DropReason(str, Enum):
-    """Why a clip of the CSV is not in the corpus: the whole list, and the words that `dropped.parquet` uses."""
+    """Why a clip of the data is not in the corpus: the whole list, and the words that `dropped.parquet` uses."""
 
-    bad_row = "bad_row"  # not the five or six columns of AVSpeech, or numbers out of range
+    bad_row = "bad_row"  # not AVSpeech's columns or ranges; a file that lies elsewhere than its format says
     missing_file = "missing_file"
-    duplicate_key = "duplicate_key"  # this video id, start and end stood in an earlier row
+    duplicate_key = "duplicate_key"  # an earlier row has this clip id
     undecodable = "undecodable"  # broken, or beyond the limits on pixels and seconds
-    no_video = "no_video"
-    no_sound = "no_sound"
+    no_video = "no_video"  # nor a picture to a sound
+    no_sound = "no_sound"  # or a speaker of whom there are pictures alone
     silent = "silent"
     too_short = "too_short"  # under half a second of sound
     no_face = "no_face"
@@ -124,7 +132,9 @@ def oracle_schema(feature_dim: int) -> pa.Schema:
 
 
 def dropped_schema() -> pa.Schema:
-    """Columns of `dropped.parquet`: the CSV's line, its key where it has one, the reason and what was seen."""
+    """Columns of `dropped.parquet`: the row's number (the CSV's line), its key where it has one, the reason, and what
+    was seen.
+    """
     return pa.schema(
         [
             pa.field("row", pa.int64(), False),

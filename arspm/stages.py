@@ -21,7 +21,11 @@ SUCCESS = "_SUCCESS.json"
 CORPUS = "corpus"  # the folder of a run that preprocess and features fill
 VARIANTS = "_variants"  # the folder of a run that holds its variants, each a run that shares what comes before
 _OWN = ("encoder", "evaluate", "report")  # the stages that a variant does not share
-_FORMAT = 1  # raised when a stage's output changes for the same configuration: finished stages are then made anew
+_FORMAT = 2  # raised when a stage's output changes for the same configuration: finished stages are then made anew
+
+
+# What each format of data must name; it reads nothing else but labels.
+INPUTS = {"avspeech": ("csv", "clips"), "voxceleb": ("csv", "clips", "faces"), "folder": ("clips",)}
 
 
 class Stage(NamedTuple):
@@ -83,17 +87,24 @@ def fingerprint(config: Config, name: str, before: dict[str, str] | str) -> str:
 
 
 def describe_inputs(config: Config) -> str:
-    """A hash of the CSV, the labels, and the names and sizes of the clips' files.
+    """A hash of the format's table, the labels, and the names and sizes of the clips' and face images' files.
 
-    Raises FileNotFoundError for one that is not there, or that the configuration does not name.
+    Raises FileNotFoundError for one that is not there, that holds no file, or that the configuration does not name.
     """
-    for name in ("csv", "clips"):
+    names = INPUTS[config.data.format]
+    for name in names:
         uri = getattr(config.data, name)
         if not uri or not storage.exists(uri):
             raise FileNotFoundError(f"data.{name}: {f'{uri} does not exist' if uri else 'not given'}")
-    tables = [config.data.csv, config.data.labels] if config.data.labels else [config.data.csv]
+    tables = [config.data.csv] if "csv" in names else []
+    tables += [config.data.labels] if config.data.labels else []
     hashes = [hashlib.sha256(storage.read_bytes(uri)).hexdigest() for uri in tables]
-    parts = [hashes, storage.files_below(config.data.clips)]
+    parts: list[Any] = [hashes]
+    for name in names:
+        if name != "csv":
+            parts.append(storage.files_below(getattr(config.data, name)))
+            if not parts[-1]:
+                raise FileNotFoundError(f"data.{name}: there is no file below {getattr(config.data, name)}")
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

@@ -1,29 +1,43 @@
 """Parameters, time and peak memory of one training step of each network at the paper's size. `make bench` runs it.
 
-Each network is measured in a process of its own: peak memory is that process's largest resident set.
+Each network is measured in a process of its own: peak memory is that process's largest resident set. It ends with an
+error where a loss or a gradient is not finite, or where a network needs more memory than a machine of 24 GiB has.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import platform
 import resource
 import statistics
 import subprocess
 import sys
 import time
+from typing import Any
 
 import torch
 
-from arspm.config import Config, Recipe
+from arspm.config import Config, Recipe, override
 from arspm.learning import tasks
 from arspm.learning.batch import Batch
 from arspm.learning.train_step import Task, make_optimizer, train_step
 from arspm.model import speech_portrait
 from arspm.model.speech_portrait import FacePrior
 
-STEPS = 3  # timed, after one that is not
+NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {  # name: stage, and what differs from the paper's configuration
+    "encoder": ("encoder", {}),
+    "encoder-speech2face": ("encoder", {"speech_encoder.architecture": "speech2face", "prior.kind": "none"}),
+    "encoder-resnet18": ("encoder", {"speech_encoder.architecture": "resnet18"}),
+    "encoder-resnet34": ("encoder", {"speech_encoder.architecture": "resnet34"}),
+    "encoder-densenet121": ("encoder", {"speech_encoder.architecture": "densenet121"}),
+    "decoder": ("decoder", {}),
+    # MS-SSIM's five scales leave 112 pixels a window of 7.
+    "decoder-112": ("decoder", {"face_decoder.as_printed": True, "decoder_loss.ms_ssim_window": 7}),
+    "gender": ("gender", {}),
+    "vggface": ("vggface", {}),
+}
 
 
 def make_task(stage: str, config: Config, device: torch.device) -> Task:
@@ -35,7 +49,7 @@ def make_task(stage: str, config: Config, device: torch.device) -> Task:
     network = speech_portrait.vggface(config, config.vggface.num_identities)
     if stage == "decoder":
         return tasks.decoder_task(config, network.to(device))
-    prior = FacePrior("neutral", {"neutral": torch.randn(config.feature_dim)}).to(device)
+    prior = FacePrior(config.prior.kind, {"neutral": torch.randn(config.feature_dim)}).to(device)
     hidden = speech_portrait.face_decoder(config).fc1.to(device)
     return tasks.encoder_task(config, prior, hidden, network.fc8.to(device))
 
@@ -53,51 +67,77 @@ def make_batch(config: Config, rows: int, device: torch.device) -> Batch:
     )
 
 
-def measure(stage: str, rows: int, precision: str, device: torch.device) -> dict[str, object]:
-    """Take `STEPS` optimisation steps of a stage; what they took, and whether loss and gradients were finite."""
+def measure(name: str, rows: int, steps: int, precision: str, device: torch.device) -> dict[str, Any]:
+    """What `steps` optimisation steps of a network take, after one that is not timed: it makes Adam's state."""
     torch.manual_seed(0)
-    config, recipe = Config(), Recipe(precision=precision)
+    stage, changes = NETWORKS[name]
+    config, recipe = override(Config(), changes), Recipe(precision=precision)
     task, batch = make_task(stage, config, device), make_batch(config, rows, device)
-    model = task.model.to(device, memory_format=torch.channels_last)
+    model = task.model.to(device, memory_format=torch.channels_last).train()
     optimizer = make_optimizer(model, recipe)
-    seconds = []
-    for _ in range(STEPS + 1):
+    seconds, losses = [], []
+    for _ in range(steps + 1):
         begun = time.perf_counter()
         terms = train_step(task, model, optimizer, batch, rate=recipe.learning_rate, precision=recipe.precision)
-        loss = float(terms["loss"])  # waits for the device
+        losses.append(float(terms["loss"]))  # waits for the device
         seconds.append(time.perf_counter() - begun)
-    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    gradients = [parameter.grad for parameter in model.parameters()]
+    finite = all(gradient is not None and bool(gradient.isfinite().all()) for gradient in gradients)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     return {
-        "stage": stage,
+        "network": name,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "rows": rows,
         "precision": precision,
         "seconds_median": round(statistics.median(seconds[1:]), 2),
         "seconds": [round(each, 2) for each in seconds[1:]],
         "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else peak, 2),
-        "loss": loss,
-        "finite": all(bool(torch.isfinite(gradient).all()) for gradient in gradients),
+        "loss": losses[-1],
+        "finite": finite and all(map(math.isfinite, losses)),
     }
+
+
+def measure_apart(name: str, options: list[str], limit_gib: float) -> str:
+    """The figures of a network, measured in a process of its own, as JSON.
+
+    Raises SystemExit with one line where they are not as they should be, or where there are none.
+    """
+    command = [sys.executable, "-m", "benchmarks.paper_size", name, *options, "--here"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["killed, as one is that needs more memory than there is"])[-1]
+        raise SystemExit(f"{name}: the measurement ended with status {done.returncode}: {last}")
+    found = json.loads(done.stdout)
+    if not found["finite"]:
+        raise SystemExit(f"{name}: a loss or a gradient is missing or not finite; the last loss is {found['loss']}")
+    if found["peak_gib"] > limit_gib:
+        raise SystemExit(f"{name}: a step of {found['rows']} rows took {found['peak_gib']} GiB, over {limit_gib:g}")
+    return json.dumps(found)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.paper_size", description=__doc__)
-    parser.add_argument("stages", nargs="*", default=["encoder", "decoder", "gender", "vggface"])
+    parser.add_argument("networks", nargs="*", default=list(NETWORKS), help=f"of {', '.join(NETWORKS)}; default: all")
     parser.add_argument("--rows", type=int, default=16, help="the batch")
+    parser.add_argument("--steps", type=int, default=3, help="timed, after one that is not")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
-    parser.add_argument("--here", action="store_true", help="in this process, and print JSON")
+    parser.add_argument("--limit-gib", type=float, default=24.0, help="more is an error")
+    parser.add_argument("--here", action="store_true", help="one network, in this process, whatever it takes")
     arguments = parser.parse_args()
+    if unknown := [name for name in arguments.networks if name not in NETWORKS]:
+        parser.error(f"there is no network {', '.join(unknown)}; there are {', '.join(NETWORKS)}")
+    if arguments.rows < 2 or arguments.steps < 1:
+        parser.error("--rows must be at least 2, for BatchNorm, and --steps at least 1")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    rows, steps, precision = arguments.rows, arguments.steps, arguments.precision
     if arguments.here:
-        print(json.dumps(measure(arguments.stages[0], arguments.rows, arguments.precision, device)))
+        print(json.dumps(measure(arguments.networks[0], rows, steps, precision, device)))
         return
     name = torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.machine()} CPU"
-    print(f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}, median of {STEPS} steps")
-    for stage in arguments.stages:
-        options = ["--rows", str(arguments.rows), "--precision", arguments.precision, "--here"]
-        command = [sys.executable, "-m", "benchmarks.paper_size", stage, *options]
-        print(subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip(), flush=True)
+    print(f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}, median of {steps} steps", flush=True)
+    options = ["--rows", str(rows), "--steps", str(steps), "--precision", precision]
+    for each in arguments.networks:
+        print(measure_apart(each, options, arguments.limit_gib), flush=True)
 
 
 if __name__ == "__main__":

@@ -124,7 +124,8 @@ def asks(config: Config, stage: str) -> tuple[float, float]:
         workers, read = getattr(resources, stage), resources.read
         cpus = workers.num_workers * (workers.cpus + read.num_tasks * read.cpus)
         return cpus, workers.num_workers * workers.gpus
-    tasks = {"preprocess": resources.preprocess, "features": resources.infer, "evaluate": resources.infer}.get(stage)
+    inferring = dict.fromkeys(("features", "oracle", "evaluate"), resources.infer)
+    tasks = {"preprocess": resources.preprocess, **inferring}.get(stage)
     return (tasks.num_tasks * tasks.cpus, tasks.num_tasks * tasks.gpus) if tasks else (0, 0)
 
 

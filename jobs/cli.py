@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -76,9 +76,17 @@ def synth(
 @app.command()
 def submit(
     run: Run,
-    csv: Annotated[str | None, typer.Option(help="AVSpeech rows: video id, start, end, x, y[, file].")] = None,
-    clips: Annotated[str | None, typer.Option(help="The folder of the clips' files.")] = None,
-    labels: Annotated[str | None, typer.Option(help="labels.csv; found beside the CSV if it is there.")] = None,
+    format_: Annotated[
+        str | None, typer.Option("--format", help=f"What the clips are: {', '.join(stages.INPUTS)}; see docs/data.md.")
+    ] = None,
+    csv: Annotated[
+        str | None, typer.Option(help="AVSpeech rows (video id, start, end, x, y[, file]), or VoxCeleb's metadata.")
+    ] = None,
+    clips: Annotated[str | None, typer.Option(help="The folder of the clips' files, or of speakers' folders.")] = None,
+    faces: Annotated[str | None, typer.Option(help="VoxCeleb's folder of face images.")] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="labels.csv; found beside the CSV, or in the speakers' folder, if it is there.")
+    ] = None,
     preset: Annotated[str, typer.Option(help=f"One of {', '.join(presets.PRESETS)}.")] = "paper",
     config: Annotated[str | None, typer.Option(help="A complete configuration (JSON) instead of a preset.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="A field's value, as loss.lambda1=0.5.")] = None,
@@ -91,7 +99,8 @@ def submit(
     from jobs.console import watch
 
     run = storage.absolute(run)
-    settings = _settings(preset, config, csv, clips, labels, set_ or [])
+    data = {"format": format_, "csv": csv, "clips": clips, "faces": faces, "labels": labels}
+    settings = _settings(preset, config, data, set_ or [])
     address = _address(ray_address)
     if detach:
         print(f"{chain.detach(settings, run, address, until)} drives the chain; `arspm status {run}` tells how it is")
@@ -163,6 +172,49 @@ def report(run: RunArgument) -> None:
 
 
 @app.command()
+def ablation(
+    run: Run,
+    variants: Annotated[
+        str | None, typer.Option(help="Names with commas between; Table 4's models by default.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Models of each variant.")] = 3,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="For all, as training.encoder.epochs=9.")] = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Let the cluster drive it, and return.")] = False,
+    ray_address: Address = None,
+) -> None:
+    """Train every variant of the paper over a run's corpus, priors and decoder, and compare them (Table 4)."""
+    from jobs import ablation as work
+    from jobs.console import watch
+
+    run = storage.absolute(run)
+    names = variants.split(",") if variants else work.TABLE4
+    models, missing = work.plan(run, names, seeds, _changes(set_ or []))
+    for gap in missing:
+        print(f"{gap['variant']}, seed {gap['seed']}: left out, {gap['reason']}")
+    address = _address(ray_address)
+    if detach:
+        print(f"{work.detach(run, names, seeds, set_ or [], address)} drives the ablation")
+        return
+    with watch() as on_event:
+        whole = work.run_ablation(run, models, missing, address, on_event)
+    if whole is None:
+        raise typer.Exit(130)
+    print(f"ablation: {storage.join(run, 'ablation', 'index.html')}")
+    if not whole:
+        raise typer.Exit(1)
+
+
+@app.command()
+def pictures(run: Run, out: Annotated[str, typer.Option(help="The folder of the pictures and of index.csv.")]) -> None:
+    """Write the test split's real faces and portraits as files, with a table for a judge to fill in."""
+    from jobs.pictures import export
+
+    out = storage.absolute(out)
+    print(f"{export(storage.absolute(run), out)} pictures are in {out}; fill gender and age into index.csv")
+    print(f"and measure them: arspm submit ... --set evaluate.judge={storage.join(out, 'index.csv')}")
+
+
+@app.command()
 def generate(
     recordings: Annotated[list[str], typer.Argument(help="Speech: wav, flac, mp3, mp4, ...")],
     run: Run,
@@ -193,26 +245,40 @@ def readable(work: Callable[[], object]) -> int:
     return 0
 
 
-def _settings(
-    preset: str, config: str | None, csv: str | None, clips: str | None, labels: str | None, changes: list[str]
-) -> Config:
+def _settings(preset: str, config: str | None, data: Mapping[str, str | None], changes: list[str]) -> Config:
     """The configuration of a command line, with every path absolute. Raises ConfigError."""
     base = load(storage.read_bytes(config)) if config else presets.preset(preset)
-    unreadable = [change for change in changes if "=" not in change]
+    wanted = _changes(changes)
+    wanted |= {f"data.{name}": value for name, value in data.items() if value is not None}
+    found = override(base, wanted)
+    needs = stages.INPUTS[found.data.format]
+    words = [f"--{name} {'CSV' if name == 'csv' else 'FOLDER'}" for name in needs]
+    if found.data.format != "avspeech":
+        words.insert(0, f"--format {found.data.format}")
+    if not all(getattr(found.data, name) for name in needs):
+        raise ConfigError(f"say which clips: {' '.join(words)}")
+    for name in ("csv", "faces"):
+        if name not in needs and getattr(found.data, name):
+            raise ConfigError(f"data.{name}: format {found.data.format} has none; it takes {' '.join(words)}")
+    place = str(Path(found.data.csv).parent) if "csv" in needs else found.data.clips
+    beside = storage.join(place, "labels.csv")
+    if not found.data.labels and not storage.is_remote(found.data.csv or place) and storage.exists(beside):
+        found = override(found, {"data.labels": beside})
+    truth = storage.join(place, "speakers.parquet")  # of made-up speakers, whose corpora are in AVSpeech's form
+    avspeech = found.data.format == "avspeech"
+    if avspeech and not found.oracle.speakers and not storage.is_remote(found.data.csv) and storage.exists(truth):
+        found = override(found, {"oracle.speakers": truth})
+    paths = {f"data.{name}": getattr(found.data, name) for name in ("csv", "clips", "faces", "labels")}
+    paths["oracle.speakers"] = found.oracle.speakers
+    return override(found, {name: storage.absolute(path) for name, path in paths.items() if path})
+
+
+def _changes(texts: Sequence[str]) -> dict[str, str]:
+    """What `--set` says, name -> value. Raises ConfigError."""
+    unreadable = [text for text in texts if "=" not in text]
     if unreadable:
         raise ConfigError(f"--set {unreadable[0]}: write it as name=value")
-    wanted = dict(change.split("=", 1) for change in changes)
-    for name, value in (("data.csv", csv), ("data.clips", clips), ("data.labels", labels)):
-        if value is not None:
-            wanted[name] = value
-    found = override(base, wanted)
-    if not found.data.csv or not found.data.clips:
-        raise ConfigError("say which clips: --csv CSV --clips FOLDER")
-    beside = storage.join(str(Path(found.data.csv).parent), "labels.csv")
-    if not found.data.labels and not storage.is_remote(found.data.csv) and storage.exists(beside):
-        found = override(found, {"data.labels": beside})
-    paths = {f"data.{name}": getattr(found.data, name) for name in ("csv", "clips", "labels")}
-    return override(found, {name: storage.absolute(path) for name, path in paths.items() if path})
+    return dict(text.split("=", 1) for text in texts)
 
 
 def _address(asked: str | None, *, required: bool = True) -> str:

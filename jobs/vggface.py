@@ -4,6 +4,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 
@@ -12,7 +13,9 @@ from arspm.config import Config
 from arspm.learning import artifacts, checkpoint
 from arspm.media.faces import decode_jpeg
 from arspm.model import speech_portrait
-from arspm.model.vggface import VGGFace, load_published, scale_features
+from arspm.model.vggface import MEAN_RGB, VGGFace, load_published, scale_features
+from arspm.model.vggface_check import StatedActivations, check, parse_stated
+from arspm.model.vggface_weights import read_published
 from arspm.scale.launch import train_stage
 from jobs.stage import main
 
@@ -25,16 +28,42 @@ NORM_FACES = 512
 def vggface(config: Config, run: str, fingerprint: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Load published VGGFace weights, or train the network here when there are none."""
     if config.vggface.weights:
-        model = speech_portrait.vggface(config, config.vggface.num_identities)
-        with storage.local_copy(config.vggface.weights) as path:
-            published = torch.load(path, map_location="cpu", weights_only=True)
-        load_published(published, channel_order=config.vggface.channel_order, model=model)
-        return _save(model, run), {"published": config.vggface.weights}
+        model, figures = _published(config)
+        return _save(model, run), figures
     files, figures = train_stage("vggface", config, run, fingerprint)
     model = artifacts.load_vggface(run, config)
     norm = _mean_norm(model, config, run)
     scale_features(model, FEATURE_NORM / norm)
     return files | _save(model, run), figures | {"feature_norm_before": norm, "feature_norm": FEATURE_NORM}
+
+
+def _published(config: Config) -> tuple[VGGFace, dict[str, Any]]:
+    """The network of `vggface.weights`, and what was found out about the file. fc8 has the file's identities."""
+    uri = config.vggface.weights
+    with storage.local_copy(uri) as path:
+        published = read_published(path, config.vggface.channel_order)
+        sha256 = storage.describe(str(path))["sha256"]
+    model = speech_portrait.vggface(config, len(published.state_dict["fc8.weight"]))
+    load_published(published.state_dict, model)
+    mean = "RGB " + ", ".join(f"{value:.4f}" for value in MEAN_RGB)
+    print(f"{uri}: format {published.format}, channels {published.channel_order.upper()}, mean {mean}", flush=True)
+    found = {"published": uri, "format": published.format, "channel_order": published.channel_order, "mean": mean}
+    return model, found | {"sha256": sha256, "check": check(model, *_stated(uri))}
+
+
+def _stated(uri: str) -> tuple[torch.Tensor | None, StatedActivations | None]:
+    """The image and the activations of `<weights>.check.json`, where there is one beside the weights."""
+    sidecar = f"{storage.absolute(uri)}.check.json"
+    if not storage.exists(sidecar):
+        return None, None
+    stated = parse_stated(storage.read_json(sidecar), sidecar)
+    if not stated.image:
+        return None, stated
+    picture = storage.join(sidecar.rpartition("/")[0], stated.image)
+    bgr = cv2.imdecode(np.frombuffer(storage.read_bytes(picture), np.uint8), cv2.IMREAD_COLOR)
+    if bgr is None:
+        raise ValueError(f"{picture}: not a picture")
+    return torch.from_numpy(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)), stated
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ import torch
 from arspm import config as configuration
 from arspm.config import TRAINED_STAGES, Config, ConfigError, dump, load, names, override, parse
 from arspm.learning import losses
-from arspm.model import cbam, face_decoder, speech_encoder, vggface
+from arspm.model import cbam, face_decoder, speech_encoder, trunks, vggface
 from arspm.presets import PRESETS, preset
 
 
@@ -227,13 +227,14 @@ def test_the_words_of_the_configuration_are_those_of_the_networks():
     def words(section: Any, field: str) -> tuple[str, ...]:
         return get_args(section.model_fields[field].annotation)
 
+    assert words(configuration.SpeechEncoder, "architecture") == trunks.ARCHITECTURES
     assert words(configuration.SpeechEncoder, "cbam") == cbam.ORDERINGS
     assert words(configuration.FaceDecoder, "cbam") == cbam.ORDERINGS
     assert words(configuration.SpeechEncoder, "fusion") == speech_encoder.FUSIONS
     assert words(configuration.SpeechEncoder, "head") == speech_encoder.HEADS
     assert words(configuration.FaceDecoder, "cbam_position") == face_decoder.CBAM_POSITIONS
     assert words(configuration.VggFace, "feature") == vggface.FEATURES
-    assert words(configuration.VggFace, "channel_order") == vggface.CHANNEL_ORDERS
+    assert words(configuration.VggFace, "channel_order") == ("auto", *vggface.CHANNEL_ORDERS)
     assert words(configuration.Loss, "identity") == losses.IDENTITY_LOSSES
 
 

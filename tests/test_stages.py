@@ -62,6 +62,8 @@ ENCODER_AND_AFTER = {"encoder", "evaluate", "report"}
         ("data.storage", "waveform", ALL),
         ("face.margin", 0.0, ALL),
         ("evaluate.num_resamples", 10, {"evaluate", "report"}),
+        ("oracle.num_draws", 5, {"oracle", "evaluate", "report"}),
+        ("oracle.speakers", "speakers.parquet", {"oracle", "evaluate", "report"}),
         ("resources.encoder.num_workers", 4, set()),
         ("resources.threads_per_worker", 2, set()),
         ("ingest.prefetch_batches", 1, set()),
@@ -142,6 +144,35 @@ def test_inputs_that_are_not_given_are_named(tmp_path, missing):
         stages.describe_inputs(override(Config(), places | {f"data.{missing}": ""}))
     with pytest.raises(FileNotFoundError, match=f"data.{missing}: .*elsewhere does not exist"):
         stages.describe_inputs(override(Config(), places | {f"data.{missing}": f"{tmp_path}/elsewhere"}))
+
+
+def test_inputs_of_the_other_formats_are_their_trees(tmp_path):
+    def describe(**changes: str) -> str:
+        places = {"csv": f"{tmp_path}/meta.csv", "clips": f"{tmp_path}/wav", "faces": f"{tmp_path}/faces"}
+        places |= {"format": "voxceleb"} | changes
+        return stages.describe_inputs(override(Config(), {f"data.{name}": value for name, value in places.items()}))
+
+    for name in ("wav/id1/v/1.wav", "faces/id1/v/1.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(b"1")
+    (tmp_path / "meta.csv").write_text("a")
+    found = [describe()]
+    (tmp_path / "faces/id1/v/2.jpg").write_bytes(b"1")
+    found.append(describe())
+    (tmp_path / "meta.csv").write_text("b")
+    found.append(describe())
+    found.append(describe(format="folder"))  # reads the clips alone
+    (tmp_path / "meta.csv").write_text("c")
+    (tmp_path / "faces/id1/v/3.jpg").write_bytes(b"1")
+    assert describe(format="folder") == found[-1] == describe(format="folder", csv="", faces="")
+    found.append(describe(format="folder", labels=f"{tmp_path}/meta.csv"))
+    assert len(set(found)) == len(found)
+    for missing in ("csv", "clips", "faces"):
+        with pytest.raises(FileNotFoundError, match=f"data.{missing}: not given"):
+            describe(**{missing: ""})
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match=f"data.faces: there is no file below {tmp_path}/empty"):
+        describe(faces=f"{tmp_path}/empty")
 
 
 # --- done or not

@@ -24,12 +24,15 @@ VIDEO_EXTENSIONS = ("mp4", "webm", "mkv", "mov", "avi", "m4v", "mpg", "mpeg")
 SOUND_EXTENSIONS = ("wav", "flac", "m4a", "mp3", "ogg", "opus", "aac")
 PICTURE_EXTENSIONS = ("jpg", "jpeg", "png")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+# Path separators, control characters, and what stands for bytes that are not UTF-8.
+UNSAFE = re.compile(r"[/\\\x00-\x1f\x7f-\x9f\u2028\u2029\ufffd\ud800-\udfff]")
+MAX_ID_BYTES = 200  # a file's name may have 255, and ids get an ending
 
 
 @dataclass(frozen=True, slots=True)
 class ClipRow:
     """A usable row. `path` (and `image`, beside a sound file) is a local path or a URI; x, y in [0, 1] of
-    the frame.
+    the frame. `line` is the row's number where there is no CSV; start and end are then 0.
     """
 
     line: int
@@ -76,7 +79,7 @@ def read_clip_rows(
     files = _FolderFiles(str(clips_dir))
     seen: dict[str, int] = {}
     rows: list[ClipRow | DroppedRow] = []
-    for line, text in _lines(csv_file):
+    for line, text in numbered_lines(csv_file):
         try:
             cells = [cell.strip() for cell in next(csv.reader([text]))]
         except csv.Error as error:
@@ -112,8 +115,7 @@ def _check_cells(cells: list[str]) -> tuple[float, float, float | None, float | 
     if len(cells) not in (5, 6):
         raise bad(f"{len(cells)} columns where 'video id, start, end, x, y[, file]' is expected")
     video_id, *numbers = cells[:5]
-    if not video_id or video_id in (".", "..") or re.search(r"[/\\\x00-\x1f\x7f\ufffd]", video_id):
-        raise bad(f"{video_id!r} cannot be a video id: empty, or not safe in a file name")
+    check_id(video_id, "a video id")
     values: list[float | None] = []
     for name, text in zip(("start", "end", "x", "y"), numbers, strict=True):
         if not text and name in ("x", "y"):
@@ -130,6 +132,15 @@ def _check_cells(cells: list[str]) -> tuple[float, float, float | None, float | 
     if x is not None and y is not None and not (0 <= x <= 1 and 0 <= y <= 1):
         raise bad(f"x {numbers[2]} and y {numbers[3]} are not both in [0, 1]")
     return start, end, x, y
+
+
+def check_id(text: str, what: str) -> None:
+    """Refuse an id that is not safe in a file name: DroppedClip(bad_row)."""
+    if text in ("", ".", "..") or UNSAFE.search(text) or len(text.encode()) > MAX_ID_BYTES:
+        raise DroppedClip(
+            DropReason.bad_row,
+            f"{text[:MAX_ID_BYTES]!r} cannot be {what}: empty, over {MAX_ID_BYTES} bytes, or not safe in a file name",
+        )
 
 
 class _FolderFiles:
@@ -188,12 +199,15 @@ class _FolderFiles:
         return path if self.is_local else self.fs.unstrip_protocol(path)
 
 
-def _lines(file: str | os.PathLike[str] | TextIO) -> Iterator[tuple[int, str]]:
-    """(line number from 1, text) of every line that is not blank. Bytes that are not UTF-8 become U+FFFD."""
+def numbered_lines(file: str | os.PathLike[str] | TextIO) -> Iterator[tuple[int, str]]:
+    """(line number from 1, text) of every line that is not blank. Bytes that are not UTF-8 become U+FFFD.
+
+    Raises FileNotFoundError.
+    """
     if isinstance(file, (str, os.PathLike)):
         try:
             with fsspec.open(str(file), "rt", encoding="utf-8-sig", errors="replace") as opened:
-                yield from _lines(cast(TextIO, opened))
+                yield from numbered_lines(cast(TextIO, opened))
         except FileNotFoundError as error:
             raise FileNotFoundError(f"no CSV file at {file}") from error
         return
@@ -213,7 +227,7 @@ def read_labels(file: str | os.PathLike[str] | TextIO) -> dict[str, Labels]:
     gender is female, male, f or m (any case), age a number of years from 0 to 120. Raises ValueError with
     every problem and its line number at once.
     """
-    lines = list(_lines(file))
+    lines = list(numbered_lines(file))
     header = [name.strip().lower() for name in next(csv.reader([lines[0][1]]))] if lines else []
     unknown = sorted(set(header) - {"video_id", "gender", "age", "identity"})
     if "video_id" not in header or unknown or len(set(header)) < len(header):

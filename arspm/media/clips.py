@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, BinaryIO, TypeAlias, cast
+from typing import Any, BinaryIO, Generic, TypeAlias, TypeVar, cast
 
 import av
 import cv2
@@ -21,6 +21,8 @@ from av.container import InputContainer
 
 from arspm.media.audio import level_dbfs, speech_signs
 from arspm.schema import DropReason
+
+T = TypeVar("T")
 
 # The containers that FFmpeg may take a file for. Its playlists (concat, hls, dash, ...) are not among them:
 # such a "video" names other files and addresses, and FFmpeg would read those.
@@ -196,7 +198,7 @@ def _decode(
     """
     video, sound = _streams(container, limits, want_video=num_frames > 0, cut=cut)
     resampler = av.AudioResampler(format="fltp", rate=limits.sample_rate)
-    even = _EvenlySpaced(num_frames)
+    even: _EvenlySpaced[av.VideoFrame] = _EvenlySpaced(num_frames)
     pieces: list[np.ndarray] = []
     num_packets = num_refused = num_decoded = num_samples = 0
 
@@ -260,18 +262,26 @@ def _streams(container: InputContainer, limits: _Limits, want_video: bool, cut: 
     return video, sound
 
 
-class _EvenlySpaced:
+def evenly_spaced(num_seen: int, num_frames: int) -> list[int]:
+    """The numbers of the frames that `decode_clip` keeps of a video of `num_seen`."""
+    even: _EvenlySpaced[int] = _EvenlySpaced(num_frames)
+    for number in range(num_seen):
+        even.add(number)
+    return even.frames()
+
+
+class _EvenlySpaced(Generic[T]):
     """Keeps evenly spaced frames of a stream of unknown length: every 1st, 2nd, 4th, ..., never 2 *
     num_frames.
     """
 
     def __init__(self, num_frames: int) -> None:
         self.num_frames = num_frames
-        self.kept: list[av.VideoFrame] = []
+        self.kept: list[T] = []
         self.stride = 1
         self.num_seen = 0
 
-    def add(self, frame: av.VideoFrame) -> None:
+    def add(self, frame: T) -> None:
         if self.num_seen % self.stride == 0:
             self.kept.append(frame)
         self.num_seen += 1
@@ -279,7 +289,7 @@ class _EvenlySpaced:
             self.kept = self.kept[::2]
             self.stride *= 2
 
-    def frames(self) -> list[av.VideoFrame]:
+    def frames(self) -> list[T]:
         wanted = min(self.num_frames, len(self.kept))
         return [self.kept[int((i + 0.5) * len(self.kept) / wanted)] for i in range(wanted)]
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["GLASSES_SHARE", "HAIR_COLOURS", "HAIR_STYLES", "MAX_SPEAKERS", "Speaker", "sample_speakers"]
+__all__ = ["GLASSES_SHARE", "HAIR_COLOURS", "HAIR_STYLES", "MAX_SPEAKERS", "Speaker", "alike", "sample_speakers"]
 
 HAIR_COLOURS: dict[str, tuple[int, int, int]] = {
     "black": (38, 32, 32),
@@ -80,10 +80,17 @@ def sample_speakers(num_speakers: int, seed: int) -> list[Speaker]:
 
 def _sample_speaker(seed: int, index: int) -> Speaker:
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0, index)))
-    male = index % 2
+    sex = "male" if index % 2 else "female"
     age = rng.uniform(20.0, 80.0)
-    size = float(np.clip(rng.normal(), -2.0, 2.0))
-    old = (age - 20.0) / 60.0
+    return alike(f"synth{index:06d}", sex, age, float(np.clip(rng.normal(), -2.0, 2.0)), rng)
+
+
+def alike(video_id: str, sex: str, age: float, body_size: float, rng: np.random.Generator) -> Speaker:
+    """One of the people who have these causes in common: all else is drawn from `rng`, as for any speaker.
+
+    sex: "female" or "male"; age in years; body_size in standard deviations within the sex.
+    """
+    male, size, old = int(sex == "male"), body_size, (age - 20.0) / 60.0
 
     def about(mean: float, noise: float, low: float, high: float) -> float:
         return float(np.clip(mean + noise * rng.normal(), low, high))
@@ -95,8 +102,8 @@ def _sample_speaker(seed: int, index: int) -> Speaker:
     else:
         f0_hz = about((226.0 - 34.0 * old) * (1.0 - 0.03 * size), 5.0, 165.0, 255.0)
     return Speaker(
-        video_id=f"synth{index:06d}",
-        sex="male" if male else "female",
+        video_id=video_id,
+        sex=sex,
         age=age,
         body_size=size,
         f0_hz=f0_hz,

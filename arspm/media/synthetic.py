@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 import cv2
@@ -34,7 +35,9 @@ __all__ = [
     "Pose",
     "Scene",
     "Speaker",
+    "Take",
     "draw_face",
+    "film",
     "mouth_openings",
     "sample_pose",
     "sample_scene",
@@ -45,6 +48,10 @@ __all__ = [
 ]
 
 SAMPLE_RATE = 16_000
+# What clips are like unless one asks otherwise.
+CLIP_SECONDS = (3.0, 4.0)  # the shortest and the longest
+FPS = 10
+FRAME_SIZE = 256  # pixels, both sides
 _SMALL_CORPUS = 8  # as many clips or fewer are written before a pool of processes has started
 _CLIP_KEY = 1  # tells the clips' random numbers from the speakers' under the same seed
 
@@ -62,15 +69,24 @@ class CorpusSummary:
     num_seconds: float
 
 
+class Take(NamedTuple):
+    """A clip before it is written: frames (height, width, 3), sound, and where the face is, as AVSpeech says it."""
+
+    frames: list[NDArray[np.uint8]]
+    voice: NDArray[np.float32]
+    x: float
+    y: float
+
+
 def write_corpus(
     out_dir: str | os.PathLike[str],
     *,
     num_speakers: int,
     clips_per_speaker: int = 3,
-    seconds: tuple[float, float] = (3.0, 4.0),
+    seconds: tuple[float, float] = CLIP_SECONDS,
     seed: int = 0,
-    fps: int = 10,
-    size: int = 256,
+    fps: int = FPS,
+    size: int = FRAME_SIZE,
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> CorpusSummary:
@@ -186,20 +202,37 @@ def _write_speaker_clips(
         start = end + round(rng.uniform(1.0, 20.0), 3)
         end = start + num_frames / fps
         start_text, end_text = f"{start:.3f}", f"{end:.3f}"
-        voice = speak(speaker, num_frames / fps, rng, sample_rate=SAMPLE_RATE)
-        mouths = mouth_openings(voice, num_frames, fps)
-        # Between a quiet room and a busy one: noise 20 to 40 dB below the voice.
-        level, hiss = rng.uniform(0.6, 1.2), 0.08 * 10 ** rng.uniform(-2.0, -1.0)
-        voice = np.float32(level) * (voice + hiss * rng.standard_normal(len(voice), np.float32))
-        pose, scene, grain = sample_pose(rng), sample_scene(rng), rng.uniform(0.5, 3.0)
-        poses = _swaying(pose, num_frames, fps, rng)
-        frames = [
-            draw_face(speaker, size=size, pose=p, scene=scene, mouth=float(mouth), noise=grain, rng=rng)
-            for p, mouth in zip(poses, mouths, strict=True)
-        ]
-        write_clip(clips_dir / f"{speaker.video_id}_{start_text}_{end_text}.mp4", frames, voice, fps)
-        rows.append((speaker.video_id, start_text, end_text, f"{pose.x:.6f}", f"{pose.y:.6f}"))
+        take = film(speaker, num_frames, rng, fps=fps, size=size)
+        write_clip(clips_dir / f"{speaker.video_id}_{start_text}_{end_text}.mp4", take.frames, take.voice, fps)
+        rows.append((speaker.video_id, start_text, end_text, f"{take.x:.6f}", f"{take.y:.6f}"))
     return rows
+
+
+def film(
+    speaker: Speaker,
+    num_frames: int,
+    rng: np.random.Generator,
+    *,
+    fps: int = FPS,
+    size: int = FRAME_SIZE,
+    kept: Sequence[int] | None = None,
+) -> Take:
+    """The person says something before the camera for `num_frames` frames; words and all else are drawn from `rng`.
+
+    kept: the numbers of the frames that are drawn, all by default.
+    """
+    voice = speak(speaker, num_frames / fps, rng, sample_rate=SAMPLE_RATE)
+    mouths = mouth_openings(voice, num_frames, fps)
+    # Between a quiet room and a busy one: noise 20 to 40 dB below the voice.
+    level, hiss = rng.uniform(0.6, 1.2), 0.08 * 10 ** rng.uniform(-2.0, -1.0)
+    voice = np.float32(level) * (voice + hiss * rng.standard_normal(len(voice), np.float32))
+    pose, scene, grain = sample_pose(rng), sample_scene(rng), rng.uniform(0.5, 3.0)
+    poses = _swaying(pose, num_frames, fps, rng)
+    frames = [
+        draw_face(speaker, size=size, pose=poses[i], scene=scene, mouth=float(mouths[i]), noise=grain, rng=rng)
+        for i in (range(num_frames) if kept is None else kept)
+    ]
+    return Take(frames, voice, pose.x, pose.y)
 
 
 def _swaying(pose: Pose, num_frames: int, fps: int, rng: np.random.Generator) -> list[Pose]:

@@ -19,6 +19,7 @@ from arspm.model.vggface import VGGFace
 def speech_encoder(config: Config) -> SpeechEncoder:
     settings = config.speech_encoder
     return SpeechEncoder(
+        architecture=settings.architecture,
         width=settings.width,
         feature_dim=config.feature_dim,
         cbam=settings.cbam,

@@ -23,7 +23,8 @@ _BLOCKS = (
     (512, 3),
     (512, 3),
 )  # channels and 3x3 convolutions; a 2x2 pool ends each
-_NUM_LAYERS = sum(depth for _, depth in _BLOCKS) + 3
+CONVS = tuple(f"conv{block}_{index}" for block, (_, depth) in enumerate(_BLOCKS, 1) for index in range(1, depth + 1))
+LAYERS = (*CONVS, "fc6", "fc7", "fc8")  # their published names, in order
 _INPUT_SCALE = 64.0  # about the standard deviation of a face's pixels on the scale 0..255
 
 
@@ -81,7 +82,7 @@ class VGGFace(nn.Module):
         weights are so small that one optimiser step would replace them. fc8 starts ten times smaller: every
         identity is equally likely at first.
         """
-        gain = math.sqrt(2) * _INPUT_SCALE ** (-1 / _NUM_LAYERS)
+        gain = math.sqrt(2) * _INPUT_SCALE ** (-1 / len(LAYERS))
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 fan_in = module.weight[0].numel()
@@ -102,13 +103,17 @@ class VGGFace(nn.Module):
             x = F.max_pool2d(x, 2)
         return torch.relu(self.fc6(x.flatten(1)))
 
+    def raw_features(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch feature"]:
+        """fc7 before its ReLU, whichever kind the face feature is. Images as for `features`."""
+        return self.fc7(self._fc6(images))
+
     def features(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch feature"]:
         """Face features: fc7, without dropout in training mode too.
 
         Args:
             images: RGB in [0, 1], of any size: they are resized bilinearly (antialiased, differentiable).
         """
-        feature = self.fc7(self._fc6(images))
+        feature = self.raw_features(images)
         return torch.relu(feature) if self.feature == "post_relu" else feature
 
     def identity_logits(self, feature: Float[Tensor, "batch feature"]) -> Float[Tensor, "batch num_identities"]:
@@ -132,37 +137,29 @@ def scale_features(model: VGGFace, factor: float) -> None:
     model.fc8.weight.div_(factor)
 
 
-def load_published(
-    state_dict: Mapping[str, Tensor], *, channel_order: str = "rgb", model: VGGFace | None = None
-) -> VGGFace:
+def load_published(state_dict: Mapping[str, Tensor], model: VGGFace | None = None) -> VGGFace:
     """A VGGFace with published weights.
 
     Args:
-        state_dict: PyTorch tensors under the canonical names (as in vgg_face_dag.pth), fc6 flattened as C, H,
-            W. Other files are first brought into this form.
-        channel_order: the order of conv1_1's input channels in `state_dict`; "bgr" is flipped, for images are
-            RGB.
+        state_dict: the weights under the names of `LAYERS`, conv1_1 with RGB input, fc6 flattened as C, H, W: what
+            `vggface_weights.read_published` makes of every public file.
         model: the network to fill; by default one of the paper's size.
 
     Raises:
-        ValueError: unknown channel_order, or weights that do not fit; one line names every missing,
-            unexpected and misshapen entry, and the model is left as it was.
+        ValueError: weights that do not fit; one line names every missing, unexpected and misshapen entry, and
+            the model is left as it was.
     """
-    if channel_order not in CHANNEL_ORDERS:
-        raise ValueError(f"channel_order must be one of {', '.join(CHANNEL_ORDERS)}; got {channel_order!r}")
     model = VGGFace() if model is None else model
     wanted = model.state_dict()
     problems = [f"missing {name}" for name in wanted if name not in state_dict]
     problems += [f"unexpected {name}" for name in state_dict if name not in wanted]
-    problems += [
+    misshapen = [
         f"{name} is {tuple(state_dict[name].shape)} instead of {tuple(tensor.shape)}"
         for name, tensor in wanted.items()
         if name in state_dict and state_dict[name].shape != tensor.shape
     ]
-    if problems:
-        raise ValueError(f"these are not weights of this VGGFace: {'; '.join(problems)}")
-    weights = dict(state_dict)
-    if channel_order == "bgr":
-        weights["conv1_1.weight"] = weights["conv1_1.weight"].flip(1)
-    model.load_state_dict(weights)
+    if problems or misshapen:
+        hint = " (vggface.width, feature_dim and image_size must be the weights')" if misshapen else ""
+        raise ValueError(f"these are not weights of this VGGFace{hint}: {'; '.join(problems + misshapen)}")
+    model.load_state_dict(dict(state_dict))
     return model

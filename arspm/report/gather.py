@@ -59,7 +59,7 @@ def gather(config: Config, run: str) -> dict[str, Any]:
         "fingerprints": {stage: success["fingerprint"] for stage, success in told.items()},
         "config": config.model_dump(mode="json"),
     }
-    return _finite(found)
+    return finite(found)
 
 
 def histories(run: str) -> dict[str, dict[str, Any]]:
@@ -68,7 +68,7 @@ def histories(run: str) -> dict[str, dict[str, Any]]:
     for stage in TRAINED_STAGES:
         uri = storage.join(run, stage, _HISTORY)
         if storage.exists(uri):
-            found[stage] = _finite(storage.read_json(uri))
+            found[stage] = finite(storage.read_json(uri))
     return found
 
 
@@ -108,12 +108,12 @@ def _corpus(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return {**counts, "splits": splits}
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """The value with None for each NaN and infinity: JSON has neither."""
     if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

@@ -1,25 +1,23 @@
-"""A run's page: one HTML file with its charts, pictures and styles inside, and its figures beside it as JSON."""
+"""A run's page: one HTML file, and its figures beside it as JSON."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import shlex
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
-
-import jinja2
-import plotly.offline
-from markupsafe import Markup
 
 from arspm import config as configuration
 from arspm import storage
 from arspm.config import TRAINED_STAGES, Config
-from arspm.report import figures, gather, published, words
+from arspm.report import figures, gather, words
+from arspm.report.document import data_uri, document, setting
 
 PAGE = "report/index.html"
 METRICS = "report/metrics.json"
+ABLATION = "ablation/metrics.json"  # where `arspm ablation` compared variants over this run
+
+# The kinds of pictures whose causes are probed, and their colours; the model's own name comes last.
+PROBED = {"real": "--neutral", "face-to-face": "--face"}
 
 REASONS = {
     "bad_row": "not the columns of AVSpeech, or numbers out of range",
@@ -57,33 +55,25 @@ def write_report(config: Config, run: str, baseline: Config | None) -> tuple[dic
 
 def render(config: Config, run: str, baseline: Config | None, metrics: Mapping[str, Any]) -> str:
     """The page's HTML. `metrics`: what `gather.gather` gave."""
-    charts = _charts(run, metrics)
-    library = plotly.offline.get_plotlyjs().replace("\r", "")  # a browser reads \r\n as \n, and the hash must fit
     changes = changed(config, baseline)
-    return (
-        _environment()
-        .get_template("page.html.j2")
-        .render(
-            m=metrics,
-            models=words.models(metrics["table4"]),
-            run=storage.absolute(run),
-            run_name=storage.absolute(run).rsplit("/", 1)[-1],
-            charts=charts,
-            pictures=_pictures(run, metrics.get("portraits") or []),
-            examples=gather.dropped_examples(run, metrics["corpus"]["dropped"]),
-            reasons=REASONS,
-            controls=words.CONTROLS,
-            objectives=gather.OBJECTIVES,
-            trained_stages=TRAINED_STAGES,
-            published=published,
-            command=command(config, run, changes),
-            changes=changes,
-            settings=settings(config),
-            style=Markup(Path(__file__).with_name("page.css").read_text()),  # ours, as are the two scripts
-            library=Markup(library),
-            script=Markup(figures.SCRIPT),
-            script_hashes=[_script_hash(library), _script_hash(figures.SCRIPT)],
-        )
+    return document(
+        "page.html.j2",
+        _charts(run, metrics),
+        m=metrics,
+        models=words.models(metrics["table4"]),
+        run=storage.absolute(run),
+        run_name=storage.absolute(run).rsplit("/", 1)[-1],
+        pictures=_portraits(run, metrics.get("portraits") or []),
+        prior_pictures=_prior_pictures(run, metrics.get("prior_pictures") or {}),
+        probed=list(_probed(metrics)),
+        compared=storage.exists(storage.join(run, ABLATION)),
+        examples=gather.dropped_examples(run, metrics["corpus"]["dropped"]),
+        reasons=REASONS,
+        objectives=gather.OBJECTIVES,
+        trained_stages=TRAINED_STAGES,
+        command=command(config, run, changes),
+        changes=changes,
+        settings=settings(config),
     )
 
 
@@ -110,7 +100,9 @@ def command(config: Config, run: str, changes: Mapping[str, Any]) -> str:
     """The command that makes this run, one flag a line."""
     parts = ["arspm submit"]
     parts += [
-        f"--{flag} {shlex.quote(value)}" for flag, value in (("csv", config.data.csv), ("clips", config.data.clips))
+        f"--{flag} {shlex.quote(value)}"
+        for flag, value in (("csv", config.data.csv), ("clips", config.data.clips))
+        if value
     ]
     parts += [f"--run {shlex.quote(storage.absolute(run))}", f"--preset {shlex.quote(config.preset)}"]
     for name, value in changes.items():
@@ -119,59 +111,38 @@ def command(config: Config, run: str, changes: Mapping[str, Any]) -> str:
     return " \\\n  ".join(parts)
 
 
-def setting(value: Any) -> str:
-    """A setting's value as `--set` reads it."""
-    if value is None:
-        return "null"
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
 def _charts(run: str, metrics: Mapping[str, Any]) -> dict[str, figures.Chart]:
     """The charts there is something to draw in, by the id of their place on the page."""
     found = {
         "chart-feature": figures.angle_chart(metrics["table4"], "cos_degrees"),
         "chart-portrait": figures.angle_chart(metrics["table4"], "portrait_cos_degrees"),
         "chart-prior": figures.convergence_chart(metrics["prior"].get("priors", {})),
+        "chart-probes": figures.probe_chart(metrics.get("probes") or [], _probed(metrics)),
     }
     for stage, history in gather.histories(run).items():
         found[f"chart-{stage}"] = figures.loss_chart(stage, history)
     return {name: chart for name, chart in found.items() if chart}
 
 
-def _pictures(run: str, portraits: list[dict[str, Any]]) -> list[dict[str, str]]:
+def _probed(metrics: Mapping[str, Any]) -> dict[str, str]:
+    """The kinds of pictures in the rows of the probes, and their colours."""
+    rows = metrics.get("probes") or []
+    known = PROBED | {row["model"]: "--model" for row in words.models(metrics["table4"])}
+    return {name: colour for name, colour in known.items() if any(name in row for row in rows)}
+
+
+def _portraits(run: str, portraits: list[dict[str, Any]]) -> list[dict[str, str]]:
     """Each test speaker's three pictures as data URIs, and whose they are."""
     return [
         {"clip_id": entry["clip_id"]}
-        | {kind: _data_uri(storage.join(run, entry[kind])) for kind in ("real", "face_to_face", "portrait")}
+        | {kind: data_uri(storage.join(run, entry[kind])) for kind in ("real", "face_to_face", "portrait")}
         for entry in portraits
     ]
 
 
-def _data_uri(uri: str) -> str:
-    return "data:image/jpeg;base64," + base64.b64encode(storage.read_bytes(uri)).decode()
-
-
-def _script_hash(text: str) -> str:
-    """What the page's content policy knows a script of ours by, so that no other one runs."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "significant": words.significant,
-        "percent": words.percent,
-        "percent_interval": words.percent_interval,
-        "duration": words.duration,
-        "nearer": words.nearer,
-        "verdict": words.verdict,
-        "setting": setting,
+def _prior_pictures(run: str, pictures: Mapping[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
+    """Figure 2's pictures as data URIs: prior -> the number of faces in the mean, and the picture of it."""
+    return {
+        name: [{"n": entry["n"], "picture": data_uri(storage.join(run, entry["picture"]))} for entry in entries]
+        for name, entries in pictures.items()
     }
-    environment.globals |= {"figure": words.figure, "interval": words.interval, "headline": words.headline}
-    return environment

@@ -4,10 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 ANGLES = ("cos_degrees", "portrait_cos_degrees")
 COMPARED = ("cos_degrees", "l2", "portrait_cos_degrees", "portrait_l2")
+
+# How figures are written that are not distances, by their names.
+_DEGREES = (*ANGLES, "val_cos_degrees", "within", "between")
+_CORRELATIONS = ("between_cosine", "r", "concordance")
+_SHARES = (
+    "cos_degrees_learnt_share",
+    "accuracy",
+    "female",
+    "male",
+    "young",
+    "mid_age",
+    "elder",
+    "r1",
+    "r2",
+    "r5",
+    "r10",
+)
+_COUNTS = ("n", "num_speakers", "gallery", "unknown")
 
 # What the rows beside the trained models are.
 CONTROLS = {
@@ -15,6 +33,7 @@ CONTROLS = {
     "gender-prior-only": "the prior of the sex that the gender classifier hears",
     "shuffled-speech": "the trained model, given another speaker's voice",
     "face-to-face": "the decoder, given the real face's feature; hears nothing and bounds what a portrait can reach",
+    "oracle": "the mean feature of drawn faces of the speaker’s sex, age and body size; about the best a voice allows",
 }
 # The rows that a model must beat, as sentences call them, and what a sentence may claim by a comparison's verdict.
 _NAMES = {
@@ -36,27 +55,66 @@ def significant(value: float | None, digits: int = 4) -> str:
 
 
 def figure(name: str, value: float | None) -> str:
-    """A figure of Table 4: degrees with one decimal, distances with four digits."""
-    if value is None:
-        return "–"
-    return f"{value:.1f}" if name in ANGLES else significant(value)
+    """A figure by its name: degrees with one decimal, shares as per cent, correlations, counts; else a distance.
+
+    "printed" is no figure's name, but says that a value has the three decimals of the paper's tables.
+    """
+    if name in _SHARES:
+        return percent(value)
+    return "–" if value is None else _number(value, _places(name, value))
 
 
 def interval(name: str, value: float | None, ends: Sequence[float | None] | None) -> str:
     """An interval with the digits of the value that it belongs to; empty where there is none."""
-    if value is None or not _known(ends):
+    if value is None or not known(ends):
         return ""
-    decimals = 1 if name in ANGLES else _decimals(value, 4)
-    return " – ".join(f"{end:,.{decimals}f}" for end in ends or ())
+    if name in _SHARES:
+        return percent_interval(ends)
+    return _range([_number(end, _places(name, value)) for end in ends])
+
+
+def spread(name: str, value: float | None, sd: float | None) -> str:
+    """A mean and its standard deviation over seeds, degrees with two decimals: "30.12 ± 0.42"."""
+    if value is None:
+        return "–"
+    scale, places, unit = (
+        (100, 1, " %") if name in _SHARES else (1, 2 if name in _DEGREES else _places(name, value), "")
+    )
+    parts = [_number(scale * each, places) for each in (value, sd) if each is not None]
+    return " ± ".join(parts) + unit
+
+
+def difference(name: str, entry: Mapping[str, Any]) -> str:
+    """One model less another, with its sign: "−4.83"."""
+    value = entry["difference"]
+    if value is None:
+        return "–"
+    return ("+" if value > 0 else "") + _number(value, _difference_places(name, entry))
+
+
+def difference_interval(name: str, entry: Mapping[str, Any]) -> str:
+    """The interval of a difference; empty where there is none."""
+    ends = entry["interval"]
+    if entry["difference"] is None or not known(ends):
+        return ""
+    return _range([_number(end, _difference_places(name, entry)) for end in ends])
+
+
+def difference_verdict(entry: Mapping[str, Any]) -> str | None:
+    """Better or worse where the interval of a difference of distances leaves out zero, else undecided."""
+    ends = entry["interval"]
+    if not known(ends):
+        return None
+    return "better" if ends[1] < 0 else "worse" if ends[0] > 0 else "undecided"
 
 
 def percent(value: float | None) -> str:
     """A share as per cent, one decimal."""
-    return "–" if value is None else f"{100 * value:.1f} %"
+    return "–" if value is None else _number(100 * value, 1) + " %"
 
 
 def percent_interval(ends: Sequence[float | None] | None) -> str:
-    return " – ".join(f"{100 * end:.1f}" for end in ends if end is not None) + " %" if ends and _known(ends) else ""
+    return _range([_number(100 * end, 1) for end in ends]) + " %" if known(ends) else ""
 
 
 def duration(seconds: float | None) -> str:
@@ -92,7 +150,7 @@ def _compared(model: Mapping[str, Any], other: Mapping[str, Any], key: str) -> d
     if model.get(key) is not None and other.get(key) is not None:
         nearer = other[key] - model[key]
         own, its = model.get(f"{key}_interval"), other.get(f"{key}_interval")
-        if own is not None and its is not None and _known(own) and _known(its):
+        if own is not None and its is not None and known(own) and known(its):
             touch = own[0] <= its[1] and its[0] <= own[1]
             verdict = "undecided" if touch else "better" if own[1] < its[0] else "worse"
     names = {"model": model["model"], "against": other["model"], "figure": key}
@@ -137,12 +195,49 @@ def headline(
     return f"{start} {angles[model]:.1f}° from the true face features{rest}"
 
 
+def learnt(row: Mapping[str, Any]) -> str:
+    """A sentence on how much of what a voice carries the model tells; empty where there is no oracle."""
+    share = row.get("cos_degrees_learnt_share")
+    if share is None:
+        return ""
+    ends = percent_interval(row.get("cos_degrees_learnt_share_interval"))
+    told = f" (95 %: {ends})" if ends else ""
+    way = "of the way from the prior alone to the oracle, about the best that a voice allows"
+    return f"It has gone {percent(share)}{told} {way}"
+
+
 def _listed(names: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
-def _known(ends: Sequence[float | None] | None) -> bool:
+def known(ends: Sequence[float | None] | None) -> TypeGuard[Sequence[float]]:
+    """Whether an interval has both its ends."""
     return ends is not None and all(end is not None for end in ends)
+
+
+def _places(name: str, value: float) -> int:
+    if name in _COUNTS:
+        return 0
+    if name == "printed":
+        return 3
+    return 1 if name in _DEGREES else 2 if name in _CORRELATIONS else _decimals(value, 4)
+
+
+def _difference_places(name: str, entry: Mapping[str, Any]) -> int:
+    """Decimals for a difference and its interval alike, by the largest of them: the difference may be about zero."""
+    if name in _DEGREES:
+        return 2
+    return _decimals(max(map(abs, (entry["difference"], *(entry["interval"] or ())))), 3)
+
+
+def _range(ends: Sequence[str]) -> str:
+    return (" to " if any("−" in end for end in ends) else " – ").join(ends)
+
+
+def _number(value: float, places: int) -> str:
+    """With commas at thousands and a minus sign that is as wide as a plus."""
+    text = f"{value:,.{places}f}"
+    return text.replace("-", "−") if text.strip("-0.,") else text.lstrip("-")
 
 
 def _decimals(value: float, digits: int) -> int:

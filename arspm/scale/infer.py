@@ -26,19 +26,12 @@ from arspm.progress import progress
 from arspm.scale.ingest import plain_errors, quiet
 
 PREDICTIONS = "predictions"
-# Columns of a prediction shard, each a feature of the clip.
-SPEECH_FEATURE = "speech_feature"  # the encoder's, from speech
-PORTRAIT_FEATURE = "portrait_feature"  # VGGFace's, from the portrait of the speech feature
-FACE_TO_FACE_FEATURE = "face_to_face_feature"  # VGGFace's, from the decoder's picture of the real face feature
-HEARD_GENDER = "heard_gender"  # the gender classifier's class, or -1 without one
-PORTRAIT_JPEG = "portrait_jpeg"
-FACE_TO_FACE_JPEG = "face_to_face_jpeg"
 SHORTER_SECONDS = (1, 3)  # of speech, beside all that the corpus has
 
 
 def shorter_feature(seconds: int) -> str:
     """The column of the encoder's feature from the first seconds of the speech."""
-    return f"{SPEECH_FEATURE}_{seconds}s"
+    return f"{schema.SPEECH_FEATURE}_{seconds}s"
 
 
 def make_features(config: Config, run: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -73,7 +66,7 @@ class _Actor:
 
     def __init__(self, splits: dict[str, corpus.Split], config: str, run: str):
         self._splits, self._config, self._run = splits, configuration.load(config), run
-        self._device = _device(self._config)
+        self._device = device(self._config)
 
     @functools.cached_property
     def _network(self) -> VGGFace:
@@ -152,9 +145,9 @@ class _Predictor(_Actor):
             heard = self._classifier(batch.spectrogram).argmax(dim=1)
         found = {
             schema.FACE_FEATURE: batch.face_feature,
-            SPEECH_FEATURE: feature,
-            PORTRAIT_FEATURE: self._network.features(portrait),
-            FACE_TO_FACE_FEATURE: self._network.features(face_to_face),
+            schema.SPEECH_FEATURE: feature,
+            schema.PORTRAIT_FEATURE: self._network.features(portrait),
+            schema.FACE_TO_FACE_FEATURE: self._network.features(face_to_face),
         }
         for seconds in SHORTER_SECONDS:
             beginning = batch.spectrogram[..., : audio.num_frames(seconds * schema.SAMPLE_RATE_HZ)]
@@ -162,8 +155,8 @@ class _Predictor(_Actor):
         plain = {
             name: part[name] for name in (schema.CLIP_ID, schema.VIDEO_ID, schema.GENDER, schema.AGE, schema.IDENTITY)
         }
-        plain[HEARD_GENDER] = heard.cpu().numpy()
-        plain[PORTRAIT_JPEG], plain[FACE_TO_FACE_JPEG] = pictures(portrait), pictures(face_to_face)
+        plain[schema.HEARD_GENDER] = heard.cpu().numpy()
+        plain[schema.PORTRAIT_JPEG], plain[schema.FACE_TO_FACE_JPEG] = pictures(portrait), pictures(face_to_face)
         return plain | {name: values.float().cpu().numpy() for name, values in found.items()}
 
 
@@ -197,7 +190,8 @@ def _map_shards(
     return results
 
 
-def _device(config: Config) -> torch.device:
+def device(config: Config) -> torch.device:
+    """Where an actor's network lies; it also keeps torch to the configured threads."""
     if config.resources.threads_per_worker:
         torch.set_num_threads(config.resources.threads_per_worker)
     return torch.device("cuda" if config.resources.infer.gpus else "cpu")

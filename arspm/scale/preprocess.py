@@ -1,8 +1,8 @@
 """Clips to corpus, by Ray Data: a task a shard, each written whole with a receipt.
 
-Which clips a shard is for follows from the CSV alone, before any is decoded: rows in order of a hash of the video id,
-cut into stretches. So shards do not depend on each other, a run that was killed goes on with the shards that have no
-receipt, and the shards come out byte-identical however often that happens.
+Which clips a shard is for follows from the CSV, or from a listing of the files, before any is decoded: rows in order
+of a hash of the video id, cut into stretches. So shards do not depend on each other, a run that was killed goes on with
+the shards that have no receipt, and the shards come out byte-identical however often that happens.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import logging
 import pickle
 from collections import Counter
 from collections.abc import Sequence
@@ -23,11 +24,14 @@ import torch
 from arspm import corpus, schema, stages, storage
 from arspm.config import Config
 from arspm.media import audio, faces
-from arspm.media.clip_rows import ClipRow, DroppedRow, Labels, read_clip_rows, read_labels
+from arspm.media.clip_rows import ClipRow, DroppedRow, Labels
 from arspm.media.clips import DroppedClip, decode_clip
+from arspm.media.datasets import read_dataset
 from arspm.progress import progress
 from arspm.scale.ingest import plain_errors, quiet
 from arspm.schema import DropReason
+
+log = logging.getLogger(__name__)
 
 RECEIPTS = "receipts"
 DROPPED = "dropped.parquet"
@@ -41,10 +45,13 @@ class Shard(NamedTuple):
     rows: tuple[ClipRow, ...]
 
 
-def assign_splits(video_ids: Sequence[str], val_fraction: float, test_fraction: float) -> dict[str, str]:
+def assign_splits(
+    video_ids: Sequence[str], val_fraction: float, test_fraction: float, unit: str = "videos"
+) -> dict[str, str]:
     """Each video's split, by a hash of its id (reading S): the same everywhere, whatever else the corpus holds.
 
-    Raises ValueError, with fractions that would do, when a split would have no video.
+    Where the data tell the speakers apart, these are the ids of speakers, and `unit` says so in errors. Raises
+    ValueError, with fractions that would do, when a split would have no video.
     """
     places = {video: _hash("split", video) / 2**64 for video in video_ids}
     split = {
@@ -53,9 +60,8 @@ def assign_splits(video_ids: Sequence[str], val_fraction: float, test_fraction: 
     }
     empty = [name for name in schema.SPLITS if name not in split.values()]
     if empty:
-        raise ValueError(
-            f"{len(places)} videos leave the {' and '.join(empty)} split empty; {_enough(sorted(places.values()))}"
-        )
+        advice = _enough(sorted(places.values()), unit)
+        raise ValueError(f"{len(places)} {unit} leave the {' and '.join(empty)} split empty; {advice}")
     return split
 
 
@@ -76,13 +82,17 @@ def preprocess(config: Config, run: str, fingerprint: str) -> tuple[dict[str, An
     Raises ValueError or FileNotFoundError, in one line, for a CSV, labels or fractions that cannot be.
     """
     place = stages.corpus(run)
-    rows = read_clip_rows(config.data.csv, config.data.clips)
-    labels = read_labels(config.data.labels) if config.data.labels else {}
+    rows, labels, notes = read_dataset(config.data)
+    for note in notes:
+        log.warning(note)
     clips = [row for row in rows if isinstance(row, ClipRow)]
     if not clips:
         counts = Counter(row.reason.value for row in rows if isinstance(row, DroppedRow))
-        raise ValueError(f"{config.data.csv}: no usable row of {len(rows)} ({_counts(counts)})")
-    split_of = assign_splits([row.video_id for row in clips], config.data.val_fraction, config.data.test_fraction)
+        where = config.data.csv if config.data.format == "avspeech" else config.data.clips
+        raise ValueError(f"{where}: no usable row of {len(rows)} ({_counts(counts)})")
+    unit = "videos" if config.data.format == "avspeech" else "speakers"
+    ids = [row.video_id for row in clips]
+    split_of = assign_splits(ids, config.data.val_fraction, config.data.test_fraction, unit)
     shards = plan_shards(clips, split_of, config.data.rows_per_shard)
     _clear_others(place, shards, fingerprint)
     receipts = _make_shards(shards, labels, config, place, fingerprint)
@@ -112,6 +122,7 @@ def preprocess(config: Config, run: str, fingerprint: str) -> tuple[dict[str, An
         "num_clips": sum(entry["rows"] for entry in splits.values()),
         "num_dropped": len(dropped),
         "dropped": dict(sorted(counts.items())),
+        "notes": notes,
         "storage": config.data.storage,
         "rows_per_group": config.data.rows_per_group,
         "splits": splits,
@@ -260,10 +271,10 @@ def _hash(purpose: str, video_id: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{purpose}:{video_id}".encode()).digest()[:8], "big")
 
 
-def _enough(places: list[float]) -> str:
+def _enough(places: list[float], unit: str) -> str:
     """Fractions that give about a tenth of the videos each to test and val, and two to test if there are six."""
     if len(places) < 3:
-        return "a corpus needs at least three videos, one for each split"
+        return f"a corpus needs at least three {unit}, one for each split"
     num_val = max(1, len(places) // 10)
     num_test = max(num_val, 2 if len(places) >= 6 else 1)
 

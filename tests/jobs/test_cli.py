@@ -112,6 +112,15 @@ def test_each_format_names_its_data_and_finds_its_labels(tmp_path: Path, monkeyp
     assert (found.clips, found.labels, found.val_fraction) == ("s3://b/people", "", 0.3)
 
 
+def test_the_true_causes_of_made_up_speakers_are_found_beside_the_csv(tmp_path: Path):
+    (tmp_path / "speakers.parquet").touch()
+    data: dict[str, str | None] = {"csv": f"{tmp_path}/avspeech.csv", "clips": f"{tmp_path}/clips"}
+    assert _settings("smoke", None, data, []).oracle.speakers == f"{tmp_path}/speakers.parquet"
+    assert _settings("smoke", None, data, ["oracle.speakers=/other"]).oracle.speakers == "/other"
+    assert _settings("smoke", None, data | {"csv": "s3://b/avspeech.csv"}, []).oracle.speakers == ""
+    assert _settings("smoke", None, {"format": "folder", "clips": str(tmp_path)}, []).oracle.speakers == ""
+
+
 @pytest.mark.parametrize(
     ("data", "says"),
     [

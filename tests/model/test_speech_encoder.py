@@ -2,14 +2,25 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
 
-from arspm.model.speech_encoder import MINIMUM_FREQ, MINIMUM_TIME, SpeechEncoder
+from arspm.model.speech_encoder import SpeechEncoder
+from arspm.model.trunks import ARCHITECTURES
 
 SMALL = {"width": 1 / 16, "feature_dim": 24}
+MINIMUM_FREQ, MINIMUM_TIME = 97, 65
+WITH_PRIOR = [name for name in ARCHITECTURES if name != "speech2face"]
 
 
 def spectrogram(batch: int = 2, freq: int = MINIMUM_FREQ, time: int = MINIMUM_TIME) -> torch.Tensor:
     return torch.randn(batch, 2, freq, time)
+
+
+def inputs(architecture: str) -> tuple[torch.Tensor, ...]:
+    """A second of speech, and a prior for those that take one."""
+    prior = () if architecture == "speech2face" else (torch.randn(24),)
+    return spectrogram(freq=257, time=98), *prior
 
 
 def test_parameters_at_the_papers_size():
@@ -26,11 +37,12 @@ def test_output_sizes_follow_table_3():
     sizes = {}
     with torch.device("meta"):
         model = SpeechEncoder()
-        for name, module in model.named_children():
+        for name, module in (*model.trunk.named_children(), *model.named_children()):
             module.register_forward_hook(
                 lambda _module, _inputs, output, name=name: sizes.update({name: tuple(output.shape[1:])})
             )
         feature = model(torch.empty(3, 2, 257, 598))
+    assert sizes.pop("trunk") == sizes["pool3"]
     assert sizes == {
         "conv1": (64, 127, 297),  # (257 + 2 - 7) // 2 + 1, (598 + 2 - 7) // 2 + 1
         "pool1": (64, 63, 148),
@@ -50,7 +62,7 @@ def test_output_sizes_follow_table_3():
 def test_batchnorm_and_relu_follow_each_convolution():
     model = SpeechEncoder(**SMALL)
     for index in range(1, 6):
-        conv = getattr(model, f"conv{index}")
+        conv = getattr(model.trunk, f"conv{index}")
         assert [type(part).__name__ for part in conv] == ["Conv2d", "BatchNorm2d", "ReLU"]
 
 
@@ -95,12 +107,34 @@ def test_speech_of_any_length(time):
     assert SpeechEncoder(**SMALL)(spectrogram(time=time)).shape == (2, 24)
 
 
-def test_what_is_too_short_names_the_minimum():
-    model = SpeechEncoder(**SMALL)
-    with pytest.raises(ValueError, match="97 frequency bins and 65 frames, got 97 and 64"):
-        model(spectrogram(time=64))
-    with pytest.raises(ValueError, match="97 frequency bins and 65 frames, got 96 and 65"):
-        model(spectrogram(freq=96))
+def test_speech_of_any_length_of_a_second_or_more_in_every_architecture():
+    with torch.device("meta"):
+        for architecture in ARCHITECTURES:
+            model = SpeechEncoder(architecture=architecture)
+            assert model.minimum[1] <= 98  # the frames of a second
+            for time in (98, 99, 298, 299, 598, 1001):
+                assert model(torch.empty(2, 2, 257, time)).shape == (2, 4096)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "freq", "time", "message"),
+    [
+        ("arspm", 97, 64, "arspm needs at least 97 frequency bins and at least 65 frames, got 97 and 64"),
+        ("arspm", 96, 65, "arspm needs at least 97 frequency bins and at least 65 frames, got 96 and 65"),
+        ("speech2face", 257, 15, "needs exactly 257 frequency bins and at least 16 frames, got 257 and 15"),
+        ("speech2face", 256, 16, "needs exactly 257 frequency bins and at least 16 frames, got 256 and 16"),
+        ("speech2face", 258, 16, "needs exactly 257 frequency bins and at least 16 frames, got 258 and 16"),
+        ("resnet18", 31, 32, "at least 32 frequency bins and at least 32 frames, got 31 and 32"),
+        ("resnet34", 32, 31, "at least 32 frequency bins and at least 32 frames, got 32 and 31"),
+        ("densenet121", 28, 29, "at least 29 frequency bins and at least 29 frames, got 28 and 29"),
+    ],
+)
+def test_what_is_too_small_names_the_minimum(architecture, freq, time, message):
+    with torch.device("meta"):
+        model = SpeechEncoder(architecture=architecture, **SMALL)
+        with pytest.raises(ValueError, match=message):
+            model(spectrogram(freq=freq, time=time))
+        assert model(torch.empty(2, 2, *model.minimum)).shape == (2, 24)
 
 
 def test_the_minimum_is_the_smallest_that_table_3_allows():
@@ -109,8 +143,33 @@ def test_the_minimum_is_the_smallest_that_table_3_allows():
             size = (size + 2 * padding - kernel) // stride + 1
         return (size - last_kernel) // last_stride + 1
 
-    assert next(size for size in range(300) if left(size, 5, 3) >= 1) == MINIMUM_FREQ
-    assert next(size for size in range(300) if left(size, 3, 2) >= 1) == MINIMUM_TIME
+    freq = next(size for size in range(300) if left(size, 5, 3) >= 1)
+    time = next(size for size in range(300) if left(size, 3, 2) >= 1)
+    assert SpeechEncoder(**SMALL).minimum == (freq, time) == (MINIMUM_FREQ, MINIMUM_TIME)
+
+
+@pytest.mark.parametrize("architecture", WITH_PRIOR)
+def test_every_convolution_but_speech2faces_gets_the_same_end(architecture):
+    model = SpeechEncoder(architecture=architecture, cbam="parallel", cbam_reduction=2, **SMALL).eval()
+    x, prior = inputs(architecture)
+    found = model(x, prior)
+    attended = model.cbam(model.trunk(x))  # (batch, channels, freq, time)
+    assert model.cbam.order == "parallel"
+    pooled = torch.einsum("bcft,oc->bo", attended, model.fc1.weight[:, :, 0, 0]) / attended[0, 0].numel()
+    torch.testing.assert_close(found, (pooled + model.fc1.bias + prior) @ model.fc2.weight.T + model.fc2.bias)
+
+
+def test_speech2face_has_an_end_of_its_own():
+    model = SpeechEncoder(architecture="speech2face", **SMALL).eval()
+    (x,) = inputs("speech2face")
+    hidden = torch.einsum("bcf,ocf->bo", model.trunk(x)[..., 0], model.fc1.weight.view(24, 32, 65)) + model.fc1.bias
+    torch.testing.assert_close(model(x), hidden.clamp(min=0) @ model.fc2.weight.T + model.fc2.bias)
+
+
+def test_speech2face_takes_no_prior():
+    model = SpeechEncoder(architecture="speech2face", **SMALL)
+    with pytest.raises(ValueError, match=r"speech2face has no place for a prior; use prior\.kind=none"):
+        model(spectrogram(freq=257), torch.zeros(24))
 
 
 @pytest.mark.parametrize("shape", [(25,), (1,), (2, 1), (2, 24, 1)])
@@ -127,6 +186,7 @@ def test_a_prior_that_would_broadcast_is_an_error(shape):
         ({"head": "fc"}, "fc2, none"),
         ({"fusion": "fc", "head": "none"}, "use fusion 'sum'"),
         ({"cbam": "both"}, "CBAM order"),
+        ({"architecture": "vgg"}, "arspm, speech2face, resnet18, resnet34, densenet121; got 'vgg'"),
     ],
 )
 def test_wrong_options_are_errors(options, message):
@@ -146,8 +206,42 @@ def test_the_imaginary_part_is_read():
     assert not torch.allclose(model(x), model(other))
 
 
-def test_gradients_reach_every_parameter():
-    model = SpeechEncoder(**SMALL)
-    model(spectrogram(), torch.randn(24)).square().sum().backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
-    assert model.conv1[0].weight.grad.abs().max() > 0
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_gradients_reach_every_parameter(architecture):
+    model = SpeechEncoder(architecture=architecture, **SMALL)
+    model(*inputs(architecture)).square().sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        if name.startswith("trunk"):
+            assert parameter.grad.abs().max() > 0, name
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_half_precision_and_channels_last_change_the_digits_only(architecture):
+    model, (x, *prior) = SpeechEncoder(architecture=architecture, **SMALL).eval(), inputs(architecture)
+    with torch.no_grad():
+        expected = model(x, *prior)
+        model.to(memory_format=torch.channels_last)
+        x = x.contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(model(x, *prior), expected, atol=1e-4, rtol=1e-4)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = model(x, *prior)
+    assert (found.float() - expected).norm() < 0.05 * expected.norm()
+    model.train()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model(x, *prior).float().square().sum()
+    loss.backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+def test_every_architecture_trains_under_ddp(tmp_path):
+    store = distributed.FileStore(str(tmp_path / "store"), 1)
+    distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        for architecture in ARCHITECTURES:
+            model = DistributedDataParallel(SpeechEncoder(architecture=architecture, **SMALL))
+            for _ in range(2):  # a parameter without a gradient is an error of the second step
+                model(*inputs(architecture)).square().sum().backward()
+    finally:
+        distributed.destroy_process_group()

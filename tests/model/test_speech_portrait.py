@@ -98,6 +98,7 @@ def test_the_whole_model_is_the_decoder_of_the_encoder_with_the_prior(kind):
     ("changes", "build"),
     [
         ({"speech_encoder.width": 0.125}, speech_portrait.speech_encoder),
+        ({"speech_encoder.architecture": "resnet18"}, speech_portrait.speech_encoder),
         ({"speech_encoder.cbam": "none"}, speech_portrait.speech_encoder),
         ({"speech_encoder.cbam_reduction": 2}, speech_portrait.speech_encoder),
         ({"speech_encoder.fusion": "sum", "speech_encoder.head": "none"}, speech_portrait.speech_encoder),

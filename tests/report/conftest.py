@@ -2,22 +2,28 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from arspm import schema, stages, storage
 from arspm.config import TRAINED_STAGES, Config, override
-from arspm.presets import preset
+from arspm.presets import PRESETS, preset
+from arspm.report.page import PAGE, write_report
+from tests.report.measured import FIGURES, drawn, evaluated, judged_row, picture, row, six
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-FIGURES = ("l1", "l2", "cos_degrees", "portrait_l1", "portrait_l2", "portrait_cos_degrees")
+HOSTILE = (
+    "<script>window.pwned = 1; alert(1)</script>",
+    "\"><img src=x onerror='window.pwned = 1'>",
+    "</script><script>window.pwned = 1</script>",
+    "{{ 7 * 7 }} & <b>bold</b> 'quoted'",
+)
 SECONDS = {
     "preprocess": 49.758,
     "vggface": 91.382,
@@ -26,6 +32,7 @@ SECONDS = {
     "prior": 0.308,
     "decoder": 83.833,
     "encoder": 3728.058,
+    "oracle": 41.25,
     "evaluate": 10.258,
 }
 
@@ -37,29 +44,13 @@ class Run(NamedTuple):
     histories: dict[str, dict[str, Any]]
 
 
-def row(model: str, values: Mapping[str, float | None], half: float = 0.05) -> dict[str, Any]:
-    """A row of Table 4 with intervals of `half` the value on each side."""
-    found: dict[str, Any] = {"model": model, "n": 41}
-    for name in FIGURES:
-        value = values.get(name)
-        found[name] = value
-        found[f"{name}_interval"] = None if value is None else [value * (1 - half), value * (1 + half)]
-    return found
+def write_run(
+    folder: Path, *, labelled: bool = True, dropped: list[dict[str, Any]] | None = None, older: bool = False
+) -> Run:
+    """Write what the stages before the report leave in a run, as far as the report reads it.
 
-
-def six(scale: float) -> dict[str, float | None]:
-    """Plausible values of a row's six figures; a larger scale is further from the truth."""
-    return dict(
-        zip(
-            FIGURES,
-            (126.5241 * scale, 2.4703 * scale, 30.123 * scale, 144.0 * scale, 2.81 * scale, 32.5 * scale),
-            strict=True,
-        )
-    )
-
-
-def write_run(folder: Path, *, labelled: bool = True, dropped: list[dict[str, Any]] | None = None) -> Run:
-    """Write what the stages before the report leave in a run, as far as the report reads it."""
+    `labelled`: whether labels.csv was there. `older`: as an earlier version evaluated it, with Tables 4 and 5 alone.
+    """
     uri = str(folder)
     config = override(
         preset("smoke"),
@@ -97,11 +88,11 @@ def write_run(folder: Path, *, labelled: bool = True, dropped: list[dict[str, An
         entry = {"clip_id": f"video{number}_0.0_{number}.5"}
         for kind in ("real", "face_to_face", "portrait"):
             entry[kind] = f"evaluate/pictures/{number:03d}-{kind}.jpg"
-            picture = np.full((64, 64, 3), 60 * number + 40, np.uint8)
-            storage.write_bytes(f"{uri}/{entry[kind]}", cv2.imencode(".jpg", picture)[1].tobytes())
+            picture(f"{uri}/{entry[kind]}", 60 * number + 40)
         portraits.append(entry)
+    draw = drawn(0)
     nothing = dict.fromkeys(FIGURES)
-    evaluated = {
+    found: dict[str, Any] = {
         "split": "test",
         "n": 41,
         "table4": [
@@ -115,24 +106,20 @@ def write_run(folder: Path, *, labelled: bool = True, dropped: list[dict[str, An
             ),
         ],
         "judge": "logistic regression on VGGFace features of 96 training faces" if labelled else None,
-        "table5": [
-            {
-                "pictures": name,
-                "n": 41,
-                "accuracy": 0.9756,
-                "accuracy_interval": [0.9268, 1.0],
-                "female": 0.95,
-                "male": 1.0,
-            }
-            for name in ("real", "face-to-face", "neutral+fc")
-        ]
+        "table5": [judged_row(name, False, draw) for name in ("real", "face-to-face", "neutral+fc")]
         if labelled
         else None,
         "portraits": portraits,
     }
-    storage.write_json(f"{uri}/evaluate/metrics.json", evaluated)
+    if not older:
+        found |= _measured(uri, labelled)
+        found["table4"].append(row("oracle", six(0.75)))
+        for each in found["table4"]:
+            each |= {"cos_degrees_learnt_share": None, "cos_degrees_learnt_share_interval": None}
+        found["table4"][0] |= {"cos_degrees_learnt_share": 0.6311, "cos_degrees_learnt_share_interval": [0.502, 0.704]}
+    storage.write_json(f"{uri}/evaluate/metrics.json", found)
 
-    figures: dict[str, dict[str, Any]] = {"preprocess": {}, "features": {"num_faces": 1271}, "evaluate": {}}
+    figures: dict[str, dict[str, Any]] = {key: {} for key in ("preprocess", "features", "oracle", "evaluate")}
     figures["prior"] = {
         "priors": {
             name: _prior(n)
@@ -153,7 +140,15 @@ def write_run(folder: Path, *, labelled: bool = True, dropped: list[dict[str, An
         stages.commit(
             uri, stage, fingerprint=fingerprint, config=config, files={}, seconds=seconds, figures=figures[stage]
         )
-    return Run(uri, config, evaluated, histories)
+    return Run(uri, config, found, histories)
+
+
+def _measured(uri: str, labelled: bool) -> dict[str, Any]:
+    found = evaluated(uri, "neutral+fc")
+    if labelled:
+        return found
+    reason = "dlib's HOG gives no landmarks; evaluate.landmarks names a YuNet file that does"
+    return found | {"table6": None, "probes": None, "craniofacial": {"reason": reason}}
 
 
 def _drop(line: int, reason: str, clip_id: str | None, detail: str) -> dict[str, Any]:
@@ -214,3 +209,87 @@ def browser() -> Iterator[Any]:
         browser = playwright.chromium.launch(executable_path=path, headless=True, args=options)
         yield browser
         browser.close()
+
+
+class Opened:
+    """A page that is open, and everything that it said or asked for on the way."""
+
+    def __init__(self, browser: Any, path: Path, width: int, scheme: str):
+        self.page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        self.said: list[str] = []
+        self.asked: list[str] = []
+        self.page.on("console", lambda message: self.said.append(message.text))
+        self.page.on("pageerror", lambda error: self.said.append(str(error)))
+        self.page.on("dialog", lambda dialog: (self.said.append("dialog"), dialog.dismiss()))
+        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.page.goto(path.as_uri())
+        self.wait_for("[...document.querySelectorAll('.chart')].every(e => e.querySelector('.main-svg'))")
+
+    def wait_for(self, expression: str, seconds: float = 20) -> None:
+        """Wait until it is true; playwright's own waiting needs eval, which the page forbids."""
+        end = time.monotonic() + seconds
+        while not self.page.evaluate(expression):
+            assert time.monotonic() < end, f"never true: {expression} (said: {self.said})"
+            self.page.wait_for_timeout(50)
+
+    def network(self) -> list[str]:
+        """What it asked for beside its own file and what it carries itself."""
+        return [url for url in self.asked if url != self.page.url and not url.startswith("data:")]
+
+
+@pytest.fixture
+def open_page(browser: Any) -> Iterator[Callable[..., Opened]]:
+    opened = []
+
+    def open_it(run: Any, width: int = 1280, scheme: str = "light", path: Path | None = None) -> Opened:
+        if path is None:
+            write_report(run.config, run.uri, PRESETS[run.config.preset])
+        opened.append(Opened(browser, path or Path(run.uri, PAGE), width, scheme))
+        return opened[-1]
+
+    yield open_it
+    for each in opened:
+        each.page.close()
+
+
+class LookedAt(NamedTuple):
+    opened: Opened
+    run: Run
+
+
+@pytest.fixture(scope="session")
+def looked_at(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LookedAt]:
+    """The page of a whole run, open for tests that only look at it."""
+    run = write_run(tmp_path_factory.mktemp("runs") / "trial")
+    write_report(run.config, run.uri, PRESETS[run.config.preset])
+    opened = Opened(browser, Path(run.uri, PAGE), 1280, "light")
+    yield LookedAt(opened, run)
+    opened.page.close()
+
+
+# The least contrast of any text with what is behind it (WCAG 2: 4.5 for text), charts aside.
+CONTRAST = """() => {
+  const parse = (colour) => colour.match(/[\\d.]+/g).map(Number);
+  const linear = (v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+  const light = (colour) => {
+    const [r, g, b] = colour.slice(0, 3).map((v) => linear(v / 255));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const ground = (e) => {
+    for (; e; e = e.parentElement) {
+      const colour = parse(getComputedStyle(e).backgroundColor);
+      if (colour.length < 4 || colour[3] === 1) return colour;
+    }
+    return [255, 255, 255];
+  };
+  let worst = { ratio: 99, text: "" };
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const e = walker.currentNode.parentElement, text = walker.currentNode.data.trim();
+    if (!text || e.closest("script, style, noscript, .chart")) continue;
+    const [a, b] = [light(parse(getComputedStyle(e).color)), light(ground(e))].sort((x, y) => y - x);
+    const ratio = (a + 0.05) / (b + 0.05);
+    if (ratio < worst.ratio) worst = { ratio, text: text.slice(0, 60) };
+  }
+  return worst;
+}"""

@@ -12,7 +12,7 @@ from arspm import schema
 from arspm.learning import tasks
 from arspm.model import speech_portrait
 from arspm.presets import preset
-from arspm.report import figures, gather, page
+from arspm.report import curves, figures, gather, page
 
 STYLE = Path(page.__file__).with_name("page.css").read_text()
 
@@ -33,6 +33,9 @@ def test_plotly_knows_every_attribute_and_the_style_sheet_every_colour(make_run:
     charts = [figures.angle_chart(metrics["table4"], key) for key in ("cos_degrees", "portrait_cos_degrees")]
     charts += [figures.loss_chart(stage, history) for stage, history in run.histories.items()]
     charts.append(figures.convergence_chart(metrics["prior"]["priors"]))
+    charts.append(figures.probe_chart(metrics["probes"], {"real": "--neutral", "neutral+fc": "--model"}))
+    many = [{"variant": f"variant {number}", "seed": 0, "points": [[1, 2.0], [2, 1.0]]} for number in range(15)]
+    charts.append(curves.curve_chart([*many, {**many[0], "variant": "neutral+fc"}], "loss", logarithmic=True))
     used: set[str] = set()
     for chart in charts:
         go.Figure(_painted(chart, used))  # raises on what plotly does not know
@@ -78,6 +81,47 @@ def test_a_loss_chart_marks_the_best_epoch(make_run: Callable[..., Any]) -> None
     assert unscored is not None
     assert len(unscored["data"]) == 1
     assert figures.loss_chart("encoder", {"losses": [], "epochs": [], "best_epoch": None}) is None
+
+
+def test_a_probe_chart_shows_values_intervals_and_chance() -> None:
+    rows = [
+        {"cause": "sex", "real": 0.9, "real_interval": [0.8, 0.95], "<m>": 0.7, "<m>_interval": None},
+        {"cause": "body_size", "real": None, "real_interval": None, "<m>": 0.4, "<m>_interval": [0.1, 0.6]},
+    ]
+    chart = figures.probe_chart(rows, {"real": "--face", "<m>": "--model"})
+    assert chart is not None
+    real, model = chart["data"]
+    assert (real["x"], model["x"]) == ([0.9], [0.7, 0.4])
+    assert real["error_x"]["array"] == pytest.approx([0.05])
+    assert model["error_x"]["arrayminus"] == pytest.approx([0.0, 0.3])
+    assert model["name"] == "&lt;m&gt;"
+    assert real["y"][0] > model["y"][0] > 0.5 > model["y"][1]  # a row of its own for each cause, from the top
+    assert chart["layout"]["yaxis"]["ticktext"] == ["sex", "body size"]
+    assert [(shape["x0"], shape["x1"]) for shape in chart["layout"]["shapes"]] == [(0.5, 0.5)]
+    assert chart["layout"]["xaxis"]["range"][0] <= 0.1  # no interval is cut off
+    assert figures.probe_chart([], {"real": "--face"}) is None
+
+
+def test_a_curve_chart_draws_the_papers_pair_first() -> None:
+    points = [[1, 50.0], [2, 40.0]]
+    models = [("neutral", 0), ("neutral+fc", 0), ("non-prior", 0), ("neutral+fc", 1), ("empty", 0)]
+    chart = curves.curve_chart(
+        [{"variant": name, "seed": seed, "points": [] if name == "empty" else points} for name, seed in models], "angle"
+    )
+    assert chart is not None
+    shown = [(line["name"], line["visible"], line["showlegend"]) for line in chart["data"]]
+    assert shown == [
+        ("non-prior", True, True),
+        ("neutral+fc", True, True),
+        ("neutral+fc", True, False),  # a second seed: same colour, one entry in the legend
+        ("neutral", "legendonly", True),
+    ]
+    assert (chart["data"][0]["x"], chart["data"][0]["y"]) == ([1, 2], [50.0, 40.0])
+    assert chart["data"][1]["line"] == chart["data"][2]["line"] != chart["data"][0]["line"]
+    alone = curves.curve_chart([{"variant": "gender", "seed": 0, "points": points}], "angle")
+    assert alone is not None
+    assert alone["data"][0]["visible"] is True
+    assert curves.curve_chart([], "angle") is None
 
 
 def test_the_objectives_are_those_of_training() -> None:

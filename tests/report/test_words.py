@@ -110,3 +110,70 @@ def test_the_headline_names_what_was_not_measured(make_row: Callable[..., Any]) 
     told = words.headline(table, words.compare(table), "neutral+fc", "cos_degrees")
     assert told.endswith("nearer than the prior alone (34.0°), not compared with the gender prior alone")
     assert "was not measured" in words.headline(table, [], "neutral+fc", "portrait_cos_degrees")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("accuracy", 0.9756, "97.6 %"),
+        ("r10", 0.4582, "45.8 %"),
+        ("cos_degrees_learnt_share", -0.114, "−11.4 %"),
+        ("within", 12.34, "12.3"),
+        ("between_cosine", -0.004, "0.00"),  # no minus before nothing
+        ("n", 12345, "12,345"),
+        ("printed", 27.8, "27.800"),
+        ("l2", 2.47, "2.470"),
+        ("l2", None, "–"),
+        ("accuracy", None, "–"),
+    ],
+)
+def test_a_figure_is_written_by_its_name(name: str, value: float | None, text: str) -> None:
+    assert words.figure(name, value) == text
+
+
+def test_intervals_below_zero_are_told_apart() -> None:
+    assert words.interval("r", 0.1, [-0.204, 0.35]) == "−0.20 to 0.35"
+    assert words.interval("accuracy", 0.5, [0.4, 0.6]) == "40.0 – 60.0 %"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sd", "text"),
+    [
+        ("cos_degrees", 30.123, 0.4178, "30.12 ± 0.42"),
+        ("cos_degrees", 30.123, None, "30.12"),
+        ("l1", 126.52, 3.16, "126.5 ± 3.2"),
+        ("cos_degrees_learnt_share", -0.114, 0.05, "−11.4 ± 5.0 %"),
+        ("l2", None, None, "–"),
+    ],
+)
+def test_a_mean_has_the_digits_of_its_spread(name: str, value: float | None, sd: float | None, text: str) -> None:
+    assert words.spread(name, value, sd) == text
+
+
+@pytest.mark.parametrize(
+    ("interval", "verdict"),
+    [
+        ([-2.0, -0.1], "better"),
+        ([0.1, 2.0], "worse"),
+        ([-0.1, 0.1], "undecided"),
+        ([-1.0, 0.0], "undecided"),
+        (None, None),
+    ],
+)
+def test_a_difference_is_judged_by_zero(interval: Any, verdict: str | None) -> None:
+    assert words.difference_verdict({"difference": -1.0, "interval": interval}) == verdict
+
+
+def test_a_difference_has_its_sign_and_its_intervals_digits() -> None:
+    entry = {"difference": 0.0, "interval": [-0.0123, 0.0456]}
+    assert (words.difference("l2", entry), words.difference_interval("l2", entry)) == ("0.000", "−0.012 to 0.046")
+    assert words.difference("cos_degrees", {"difference": -4.826, "interval": None}) == "−4.83"
+    assert words.difference("l1", {"difference": 12.34, "interval": None}) == "+12.3"
+    assert words.difference_interval("l1", {"difference": 12.34, "interval": None}) == ""
+    assert words.difference("l1", {"difference": None, "interval": None}) == "–"
+
+
+def test_nothing_is_said_of_what_was_learnt_without_an_oracle() -> None:
+    assert words.learnt({"cos_degrees_learnt_share": None}) == words.learnt({}) == ""
+    told = words.learnt({"cos_degrees_learnt_share": -0.05, "cos_degrees_learnt_share_interval": [-0.2, 0.1]})
+    assert told.startswith("It has gone −5.0 % (95 %: −20.0 to 10.0 %) of the way")

@@ -11,19 +11,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import av
+import cv2
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import soundfile
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from arspm import config as configuration
-from arspm import corpus, schema, stages
+from arspm import corpus, schema, stages, storage
 from arspm.config import Config, override
 from arspm.learning.batch import to_batch
-from arspm.scale.preprocess import assign_splits, preprocess
-from tests.scale.conftest import FINGERPRINT, REPO, Clips, Prepared, busy_workers
+from arspm.media.synthetic import draw_face, sample_speakers, speak, write_clip
+from arspm.presets import preset
+from arspm.scale.preprocess import assign_splits, log, preprocess
+from tests.scale.conftest import FINGERPRINT, FPS, REPO, Clips, Prepared, busy_workers
 
 on_ray = pytest.mark.ray
 
@@ -208,6 +213,123 @@ def test_another_configuration_begins_anew_and_a_stored_waveform_gives_the_same_
     assert not torch.equal(stored, computed)
 
 
+# --- the other formats
+
+
+def write_m4a(path: Path, sound: np.ndarray) -> None:
+    """AAC alone, as VoxCeleb2 has it."""
+    with av.open(str(path), "w", format="mp4") as container:
+        stream = container.add_stream("aac", rate=16_000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(sound[None], format="fltp", layout="mono")
+        frame.sample_rate, frame.pts = 16_000, 0
+        container.mux([*stream.encode(frame), *stream.encode(None)])
+
+
+def write_media(root: Path, people: Mapping[str, int]) -> None:
+    """Real files of made-up people. `people`: path -> number of the person who is seen or heard."""
+    drawn = sample_speakers(6, seed=11)
+    for number, (name, person) in enumerate(people.items()):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sound = speak(drawn[person], 1.2, np.random.default_rng(number))
+        face = draw_face(drawn[person], rng=np.random.default_rng(number), noise=2.0)
+        if path.suffix == ".jpg":
+            cv2.imwrite(str(path), face[..., ::-1])
+        elif path.suffix == ".mp4":
+            write_clip(path, [face] * FPS, sound, FPS)
+        elif path.suffix == ".m4a":
+            write_m4a(path, sound)
+        else:
+            soundfile.write(path, sound, 16_000)
+
+
+def corpus_rows(run: Path) -> dict[str, tuple[str, str, str | None, float | None, str | None]]:
+    """clip id -> split, video id, gender, age and identity, by plain pyarrow."""
+    found = {}
+    for path in sorted((run / "corpus").glob("*/faces/*.parquet")):
+        for row in pq.read_table(path).to_pylist():
+            labels = (row["gender"], row["age"], row["identity"])
+            found[row["clip_id"]] = (path.parts[-3], row["video_id"], *labels)
+    return found
+
+
+def check_counts(run: Path, rows: int, dropped: dict[str | None, str]) -> dict[str, Any]:
+    """The manifest, after its counts have been compared with dropped.parquet (clip id -> reason)."""
+    manifest: dict[str, Any] = json.loads((run / "corpus" / "manifest.json").read_text())
+    table = pq.read_table(run / "corpus" / "dropped.parquet").to_pylist()
+    assert {row["clip_id"]: row["reason"] for row in table} == dropped
+    assert manifest["num_rows"] == rows
+    assert manifest["num_clips"] == rows - len(table) == len(corpus_rows(run))
+    assert manifest["dropped"] == dict(Counter(row["reason"] for row in table))
+    return manifest
+
+
+@on_ray
+def test_a_folder_of_speakers_becomes_a_corpus(head: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root, run = tmp_path / "people", tmp_path / "run"
+    media = {"Ann Lee/1.mp4": 0, "Ann Lee/2.mp4": 0, "bob/a.wav": 1, "bob/a.jpg": 1, "bob/b.wav": 1, "bob/face.jpg": 1}
+    media |= {"Chloé/x.mp4": 2, "Chloé/y.wav": 2, "dee/1.mp4": 3, "eve/1.wav": 4, "gil/face.jpg": 5}
+    write_media(root, media)
+    (root / "dee" / "2.mp4").write_bytes(b"not a clip")
+    (root / "bob" / "c.wav").write_bytes(b"not a sound")
+    (root / "labels.csv").write_text("video_id,gender,age\nAnn Lee,f,31\nbob,m,\nsid,m,20\n")
+    config = override(
+        preset("smoke"),
+        {"data.format": "folder", "data.clips": str(root), "data.labels": str(root / "labels.csv")}
+        | {"data.rows_per_shard": 3, "data.test_fraction": 0.2, "data.val_fraction": 0.1},
+    )
+    files, _ = preprocess(config, str(run), FINGERPRINT)
+    assert corpus_rows(run) == {
+        "Ann Lee_1": ("test", "Ann Lee", "female", 31.0, "Ann Lee"),
+        "Ann Lee_2": ("test", "Ann Lee", "female", 31.0, "Ann Lee"),
+        "dee_1": ("test", "dee", None, None, "dee"),
+        "Chloé_x": ("val", "Chloé", None, None, "Chloé"),
+        "bob_a": ("train", "bob", "male", None, "bob"),
+        "bob_b": ("train", "bob", "male", None, "bob"),
+    }
+    dropped: dict[str | None, str] = {"Chloé_y": "no_video", "dee_2": "undecodable", "bob_c": "undecodable"}
+    manifest = check_counts(run, 11, dropped | {"eve_1": "no_video", None: "no_sound"})
+    assert manifest["notes"] == [f"{root}/labels.csv: 1 speaker ('sid') of whom there is no clip"]
+    assert manifest["notes"] == [record.message for record in caplog.records if record.name == log.name]
+    assert files == {name: storage.describe(f"{run}/{name}") for name in files}
+
+
+@on_ray
+def test_voxceleb_becomes_a_corpus_split_by_speaker(head: Any, tmp_path: Path) -> None:
+    sounds = {"id10001": 0, "id10002": 1, "id10003": 2, "id10004": 3}  # what their hashes are says the split
+    faces = {"Drawn_One": 0, "Drawn_Two_Jr": 1, "id10003": 2, "Drawn_Four": 3}
+    for speaker, person in sounds.items():
+        write_media(tmp_path, {f"wav/{speaker}/video_{n}/0000{n}.m4a": person for n in (1, 2)})
+    for name, person in faces.items():
+        write_media(tmp_path, {f"faces/{name}/1.6/video_{n}/000002{n}.jpg": person for n in (1, 1, 2, 3)})
+    (tmp_path / "faces/Drawn_One/1.6/video_2/0000022.jpg").unlink()
+    cv2.imwrite(str(tmp_path / "faces/id10003/1.6/video_2/0000022.jpg"), np.full((200, 200, 3), 90, np.uint8))
+    names = "id10001\tDrawn_One\tm\tUK\tdev\nid10002\tDrawn_Two_Jr.\tf\tUK\ttest\nid10004\tDrawn_Four\tf\tUK\tdev\n"
+    (tmp_path / "vox1_meta.csv").write_text("VoxCeleb1 ID\tVGGFace1 ID\tGender\tNationality\tSet\n" + names)
+    config = override(
+        preset("smoke"),
+        {"data.format": "voxceleb", "data.csv": f"{tmp_path}/vox1_meta.csv", "data.clips": f"{tmp_path}/wav"}
+        | {"data.faces": f"{tmp_path}/faces", "data.test_fraction": 0.4, "data.val_fraction": 0.1},
+    )
+    run = tmp_path / "run"
+    preprocess(config, str(run), FINGERPRINT)
+    assert corpus_rows(run) == {
+        "id10004_video_1_00001": ("test", "id10004", "female", None, "id10004"),
+        "id10004_video_2_00002": ("test", "id10004", "female", None, "id10004"),
+        "id10001_video_1_00001": ("val", "id10001", "male", None, "id10001"),
+        "id10002_video_1_00001": ("train", "id10002", "female", None, "id10002"),
+        "id10002_video_2_00002": ("train", "id10002", "female", None, "id10002"),
+        "id10003_video_1_00001": ("train", "id10003", None, None, "id10003"),
+    }
+    dropped: dict[str | None, str] = {"id10001_video_2_00002": "no_video", "id10003_video_2_00002": "no_face"}
+    manifest = check_counts(run, 12, dropped | {None: "no_sound"})  # of video_3 there are pictures alone
+    assert manifest["dropped"] == {"no_video": 1, "no_face": 1, "no_sound": 4}
+    assert manifest["notes"] == [f"1 speaker ('id10003') not in {tmp_path}/vox1_meta.csv: gender unknown"]
+    shutil.rmtree(tmp_path / "wav" / "id10003")
+    with pytest.raises(ValueError, match="^3 speakers leave the train split empty; try --set data.test_fraction="):
+        preprocess(override(config, {"data.test_fraction": 0.5, "data.val_fraction": 0.3}), str(run), FINGERPRINT)
+
+
 # --- splits and what cannot be
 
 
@@ -240,6 +362,8 @@ def test_a_videos_split_hangs_on_nothing_else(videos: list[str], data: st.DataOb
 def test_fewer_than_three_videos_cannot_be_split() -> None:
     with pytest.raises(ValueError, match="at least three videos"):
         assign_splits(["a", "b", "a"], 0.3, 0.3)
+    with pytest.raises(ValueError, match="^2 speakers leave .* at least three speakers"):
+        assign_splits(["a", "b", "a"], 0.3, 0.3, "speakers")
 
 
 @pytest.mark.parametrize(
@@ -250,12 +374,18 @@ def test_fewer_than_three_videos_cannot_be_split() -> None:
         ({"data.labels": "{tmp}/none.csv"}, "no CSV file at {tmp}/none.csv"),
         ({"data.csv": "{tmp}/broken.csv"}, "{tmp}/broken.csv: no usable row of 2 (bad_row 2)"),
         ({"data.test_fraction": "0.0001"}, "test split empty; try --set data.test_fraction="),
+        (
+            {"data.format": "folder", "data.clips": "{tmp}"},
+            "{tmp}: no usable row of 1 (bad_row 1)",
+        ),
+        ({"data.format": "folder", "data.clips": "{tmp}/none"}, "no speakers' folders below {tmp}/none"),
     ],
 )
 def test_what_cannot_be_is_said_in_one_line_before_anything_is_decoded(
     config: Config, tmp_path: Path, changes: dict[str, str], message: str
 ) -> None:
     (tmp_path / "broken.csv").write_text("a,b\nc,2,1,0.5,0.5\n")
+    (tmp_path / "loose.mp4").write_bytes(b"")
     bad = override(config, {name: value.format(tmp=tmp_path) for name, value in changes.items()})
     with pytest.raises((ValueError, FileNotFoundError)) as caught:
         preprocess(bad, str(tmp_path / "run"), FINGERPRINT)

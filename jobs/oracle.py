@@ -1,0 +1,21 @@
+"""The best answer that any voice allows, for made-up speakers, whose true causes are known."""
+
+from typing import Any
+
+from arspm.config import Config
+from jobs.stage import main
+
+
+def oracle(config: Config, run: str, fingerprint: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Average the face features of people who share a test speaker's causes; without true causes there is no oracle."""
+    if not config.oracle.speakers:
+        reason = "oracle.speakers is not given: the true causes are known of made-up speakers only"
+        print(f"no oracle: {reason}")
+        return {}, {"made": False, "reason": reason}
+    from arspm.scale.oracle import make_oracle  # here, since most runs have no oracle and this takes seconds
+
+    return make_oracle(config, run)
+
+
+if __name__ == "__main__":
+    main("oracle", oracle)

@@ -1,0 +1,152 @@
+"""What the run's page shows beside Table 4: every figure in its place, and a reason where there is none."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from arspm import storage
+from arspm.report import published
+from arspm.report.page import PAGE, write_report
+
+SECTIONS = [
+    "summary",
+    "portraits",
+    "table4",
+    "judge",
+    "probes",
+    "retrieval",
+    "similarity",
+    "length",
+    "craniofacial",
+    "prior",
+    "training",
+    "corpus",
+    "provenance",
+]
+
+# Each body row of a table as the values of its <data> elements, null where a cell has none.
+CELLS = (
+    "rows => rows.map(r => [...r.cells].slice(1).map(c => { const d = c.querySelector('data'); "
+    "return d ? parseFloat(d.value) : null; }))"
+)
+
+
+def cells(page: Any, table: str) -> list[list[float | None]]:
+    return page.eval_on_selector_all(f"#{table} tbody tr", CELLS)
+
+
+def values(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> list[list[float | None]]:
+    return [[row[name] for name in names] for row in rows]
+
+
+def ends_shown(page: Any, table: str) -> list[list[str]]:
+    return page.eval_on_selector_all(
+        f"#{table} tbody tr", "rows => rows.map(r => [...r.querySelectorAll('.ends')].map(e => e.innerText))"
+    )
+
+
+def test_every_figure_is_in_its_place(looked_at: Any) -> None:
+    opened, run = looked_at
+    page, m = opened.page, run.evaluated
+    assert opened.said == []
+    assert page.eval_on_selector_all("main > section", "all => all.map(e => e.id)") == SECTIONS
+    links = page.eval_on_selector_all("nav a", "all => all.map(e => e.hash.slice(1))")
+    assert links == SECTIONS
+    assert cells(page, "table5") == values(m["table5"], ("accuracy", "female", "male", "n", "unknown"))
+    assert cells(page, "table6") == values(m["table6"], ("accuracy", "young", "mid_age", "elder", "n", "unknown"))
+    for size in (100, 120):
+        rows = [row for row in m["retrieval"] if row["gallery"] == size]
+        assert cells(page, f"retrieval-{size}") == values(rows, ("r1", "r2", "r5", "r10", "n"))
+    kinds = [m["similarity"][kind] for kind in ("real", "speech", "portrait")]
+    assert cells(page, "similarities") == values(kinds, ("within", "between", "between_cosine"))
+    assert cells(page, "lengths") == values(m["speech_length"], ("cos_degrees", "l2", "n"))
+    pictures = ("real", "face-to-face", "neutral+fc", "num_speakers")
+    for table, carried in (("carried", True), ("uncarried", False)):
+        rows = [row for row in m["probes"] if row["carried"] is carried]
+        assert cells(page, table) == values(rows, pictures)
+        assert [len(row) for row in ends_shown(page, table)] == [3] * len(rows)
+    assert cells(page, "measures") == values(m["craniofacial"]["rows"], ("r", "n"))
+    assert "98.8 % of real faces and 77.5 % of portraits" in page.locator("#craniofacial").inner_text()
+
+
+def test_intervals_stand_below_their_figures(looked_at: Any) -> None:
+    page, run = looked_at.opened.page, looked_at.run
+    for shown, row in zip(ends_shown(page, "lengths"), run.evaluated["speech_length"], strict=True):
+        for text, name in zip(shown, ("cos_degrees", "l2"), strict=True):
+            assert [float(end) for end in text.split(" – ")] == pytest.approx(row[f"{name}_interval"], abs=0.051)
+    shown = ends_shown(page, "retrieval-100")
+    assert [len(row) for row in shown] == [4, 4, 4, 0]  # chance has no interval
+    low, high = run.evaluated["retrieval"][0]["r1_interval"]
+    assert shown[0][0] == f"{100 * low:.1f} – {100 * high:.1f} %"
+
+
+def test_table1_and_figure2(looked_at: Any) -> None:
+    page, run = looked_at.opened.page, looked_at.run
+    shown = cells(page, "table1")
+    counts = page.eval_on_selector_all(
+        "#table1 tbody th", "all => all.map(e => parseInt(e.innerText.replace(',', '')))"
+    )
+    assert counts == sorted(published.TABLE1)
+    priors = storage.read_json(f"{run.uri}/report/metrics.json")["prior"]["priors"]
+    for count, row in zip(counts, shown, strict=True):
+        ours = [
+            next((point["l1"] for point in priors[name]["convergence"] if point["n"] == count), None)
+            for name in ("neutral", "female", "male")
+        ]
+        assert row == [*ours, *published.TABLE1[count]]
+    strips = page.eval_on_selector_all(
+        ".strip", "all => all.map(e => [...e.querySelectorAll('figcaption')].map(c => c.innerText))"
+    )
+    assert strips == [["10", "50", "100", "500", "1,200"]] * 3
+    assert page.eval_on_selector_all(".strip img", "all => all.every(e => e.naturalWidth === 64)")
+    assert "identifies no one" in page.locator("#prior").inner_text()
+
+
+def test_the_oracle_and_what_was_learnt(looked_at: Any) -> None:
+    page = looked_at.opened.page
+    told = "It has gone 63.1 % (95 %: 50.2 – 70.4 %) of the way from the prior alone to the oracle"
+    assert told in page.locator("#summary").inner_text()
+    rows = page.locator("#ours tbody tr")
+    assert "63.1 %" in rows.first.inner_text()
+    assert "oracle" in rows.last.inner_text()
+    note = page.locator("#oracle").inner_text()
+    assert "13 made-up speakers" in note
+    assert "4.3° apart" in note
+
+
+def test_the_gender_classifier_is_told(looked_at: Any) -> None:
+    page = looked_at.opened.page
+    told = " ".join(page.locator("#gender").inner_text().split())
+    assert "87.5 % of the validation clips (of 30, less those without a label)" in told
+
+
+def test_an_older_run_says_what_it_has_not(make_run: Any, open_page: Any) -> None:
+    opened = open_page(make_run(older=True), 390)
+    assert opened.said == []
+    page = opened.page
+    for section in ("judge", "probes", "retrieval", "similarity", "length", "craniofacial", "prior"):
+        assert "evaluated by a version that did not measure it yet" in page.locator(f"#{section}").inner_text(), section
+    assert "There is no oracle row" in page.locator("#oracle").inner_text()
+    assert "Share learnt" not in page.locator("#ours").inner_text()
+    assert page.locator("#table5").count() == 1
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_the_ablation_is_linked_where_there_is_one(looked_at: Any, make_run: Any) -> None:
+    assert looked_at.opened.page.locator("#ablation").count() == 0
+    run = make_run()
+    storage.write_json(f"{run.uri}/ablation/metrics.json", {})
+    write_report(run.config, run.uri, None)
+    assert '<a href="../ablation/index.html">' in Path(run.uri, PAGE).read_text()
+
+
+def test_the_published_totals_follow_from_their_parts() -> None:
+    for row in published.TABLE5:  # one share of men among the portraits makes every total of Table 5
+        assert (row.accuracy - row.female) / (row.male - row.female) == pytest.approx(0.597, abs=0.012), row.model
+    for row in published.TABLE6:  # section 4.3.3: about 35 % young, 55 % mid-age, 10 % elder
+        total = 0.35 * row.young + 0.55 * row.mid_age + 0.1 * row.elder
+        assert row.accuracy == pytest.approx(total, abs=0.026), row.model
+    assert published.row(published.TABLE5, "face-to-face") is published.TABLE5[0]
+    assert published.row(published.TABLE6, "gender") is None
