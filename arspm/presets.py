@@ -55,7 +55,7 @@ DEMO = override(
         # A small corpus is learnt by heart within a few epochs; hence the augmentation and the faster decay.
         "training.vggface.epochs": 40,
         "training.vggface.augment": True,
-        "training.vggface.learning_rate": 3e-4,
+        "training.vggface.learning_rate": 5e-4,
         "training.vggface.decay_epochs": 8,
         "training.vggface.beta1": 0.9,
         "training.vggface.eps": 1e-8,

@@ -307,15 +307,15 @@ def _read_picture(source: Source, max_pixels: int) -> np.ndarray:
     """
     try:
         with _opened(source) as file:
-            with _container(file, PICTURE_CONTAINERS) as container:
-                header = container.streams.video[0].codec_context
-                _check_pixels(header.width, header.height, max_pixels)
-            file.seek(0)
-            data = np.frombuffer(file.read(), np.uint8)
+            data = file.read()
+        # Bytes without a name: by a name that ends in .jpg FFmpeg takes a file for one of a numbered series.
+        with _container(io.BytesIO(data), PICTURE_CONTAINERS) as container:
+            header = container.streams.video[0].codec_context
+            _check_pixels(header.width, header.height, max_pixels)
     except DroppedClip as drop:
         raise DroppedClip(drop.reason, f"picture: {drop.detail}") from None
     try:
-        bgr = cv2.imdecode(data, cv2.IMREAD_COLOR)
+        bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error:
         bgr = None
     if bgr is None:

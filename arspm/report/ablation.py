@@ -65,7 +65,7 @@ def render(config: Config, run: str, metrics: Mapping[str, Any]) -> str:
         run_name=storage.absolute(run).rsplit("/", 1)[-1],
         report=storage.exists(storage.join(run, REPORT)),
         rows=list(zip(rows, metrics["variants"], strict=True)),
-        whole=whole,
+        one_sex=[row["model"] for row in rows if row["n"] < whole],  # trained, validated and measured on that sex alone
         share=any(row.get("cos_degrees_learnt_share") is not None for row in rows),
         compared={
             name: label

@@ -265,7 +265,7 @@ def check_counts(run: Path, rows: int, dropped: dict[str | None, str]) -> dict[s
 
 
 @on_ray
-def test_a_folder_of_speakers_becomes_a_corpus(head: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_folder_of_speakers_becomes_a_corpus(driver: None, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     root, run = tmp_path / "people", tmp_path / "run"
     media = {"Ann Lee/1.mp4": 0, "Ann Lee/2.mp4": 0, "bob/a.wav": 1, "bob/a.jpg": 1, "bob/b.wav": 1, "bob/face.jpg": 1}
     media |= {"Chloé/x.mp4": 2, "Chloé/y.wav": 2, "dee/1.mp4": 3, "eve/1.wav": 4, "gil/face.jpg": 5}
@@ -295,7 +295,7 @@ def test_a_folder_of_speakers_becomes_a_corpus(head: Any, tmp_path: Path, caplog
 
 
 @on_ray
-def test_voxceleb_becomes_a_corpus_split_by_speaker(head: Any, tmp_path: Path) -> None:
+def test_voxceleb_becomes_a_corpus_split_by_speaker(driver: None, tmp_path: Path) -> None:
     sounds = {"id10001": 0, "id10002": 1, "id10003": 2, "id10004": 3}  # what their hashes are says the split
     faces = {"Drawn_One": 0, "Drawn_Two_Jr": 1, "id10003": 2, "Drawn_Four": 3}
     for speaker, person in sounds.items():
@@ -326,7 +326,7 @@ def test_voxceleb_becomes_a_corpus_split_by_speaker(head: Any, tmp_path: Path) -
     assert manifest["dropped"] == {"no_video": 1, "no_face": 1, "no_sound": 4}
     assert manifest["notes"] == [f"1 speaker ('id10003') not in {tmp_path}/vox1_meta.csv: gender unknown"]
     shutil.rmtree(tmp_path / "wav" / "id10003")
-    with pytest.raises(ValueError, match="^3 speakers leave the train split empty; try --set data.test_fraction="):
+    with pytest.raises(ValueError, match=r"^3 speakers leave the train split empty; try --set data.test_fraction="):
         preprocess(override(config, {"data.test_fraction": 0.5, "data.val_fraction": 0.3}), str(run), FINGERPRINT)
 
 
@@ -362,7 +362,7 @@ def test_a_videos_split_hangs_on_nothing_else(videos: list[str], data: st.DataOb
 def test_fewer_than_three_videos_cannot_be_split() -> None:
     with pytest.raises(ValueError, match="at least three videos"):
         assign_splits(["a", "b", "a"], 0.3, 0.3)
-    with pytest.raises(ValueError, match="^2 speakers leave .* at least three speakers"):
+    with pytest.raises(ValueError, match=r"^2 speakers leave .* at least three speakers"):
         assign_splits(["a", "b", "a"], 0.3, 0.3, "speakers")
 
 
