@@ -104,11 +104,16 @@ def _against(models: list[Trained], reference: list[Trained], chance: dict[str, 
         difference, speakers = _differences(models, reference, figure)
         mean, low, high = metrics.bootstrap_interval(difference, speakers, **chance)
         found[figure] = {"difference": mean, "interval": None if np.isnan(low) else [low, high]}
-    found[VALIDATION] = {
-        "difference": _mean([model.best for model in models]) - _mean([model.best for model in reference]),
-        "interval": None,
-    }
+    found[VALIDATION] = None
+    if _same_clips(models, reference):
+        own, other = (_mean([model.best for model in each]) for each in (models, reference))
+        found[VALIDATION] = {"difference": own - other, "interval": None}
     return found
+
+
+def _same_clips(models: list[Trained], reference: list[Trained]) -> bool:
+    """Whether both were measured, and so validated, on clips of both sexes; a model of one sex is not."""
+    return models[0].row["n"] == reference[0].row["n"]
 
 
 def _mean_over_seeds(models: list[Trained], figure: str) -> tuple[np.ndarray, np.ndarray]:
@@ -152,7 +157,7 @@ def _convergence(by_name: Mapping[str, list[Trained]], reference: list[Trained] 
         "loss_curves": [
             {"variant": model.variant, "seed": model.seed, "points": model.history["losses"]} for model in models
         ],
-        "targets": [] if reference is None else [_target(value, by_name) for value in _targets(reference)],
+        "targets": [] if reference is None else [_target(value, by_name, reference) for value in _targets(reference)],
     }
 
 
@@ -162,9 +167,11 @@ def _targets(reference: list[Trained]) -> list[float]:
     return [first - share * (first - best) for share in TARGET_SHARES]
 
 
-def _target(value: float, by_name: Mapping[str, list[Trained]]) -> dict[str, Any]:
+def _target(value: float, by_name: Mapping[str, list[Trained]], reference: list[Trained]) -> dict[str, Any]:
     rows = []
     for name, models in by_name.items():
+        if not _same_clips(models, reference):
+            continue
         steps = [steps_to_reach(model.curve, value) for model in models]
         reached = [step for step in steps if step is not None]
         spread = _spread(reached) if len(reached) == len(steps) else {"mean": None, "sd": None}
@@ -206,11 +213,11 @@ def _findings(
                 else ("nearer to the true face" if mean < 0 else "further from the true face")
             )
             found.append(
-                f"On the test split {name} less {REFERENCE} is {mean:+.2f}° (95 % over speakers: {low:+.2f} to "
-                f"{high:+.2f}): {told}."
+                f"On the test split {name} less {REFERENCE} is {_signed(mean)}° (95 % over speakers: "
+                f"{_signed(low)} to {_signed(high)}): {told}."
             )
         for value in _targets(reference)[-2:]:
-            target = {row["variant"]: row for row in _target(value, by_name)["variants"]}
+            target = {row["variant"]: row for row in _target(value, by_name, reference)["variants"]}
             mine, rival = target[name], target[REFERENCE]
             found.append(
                 f"To a validation angle of {value:.1f}° {name} took {_steps(mine)}, {REFERENCE} {_steps(rival)}."
@@ -222,6 +229,10 @@ def _degrees(values: Sequence[float]) -> str:
     spread = _spread(values)
     sd = "" if spread["sd"] is None else f" ± {spread['sd']:.2f}"
     return f"{spread['mean']:.2f}{sd}°"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.2f}".replace("-", "−")
 
 
 def _steps(row: Mapping[str, Any]) -> str:

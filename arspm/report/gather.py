@@ -12,10 +12,10 @@ from arspm import schema, stages, storage
 from arspm.config import TRAINED_STAGES, Config
 from arspm.report import words
 
-# Where the stages leave what is read here, relative to the run.
+# Where the stages leave what is read here.
 _EVALUATED = "evaluate/metrics.json"
-_MANIFEST = f"{stages.CORPUS}/manifest.json"
-_DROPPED = f"{stages.CORPUS}/dropped.parquet"
+_MANIFEST = "manifest.json"
+_DROPPED = "dropped.parquet"
 _HISTORY = "history.json"
 
 EXAMPLES_PER_REASON = 3
@@ -45,7 +45,7 @@ def gather(config: Config, run: str) -> dict[str, Any]:
         "comparisons": words.compare(evaluated["table4"]),
         "stages": seconds,
         "total_seconds": sum(seconds.values()),
-        "corpus": _corpus(storage.read_json(storage.join(run, _MANIFEST))),
+        "corpus": _corpus(storage.read_json(storage.join(stages.corpus(run), _MANIFEST))),
         "prior": {"kind": config.prior.kind, **figures.get("prior", {})},
         "training": training,
         "gender_accuracy": training.get("gender", {}).get("val_accuracy"),
@@ -66,7 +66,7 @@ def histories(run: str) -> dict[str, dict[str, Any]]:
     """The `history.json` of each stage that was trained here."""
     found = {}
     for stage in TRAINED_STAGES:
-        uri = storage.join(run, stage, _HISTORY)
+        uri = storage.join(stages.folder(run, stage), _HISTORY)
         if storage.exists(uri):
             found[stage] = finite(storage.read_json(uri))
     return found
@@ -80,7 +80,7 @@ def dropped_examples(run: str, reasons: Iterable[str]) -> dict[str, list[dict[st
     found: dict[str, list[dict[str, Any]]] = {reason: [] for reason in reasons}
     if not found:
         return found
-    fs, path = storage.filesystem(storage.join(run, _DROPPED))
+    fs, path = storage.filesystem(storage.join(stages.corpus(run), _DROPPED))
     with fs.open(path, "rb") as file:
         for batch in pyarrow.parquet.ParquetFile(file).iter_batches(_BATCH_ROWS, use_threads=False):
             for drop in batch.to_pylist():
@@ -93,7 +93,7 @@ def dropped_examples(run: str, reasons: Iterable[str]) -> dict[str, list[dict[st
 
 
 def _success(run: str, stage: str) -> dict[str, Any] | None:
-    uri = storage.join(run, stage, stages.SUCCESS)
+    uri = storage.join(stages.folder(run, stage), stages.SUCCESS)
     return storage.read_json(uri) if storage.exists(uri) else None
 
 

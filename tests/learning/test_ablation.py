@@ -78,6 +78,13 @@ def test_differences_are_paired_by_clip():
     assert rows["neutral+fc"]["against_non_prior"]["val_cos_degrees"]["difference"] == pytest.approx(37.0 - 40.0)
 
 
+def test_a_model_of_one_sex_was_validated_on_other_clips_and_is_not_compared_there():
+    found = compared()
+    assert by_name(found)["female"]["against_non_prior"]["val_cos_degrees"] is None
+    for target in found["convergence"]["targets"]:
+        assert [row["variant"] for row in target["variants"]] == ["non-prior", "neutral+fc"]
+
+
 def test_the_judge_s_accuracy_is_of_the_variant_s_own_portraits():
     rows = by_name(compared())
     assert rows["non-prior"]["gender"] == pytest.approx(
@@ -115,7 +122,7 @@ def test_findings_say_what_the_numbers_say():
         "After the same 30 steps neutral+fc beats non-prior in validation: 37.00 ± 0.00° against 40.00 ± 0.00°" in said
     )
     assert "nearer with 2 of 2 seeds" in said
-    assert "-2.50° (95 % over speakers: -2.50 to -2.50): nearer to the true face" in said
+    assert "−2.50° (95 % over speakers: −2.50 to −2.50): nearer to the true face" in said
     worse = models()
     worse[2:4] = [trained("neutral+fc", seed, 30, [(30, 45.0 + seed)], shift=1.5) for seed in (0, 1)]
     said = " ".join(compared(worse)["findings"])

@@ -153,6 +153,10 @@ def test_pixels_that_are_not_square_are_made_so(tmp_path):
     assert decode_clip(path).frames[0].shape == (96, 128, 3)
 
 
+def read_jpeg(path) -> np.ndarray:
+    return cv2.imread(str(path))[:, :, ::-1]
+
+
 def test_sound_file_with_a_picture(tmp_path):
     soundfile.write(tmp_path / "s.wav", buzz(1.0), RATE)
     done, data = cv2.imencode(".png", pictures(1)[0][:, :, ::-1])
@@ -161,6 +165,11 @@ def test_sound_file_with_a_picture(tmp_path):
     media = decode_clip(tmp_path / "s.wav", image=tmp_path / "s.png")
     np.testing.assert_array_equal(media.frames, pictures(1))
     assert drop_of(tmp_path / "s.wav", image=tmp_path / "none.png").reason is DropReason.missing_file
+    for name in ("s.jpg", "s.JPEG", "s%03d.jpg"):  # the last would be a series of files, were it FFmpeg that opens it
+        cv2.imwrite(str(tmp_path / name), pictures(1)[0][:, :, ::-1])
+        assert np.array_equal(
+            decode_clip(tmp_path / "s.wav", image=tmp_path / name).frames[0], read_jpeg(tmp_path / name)
+        )
     for broken in (b"", b"not a picture", data.tobytes()[:60]):
         assert drop_of(tmp_path / "s.wav", image=broken).reason is DropReason.undecodable
     drop = drop_of(tmp_path / "s.wav", image=tmp_path / "s.png", max_pixels=128 * 96 - 1)

@@ -171,6 +171,7 @@ def test_voxceleb1_by_names_and_voxceleb2_by_ids(tmp_path):
         "Drawn_A._One/1.6/ytid_two/0000075.jpg",
         "Drawn_Two_Jr/1.6/ytid_two/0000050.jpg",  # unpacked on Windows
         "id10003/ytid_six/0000001.jpg",
+        "Drawn_Two_Jr./1.6/ytid_six/0000001.jpg",  # of another video
     )
     rows, labels, notes = voxceleb(tmp_path)
     assert summary(rows, tmp_path) == [
@@ -198,7 +199,9 @@ def test_voxceleb1_by_names_and_voxceleb2_by_ids(tmp_path):
             "wav/id10003/ytid_six/00002.wav",
             "faces/id10003/ytid_six/0000001.jpg",
         ),
+        ("no_sound", "id10002", ""),
     ]
+    assert (rows[4].reason, rows[4].video_id) == (DropReason.no_sound, "id10002")
     assert labels == {
         "id10001": Labels("male", None, "id10001"),
         "id10002": Labels("female", None, "id10002"),
@@ -307,7 +310,7 @@ def test_metadata_need_their_header(text):
 
 def test_a_tree_in_object_storage_is_listed_once(monkeypatch):
     memory = fsspec.filesystem("memory")
-    for name in ("wav/id1/v/1.wav", "wav/id1/v/2.wav", "faces/id1/v/1.jpg", "wav/x::y/v/1.wav"):
+    for name in ("wav/id1/v/1.wav", "wav/id1/v/2.wav", "faces/id1/v/1.jpg", "wav/x::y/v/1.wav", "wav/./v/1.wav"):
         memory.pipe(f"/datasets-test/{name}", b"")
     calls: Counter[str] = Counter()
     for name in ("find", "ls", "info", "exists", "open", "cat_file"):
@@ -321,12 +324,13 @@ def test_a_tree_in_object_storage_is_listed_once(monkeypatch):
     rows, notes = voxceleb_rows("memory://datasets-test/wav", "memory://datasets-test/faces", {})
     assert calls["find"] == 2  # one a tree
     assert calls["info"] + calls["exists"] + calls["open"] + calls["cat_file"] <= 2
-    bad, first, second = rows
+    dot, bad, first, second = rows
     assert (first.path, first.image) == (
         "memory://datasets-test/wav/id1/v/1.wav",
         "memory://datasets-test/faces/id1/v/1.jpg",
     )
     assert second.clip_id == "id1_v_2"
+    assert dot.detail.startswith("'./v/1.wav': '.' cannot be a speaker: ")
     assert (bad.reason, bad.detail) == (DropReason.bad_row, "'x::y/v/1.wav': '::' and '//' cannot stand in a path")
     assert notes == []
 

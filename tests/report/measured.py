@@ -87,6 +87,7 @@ def evaluated(uri: str, model: str) -> dict[str, Any]:
             kind: draw(("within", "between"), 5, 60) | draw(("between_cosine",), 0.3, 0.9)
             for kind in ("real", "speech", "portrait")
         },
+        "gender_classifier": {"train": 0.9375, "val": 0.875, "test": 0.862, "test_interval": [0.7, 0.95], "n": 58},
         "speech_length": [
             {"seconds": seconds, "n": 41, **draw(("cos_degrees",), 25, 40), **draw(("l2",), 2, 3)}
             for seconds in (1, 3, 6)
