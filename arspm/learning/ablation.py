@@ -173,7 +173,7 @@ def _target(value: float, by_name: Mapping[str, list[Trained]], reference: list[
         if not _same_clips(models, reference):
             continue
         steps = [steps_to_reach(model.curve, value) for model in models]
-        reached = [step for step in steps if step is not None]
+        reached = [float(step) for step in steps if step is not None]
         spread = _spread(reached) if len(reached) == len(steps) else {"mean": None, "sd": None}
         rows.append({"variant": name, "steps": steps, **spread, "reached": len(reached)})
     return {"value": value, "variants": rows}

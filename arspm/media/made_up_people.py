@@ -98,9 +98,9 @@ def alike(video_id: str, sex: str, age: float, body_size: float, rng: np.random.
     # Pitch: women's falls through life, men's falls to middle age and rises after (Hollien and Shipp 1972;
     # Stoicheff 1981 give the directions). Big bodies speak lower.
     if male:
-        f0_hz = about((106.0 + 80.0 * (old - 0.45) ** 2) * (1.0 - 0.05 * size), 3.5, 85.0, 155.0)
+        f0_hz = about((106.0 + 80.0 * (old - 0.45) ** 2) * (1.0 - 0.07 * size), 3.5, 85.0, 155.0)
     else:
-        f0_hz = about((226.0 - 34.0 * old) * (1.0 - 0.03 * size), 5.0, 165.0, 255.0)
+        f0_hz = about((226.0 - 34.0 * old) * (1.0 - 0.05 * size), 5.0, 165.0, 255.0)
     return Speaker(
         video_id=video_id,
         sex=sex,
@@ -108,12 +108,12 @@ def alike(video_id: str, sex: str, age: float, body_size: float, rng: np.random.
         body_size=size,
         f0_hz=f0_hz,
         # Adult means about 16.9 and 14.1 cm (Fitch and Giedd 1999).
-        vocal_tract_cm=about((16.9 if male else 14.2) + 0.55 * size, 0.12, 12.5, 18.5),
+        vocal_tract_cm=about((16.9 if male else 14.2) + 0.8 * size, 0.12, 12.0, 19.0),
         breathiness=about(0.12 + 0.10 * (1 - male) + 0.50 * old, 0.04, 0.0, 1.0),
         syllables_per_second=about(5.6 - 2.2 * old, 0.15, 2.8, 6.2),
         jitter=about(0.004 + 0.018 * old, 0.001, 0.002, 0.03),
-        face_width=about(0.740 + 0.020 * male + 0.065 * size, 0.008, 0.58, 0.92),
-        jaw_width=about(0.70 + 0.13 * male + 0.035 * size + 0.06 * old, 0.012, 0.58, 0.99),
+        face_width=about(0.740 + 0.020 * male + 0.080 * size, 0.008, 0.56, 0.95),
+        jaw_width=about(0.70 + 0.13 * male + 0.045 * size + 0.06 * old, 0.012, 0.58, 0.99),
         chin_length=about(0.05 * male - 0.02 * size, 0.012, -0.06, 0.12),
         brow_thickness=about(0.038 + 0.052 * male, 0.005, 0.02, 0.12),
         brow_height=about(0.285 - 0.055 * male - 0.03 * old, 0.008, 0.17, 0.33),
@@ -126,7 +126,7 @@ def alike(video_id: str, sex: str, age: float, body_size: float, rng: np.random.
         greyness=about(1.5 * old - 0.40, 0.06, 0.0, 1.0),
         hair_recession=about(1.15 * old - 0.12, 0.08, 0.0, 1.0) if male else about(0.12 * old, 0.02, 0.0, 0.2),
         hair_length=about(0.08, 0.02, 0.0, 0.2) if male else about(1.0 - 0.55 * old, 0.07, 0.3, 1.1),
-        neck_width=about(0.36 + 0.11 * male + 0.045 * size, 0.01, 0.22, 0.62),
+        neck_width=about(0.36 + 0.11 * male + 0.055 * size, 0.01, 0.22, 0.62),
         hair_colour=str(rng.choice(list(HAIR_COLOURS))),
         hair_style=str(rng.choice(HAIR_STYLES)),
         glasses=bool(rng.random() < GLASSES_SHARE),

@@ -137,7 +137,8 @@ class _Predictor(_Actor):
 
     @torch.no_grad()
     def _predict(self, part: dict[str, Any], speech: str) -> dict[str, Any]:
-        batch = to_batch({name: part[name] for name in (schema.CLIP_ID, speech, schema.FACE_FEATURE)}, self._device)
+        columns = {name: part[name] for name in (speech, schema.FACE_FEATURE)}
+        batch = to_batch({schema.CLIP_ID: part[schema.CLIP_ID].to_pylist(), **columns}, self._device)
         feature = self._model.feature(batch.spectrogram).float()
         portrait, face_to_face = self._model.decoder(feature), self._model.decoder(batch.face_feature)
         heard = torch.full((len(feature),), -1)

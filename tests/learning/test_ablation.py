@@ -95,7 +95,7 @@ def test_the_judge_s_accuracy_is_of_the_variant_s_own_portraits():
 
 def test_steps_to_reach_a_validation_angle():
     curve = [(10, 50.0), (20, 42.0), (30, 40.0), (40, 41.0)]
-    assert [steps_to_reach(curve, angle) for angle in (60, 42.0, 41.9, 39.9)] == [10, 20, 30, None]
+    assert [steps_to_reach(curve, angle) for angle in (60.0, 42.0, 41.9, 39.9)] == [10, 20, 30, None]
 
 
 def test_targets_lie_between_the_reference_s_first_epoch_and_its_best():

@@ -276,6 +276,21 @@ def test_the_optimizer_steps_at_the_scheduled_rate():
     assert moves == pytest.approx([1e-3, 5e-4], rel=1e-3)
 
 
+def test_the_optimizer_is_adam_with_the_papers_numbers():
+    """Kingma and Ba's algorithm 1 in float64, with beta1 0.5, beta2 0.999 and an eps that the gradients feel."""
+    model = nn.Linear(3, 1, bias=False)
+    optimizer = make_optimizer(model, Recipe())
+    weight = model.weight.detach().double().numpy().copy()
+    m, v = np.zeros_like(weight), np.zeros_like(weight)
+    gradients = np.random.default_rng(0).normal(0, [1, 1e-3, 1e-5], (6, 1, 3))
+    for t, g in enumerate(gradients, start=1):
+        m, v = 0.5 * m + 0.5 * g, 0.999 * v + 0.001 * g**2
+        weight -= 1e-3 * (m / (1 - 0.5**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-4)
+        model.weight.grad = torch.from_numpy(g).float()
+        optimizer.step()
+        np.testing.assert_allclose(model.weight.detach().numpy(), weight, atol=2e-7)
+
+
 def test_the_rates_of_the_epochs_are_noted():
     config = smoke(training__gender__epochs=5, training__gender__decay=0.5)
     reports = train(make_task("gender", config), config.training.gender, "gender")

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arspm.learning.prior import TABLE1_COUNTS, choose_rows, convergence
+from arspm.learning.prior import TABLE1_COUNTS, choose_rows, convergence, running_means
 
 LABELS = st.lists(st.sampled_from(["female", "male", None]), min_size=1, max_size=40)
 
@@ -57,6 +59,15 @@ def test_convergence_is_the_distance_of_means():
     for entry in found:
         mean = [sum(float(row[k]) for row in features[: entry["n"]]) / entry["n"] for k in range(8)]
         assert entry["l1"] == pytest.approx(sum(abs(a - b) for a, b in zip(mean, final, strict=True)), rel=1e-9)
+
+
+def test_a_prior_is_equation_3_of_each_number_of_faces():
+    features = np.random.default_rng(0).standard_normal((120, 5)).astype(np.float32)
+    found = running_means(features)
+    assert list(found) == [10, 50, 100, 120]
+    for n, mean in found.items():
+        expected = [math.fsum(float(row[k]) for row in features[:n]) / n for k in range(5)]
+        np.testing.assert_allclose(mean, expected, rtol=1e-12)
 
 
 def test_the_counts_are_table_1s():

@@ -155,3 +155,13 @@ def test_the_published_totals_follow_from_their_parts() -> None:
         assert row.accuracy == pytest.approx(total, abs=0.026), row.model
     assert published.row(published.TABLE5, "face-to-face") is published.TABLE5[0]
     assert published.row(published.TABLE6, "gender") is None
+
+
+def test_the_published_l1_and_l2_of_table_4_go_together() -> None:
+    """Of dense 4096-number features: about sqrt(2 / pi) * 64 = 51.06 (reading H). A slip in copying would show."""
+    pairs = [(row.l1, row.l2) for row in published.TABLE4] + [
+        (row.portrait_l1, row.portrait_l2) for row in published.TABLE4
+    ]
+    ratios = [l1 / l2 for l1, l2 in pairs if l1 is not None and l2 is not None]
+    assert len(ratios) == 15
+    assert all(51.15 < ratio < 51.55 for ratio in ratios), ratios

@@ -40,3 +40,16 @@ def test_the_last_clip_of_every_fifth_person_is_kept_from_vggface(
     names = told["train"][schema.IDENTITY]
     assert rows.classes == 10
     assert len({(name, number) for name, number in zip(names, classes, strict=True)}) == 10
+
+
+@pytest.mark.parametrize("kind", ["neutral", "gender", "female", "male"])
+def test_a_model_of_one_sex_learns_and_is_validated_on_that_sex_alone(
+    write_corpus: Callable[..., Any], tmp_path: Path, kind: str
+) -> None:
+    _, told = write_corpus({"train": (9, 11), "val": (8,)})
+    rows = gather_rows("encoder", override(CONFIG, {"prior.kind": kind}), str(tmp_path))
+    for split, reading in zip(("train", "val"), rows.readings, strict=True):
+        labels = told[split][schema.GENDER]
+        assert set(labels) == {"female", "male", None}
+        expected = [row for row, label in enumerate(labels) if kind not in schema.GENDERS or label == kind]
+        assert np.concatenate(reading.order.groups.rows).tolist() == expected

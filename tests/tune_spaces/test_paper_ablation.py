@@ -75,7 +75,7 @@ def test_the_loss_is_the_papers_but_where_it_is_what_is_compared():
     paper = {"lambda1": 1.0, "lambda2": 0.04, "lambda3": 1.2, "identity": "cosine"}  # eq. 7
     others = {
         "distillation": paper | {"identity": "distillation"},  # section 3.4.2
-        # Oh et al. 2019, section 3: L1 of the decoder's first layer + 0.025 unit L2 + 200 distillation
+        # Oh et al. 2019: L1 of the decoder's first layer + 0.025 unit L2 + 200 distillation
         "speech2face": {"lambda1": 0.025, "lambda2": 1.0, "lambda3": 200.0, "identity": "distillation"},
     }
     for name, variant in VARIANTS.items():

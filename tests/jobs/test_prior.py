@@ -1,0 +1,43 @@
+"""The prior stage: mean features of the training split (eq. 3), and what it says of them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from arspm import corpus, schema, storage
+from arspm.config import override
+from arspm.learning import artifacts
+from arspm.learning.prior import choose_rows
+from arspm.presets import preset
+from jobs.prior import prior
+
+
+def test_priors_are_means_of_training_faces_alone(write_corpus: Callable[..., Any], tmp_path: Path) -> None:
+    _, told = write_corpus({"train": (15, 17), "val": (4,), "test": (4,)}, feature_dim=6)
+    config = override(preset("smoke"), {"prior.num_faces": 24, "seed": 3})
+    files, figures = prior(config, str(tmp_path), "f" * 64)
+    labels, features = told["train"][schema.GENDER], told["train"][schema.FACE_FEATURE].astype(np.float64)
+    means, by_count = artifacts.load_priors(str(tmp_path)), artifacts.load_priors_by_count(str(tmp_path))
+    assert set(means) == {"neutral", "female", "male"}
+    chosen = {sex: [row for row, label in enumerate(labels) if label == sex] for sex in schema.GENDERS}
+    fewest = min(len(rows) for rows in chosen.values())
+    assert fewest > 10
+    assert figures["priors"]["neutral"]["n"] == 2 * min(12, fewest)
+    for sex, rows in chosen.items():
+        assert len(rows) <= 24  # so all of them
+        np.testing.assert_allclose(means[sex].numpy(), features[rows].mean(axis=0), rtol=1e-5, atol=1e-6)
+    for name, choice in choose_rows(labels, 24, 3).items():
+        said = figures["priors"][name]
+        rows = choice.rows
+        assert (said["n"], said["gender_balanced"]) == (len(rows), name == "neutral")
+        assert said["clips"] == corpus.ids_hash([told["train"][schema.CLIP_ID][row] for row in rows])
+        assert list(by_count[name]) == [10, len(rows)]
+        for count, mean in by_count[name].items():
+            np.testing.assert_allclose(mean.numpy(), features[rows[:count]].mean(axis=0), rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(means[name].numpy(), by_count[name][len(rows)].numpy())
+        (point,) = said["convergence"]
+        apart = np.abs(features[rows[:10]].mean(axis=0) - features[rows].mean(axis=0)).sum()
+        assert (point["n"], round(point["l1"], 5)) == (10, round(apart, 5))
+    assert files == {path: storage.describe(storage.join(str(tmp_path), path)) for path in files}

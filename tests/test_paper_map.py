@@ -1,0 +1,122 @@
+"""docs/paper.md: whatever it names is there, and it names whatever the paper has."""
+
+import ast
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from arspm.config import Config, names
+from tune_spaces.paper_ablation import TABLE4, VARIANTS
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "paper.md").read_text()
+LINKS = re.findall(r"\[([^\]]+)\]\(([^)]+)\)", PAGE)
+SECTIONS = {part.partition("\n")[0]: part for part in PAGE.split("\n## ")[1:]}
+
+
+@cache
+def defined(path: Path) -> set[str]:
+    """What a file defines at its top."""
+    found = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return found
+
+
+def first_cells(section: str) -> list[str]:
+    lines = [line for line in SECTIONS[section].splitlines() if line.startswith("| ")]
+    return [line.split("|")[1].strip() for line in lines]
+
+
+def test_every_link_leads_to_what_it_names():
+    tests, code = 0, 0
+    for text, target in LINKS:
+        if target.startswith("https://"):
+            continue
+        path = (ROOT / "docs" / target).resolve()
+        assert path.is_file(), target
+        assert path.is_relative_to(ROOT), target
+        if path.name.startswith("test_"):
+            assert f"test_{text.replace(' ', '_')}" in defined(path), (target, text)
+            tests += 1
+        elif text.startswith("`"):
+            assert text.strip("`") in defined(path), (target, text)
+            code += 1
+        else:
+            assert text == path.name, (target, text)
+    assert tests > 100
+    assert code > 50
+
+
+def test_every_file_and_test_in_plain_words_is_there():
+    paths = re.findall(r"`([\w/]+\.(?:py|md))(?:::(\w+))?`", PAGE)
+    assert paths
+    for path, test in paths:
+        assert (ROOT / path).is_file(), path
+        assert not test or test in defined(ROOT / path), (path, test)
+
+
+@pytest.mark.parametrize(
+    ("section", "wanted"),
+    [
+        ("Equations", [f"eq. {number}" for number in range(1, 8)]),
+        ("Tables", [f"Table {number}" for number in range(1, 7)]),
+        ("Figures", [f"Figure {number}" for number in range(1, 7)]),
+        ("Readings", list("ABCDEFGHIJKLMNOPQRS")),
+        ("Models", [f"`{name}`" for name in VARIANTS]),
+    ],
+)
+def test_each_has_a_row_with_code_and_a_proof(section, wanted):
+    assert [cell for cell in first_cells(section) if cell not in ("", "variant")] == wanted
+    for line in SECTIONS[section].splitlines():
+        if section != "Models" and line.split("|")[1:2] and line.split("|")[1].strip() in wanted:
+            assert re.search(r"\]\(\.\./(arspm|jobs)/", line), line
+            assert "](../tests/" in line, line
+
+
+@pytest.mark.parametrize("section", ["Defects of public ports", "Beyond the paper"])
+def test_each_further_row_has_a_proof(section):
+    rows = [line for line in SECTIONS[section].splitlines() if line.startswith("| ")][1:]
+    assert len(rows) >= 9
+    for row in rows:
+        assert "](../tests/" in row, row
+
+
+def test_without_names_the_first_eight_variants_are_trained():
+    assert list(VARIANTS)[:8] == list(TABLE4)
+    assert "without names the first eight" in PAGE
+
+
+def test_settings_are_fields():
+    words = re.findall(r"`([a-z_0-9]+(?:\.[a-z_0-9]+)+)(?:=[^`]*)?`", PAGE)
+    told = [word for word in words if word.partition(".")[0] in Config.model_fields]
+    assert len(told) > 10
+    assert set(told) <= set(names())
+
+
+def test_sections_and_keys_are_those_of_the_pages():
+    """Sections are ids in the templates; keys are written by what measures or gathers them."""
+    templates = "".join(path.read_text() for path in (ROOT / "arspm" / "report").glob("*.j2"))
+    for place in set(re.findall(r"`#([a-z0-9]+)`", PAGE)):
+        assert f'"{place}"' in templates, place
+    writers = ("scale/evaluate.py", "report/gather.py", "learning/ablation.py", "scale/ablation.py")
+    source = "".join((ROOT / "arspm" / path).read_text() for path in writers)
+    keys = re.findall(r"key `(\w+)`", PAGE) + re.findall(r"`#[a-z0-9]+`; `(\w+)`", PAGE)
+    assert len(set(keys)) > 12
+    for key in keys:
+        assert f'"{key}"' in source, key
+
+
+def test_letters_of_docstrings_are_readings():
+    letters = set()
+    for path in [*ROOT.glob("arspm/**/*.py"), *ROOT.glob("jobs/*.py"), *ROOT.glob("tune_spaces/*.py")]:
+        for said in re.findall(r"[Rr]eadings? ((?:[A-Z]\b(?:, | and | to )?)+)", path.read_text()):
+            letters |= set(re.findall(r"\b[A-Z]\b", said))
+    assert len(letters) > 10
+    assert letters <= set(first_cells("Readings"))
