@@ -53,6 +53,7 @@ def draw_face(
     _draw_nose(sketch, speaker, skin)
     _draw_mouth(sketch, speaker, skin, mouth)
     _shade_volumes(sketch, speaker, outline)
+    _shade_build(sketch, speaker)
     if speaker.beard_shadow > 0:
         _shade_beard(sketch, speaker, outline)
     if speaker.wrinkles > 0.05:
@@ -175,6 +176,17 @@ def _shade_volumes(sketch: Sketch, s: Speaker, outline: Points) -> None:
     sketch.shade(ellipse(0, 0.14, 0.35 * w, 0.26), (226, 224, 222), bulge=0.1)
     sketch.shade(ellipse(0, 0.46, 0.8 * w, 0.05), (165, 150, 146), bulge=0.05)
     sketch.shade(ellipse(0, 0.80, 0.16, 0.045), (172, 158, 154))
+
+
+def _shade_build(sketch: Sketch, s: Speaker) -> None:
+    """Hollow cheeks of a slight person; the full, ruddy cheeks and the second chin of a stout one."""
+    stout = np.clip(0.5 + 0.25 * s.body_size, 0.0, 1.0)
+    hollow, flush = np.array((128.0, 112.0, 106.0)), np.array((234.0, 170.0, 164.0))
+    for side in (-1, 1):
+        sketch.shade(ellipse(side * 0.60 * s.face_width, 0.50, 0.12, 0.21), NEUTRAL + (1 - stout) * (hollow - NEUTRAL))
+        sketch.shade(ellipse(side * 0.60 * s.face_width, 0.32, 0.24, 0.22), NEUTRAL + stout * (flush - NEUTRAL))
+    chin, reach = 1.05 + s.chin_length, 0.55 * s.neck_width
+    sketch.crease([(-reach, chin), (0.0, chin + 0.08), (reach, chin)], 0.6 * stout, 0.04)
 
 
 def _shade_beard(sketch: Sketch, s: Speaker, outline: Points) -> None:
