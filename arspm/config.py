@@ -34,6 +34,7 @@ class Data(Section):
 
     format: Literal["avspeech", "voxceleb", "folder"] = "avspeech"
     csv: str = ""  # avspeech: video id, start, end, x, y[, file]; voxceleb: vox1_meta.csv; folder: none
+    test_csv: str = ""  # avspeech: the rows of the test split (S); those of csv are then for training and validation
     clips: str = ""  # the folder with the clips' files, or the speakers' folders
     faces: str = ""  # voxceleb: the folder of the face images
     labels: str = ""  # labels.csv; empty: none

@@ -97,7 +97,7 @@ def describe_inputs(config: Config) -> str:
         if not uri or not storage.exists(uri):
             raise FileNotFoundError(f"data.{name}: {f'{uri} does not exist' if uri else 'not given'}")
     tables = [config.data.csv] if "csv" in names else []
-    tables += [config.data.labels] if config.data.labels else []
+    tables += [uri for uri in (config.data.test_csv, config.data.labels) if uri]
     hashes = [hashlib.sha256(storage.read_bytes(uri)).hexdigest() for uri in tables]
     parts: list[Any] = [hashes]
     for name in names:

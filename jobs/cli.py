@@ -257,8 +257,9 @@ def _settings(preset: str, config: str | None, data: Mapping[str, str | None], c
         words.insert(0, f"--format {found.data.format}")
     if not all(getattr(found.data, name) for name in needs):
         raise ConfigError(f"say which clips: {' '.join(words)}")
-    for name in ("csv", "faces"):
-        if name not in needs and getattr(found.data, name):
+    for name in ("csv", "test_csv", "faces"):
+        own = needs if name != "test_csv" else [name] if found.data.format == "avspeech" else []
+        if name not in own and getattr(found.data, name):
             raise ConfigError(f"data.{name}: format {found.data.format} has none; it takes {' '.join(words)}")
     place = str(Path(found.data.csv).parent) if "csv" in needs else found.data.clips
     beside = storage.join(place, "labels.csv")
@@ -268,7 +269,7 @@ def _settings(preset: str, config: str | None, data: Mapping[str, str | None], c
     avspeech = found.data.format == "avspeech"
     if avspeech and not found.oracle.speakers and not storage.is_remote(found.data.csv) and storage.exists(truth):
         found = override(found, {"oracle.speakers": truth})
-    paths = {f"data.{name}": getattr(found.data, name) for name in ("csv", "clips", "faces", "labels")}
+    paths = {f"data.{name}": getattr(found.data, name) for name in ("csv", "test_csv", "clips", "faces", "labels")}
     paths["oracle.speakers"] = found.oracle.speakers
     return override(found, {name: storage.absolute(path) for name, path in paths.items() if path})
 

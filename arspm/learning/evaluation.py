@@ -39,7 +39,8 @@ def table4_row(
     """One row of Table 4: L1, L2 and degrees of a feature, and of its portrait's feature, from the true one.
 
     truth, feature, portrait: (rows, feature). speakers: (rows,), the groups of the bootstrap. Each figure comes with
-    its 95 % interval, None where there is one speaker only; a figure that the row does not have is None.
+    its 95 % interval, None where there is one speaker only; a figure that the row does not have is None. Beside an
+    angle stand its standard deviation over the pairs (_sd) and the angle of the mean cosine (_of_mean), reading H.
     """
     row: dict[str, Any] = {"model": name, "n": len(truth)}
     each = distances(truth, feature, portrait)
@@ -49,6 +50,11 @@ def table4_row(
             row[key], row[f"{key}_interval"] = metrics.mean_and_interval(
                 each[key], speakers, num_resamples=num_resamples, seed=seed
             )
+    for key in ("cos_degrees", "portrait_cos_degrees"):
+        angles = each.get(key)
+        row[f"{key}_sd"] = None if angles is None or len(angles) < 2 else float(angles.std(ddof=1))
+        mean_cosine = None if angles is None else np.cos(np.radians(angles)).mean()
+        row[f"{key}_of_mean"] = None if mean_cosine is None else float(np.degrees(np.arccos(mean_cosine)))
     return row
 
 

@@ -14,6 +14,7 @@ import posixpath
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import NamedTuple, TextIO
 
 from arspm import storage
@@ -44,12 +45,14 @@ KeyOf = Callable[[str], Key]  # of a path inside a tree; DroppedClip(bad_row) fo
 class Dataset(NamedTuple):
     """What preprocessing needs to know of its clips before any is decoded.
 
-    `labels`: by video id. `notes`: what is kept, but a person should know of; a line each.
+    `labels`: by video id. `notes`: what is kept, but a person should know of; a line each. `test_videos`: those that
+    are the test split, where the data say so.
     """
 
     rows: list[Row]
     labels: dict[str, Labels]
     notes: list[str]
+    test_videos: frozenset[str] = frozenset()
 
 
 class Person(NamedTuple):
@@ -67,7 +70,7 @@ def read_dataset(data: Data) -> Dataset:
     """
     given = read_labels(data.labels) if data.labels else {}
     if data.format == "avspeech":
-        return Dataset(read_clip_rows(data.csv, data.clips), given, [])
+        return _avspeech(data, given)
     known: dict[str, Labels] = {}
     if data.format == "voxceleb":
         people = read_voxceleb_metadata(data.csv)
@@ -85,6 +88,24 @@ def read_dataset(data: Data) -> Dataset:
         own, other = given.get(speaker, Labels()), known.get(speaker, Labels())
         labels[speaker] = Labels(own.gender or other.gender, own.age, own.identity or speaker)
     return Dataset(rows, labels, notes)
+
+
+def _avspeech(data: Data, labels: dict[str, Labels]) -> Dataset:
+    """The rows of AVSpeech's CSV and, where there is one, of its test CSV; no video of that one is trained on."""
+    rows = read_clip_rows(data.csv, data.clips)
+    if not data.test_csv:
+        return Dataset(rows, labels, [])
+    held_out = read_clip_rows(data.test_csv, data.clips)
+    videos = frozenset(row.video_id for row in held_out if isinstance(row, ClipRow))
+    for number, row in enumerate(rows):
+        if isinstance(row, ClipRow) and row.video_id in videos:
+            detail = f"line {row.line}: video {row.video_id} is in the test CSV"
+            rows[number] = DroppedRow(row.line, row.clip_id, row.video_id, DropReason.duplicate_key, detail)
+    lines = rows[-1].line if rows else 0  # the test CSV's lines are counted on from there
+    for row in held_out:
+        row = replace(row, line=lines + row.line)
+        rows.append(replace(row, detail=f"test CSV, {row.detail}") if isinstance(row, DroppedRow) else row)
+    return Dataset(rows, labels, [], videos)
 
 
 def folder_rows(clips: str) -> tuple[list[Row], list[str]]:

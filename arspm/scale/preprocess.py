@@ -46,21 +46,28 @@ class Shard(NamedTuple):
 
 
 def assign_splits(
-    video_ids: Sequence[str], val_fraction: float, test_fraction: float, unit: str = "videos"
+    video_ids: Sequence[str],
+    val_fraction: float,
+    test_fraction: float,
+    unit: str = "videos",
+    test_videos: frozenset[str] = frozenset(),
 ) -> dict[str, str]:
     """Each video's split, by a hash of its id (reading S): the same everywhere, whatever else the corpus holds.
 
-    Where the data tell the speakers apart, these are the ids of speakers, and `unit` says so in errors. Raises
-    ValueError, with fractions that would do, when a split would have no video.
+    Where the data tell the speakers apart, these are the ids of speakers, and `unit` says so in errors. Where they say
+    which videos are the test split, those are, and no other. Raises ValueError, with fractions that would do, when a
+    split would have no video.
     """
-    places = {video: _hash("split", video) / 2**64 for video in video_ids}
-    split = {
+    places = {video: _hash("split", video) / 2**64 for video in video_ids if video not in test_videos}
+    if test_videos:
+        test_fraction = 0.0
+    split = dict.fromkeys(test_videos, "test") | {
         video: "test" if place < test_fraction else "val" if place < test_fraction + val_fraction else "train"
         for video, place in places.items()
     }
     empty = [name for name in schema.SPLITS if name not in split.values()]
     if empty:
-        advice = _enough(sorted(places.values()), unit)
+        advice = _enough(sorted(places.values()), unit, with_test=not test_videos)
         raise ValueError(f"{len(places)} {unit} leave the {' and '.join(empty)} split empty; {advice}")
     return split
 
@@ -82,7 +89,7 @@ def preprocess(config: Config, run: str, fingerprint: str) -> tuple[dict[str, An
     Raises ValueError or FileNotFoundError, in one line, for a CSV, labels or fractions that cannot be.
     """
     place = stages.corpus(run)
-    rows, labels, notes = read_dataset(config.data)
+    rows, labels, notes, test_videos = read_dataset(config.data)
     for note in notes:
         log.warning(note)
     clips = [row for row in rows if isinstance(row, ClipRow)]
@@ -92,7 +99,7 @@ def preprocess(config: Config, run: str, fingerprint: str) -> tuple[dict[str, An
         raise ValueError(f"{where}: no usable row of {len(rows)} ({_counts(counts)})")
     unit = "videos" if config.data.format == "avspeech" else "speakers"
     ids = [row.video_id for row in clips]
-    split_of = assign_splits(ids, config.data.val_fraction, config.data.test_fraction, unit)
+    split_of = assign_splits(ids, config.data.val_fraction, config.data.test_fraction, unit, test_videos)
     shards = plan_shards(clips, split_of, config.data.rows_per_shard)
     _clear_others(place, shards, fingerprint)
     receipts = _make_shards(shards, labels, config, place, fingerprint)
@@ -271,21 +278,24 @@ def _hash(purpose: str, video_id: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{purpose}:{video_id}".encode()).digest()[:8], "big")
 
 
-def _enough(places: list[float], unit: str) -> str:
+def _enough(places: list[float], unit: str, *, with_test: bool) -> str:
     """Fractions that give about a tenth of the videos each to test and val, and two to test if there are six."""
-    if len(places) < 3:
-        return f"a corpus needs at least three {unit}, one for each split"
+    num_splits = 2 + with_test
+    if len(places) < num_splits:
+        beside = "" if with_test else " beside those of data.test_csv"
+        return f"a corpus needs at least {('two', 'three')[with_test]} {unit}{beside}, one for each split"
     num_val = max(1, len(places) // 10)
-    num_test = max(num_val, 2 if len(places) >= 6 else 1)
+    num_test = max(num_val, 2 if len(places) >= 6 else 1) if with_test else 0
 
     def between(count: int) -> float:
         """A fraction with `count` videos below it, in as few digits as will do."""
         low, high = places[count - 1], places[count]
         return next(value for digits in range(1, 17) if low < (value := round((low + high) / 2, digits)) <= high)
 
-    test = between(num_test)
+    test = between(num_test) if with_test else 0.0
     val = round(between(num_test + num_val) - test, 16)
-    return f"try --set data.test_fraction={test:.15g} --set data.val_fraction={val:.15g}"
+    told = f"--set data.test_fraction={test:.15g} " if with_test else ""
+    return f"try {told}--set data.val_fraction={val:.15g}"
 
 
 def _counts(counts: Counter[str]) -> str:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 
 import numpy as np
 import pytest
@@ -46,12 +47,16 @@ def test_a_row_of_table_4_agrees_with_scipy_and_with_naive_numpy():
             low, high = row[f"{prefix}{figure}_interval"]
             speakers = [np.mean(values[begin : begin + 3]) for begin in range(0, 12, 3)]
             assert min(speakers) <= low < row[prefix + figure] < high <= max(speakers)
+        cosines = [1 - distance.cosine(*pair) for pair in pairs]
+        assert row[f"{prefix}cos_degrees_sd"] == pytest.approx(statistics.stdev(naive["cos_degrees"]))
+        assert row[f"{prefix}cos_degrees_of_mean"] == pytest.approx(math.degrees(math.acos(statistics.mean(cosines))))
     json.dumps(row, allow_nan=False)
 
 
 def test_the_columns_are_the_reports():
     figures = ("l1", "l2", "cos_degrees", "portrait_l1", "portrait_l2", "portrait_cos_degrees")
-    assert set(row_of()) == {"model", "n", *figures, *(f"{figure}_interval" for figure in figures)}
+    beside = {f"{prefix}cos_degrees_{end}" for prefix in ("", "portrait_") for end in ("sd", "of_mean")}
+    assert set(row_of()) == {"model", "n", *figures, *(f"{figure}_interval" for figure in figures), *beside}
 
 
 @pytest.mark.parametrize(("absent", "there"), [("feature", "portrait_"), ("portrait", "")])
@@ -59,7 +64,8 @@ def test_figures_that_a_row_does_not_have_are_none(absent, there):
     row = row_of(**{absent: None})
     missing = {key for key, value in row.items() if value is None}
     other = "" if there else "portrait_"
-    assert missing == {f"{other}{figure}{end}" for figure in ("l1", "l2", "cos_degrees") for end in ("", "_interval")}
+    wanted = {f"{other}{figure}{end}" for figure in ("l1", "l2", "cos_degrees") for end in ("", "_interval")}
+    assert missing == wanted | {f"{other}cos_degrees_{end}" for end in ("sd", "of_mean")}
 
 
 def test_one_speaker_has_figures_but_no_interval():

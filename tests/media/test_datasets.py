@@ -173,7 +173,7 @@ def test_voxceleb1_by_names_and_voxceleb2_by_ids(tmp_path):
         "id10003/ytid_six/0000001.jpg",
         "Drawn_Two_Jr./1.6/ytid_six/0000001.jpg",  # of another video
     )
-    rows, labels, notes = voxceleb(tmp_path)
+    rows, labels, notes, _ = voxceleb(tmp_path)
     assert summary(rows, tmp_path) == [
         (
             "id10001",
@@ -233,7 +233,7 @@ def test_voxceleb2_below_dev_and_test_with_what_is_missing(tmp_path):
         "1.6/ytid_c/1.jpg",
         "1.jpg",
     )
-    rows, labels, notes = voxceleb(tmp_path, VOX2_META)
+    rows, labels, notes, _ = voxceleb(tmp_path, VOX2_META)
     found = summary(rows, tmp_path)
     assert [row[1] for row in found if row[0].startswith("id")] == [
         "id00012_ytid_a_00001",
@@ -358,6 +358,23 @@ def test_avspeech_is_read_as_ever(tmp_path):
     (tmp_path / "labels.csv").write_text("video_id,gender\na,f\nz,m\n")
     lay(tmp_path / "clips", "a_0_1.mp4")
     data = Data(csv=f"{tmp_path}/clips.csv", clips=f"{tmp_path}/clips", labels=f"{tmp_path}/labels.csv")
-    rows, labels, notes = read_dataset(data)
+    rows, labels, notes, _ = read_dataset(data)
     assert [type(row) for row in rows] == [ClipRow, DroppedRow]
     assert (labels, notes) == ({"a": Labels("female"), "z": Labels("male")}, [])
+
+
+# --- AVSpeech's own test CSV
+
+
+def test_the_rows_of_the_test_csv_are_the_test_split_and_are_trained_on_nowhere(tmp_path: Path) -> None:
+    clips = lay(tmp_path / "clips", "a_0_3.mp4", "a_5_8.mp4", "b_0_3.mp4", "c_0_3.mp4")
+    (tmp_path / "train.csv").write_text("a,0,3,0.5,0.5\nb,0,3,0.5,0.5\na,5,8,0.5,0.5\n")
+    (tmp_path / "test.csv").write_text("b,0,3,0.5,0.5\nc,0,3,0.5,0.5\nc,9,12,0.5,0.5\n")
+    found = read_dataset(Data(csv=str(tmp_path / "train.csv"), test_csv=str(tmp_path / "test.csv"), clips=clips))
+    assert found.test_videos == {"b", "c"}
+    kept = [(row.line, row.clip_id) for row in found.rows if isinstance(row, ClipRow)]
+    assert kept == [(1, "a_0_3"), (3, "a_5_8"), (4, "b_0_3"), (5, "c_0_3")]
+    dropped = [(row.line, row.reason, row.detail) for row in found.rows if isinstance(row, DroppedRow)]
+    assert [each[:2] for each in dropped] == [(2, DropReason.duplicate_key), (6, DropReason.missing_file)]
+    assert dropped[0][2] == "line 2: video b is in the test CSV"
+    assert dropped[1][2].startswith("test CSV, line 3: ")

@@ -359,6 +359,20 @@ def test_a_videos_split_hangs_on_nothing_else(videos: list[str], data: st.DataOb
     assert part == {video: whole[video] for video in fewer}
 
 
+@given(names)
+def test_videos_of_the_test_csv_are_the_test_split_alone(videos: list[str]) -> None:
+    """Whatever the fraction says; the others are as they would be without a test split."""
+    held_out = frozenset(videos[::3])
+    if len(others := set(videos) - held_out) < 2:
+        return
+    with pytest.raises(ValueError, match=r"leave the val split empty; try --set data\.val_fraction=") as caught:
+        assign_splits(videos, 0.0, 0.9, test_videos=held_out)
+    fraction = float(str(caught.value).rpartition("=")[2])
+    split = assign_splits(videos, fraction, 0.9, test_videos=held_out)
+    assert {video for video in videos if split[video] == "test"} == held_out
+    assert sum(split[video] == "val" for video in others) == max(1, len(others) // 10)
+
+
 def test_fewer_than_three_videos_cannot_be_split() -> None:
     with pytest.raises(ValueError, match="at least three videos"):
         assign_splits(["a", "b", "a"], 0.3, 0.3)
