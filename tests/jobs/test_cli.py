@@ -263,6 +263,37 @@ def test_an_ablation_compares_variants_over_the_run_and_reuses_what_is_there(run
 
 
 @pytest.mark.ray
+def test_pictures_come_out_as_files_with_a_table_that_a_judge_fills_in(run: tuple[Path, str], tmp_path: Path):
+    done = arspm("pictures", "--run", run[0], "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    with (tmp_path / "out" / "index.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    measured = json.loads((run[0] / "evaluate" / "metrics.json").read_text())
+    assert Counter(row["pictures"] for row in rows) == dict.fromkeys(
+        ("real", "face-to-face", "neutral+fc"), measured["n"]
+    )
+    assert all(cv2.imread(str(tmp_path / "out" / row["file"])) is not None for row in rows)
+    shown = measured["portraits"][0]
+    file = tmp_path / "out" / "neutral+fc" / f"{shown['clip_id']}.jpg"
+    assert file.read_bytes() == (run[0] / shown["portrait"]).read_bytes()
+    table = tmp_path / "judged.csv"
+    with table.open("w", newline="") as out:
+        writer = csv.DictWriter(out, rows[0])
+        writer.writeheader()
+        writer.writerows(row | {"gender": "f", "age": "50"} for row in rows)
+    config = tmp_path / "config.json"
+    config.write_text(dump(stages.finished_config(str(run[0]), "evaluate")))
+    done = arspm("submit", "--config", config, "--run", run[0], "--set", f"evaluate.judge={table}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert sorted(lines_that(done.stdout, ": done in")) == ["evaluate", "report"]
+    judged = json.loads((run[0] / "evaluate" / "metrics.json").read_text())
+    assert judged["judge"] == "predictions of judged.csv"
+    assert {row["female"] for row in judged["table5"]} <= {1.0, None}
+    assert {row["male"] for row in judged["table5"]} <= {0.0, None}
+    assert {row["mid_age"] for row in judged["table6"]} <= {1.0, None}
+
+
+@pytest.mark.ray
 @pytest.mark.parametrize("kind", ["wav", "flac", "mp3", "mp4"])
 def test_a_portrait_is_drawn_from_a_recording(kind: str, clips: Path, run: tuple[Path, str], tmp_path: Path):
     clip = sorted((clips / "clips").iterdir())[0]
