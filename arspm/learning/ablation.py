@@ -192,6 +192,8 @@ def _findings(
         return []
     found = []
     steps = reference[0].curve[-1][0]
+    if head_start := _head_start(by_name, reference, steps):
+        found.append(head_start)
     for name in ("neutral+fc", "neutral"):
         if name not in by_name:
             continue
@@ -223,6 +225,22 @@ def _findings(
                 f"To a validation angle of {value:.1f}° {name} took {_steps(mine)}, {REFERENCE} {_steps(rival)}."
             )
     return found
+
+
+def _head_start(by_name: Mapping[str, list[Trained]], reference: list[Trained], steps: int) -> str | None:
+    """How soon the reference has learnt what the prior gives from the start: a constant, which a bias can be."""
+    models = by_name.get("neutral")
+    if models is None or not models[0].history["losses"] or not reference[0].history["losses"]:
+        return None
+    first, others = (_mean([model.history["losses"][0][1] for model in each]) for each in (models, reference))
+    reached = [next((step for step, loss in model.history["losses"] if loss <= first), None) for model in reference]
+    if others <= first or None in reached:
+        return None
+    taken = _steps({**_spread([float(step) for step in reached if step is not None]), "steps": reached})
+    return (
+        f"With the prior added to its output neutral begins at a training loss of {first:.1f}, {REFERENCE} at "
+        f"{others:.1f}; {REFERENCE} is there after {taken} of {steps}."
+    )
 
 
 def _degrees(values: Sequence[float]) -> str:

@@ -132,6 +132,17 @@ def test_findings_say_what_the_numbers_say():
     assert "too long with 2 of 2 seeds" in said
 
 
+def test_the_head_start_of_a_prior_is_told_in_steps():
+    chosen = models()
+    for seed, losses in enumerate(([[1, 14.0], [2, 9.0], [3, 5.0]], [[1, 15.0], [2, 8.0], [3, 7.5], [5, 4.0]])):
+        chosen[seed] = chosen[seed]._replace(history=chosen[seed].history | {"losses": losses})
+        added = trained("neutral", seed, 30, [(30, 38.0)])
+        chosen.append(added._replace(history=added.history | {"losses": [[1, 5.5], [2, 5.0]]}))
+    told = "begins at a training loss of 5.5, non-prior at 14.5; non-prior is there after 4 ± 1 steps of 30."
+    assert any(told in finding for finding in compared(chosen)["findings"])
+    assert not any("head start" in finding or "begins at" in finding for finding in compared()["findings"])
+
+
 def test_without_the_reference_nothing_is_claimed():
     found = compared(models()[2:])
     assert found["findings"] == []
