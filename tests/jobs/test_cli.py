@@ -18,7 +18,7 @@ import pytest
 import soundfile
 
 from arspm import stages
-from arspm.config import ConfigError
+from arspm.config import ConfigError, dump
 from arspm.media.clips import load_speech
 from jobs.cli import _settings
 
