@@ -244,7 +244,7 @@ def test_the_mean_follows_the_causes_alone(network: Any) -> None:
     people = (woman, replace(woman, video_id="somebody else"), man)
     draws = [features(network, of(each, 40, num_frames=1)) for each in people]
     assert same_mean(draws[0], draws[1]) > 0.01
-    assert same_mean(draws[0], draws[2]) < 1e-5
+    assert same_mean(draws[0], draws[2]) < 1e-3
 
 
 def test_it_is_nearer_to_the_speaker_than_the_mean_of_all(network: Any) -> None:
