@@ -28,6 +28,7 @@ class Model(NamedTuple):
     """A variant with a seed. `run`: where its encoder and evaluate stages are; `fingerprints`: theirs."""
 
     variant: str
+    description: str
     seed: int
     config: Config
     run: str
@@ -43,6 +44,9 @@ def plan(
 ) -> tuple[list[Model], list[dict[str, Any]]]:
     """The models to train over a run, and those that its corpus does not allow, each with its reason.
 
+    `changes`: fields of every model, or of one variant's where the name begins with it, as
+    "speech2face:speech_encoder.width".
+
     Raises ConfigError for a variant that does not exist or a change that cannot be, FileNotFoundError where a stage
     that all share is not done.
     """
@@ -51,6 +55,7 @@ def plan(
         raise ConfigError(f"{unknown[0]}: there is no such variant; there are {', '.join(VARIANTS)}")
     if num_seeds < 1:
         raise ConfigError(f"seeds: 1 or more, got {num_seeds}")
+    common, own = _by_variant(changes or {}, variants)
     before = {need for stage in _STAGES for need in stages.STAGES[stage].needs} - set(_STAGES)
     shared = stages.finished_config(run, "decoder")
     done = {}
@@ -59,8 +64,9 @@ def plan(
         done[need] = stages.success(run, need)
     models, missing = [], []
     for name in dict.fromkeys(variants):
+        description = ", ".join([VARIANTS[name].description, *(f"{field} = {own[name][field]}" for field in own[name])])
         for seed in range(num_seeds):
-            config = override(shared, {**VARIANTS[name].changes, **(changes or {}), "seed": shared.seed + seed})
+            config = override(shared, {**VARIANTS[name].changes, **common, **own[name], "seed": shared.seed + seed})
             if reason := _impossible(config, done):
                 missing.append({"variant": name, "seed": config.seed, "reason": reason})
                 continue
@@ -70,11 +76,25 @@ def plan(
                 found[stage] = stages.fingerprint(
                     config, stage, {need: (known | found)[need] for need in stages.STAGES[stage].needs}
                 )
-            model = Model(name, config.seed, config, run, found)
+            model = Model(name, description, config.seed, config, run, found)
             if not all(stages.done(run, stage, found[stage]) for stage in _STAGES):  # the run's own model is as good
                 model = model._replace(run=stages.variant(run, model.slug))
             models.append(model)
     return models, missing
+
+
+def _by_variant(
+    changes: Mapping[str, Any], variants: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """The changes of every model, and those of each variant alone. Raises ConfigError for one that is not asked for."""
+    common: dict[str, Any] = {}
+    own: dict[str, dict[str, Any]] = {name: {} for name in variants}
+    for key, value in changes.items():
+        variant, scoped, field = key.rpartition(":")
+        if scoped and variant not in own:
+            raise ConfigError(f"{key}: {variant} is not among the variants to train: {', '.join(own)}")
+        (own[variant] if scoped else common)[field] = value
+    return common, own
 
 
 def _impossible(config: Config, done: Mapping[str, stages.Success | None]) -> str:
@@ -149,7 +169,7 @@ def run_ablation(
         run,
         whole[0].config,
         [Finished(model.variant, model.seed, model.run) for model in whole],
-        {name: (variant.description, variant.published) for name, variant in VARIANTS.items()},
+        {model.variant: (model.description, VARIANTS[model.variant].published) for model in whole},
         absent,
         time.monotonic() - begun,
     )

@@ -178,7 +178,9 @@ def ablation(
         str | None, typer.Option(help="Names with commas between; Table 4's models by default.")
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Models of each variant.")] = 3,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="For all, as training.encoder.epochs=9.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="As training.encoder.epochs=9; VARIANT:name=value for one alone.")
+    ] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Let the cluster drive it, and return.")] = False,
     ray_address: Address = None,
 ) -> None:

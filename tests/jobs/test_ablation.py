@@ -80,6 +80,16 @@ def test_the_run_s_own_model_stands_for_its_variant(finished: Callable[..., str]
     assert changed[0].run == f"{run}/_variants/neutral-fc-0"
 
 
+def test_a_change_may_be_of_one_variant_alone_and_its_description_says_so(finished: Callable[..., str]) -> None:
+    changes = {"training.encoder.epochs": "7", "speech2face:speech_encoder.width": "0.5"}
+    models, _ = plan(finished(), ["neutral", "speech2face"], 1, changes)
+    assert [model.config.training.encoder.epochs for model in models] == [7, 7]
+    assert models[0].config.speech_encoder.width == preset("smoke").speech_encoder.width
+    assert models[1].config.speech_encoder.width == 0.5
+    assert models[1].description == VARIANTS["speech2face"].description + ", speech_encoder.width = 0.5"
+    assert models[0].description == VARIANTS["neutral"].description
+
+
 def test_a_run_without_a_decoder_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=f"{tmp_path}: stage decoder is not done; `arspm submit --run"):
         plan(str(tmp_path))
@@ -90,6 +100,7 @@ def test_a_run_without_a_decoder_says_what_to_do(tmp_path: Path) -> None:
     [
         (["neutral", "newtral"], 3, {}, r"newtral: there is no such variant; there are non-prior, neutral"),
         (["neutral"], 0, {}, r"seeds: 1 or more"),
+        (["neutral"], 1, {"male:seed": "1"}, r"male:seed: male is not among the variants to train: neutral$"),
         (["neutral"], 1, {"loss.lamda1": "1"}, r"loss.lamda1: there is no such field; did you mean loss.lambda1"),
     ],
 )
