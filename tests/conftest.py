@@ -113,6 +113,17 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
 
 
 @pytest.fixture
+def s3(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The bucket's URI, reached from this process."""
+    s3fs = pytest.importorskip("s3fs")
+    for name, value in bucket.env.items():
+        monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    yield bucket.uri
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture
 def write_corpus(tmp_path: Path) -> Callable[..., tuple[str, dict[str, dict[str, Any]]]]:
     """A function that writes a small corpus by the schema, with pyarrow alone: its path, and all rows as plain values.
 

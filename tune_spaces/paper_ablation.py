@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from tune_spaces.space import Choice, Space
+
 
 class Variant(NamedTuple):
     """A named model. `changes`: configuration fields. `published`: whether Table 4 has a row of this name."""
@@ -84,3 +86,18 @@ VARIANTS = {
 
 TABLE4 = ("non-prior", "neutral", "neutral+fc", "gender", "gender+fc", "female", "male", "speech2face")
 """What `arspm ablation` trains unless it is told otherwise."""
+
+_FIELDS = tuple(VARIANTS["neutral+fc"].changes)
+_ONE_SEX = ("female", "male")
+
+SPACE: Space = {
+    _FIELDS: Choice(
+        {name: tuple(VARIANTS[name].changes[field] for field in _FIELDS) for name in TABLE4 if name not in _ONE_SEX}
+    ),
+    "seed": Choice([0, 1, 2]),
+}
+"""Table 4 for a grid, three seeds each: 18 trials.
+
+A sweep compares validation angles. The models of one sex are validated on other clips, so they are left out; so are
+the variants that Table 4 has no row for, but for the peer. `arspm ablation` trains all of them.
+"""

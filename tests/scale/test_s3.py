@@ -5,7 +5,6 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,17 +19,6 @@ from tests.conftest import Bucket
 from tests.scale.conftest import FINGERPRINT, REPO, Clips
 
 pytestmark = pytest.mark.ray
-
-
-@pytest.fixture
-def s3(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The bucket's URI, reached from this process."""
-    s3fs = pytest.importorskip("s3fs")
-    for name, value in bucket.env.items():
-        monkeypatch.setenv(name, value)
-    s3fs.S3FileSystem.clear_instance_cache()
-    yield bucket.uri
-    s3fs.S3FileSystem.clear_instance_cache()
 
 
 def test_of_writers_at_once_one_wins(s3: str) -> None:

@@ -1,0 +1,180 @@
+"""A sweep's folder in a run: each trial's record, and the results that its page shows. JSON; it knows no Ray.
+
+sweep.json          what the sweep is
+trials/00003.json   a trial's record, written when it begins and at once when it ends
+trials/00003.jpg    its portraits of the sweep's clips, side by side
+clips.jpg           those speakers' real faces, likewise
+results.json        all of it in one, as the page has it
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import re
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from arspm import storage
+
+FOLDER = "sweeps"
+SWEEP, RESULTS, PAGE, CLIPS = "sweep.json", "results.json", "index.html", "clips.jpg"
+TRIALS = "trials"
+ENDED = ("finished", "stopped", "failed")  # states that a sweep does not repeat
+MAX_PICTURES = 24  # trials whose portraits the page has
+
+Record = dict[str, Any]
+
+
+def folder(run: str, name: str) -> str:
+    """The folder of a run's sweep. Raises ValueError for a name that makes none."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", name):
+        raise ValueError(f"sweep name {name!r}: letters, digits and _ . - only, 100 at most, the first no sign")
+    return storage.join(run, FOLDER, name)
+
+
+def names(run: str) -> list[str]:
+    """The sweeps of a run."""
+    found = storage.files_below(storage.join(run, FOLDER))
+    return sorted({path.split("/")[0] for path in found if path.endswith(f"/{SWEEP}") and path.count("/") == 1})
+
+
+def load(place: str) -> dict[str, Any]:
+    """What the sweep in a folder is. Raises FileNotFoundError, or ValueError for another thing of that name."""
+    found = storage.read_json(storage.join(place, SWEEP))
+    if not isinstance(found, dict) or not {"space", "metric", "mode", "config"} <= found.keys():
+        raise ValueError(f"{storage.join(place, SWEEP)}: not a sweep")
+    return found
+
+
+def new_record(number: int, sample: Mapping[str, Any], changes: Mapping[str, Any], paper: bool) -> Record:
+    """The record of a trial that has not begun."""
+    return {
+        "number": number,
+        "sample": dict(sample),
+        "changes": dict(changes),
+        "state": "waiting",
+        "reason": "",
+        "epochs": [],
+        "best": None,
+        "best_epoch": None,
+        "started": None,
+        "ended": None,
+        "seconds": 0.0,
+        "cpus": 0.0,
+        "gpus": 0.0,
+        "attempts": 0,
+        "is_paper": paper,
+    }
+
+
+def add_epoch(record: Record, figures: Mapping[str, Any], metric: str, mode: str) -> None:
+    """Put an epoch's figures into a record. An epoch that a retry went through again replaces what it was."""
+    kept = [epoch for epoch in record["epochs"] if epoch["epoch"] < figures["epoch"]]
+    record["epochs"] = [*kept, dict(figures)]
+    known = [epoch for epoch in record["epochs"] if _finite(epoch.get(metric))]
+    if known:
+        best = (min if mode == "min" else max)(known, key=lambda epoch: epoch[metric])
+        record["best"], record["best_epoch"] = best[metric], best["epoch"]
+
+
+def stem(number: int) -> str:
+    return f"{TRIALS}/{number:05d}"
+
+
+def write_record(place: str, record: Record) -> None:
+    storage.write_bytes(storage.join(place, f"{stem(record['number'])}.json"), json.dumps(record).encode())
+
+
+def read_records(place: str) -> dict[int, Record]:
+    """Every trial's record by its number. Raises ValueError, naming the file, for one that is none."""
+    found = {}
+    for path, data in storage.read_folder(storage.join(place, TRIALS), ".json").items():
+        try:
+            record = json.loads(data)
+            found[int(record["number"])] = new_record(0, {}, {}, False) | record
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(f"{storage.join(place, TRIALS, path)}: not a trial's record; remove it") from None
+    return dict(sorted(found.items()))
+
+
+def best(records: Iterable[Record], mode: str) -> Record | None:
+    """The record with the best value; a failed trial's does not count."""
+    usable = [record for record in records if _finite(record["best"]) and record["state"] != "failed"]
+    if not usable:
+        return None
+    return (min if mode == "min" else max)(usable, key=lambda record: record["best"])
+
+
+def results(
+    sweep: Mapping[str, Any],
+    records: Sequence[Record],
+    *,
+    state: str,
+    updated: float,
+    spent_seconds: float,
+    importance: Mapping[str, Any] | None,
+    pictures: Mapping[str, Any],
+    config_of_best: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """What the page shows of a sweep."""
+    counts = {"planned": sweep["num_trials"], "waiting": max(0, sweep["num_trials"] - len(records))}
+    counts |= dict.fromkeys(("running", "finished", "stopped", "failed", "interrupted"), 0)
+    for record in records:
+        counts[record["state"]] += 1
+    leading = best(records, sweep["mode"])
+    usual = [record for record in records if record["is_paper"] and record["state"] == "finished"]
+    values = [record["best"] for record in usual if _finite(record["best"])]
+    return {
+        "sweep": {key: value for key, value in sweep.items() if key != "config"},
+        "state": state,
+        "updated": updated,
+        "spent_seconds": spent_seconds,
+        "eta_seconds": _eta(sweep, records) if state == "running" else None,
+        "cpu_hours": sum(record["seconds"] * record["cpus"] for record in records) / 3600,
+        "gpu_hours": sum(record["seconds"] * record["gpus"] for record in records) / 3600,
+        "counts": counts,
+        "trials": list(records),
+        "best": None if leading is None else leading["number"],
+        "paper": {
+            "numbers": [record["number"] for record in usual],
+            "mean": statistics.fmean(values) if values else None,
+            "sd": statistics.stdev(values) if len(values) > 1 else None,
+        },
+        "importance": importance,
+        "pictures": pictures,
+        "config_of_best": config_of_best,
+    }
+
+
+def read_pictures(place: str, records: Sequence[Record], mode: str) -> dict[str, Any]:
+    """The portraits of the best trials, and the real faces, as data URIs."""
+    usable = [record for record in records if _finite(record["best"]) and record["state"] != "failed"]
+    usable.sort(key=lambda record: record["best"], reverse=mode == "max")
+    found = {}
+    for record in usable[:MAX_PICTURES]:
+        uri = storage.join(place, f"{stem(record['number'])}.jpg")
+        if storage.exists(uri):
+            found[str(record["number"])] = _data_uri(uri)
+    real = storage.join(place, CLIPS)
+    return {"real": _data_uri(real) if storage.exists(real) else None, "trials": found}
+
+
+def _data_uri(uri: str) -> str:
+    return "data:image/jpeg;base64," + base64.b64encode(storage.read_bytes(uri)).decode()
+
+
+def _eta(sweep: Mapping[str, Any], records: Sequence[Record]) -> float | None:
+    """Seconds until the last trial's end, by the mean length of those that ended; None before the first has."""
+    lengths = [record["seconds"] for record in records if record["state"] in ("finished", "stopped")]
+    left = sweep["num_trials"] - sum(record["state"] in ENDED for record in records)
+    if not lengths:
+        return None
+    spent = sum(record["seconds"] for record in records if record["state"] == "running")
+    return max(0.0, left * statistics.fmean(lengths) - spent) / max(1, min(sweep["max_concurrent"], left))
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)

@@ -1,0 +1,170 @@
+"""Whatever is wrong with a space is told before anything runs, in a line each."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+
+from arspm.config import Config, ConfigError
+from arspm.presets import PAPER
+from arspm.stages import STAGES
+from tune_spaces import space as spaces
+from tune_spaces.space import Choice, LogUniform, Uniform
+
+VARIES = STAGES["encoder"].reads
+PRIORS = ("prior.kind", "speech_encoder.fusion")
+
+
+def problems(space: Any, config: Config = PAPER) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        spaces.check(space, config, varies=VARIES)
+    return str(caught.value).splitlines()
+
+
+@pytest.mark.parametrize(
+    ("space", "told"),
+    [
+        ({"los.lambda1": Uniform(0, 1)}, ["los.lambda1: there is no such field; did you mean", "loss.lambda1"]),
+        ({"loss": Uniform(0, 1)}, ["loss: a section, not a field; its fields: loss.lambda1"]),
+        ({("prior.kind", "x.y"): Choice([("none", 1)])}, ["x.y: there is no such field"]),
+        ({"face_decoder.width": Uniform(0.1, 1)}, ["face_decoder.width: belongs to another stage", "another run"]),
+        ({"prior.num_faces": Choice([10])}, ["prior.num_faces: belongs to another stage", "prior.kind"]),
+        ({"training.encoder_.x": Uniform(0, 1)}, ["training.encoder_.x: there is no such field"]),
+        (
+            {"loss.lambda1": Uniform(0, 1), ("loss.lambda2", "loss.lambda1"): Choice([(1, 2)])},
+            ["loss.lambda2+loss.lambda1: loss.lambda1 is varied by loss.lambda1 too"],
+        ),
+        ({("seed", "seed"): Choice([(1, 1)])}, ["seed+seed: seed is named twice"]),
+        ({("seed",): Choice([1])}, ["seed: a tuple of one field; write 'seed' alone"]),
+        ({(): Choice([1])}, ["(): a key is a field's name"]),
+        ({3: Choice([1])}, ["3: a key is a field's name"]),
+        ({"": Choice([1])}, ["'': a key is a field's name"]),
+        ({}, ["SPACE: must be a dict with at least one entry"]),
+        ([("seed", Choice([1]))], ["SPACE: must be a dict"]),
+        ({"seed": Choice([])}, ["seed: a Choice of nothing"]),
+        ({"seed": Choice({})}, ["seed: a Choice of nothing"]),
+        ({"seed": Choice("012")}, ["seed: a Choice takes a list of values", "'012'"]),
+        ({"seed": Choice(7)}, ["seed: a Choice takes a list of values", "7"]),
+        ({"seed": Choice(np.arange(40))}, ["seed: a Choice takes a list of values"]),
+        ({"seed": Choice([1, 1.0])}, ["seed: 1 is there twice"]),
+        ({"seed": Choice({1: 1})}, ["seed: a label is text, got 1"]),
+        ({"seed": Choice({"a\nb": 1})}, ["seed: a label is text, got 'a\\nb'"]),
+        ({"seed": Choice([{1}])}, ["seed: a value is text, a finite number, true or false, or None, got {1}"]),
+        ({"seed": Choice([(1, 2)])}, ["seed: a value is text, a finite number", "(1, 2)"]),
+        ({"loss.lambda1": Choice([math.nan])}, ["loss.lambda1: a value is text, a finite number", "nan"]),
+        ({PRIORS: Choice(["none"])}, ["fusion: each value is a tuple of 2, one for each field, got 'none'"]),
+        ({PRIORS: Choice([("none", "fc", 1)])}, ["fusion: each value is a tuple of 2, one for each field"]),
+        ({("loss.lambda1", "loss.lambda2"): Uniform(0, 1)}, ["fields that move together take a Choice"]),
+        ({"seed": [0, 1]}, ["seed: a domain is LogUniform(low, high)", "[0, 1]"]),
+        ({"loss.lambda1": Uniform(2, 1)}, ["loss.lambda1: low must be under high, got 2 and 1"]),
+        ({"loss.lambda1": LogUniform(1, 1)}, ["loss.lambda1: low must be under high, got 1 and 1"]),
+        ({"loss.lambda1": LogUniform(0, 1)}, ["loss.lambda1: the low of a LogUniform must be above 0, got 0"]),
+        ({"loss.lambda1": Uniform(0, math.inf)}, ["loss.lambda1: low and high must be finite", "inf"]),
+        ({"loss.lambda1": Uniform(math.nan, 1)}, ["loss.lambda1: low and high must be finite", "nan"]),
+        ({"loss.lambda1": Uniform("0", 1)}, ["loss.lambda1: low and high must be finite", "'0'"]),
+        ({"loss.lambda1": Uniform(0, 10**400)}, ["loss.lambda1: low and high must be finite"]),
+        ({"speech_encoder.cbam_reduction": Uniform(4, 16)}, ["cbam_reduction: Uniform is for", "use Choice here"]),
+        ({"training.encoder.epochs": LogUniform(1, 30)}, ["epochs: LogUniform is for", "use Choice here"]),
+        ({"prior.kind": Uniform(0, 1)}, ["prior.kind: Uniform is for", "use Choice here"]),
+        ({"ingest.subset": Uniform(1, 9)}, ["ingest.subset: Uniform is for", "use Choice here"]),
+        ({"loss.lambda1": Uniform(-1, 1)}, ["loss.lambda1: Input should be greater than or equal to 0 (got -1)"]),
+        ({"training.encoder.beta1": Uniform(0.5, 1)}, ["training.encoder.beta1: Input should be less than 1 (got 1)"]),
+        ({"speech_encoder.cbam": Choice(["none", "both"])}, ["speech_encoder.cbam: ", "'both'", "in 1 of 2 samples"]),
+        ({"training.encoder.augment": Choice([3])}, ["training.encoder.augment: ", "(got 3)"]),
+        ({"seed": Choice([-1])}, ["seed: ", "(got -1)"]),
+        ({"ingest.num_lanes": Choice([8, 3])}, ["global_batch_size: a multiple of ingest.num_lanes = 3"]),
+    ],
+)
+def test_one_clear_line(space, told):
+    lines = problems(space)
+    for part in told:
+        assert any(part in line for line in lines), lines
+    if "num_lanes" not in str(space):  # to which every stage has something to say
+        assert len(lines) == 1, lines
+
+
+def test_all_problems_are_told_at_once():
+    lines = problems(
+        {
+            "los.lambda1": Uniform(0, 1),
+            "loss.lambda2": Uniform(2, 1),
+            "seed": Choice([]),
+            "vggface.width": Uniform(0.5, 1),
+            "training.encoder.epochs": Uniform(1, 3),
+            "speech_encoder.cbam": Choice(["none", "both"]),
+            "loss.lambda3": LogUniform(-1, -2),
+        }
+    )
+    assert sorted(line.split(":")[0] for line in lines) == [
+        "los.lambda1",
+        "loss.lambda2",
+        "loss.lambda3",
+        "loss.lambda3",
+        "seed",
+        "speech_encoder.cbam",
+        "training.encoder.epochs",
+        "vggface.width",
+    ]
+
+
+def test_combinations_that_the_configuration_refuses_are_found():
+    space = {
+        "seed": Choice([0, 1]),
+        "speech_encoder.architecture": Choice(["arspm", "speech2face"]),
+        "prior.kind": Choice(["none", "neutral", "gender"]),
+        "speech_encoder.head": Choice(["fc2", "none"]),
+        "speech_encoder.fusion": Choice(["fc", "sum"]),
+    }
+    for line, count in zip(sorted(problems(space)), (2 * 1 * 2 * 2 * 2, 2 * 2 * 3 * 1 * 1), strict=True):
+        assert line.startswith(("prior.kind: none, since", "speech_encoder.fusion: sum, since"))
+        assert f"in {count} of 48 samples tried, the first seed = 0, speech_encoder.architecture = " in line
+
+
+def test_fields_that_move_together_are_judged_together():
+    """Alone, head = none would disagree with fusion = fc of the configuration."""
+    assert PAPER.speech_encoder.fusion == "fc"
+    both = ("speech_encoder.head", "speech_encoder.fusion")
+    spaces.check({both: Choice([("none", "sum"), ("fc2", "fc")])}, PAPER, varies=VARIES)
+    assert len(problems({"speech_encoder.head": Choice(["none", "fc2"])})) == 1
+
+
+def test_no_value_of_a_large_space_is_overlooked():
+    """160,000 combinations, more than are tried; of each dimension one value cannot be, the last."""
+    fields = ("loss.lambda1", "loss.lambda2", "loss.lambda3", "training.encoder.decay")
+    space = {field: Choice([*(0.5 + index / 64 for index in range(19)), -1.0]) for field in fields}
+    assert [line.split(":")[0] for line in problems(space)] == list(fields)
+
+
+def test_what_only_drawn_samples_show_is_found():
+    """Each value alone agrees; what disagrees is one pair of values, among 40,000 combinations."""
+    space = {f"loss.lambda{index}": Choice([float(each) for each in range(10)]) for index in (1, 2, 3)}
+    space |= {"speech_encoder.head": Choice(["fc2", "none"]), "speech_encoder.fusion": Choice(["sum", "fc"])}
+    space["training.encoder.epochs"] = Choice(list(range(1, 11)))
+    (line,) = problems(space)
+    assert line.startswith("speech_encoder.fusion: sum, since head = none")
+    tried, refused = re.search(r"in (\d+) of (\d+) samples", line).groups()[::-1]
+    assert int(tried) == sum(map(len, (domain.values for domain in space.values()))) + 512
+    assert int(refused) == pytest.approx(0.25 * 512, rel=0.2)
+    with pytest.raises(ConfigError) as caught:
+        spaces.check(space, PAPER, seed=1, varies=VARIES)
+    assert str(caught.value) != line, "the draws follow from the seed"
+    assert problems(space) == [line]
+
+
+def test_a_range_is_refused_at_its_end_once():
+    (line,) = problems({"loss.lambda1": Uniform(-1, 1), "seed": Choice([0, 1])})
+    assert line.endswith("(got -1); in 2 of 4 samples tried, the first loss.lambda1 = -1, seed = 0")
+
+
+def test_what_may_vary_follows_from_varies_alone():
+    space = {"loss.lambda1": Uniform(0, 1), "seed": Choice([0, 1])}
+    spaces.check(space, PAPER, varies=("loss",))
+    spaces.check(space, PAPER, varies=("loss.lambda1",))
+    with pytest.raises(
+        ConfigError, match=r"^loss\.lambda1: belongs to another stage.*may vary seed, loss\.lambda, pri"
+    ):
+        spaces.check(space, PAPER, varies=("loss.lambda", "prior"))
