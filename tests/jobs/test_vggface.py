@@ -13,7 +13,7 @@ from arspm.learning import artifacts
 from arspm.model import speech_portrait
 from arspm.model.vggface import VGGFace
 from arspm.presets import preset
-from jobs.vggface import vggface
+from jobs.vggface import _require_learnt, vggface
 
 FINGERPRINT = "f" * 64
 
@@ -70,3 +70,14 @@ def test_stated_activations_of_a_picture_are_compared(tmp_path: Path) -> None:
     sidecar.write_text(json.dumps({"fc7": fc7[:3]}))
     with pytest.raises(ValueError, match=r"weights\.pth\.check\.json: not activations of VGGFace: fc7"):
         vggface(config, str(tmp_path / "other"), FINGERPRINT)
+
+
+def test_a_network_to_which_all_faces_look_alike_is_refused() -> None:
+    torch.manual_seed(0)
+    mean, noise = torch.randn(64), torch.randn(200, 64)
+    _require_learnt(mean + 0.1 * noise, preset("demo"))  # near 6 degrees
+    with pytest.raises(
+        ValueError,
+        match=r"learnt nothing: .* within 0\.[56] degrees of their mean. Lower training.vggface.learning_rate \(0.0005\)",
+    ):
+        _require_learnt(mean + 0.01 * noise, preset("demo"))
