@@ -190,6 +190,12 @@ class Tasks(Section):
     gpus: NonNegative = 0
 
 
+class Trial(Workers):
+    """A trial of a sweep. With one worker it runs inside Tune's own actor."""
+
+    share_gib: NonNegative = 2  # a corpus up to this size is held in the object store, once a node; else streamed
+
+
 class Resources(Section):
     """What the stages ask the cluster for. Never part of a fingerprint: it changes how fast, not what."""
 
@@ -197,6 +203,7 @@ class Resources(Section):
     gender: Workers = Workers()
     decoder: Workers = Workers()
     encoder: Workers = Workers()
+    trial: Trial = Trial()
     preprocess: Tasks = Tasks()
     read: Tasks = Tasks()
     infer: Tasks = Tasks()
@@ -255,10 +262,12 @@ class Config(Section):
                 problems.append(
                     f"ingest.window_rows: a multiple of training.{stage}'s {batch // lanes} rows a lane and step"
                 )
-            workers = getattr(self.resources, stage).num_workers
+        lanes = self.ingest.num_lanes
+        for group in (*TRAINED_STAGES, "trial"):
+            workers = getattr(self.resources, group).num_workers
             if lanes % workers:
                 problems.append(
-                    f"resources.{stage}.num_workers: a divisor of ingest.num_lanes = {lanes}, not {workers}"
+                    f"resources.{group}.num_workers: a divisor of ingest.num_lanes = {lanes}, not {workers}"
                 )
         if problems:
             raise ValueError("\n".join(problems))

@@ -15,6 +15,8 @@ PAPER = override(
         "resources.read.num_tasks": 4,
         "resources.infer.gpus": 1,
         "resources.infer.num_tasks": 4,
+        "resources.trial.cpus": 4,
+        "resources.trial.gpus": 1,
     },
 )
 """Every size and number of the paper, on four GPUs; on AVSpeech with published VGGFace weights:
@@ -32,6 +34,7 @@ _TWO_CORES = {
     "resources.read.cpus": 0.1,
     "resources.infer.cpus": 0.5,
     "resources.infer.num_tasks": 2,
+    "resources.trial.cpus": 0.9,
 } | {f"resources.{stage}.cpus": 0.4 for stage in TRAINED_STAGES}
 
 DEMO = override(

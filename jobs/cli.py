@@ -207,6 +207,77 @@ def ablation(
 
 
 @app.command()
+def sweep(
+    run: Run,
+    space: Annotated[
+        str | None, typer.Argument(help="A space of tune_spaces, or your own file ending in .py; docs/sweeps.md.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="The sweep's folder in the run; the space's name by default.")
+    ] = None,
+    num_trials: Annotated[int | None, typer.Option(help="All of a grid, else 16.")] = None,
+    search: Annotated[str | None, typer.Option(help="grid, random or optuna; grid where nothing is a range.")] = None,
+    scheduler: Annotated[str | None, typer.Option(help="asha or none; none for a grid.")] = None,
+    metric: Annotated[str, typer.Option(help="A figure of an epoch.")] = "val_cos_degrees",
+    mode: Annotated[str, typer.Option(help="min or max.")] = "min",
+    seed: Annotated[int, typer.Option(min=0, help="Of the search.")] = 0,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="For all trials, as training.encoder.epochs=9.")
+    ] = None,
+    warm_start: Annotated[str | None, typer.Option(help="An earlier sweep to learn from: its name or URI.")] = None,
+    max_concurrent: Annotated[int | None, typer.Option(min=1, help="Trials at once; else what has room.")] = None,
+    log: Annotated[list[str] | None, typer.Option(help="mlflow or wandb, beside the sweep's own page.")] = None,
+    export_best: Annotated[str | None, typer.Option(help="A file for the best configuration so far.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say how long and how dear, and return.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Let the cluster go on alone, and return.")] = False,
+    ray_address: Address = None,
+) -> None:
+    """Train an encoder for each of many settings over a run's corpus, priors and decoder, and find the best."""
+    from jobs import sweep as work
+    from jobs.console import watch
+
+    run = storage.absolute(run)
+    if space is None:
+        if export_best is None:
+            raise ConfigError("say which space to sweep, or --export-best FILE for what a sweep has found")
+        _export_best(run, name, export_best)
+        return
+    options = work.Options(name, num_trials, search, scheduler, metric, mode, seed, warm_start)
+    place, planned = work.plan(run, space, options, _changes(set_ or []))
+    if dry_run:
+        print(work.estimate(run, planned, max_concurrent))
+        return
+    address = _address(ray_address)
+    extra = ["--max-concurrent", str(max_concurrent)] if max_concurrent else []
+    extra += [word for each in log or [] for word in ("--log", each)]
+    page = storage.join(place, "index.html")
+    if detach:
+        print(f"{work.detach(run, place, planned, address, extra)} runs the sweep; its page: {page}")
+        return
+    with watch() as on_event:
+        outcome = work.run_sweep(run, place, planned, address, on_event, extra)
+    if outcome.status == "cancelled":
+        raise typer.Exit(130)
+    if not outcome.ok:
+        print(f"the log: arspm logs {run} {outcome.stage}", file=sys.stderr)
+        raise typer.Exit(1)
+    print(f"sweep: {page}")
+    if export_best is not None:
+        _export_best(run, planned["name"], export_best)
+
+
+@app.command()
+def dashboard(
+    uri: Annotated[str, typer.Argument(metavar="URI", help="A run's directory, or a sweep's in it.")],
+    port: Annotated[int | None, typer.Option(help="8266, or the next that is free.")] = None,
+) -> None:
+    """Serve the pages of a run's sweeps on loopback, as storage has them; no cluster is needed."""
+    from jobs.dashboard import dashboard as serve
+
+    serve(storage.absolute(uri), port)
+
+
+@app.command()
 def pictures(run: Run, out: Annotated[str, typer.Option(help="The folder of the pictures and of index.csv.")]) -> None:
     """Write the test split's real faces and portraits as files, with a table for a judge to fill in."""
     from jobs.pictures import export
@@ -274,6 +345,21 @@ def _settings(preset: str, config: str | None, data: Mapping[str, str | None], c
     paths = {f"data.{name}": getattr(found.data, name) for name in ("csv", "test_csv", "clips", "faces", "labels")}
     paths["oracle.speakers"] = found.oracle.speakers
     return override(found, {name: storage.absolute(path) for name, path in paths.items() if path})
+
+
+def _export_best(run: str, name: str | None, file: str) -> None:
+    from arspm import config as configuration
+    from arspm import sweeps
+    from jobs import sweep as work
+
+    known = sweeps.names(run)
+    if name is None and len(known) != 1:
+        raise ConfigError(
+            f"{run} has {f'the sweeps {chr(44).join(known)}' if known else 'no sweep'}: say which by --name"
+        )
+    record, config = work.best(sweeps.folder(run, name or known[0]))
+    storage.write_bytes(storage.absolute(file), configuration.dump(config).encode() + b"\n")
+    print(f"trial {record['number']}, {record['best']:.4g}, is in {file}; arspm submit --config {file} trains it")
 
 
 def _changes(texts: Sequence[str]) -> dict[str, str]:

@@ -16,8 +16,18 @@ from arspm import storage
 from arspm.report import figures, published, words
 
 
-def document(template: str, charts: Mapping[str, figures.Chart], **values: Any) -> str:
-    """The HTML of a template below this folder. `charts`: by the id of their place in it."""
+def document(
+    template: str,
+    charts: Mapping[str, figures.Chart],
+    *,
+    script: str = figures.SCRIPT,
+    live: bool = False,
+    **values: Any,
+) -> str:
+    """The HTML of a template below this folder. `charts`: what `script` draws, by default by the id of their place.
+
+    `live`: whether the page may read files beside it from where it is served.
+    """
     library = plotly.offline.get_plotlyjs().replace("\r", "")  # a browser reads \r\n as \n, and the hash must fit
     return (
         _environment()
@@ -27,8 +37,9 @@ def document(template: str, charts: Mapping[str, figures.Chart], **values: Any) 
             charts=charts,
             style=Markup(Path(__file__).with_name("page.css").read_text()),  # ours, as are the two scripts
             library=Markup(library),
-            script=Markup(figures.SCRIPT),
-            script_hashes=[_script_hash(library), _script_hash(figures.SCRIPT)],
+            script=Markup(script),
+            script_hashes=[_script_hash(library), _script_hash(script)],
+            live=live,
         )
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,11 +13,13 @@ from typing import Any
 import ray.exceptions
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
+from torch import nn
 
 from arspm import config as configuration
 from arspm import stages, storage
 from arspm.config import Config, Workers
 from arspm.learning import artifacts, checkpoint
+from arspm.learning.fit import Report
 from arspm.scale.training import Rows, gather_rows
 from arspm.scale.worker import train_worker
 
@@ -46,18 +49,40 @@ def train_stage(stage: str, config: Config, run: str, fingerprint: str) -> tuple
     Returns the files left in the run (path relative to it -> size and hash) and the figures of the best epoch. Raises
     NothingToLearn, or TrainingFailed with the cause in one line.
     """
-    rows = gather_rows(stage, config, run)
-    result = _fit(stage, config, run, fingerprint, rows)
+    result = fit_on_workers(
+        stage,
+        config,
+        run,
+        gather_rows(stage, config, run),
+        # The same stage over the same upstream goes on from its last checkpoint, another begins anew.
+        name=stages.training_name(run, stage, fingerprint),
+        storage_path=storage.join(run, stage),
+    )
     return _export(stage, config, run, result.checkpoint)
 
 
-def _fit(stage: str, config: Config, run: str, fingerprint: str, rows: Rows) -> ray.train.Result:
+def fit_on_workers(
+    stage: str,
+    config: Config,
+    run: str,
+    rows: Rows,
+    *,
+    name: str,
+    storage_path: str,
+    callbacks: Sequence[Any] = (),
+    on_report: Callable[[Config, Report, nn.Module], None] | None = None,
+) -> ray.train.Result:
+    """Train on Ray Train's workers; the same name at the same place goes on from its last checkpoint.
+
+    `callbacks`: Ray Train's. `on_report`: called by rank 0 with the model when a checkpoint is due. Raises
+    TrainingFailed with the cause in one line.
+    """
     workers: Workers = getattr(config.resources, stage)
-    settings = {"stage": stage, "run": run, "config": configuration.dump(config), "rows": rows}
+    settings = {"stage": stage, "run": run, "config": configuration.dump(config), "rows": rows, "on_report": on_report}
     resources = {"CPU": workers.cpus} | ({"GPU": workers.gpus} if workers.gpus else {})
     attempts = config.resources.max_failures + 1
-    for name, value in _TRAIN_SETTINGS.items():
-        os.environ.setdefault(name, value)
+    for variable, value in _TRAIN_SETTINGS.items():
+        os.environ.setdefault(variable, value)
     for attempt in range(1, attempts + 1):
         trainer = TorchTrainer(
             train_worker,
@@ -66,12 +91,12 @@ def _fit(stage: str, config: Config, run: str, fingerprint: str, rows: Rows) -> 
                 num_workers=workers.num_workers, use_gpu=workers.gpus > 0, resources_per_worker=resources
             ),
             torch_config=TorchConfig(backend="nccl" if workers.gpus else "gloo"),
-            # The same stage over the same upstream goes on from its last checkpoint, another begins anew.
             run_config=ray.train.RunConfig(
-                name=stages.training_name(run, stage, fingerprint),
-                storage_path=storage.join(run, stage),
+                name=name,
+                storage_path=storage_path,
                 checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
                 failure_config=ray.train.FailureConfig(max_failures=0),  # told apart below
+                callbacks=list(callbacks),
             ),
         )
         try:

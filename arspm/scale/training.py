@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from arspm import corpus, schema, stages
 from arspm.config import Config
@@ -19,6 +20,8 @@ from arspm.learning.checkpoint import Progress
 from arspm.learning.fit import Place
 from arspm.learning.order import Order, groups
 from arspm.learning.train_step import Task
+from arspm.model.gender_classifier import GenderClassifier
+from arspm.model.speech_portrait import FacePrior
 from arspm.scale.ingest import Reading, plan, stream
 
 
@@ -78,11 +81,33 @@ def make_task(stage: str, config: Config, run: str, device: torch.device, rows: 
         network = artifacts.load_vggface(run, config).to(device)
         torch.manual_seed(config.seed)
         return tasks.decoder_task(config, network)
-    prior = artifacts.load_face_prior(run, config).to(device)
-    hidden = artifacts.load_linear(run, "decoder", "fc1").to(device)
-    identity = artifacts.load_linear(run, "vggface", "fc8").to(device)
+    return encoder_task(config, load_guides(config, run), device)
+
+
+class Guides(NamedTuple):
+    """What earlier stages left for the encoder to learn by. `classifier`: None where the corpus had no labels."""
+
+    priors: dict[str, Tensor]
+    classifier: GenderClassifier | None
+    hidden: nn.Linear  # the decoder's Fc1
+    identity: nn.Linear  # VGGFace's fc8
+
+
+def load_guides(config: Config, run: str) -> Guides:
+    """The guides of every encoder over a run, whatever its prior."""
+    return Guides(
+        artifacts.load_priors(run),
+        artifacts.load_gender_classifier(run, config),
+        artifacts.load_linear(run, "decoder", "fc1"),
+        artifacts.load_linear(run, "vggface", "fc8"),
+    )
+
+
+def encoder_task(config: Config, guides: Guides, device: torch.device) -> Task:
+    """The encoder's task, its guides on the device. The new network's weights follow from the seed."""
+    prior = FacePrior(config.prior.kind, guides.priors, guides.classifier).to(device)
     torch.manual_seed(config.seed)
-    return tasks.encoder_task(config, prior, hidden, identity)
+    return tasks.encoder_task(config, prior, guides.hidden.to(device), guides.identity.to(device))
 
 
 def batches(rows: Rows, config: Config, stage: str, place: Place, progress: Progress) -> Iterator[dict[str, Any]]:

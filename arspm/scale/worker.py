@@ -17,7 +17,7 @@ from arspm.scale.training import batches, make_task
 
 
 def train_worker(settings: dict[str, Any]) -> None:
-    """One worker's life. `settings`: stage, run, the configuration as JSON text, and the rows."""
+    """One worker's life. `settings`: stage, run, the configuration as JSON text, the rows, and rank 0's on_report."""
     stage, run, rows = settings["stage"], settings["run"], settings["rows"]
     config = configuration.load(settings["config"])
     recipe = getattr(config.training, stage)
@@ -29,8 +29,9 @@ def train_worker(settings: dict[str, Any]) -> None:
 
     with tempfile.TemporaryDirectory() as scratch:
         resume = _fetch(ray.train.get_checkpoint(), Path(scratch, "resume"))
+        task = make_task(stage, config, run, place.device, rows)
         reports = fit(
-            make_task(stage, config, run, place.device, rows),
+            task,
             recipe,
             seed=config.seed,
             num_steps=rows.train.order.num_steps,
@@ -47,6 +48,8 @@ def train_worker(settings: dict[str, Any]) -> None:
             if place.rank:
                 ray.train.report(report.figures)
                 continue
+            if settings["on_report"] is not None:
+                settings["on_report"](config, report, task.model)
             with tempfile.TemporaryDirectory(dir=scratch) as folder:
                 report.save(Path(folder))
                 ray.train.report(report.figures, checkpoint=ray.train.Checkpoint.from_directory(folder))
