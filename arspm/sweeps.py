@@ -23,6 +23,7 @@ FOLDER = "sweeps"
 SWEEP, RESULTS, PAGE, CLIPS = "sweep.json", "results.json", "index.html", "clips.jpg"
 TRIALS = "trials"
 ENDED = ("finished", "stopped", "failed")  # states that a sweep does not repeat
+STATES = ("waiting", "running", "interrupted", *ENDED)
 MAX_PICTURES = 24  # trials whose portraits the page has
 
 Record = dict[str, Any]
@@ -31,7 +32,9 @@ Record = dict[str, Any]
 def folder(run: str, name: str) -> str:
     """The folder of a run's sweep. Raises ValueError for a name that makes none."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", name):
-        raise ValueError(f"sweep name {name!r}: letters, digits and _ . - only, 100 at most, the first no sign")
+        raise ValueError(
+            f"sweep name {name!r}: letters, digits and _ . - only, 100 at most, the first no sign; give one by --name"
+        )
     return storage.join(run, FOLDER, name)
 
 
@@ -47,6 +50,19 @@ def load(place: str) -> dict[str, Any]:
     if not isinstance(found, dict) or not {"space", "metric", "mode", "config"} <= found.keys():
         raise ValueError(f"{storage.join(place, SWEEP)}: not a sweep")
     return found
+
+
+def summary(run: str, name: str) -> str:
+    """How a sweep stands, in a line."""
+    uri = storage.join(folder(run, name), RESULTS)
+    if not storage.exists(uri):
+        return "no trial yet"
+    found = storage.read_json(uri)
+    counts, metric = found["counts"], found["sweep"]["metric"]
+    ended = sum(counts[state] for state in ENDED)
+    leading = next((trial for trial in found["trials"] if trial["number"] == found["best"]), None)
+    told = "" if leading is None else f", best {metric} {leading['best']:.4g} in trial {leading['number']}"
+    return f"{found['state']}, {ended} of {counts['planned']} trials ended{told}"
 
 
 def new_record(number: int, sample: Mapping[str, Any], changes: Mapping[str, Any], paper: bool) -> Record:
@@ -71,10 +87,14 @@ def new_record(number: int, sample: Mapping[str, Any], changes: Mapping[str, Any
 
 
 def add_epoch(record: Record, figures: Mapping[str, Any], metric: str, mode: str) -> None:
-    """Put an epoch's figures into a record. An epoch that a retry went through again replaces what it was."""
+    """Put an epoch's figures into a record, None for each that is no finite number: JSON has no other.
+
+    An epoch that a retry went through again replaces what it was.
+    """
     kept = [epoch for epoch in record["epochs"] if epoch["epoch"] < figures["epoch"]]
-    record["epochs"] = [*kept, dict(figures)]
+    record["epochs"] = [*kept, {name: value if _finite(value) else None for name, value in figures.items()}]
     known = [epoch for epoch in record["epochs"] if _finite(epoch.get(metric))]
+    record["best"] = record["best_epoch"] = None
     if known:
         best = (min if mode == "min" else max)(known, key=lambda epoch: epoch[metric])
         record["best"], record["best_epoch"] = best[metric], best["epoch"]
@@ -85,7 +105,8 @@ def stem(number: int) -> str:
 
 
 def write_record(place: str, record: Record) -> None:
-    storage.write_bytes(storage.join(place, f"{stem(record['number'])}.json"), json.dumps(record).encode())
+    text = json.dumps(record, allow_nan=False)
+    storage.write_bytes(storage.join(place, f"{stem(record['number'])}.json"), text.encode())
 
 
 def read_records(place: str) -> dict[int, Record]:
@@ -93,8 +114,10 @@ def read_records(place: str) -> dict[int, Record]:
     found = {}
     for path, data in storage.read_folder(storage.join(place, TRIALS), ".json").items():
         try:
-            record = json.loads(data)
-            found[int(record["number"])] = new_record(0, {}, {}, False) | record
+            read = json.loads(data, parse_constant=lambda _: None)
+            if f"{TRIALS}/{path}" != f"{stem(read['number'])}.json" or read["state"] not in STATES:
+                raise ValueError
+            found[read["number"]] = new_record(read["number"], read["sample"], read["changes"], False) | read
         except (ValueError, KeyError, TypeError):
             raise ValueError(f"{storage.join(place, TRIALS, path)}: not a trial's record; remove it") from None
     return dict(sorted(found.items()))
@@ -119,7 +142,8 @@ def results(
     pictures: Mapping[str, Any],
     config_of_best: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """What the page shows of a sweep."""
+    """What the page shows of a sweep: of trials that have not begun their number alone."""
+    records = [record for record in records if record["state"] != "waiting"]
     counts = {"planned": sweep["num_trials"], "waiting": max(0, sweep["num_trials"] - len(records))}
     counts |= dict.fromkeys(("running", "finished", "stopped", "failed", "interrupted"), 0)
     for record in records:
@@ -136,7 +160,7 @@ def results(
         "cpu_hours": sum(record["seconds"] * record["cpus"] for record in records) / 3600,
         "gpu_hours": sum(record["seconds"] * record["gpus"] for record in records) / 3600,
         "counts": counts,
-        "trials": list(records),
+        "trials": records,
         "best": None if leading is None else leading["number"],
         "paper": {
             "numbers": [record["number"] for record in usual],

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from arspm import presets, stages, storage
+from arspm import presets, stages, storage, sweeps
 from arspm.config import Config, ConfigError, load, override
 from cluster.errors import ClusterError
 
@@ -133,6 +133,8 @@ def status(run: RunArgument, ray_address: Address = None) -> None:
             print(f"{name:<11} done in {duration(done.seconds)}")
         else:
             print(f"{name:<11} not done")
+    for name in sweeps.names(run):
+        print(f"sweep {name}: {sweeps.summary(run, name)}")
 
 
 @app.command()
@@ -242,6 +244,8 @@ def sweep(
             raise ConfigError("say which space to sweep, or --export-best FILE for what a sweep has found")
         _export_best(run, name, export_best)
         return
+    if strange := set(log or []) - set(work.TRACKERS):
+        raise ConfigError(f"log: {' or '.join(work.TRACKERS)}, not {', '.join(sorted(strange))}")
     options = work.Options(name, num_trials, search, scheduler, metric, mode, seed, warm_start)
     place, planned = work.plan(run, space, options, _changes(set_ or []))
     if dry_run:
@@ -349,7 +353,6 @@ def _settings(preset: str, config: str | None, data: Mapping[str, str | None], c
 
 def _export_best(run: str, name: str | None, file: str) -> None:
     from arspm import config as configuration
-    from arspm import sweeps
     from jobs import sweep as work
 
     known = sweeps.names(run)
@@ -359,7 +362,8 @@ def _export_best(run: str, name: str | None, file: str) -> None:
         )
     record, config = work.best(sweeps.folder(run, name or known[0]))
     storage.write_bytes(storage.absolute(file), configuration.dump(config).encode() + b"\n")
-    print(f"trial {record['number']}, {record['best']:.4g}, is in {file}; arspm submit --config {file} trains it")
+    train = f"arspm submit --config {file} --run RUN"
+    print(f"trial {record['number']}, {record['best']:.4g}, is in {file}; {train} trains it")
 
 
 def _changes(texts: Sequence[str]) -> dict[str, str]:

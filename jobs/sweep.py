@@ -10,22 +10,27 @@ import argparse
 import hashlib
 import json
 import logging
+import re
 import shlex
 import statistics
 import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from arspm import config as configuration
 from arspm import corpus, presets, stages, storage, sweeps
 from arspm.config import Config, ConfigError, override
 from cluster import chain, client, cost, events
+from cluster.errors import ClusterError
 from cluster.job import EXIT_TEMPORARY
 from jobs.chain import PYTHON, prefix, source
 from tune_spaces import space as spaces
 from tune_spaces.space import Choice, LogUniform, Space, Uniform
+
+if TYPE_CHECKING:
+    from arspm.scale.search import Search
 
 SEARCHES = ("grid", "random", "optuna")
 SCHEDULERS = ("asha", "none")
@@ -67,6 +72,7 @@ def plan(run: str, space_name: str, options: Options, changes: Mapping[str, Any]
     """
     default_name, space = spaces.load(space_name)
     base = override(stages.finished_config(run, "decoder"), changes)
+    _require_own(changes)
     for need in stages.STAGES["encoder"].needs:
         stages.finished_config(run, need)  # says what to do where it is not done
     spaces.check(space, base, varies=VARIES)
@@ -74,6 +80,7 @@ def plan(run: str, space_name: str, options: Options, changes: Mapping[str, Any]
     search = options.search or ("optuna" if ranges else "grid")
     scheduler = options.scheduler or ("none" if search == "grid" else "asha")
     _require_known(search, scheduler, options, space)
+    _require_measured(run, options.metric)
     grid_size = len(spaces.grid(space)) if search == "grid" else None
     num_trials = options.num_trials or grid_size or NUM_TRIALS
     if grid_size is not None and num_trials > grid_size:
@@ -92,18 +99,18 @@ def plan(run: str, space_name: str, options: Options, changes: Mapping[str, Any]
         "metric": options.metric,
         "mode": options.mode,
         "seed": options.seed,
-        "epochs": base.training.encoder.epochs,
+        "epochs": _epochs(space, base),
         "steps_per_epoch": -(-split.num_rows // base.training.encoder.global_batch_size),
         "max_concurrent": 1,
         "created": time.time(),
         "clips": [],
         "paper": spaces.sample_of(space, presets.PAPER),
-        "warm_start": _resolve(run, options.warm_start) if options.warm_start else None,
+        "warm_start": _resolve(run, place, options) if options.warm_start else None,
         "upstream": stages.upstream(run, "encoder"),
         "config": base.model_dump(mode="json"),
     }
     if storage.exists(storage.join(place, sweeps.SWEEP)):
-        sweep |= _agreed(place, sweeps.load(place), sweep)
+        sweep |= _agreed(place, sweeps.load(place), sweep, options.num_trials)
     return place, sweep
 
 
@@ -123,30 +130,70 @@ def _require_known(search: str, scheduler: str, options: Options, space: Space) 
     weights = [field for each in spaces.dimensions(space) for field in each.fields if field.startswith("loss.")]
     if options.metric == "train_loss" and weights:
         problems.append(f"metric: train_loss contains {', '.join(weights)}, so it cannot say which is better")
+    if options.metric == "train_identity" and "loss.identity" in weights:
+        problems.append("metric: train_identity is another figure for each loss.identity; take another metric")
     if options.warm_start and search != "optuna":
         problems.append(f"warm-start: a {search} search learns nothing from other trials; use --search optuna")
     if problems:
         raise ConfigError("\n".join(problems))
 
 
-def _resolve(run: str, sweep: str) -> str:
+def _require_own(changes: Mapping[str, Any]) -> None:
+    own = ("seed", "ingest", "resources", *VARIES)
+    problems = [
+        f"{name}: belongs to another stage, whose work a sweep takes from the run as it is; another value needs "
+        f"another run. A sweep may set {', '.join(own)}"
+        for name in changes
+        if not any(f"{name}.".startswith(f"{each}.") for each in own)
+    ]
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def _require_measured(run: str, metric: str) -> None:
+    """Where the run has trained its own encoder, its epochs tell which figures there are."""
+    history = storage.join(stages.folder(run, "encoder"), "history.json")
+    epochs = storage.read_json(history)["epochs"] if storage.exists(history) else []
+    known = sorted({name for epoch in epochs for name in epoch if name.startswith(("val_", "train_"))})
+    if known and metric not in known:
+        raise ConfigError(f"metric: {metric} is not measured; there are {', '.join(known)}")
+
+
+def _epochs(space: Space, base: Config) -> int:
+    """The most epochs that a trial may have."""
+    field = "training.encoder.epochs"
+    for key, domain in space.items():
+        if field in ((key,) if isinstance(key, str) else key):
+            one: Space = {key: domain}
+            return max(int(spaces.changes(one, sample)[field]) for sample in spaces.grid(one))
+    return base.training.encoder.epochs
+
+
+def _resolve(run: str, place: str, options: Options) -> str:
     """The folder of an earlier sweep: of this run by its name, or anywhere by its URI."""
-    place = storage.absolute(sweep) if "/" in sweep else sweeps.folder(run, sweep)
-    sweeps.load(place)
-    return place
+    asked = options.warm_start or ""
+    found = storage.absolute(asked) if "/" in asked else sweeps.folder(run, asked)
+    if found == place:
+        raise ConfigError("warm-start: a sweep goes on from its own trials anyway; name another one")
+    earlier = sweeps.load(found)
+    if (earlier["metric"], earlier["mode"]) != (options.metric, options.mode):
+        judged = f"{earlier['metric']} ({earlier['mode']})"
+        raise ConfigError(f"warm-start: {found} was judged by {judged}, not by {options.metric} ({options.mode})")
+    return found
 
 
-def _agreed(place: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
-    """What a sweep that stands there keeps. Raises ConfigError where the command means another."""
-    differ = [f"{name} {now[name]}, not {before.get(name)}" for name in _SAME if now[name] != before.get(name)]
+def _agreed(place: str, before: Mapping[str, Any], now: Mapping[str, Any], asked: int | None) -> dict[str, Any]:
+    """What a sweep that stands there keeps. `asked`: the trials that the command names. Raises ConfigError where it
+    means another."""
+    differ = [f"{name} {before.get(name)}, not {now[name]}" for name in _SAME if now[name] != before.get(name)]
     if now["dimensions"] != before.get("dimensions"):
         differ.append("another space")
     if now["upstream"] != before.get("upstream"):
         differ.append("another decoder, prior or gender network of the run")
     old, new = (_flat({**each["config"], "resources": None}) for each in (before, now))
-    differ += [f"{name} {new.get(name)}, not {old[name]}" for name in old if new.get(name) != old[name]]
-    if now["num_trials"] < before["num_trials"] and now["search"] != "grid":
-        differ.append(f"{now['num_trials']} trials, not {before['num_trials']} or more")
+    differ += [f"{name} {old[name]}, not {new.get(name)}" for name in old if new.get(name) != old[name]]
+    if asked is not None and asked < before["num_trials"] and now["search"] != "grid":
+        differ.append(f"{before['num_trials']} trials, not {asked}")
     if differ:
         raise ConfigError(f"{place} holds a sweep with {'; '.join(differ)}: go on with it as it was, or give --name")
     return {"created": before["created"], "num_trials": max(now["num_trials"], before["num_trials"])}
@@ -187,16 +234,17 @@ def run_sweep(
     extra: Sequence[str] = (),
 ) -> chain.Outcome:
     """Submit the sweep's job, or join the one that runs, and wait for it. `extra`: words for its command line."""
-    save(place, sweep)
     jobs_client = client.connect(address)
+    stage_name, stem = _job(run, sweep)
+    _require_free(run, stage_name, stem, jobs_client)
+    save(place, sweep)
     config = configuration.parse(sweep["config"])
-    stage = chain.Stage(f"sweep-{sweep['name']}", (), _entrypoint(run, sweep["name"], extra), *_asks(config))
-    key = hashlib.sha256(json.dumps([sweep["created"], sweep["num_trials"]]).encode()).hexdigest()
+    stage = chain.Stage(stage_name, (), _entrypoint(run, sweep["name"], extra), *_asks(config))
     outcomes = chain.run_chain(
         [stage],
         runner=client.RayJobs(jobs_client, working_dir=source(), metadata={"run": run}),
         is_done=lambda _: done(place, sweep["num_trials"]),
-        fingerprint=lambda _: key,
+        fingerprint=lambda _: _key(sweep),
         prefix=prefix(run),
         capacity=lambda: client.capacity(jobs_client),
         on_event=on_event,
@@ -237,16 +285,41 @@ def estimate(run: str, sweep: Mapping[str, Any], max_concurrent: int | None) -> 
 
 
 def detach(run: str, place: str, sweep: Mapping[str, Any], address: str, extra: Sequence[str] = ()) -> str:
-    """Submit the sweep's job and return its id; it needs nobody who waits."""
+    """Submit the sweep's job and return its id; it needs nobody who waits, and `run_sweep` would join it."""
+    jobs_client = client.connect(address)
+    stage_name, stem = _job(run, sweep)
+    _require_free(run, stage_name, stem, jobs_client)
     save(place, sweep)
-    name = f"sweep-{sweep['name']}"
+    attempt = 1
+    while (job := client.info(jobs_client, f"{stem}-{attempt}")) is not None and not job.active:
+        attempt += 1
     return client.submit(
-        client.connect(address),
-        submission_id=f"{prefix(run)}-{name}-{int(time.time())}",
+        jobs_client,
+        submission_id=f"{stem}-{attempt}",
         entrypoint=_entrypoint(run, sweep["name"], extra),
         working_dir=source(),
-        metadata={"run": run, "stage": name},
+        metadata={"run": run, "stage": stage_name},
     )
+
+
+def _job(run: str, sweep: Mapping[str, Any]) -> tuple[str, str]:
+    """The stage's name of a sweep's job, of the letters that a job's id may have, and the id but for its attempt."""
+    stage_name = "sweep-" + re.sub("[^a-z0-9_-]", "-", sweep["name"].lower())
+    return stage_name, f"{prefix(run)}-{stage_name}-{_key(sweep)[:8]}"
+
+
+def _key(sweep: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps([sweep["name"], sweep["created"], sweep["num_trials"]]).encode()).hexdigest()
+
+
+def _require_free(run: str, stage_name: str, stem: str, jobs_client: Any) -> None:
+    """Two drivers would write one folder. Raises ClusterError where the sweep runs with fewer trials than now."""
+    for job in client.list_jobs(jobs_client, {"run": run, "stage": stage_name}):
+        if job.active and not job.submission_id.startswith(stem):
+            raise ClusterError(
+                f"{job.submission_id} runs a sweep of this name with another --num-trials: wait for it, or stop it by "
+                f"arspm cancel {run}"
+            )
 
 
 def save(place: str, sweep: Mapping[str, Any]) -> None:
@@ -306,20 +379,10 @@ def work(run: str, place: str, max_concurrent: int | None, trackers: Sequence[st
     """Run what is left of a sweep; its results."""
     import ray
 
-    from arspm.scale import search, tuning
+    from arspm.scale import tuning
 
     sweep = sweeps.load(place)
     space = unpack(sweep["dimensions"])
-    paper = sweep["paper"]
-    if sweep["search"] == "optuna":
-        # The paper's values first, so that the best trial has something to be compared with.
-        first = [paper] if paper.keys() == sweep["space"].keys() else []
-        found: search.Search = search.Optuna(sweep["space"], sweep["mode"], sweep["seed"], first)
-    elif sweep["search"] == "grid":
-        found = search.Listed(spaces.grid(space))
-    else:
-        drawn = spaces.random_samples(space, sweep["num_trials"], sweep["seed"])
-        found = search.Listed([paper, *drawn[1:]] if paper.keys() == sweep["space"].keys() else drawn)
     before = list(sweeps.read_records(sweep["warm_start"]).values()) if sweep["warm_start"] else []
     ray.init(address="auto", log_to_driver=False, ignore_reinit_error=True)
     return tuning.run_sweep(
@@ -327,13 +390,32 @@ def work(run: str, place: str, max_concurrent: int | None, trackers: Sequence[st
         run,
         configuration.parse(sweep["config"]),
         sweep,
-        found,
+        searching(sweep, space),
         lambda sample: spaces.changes(space, sample),
-        is_paper=lambda sample: all(sample[name] == paper.get(name) for name in sample if name != "seed"),
+        is_paper=lambda sample: is_paper(sweep["paper"], sample),
         before=[record for record in before if record["state"] in ("finished", "stopped")],
         callbacks=tuning.trackers(trackers, sweep["name"]),
         max_concurrent=max_concurrent,
     )
+
+
+def searching(sweep: Mapping[str, Any], space: Space) -> Search:
+    """Where a sweep's samples come from. A search that is no grid begins with the paper's values, if the space has
+    them, so that the best trial has something to be compared with."""
+    from arspm.scale.search import Listed, Optuna
+
+    first = [sweep["paper"]] if sweep["paper"].keys() == sweep["space"].keys() else []
+    if sweep["search"] == "optuna":
+        return Optuna(sweep["space"], sweep["mode"], sweep["seed"], first)
+    if sweep["search"] == "grid":
+        return Listed(spaces.grid(space))
+    drawn = spaces.random_samples(space, sweep["num_trials"], sweep["seed"])
+    return Listed([*first, *drawn[len(first) :]])
+
+
+def is_paper(paper: Mapping[str, Any], sample: Mapping[str, Any]) -> bool:
+    """Whether a sample is the paper's in every dimension but the seed."""
+    return all(name in paper and sample[name] == paper[name] for name in sample if name != "seed")
 
 
 if __name__ == "__main__":

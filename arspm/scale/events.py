@@ -17,6 +17,8 @@ def write_events(place: str, record: sweeps.Record, metric: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         with SummaryWriter(folder, write_to_disk=True) as writer:
             for epoch in record["epochs"]:
+                if epoch.get("step") is None or epoch.get("seconds") is None:
+                    continue
                 when = record["started"] + epoch["seconds"]
                 for name, value in epoch.items():
                     if name not in ("epoch", "step") and isinstance(value, int | float):

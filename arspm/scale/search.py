@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
@@ -42,22 +43,22 @@ class Optuna:
     """Tree-structured Parzen estimator. `first`: samples of the first trials, as the paper's values.
 
     Trials that run are taken as if they were bad (constant liar), so that those side by side differ. A trial that was
-    stopped early counts with its best value.
+    stopped early counts with its best value. What is drawn for a trial follows from the seed, its number and what was
+    heard: a sweep that goes on does not draw again what it began with.
     """
 
     def __init__(self, space: Mapping[str, Any], mode: str, seed: int, first: Sequence[Sample] = ()):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._distributions = {name: _distribution(domain) for name, domain in space.items()}
-        self._first = first
-        self._study = optuna.create_study(
-            direction="minimize" if mode == "min" else "maximize",
-            sampler=optuna.samplers.TPESampler(seed=seed, constant_liar=True, multivariate=False),
-        )
+        self._first, self._seed = first, seed
+        self._study = optuna.create_study(direction="minimize" if mode == "min" else "maximize")
         self._asked: dict[int, optuna.trial.Trial] = {}
 
     def suggest(self, number: int) -> Sample:
         if number < len(self._first):
             self._study.enqueue_trial(dict(self._first[number]))
+        seed = int(np.random.SeedSequence([self._seed, number]).generate_state(1)[0])
+        self._study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
         trial = self._study.ask(self._distributions)
         self._asked[number] = trial
         return dict(trial.params)

@@ -84,6 +84,8 @@ def _alone(config: Config, setup: Setup, number: int) -> None:
     held = setup.held
     task = encoder_task(config, setup.guides, place.device)
     with tempfile.TemporaryDirectory() as scratch:
+        resume = fetch_checkpoint(setup.place, number, Path(scratch, "resume"))
+        told = 0 if resume is None else _epochs_told(setup.place, number)
         reports = fit(
             task,
             recipe,
@@ -97,7 +99,7 @@ def _alone(config: Config, setup: Setup, number: int) -> None:
             ),
             place=place,
             config=config.model_dump(mode="json"),
-            resume=fetch_checkpoint(setup.place, number, Path(scratch, "resume")),
+            resume=resume,
         )
         saved = time.monotonic()
         for report in reports:
@@ -106,7 +108,17 @@ def _alone(config: Config, setup: Setup, number: int) -> None:
                 saved = time.monotonic()
             if report.progress.step_in_epoch == 0:  # an epoch's end, not a checkpoint amid it
                 draw_if_best(setup, number, config, report, task.model)
-                tune.report(report.figures)
+                epochs = report.progress.epochs
+                for figures in epochs[min(told, len(epochs) - 1) :]:  # the last, and what a driver that was lost missed
+                    tune.report(figures)
+                told = len(epochs)
+
+
+def _epochs_told(place: str, number: int) -> int:
+    """The last epoch in a trial's record. A checkpoint may know of more, if the driver was lost after it was made."""
+    uri = storage.join(place, f"{sweeps.stem(number)}.json")
+    epochs = storage.read_json(uri)["epochs"] if storage.exists(uri) else []
+    return epochs[-1]["epoch"] if epochs else 0
 
 
 def _on_workers(config: Config, setup: Setup, number: int) -> None:

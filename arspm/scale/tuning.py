@@ -47,6 +47,7 @@ _TUNE_SETTINGS = {
     "TUNE_GLOBAL_CHECKPOINT_S": "1e9",  # Tune's own state is not wanted
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # or a trial that tells of its failure alone would end the sweep
 }
 
 
@@ -77,6 +78,7 @@ def run_sweep(
         search.hear(record)
     _replay(scheduler, ended)
     todo = _Todo(ledger, search, changes, is_paper)
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it misses the logs that it was told not to write
     for name, value in _TUNE_SETTINGS.items():
         os.environ.setdefault(name, value)
     scratch = storage.join(place, "tune")
@@ -125,7 +127,11 @@ def concurrency(config: Config, held: bool, nodes: Sequence[Mapping[str, Any]], 
     for node in nodes:
         if node["Alive"]:
             has = node["Resources"]
-            fits = [int(has.get(name, 0) / need + 1e-9) for name, need in (("CPU", cpus), ("GPU", trial.gpus)) if need]
+            fits = [int(has.get("CPU", 0) / cpus + 1e-9)] if cpus else []
+            if 0 < trial.gpus < 1:  # a part of a GPU is a part of one GPU
+                fits.append(int(has.get("GPU", 0)) * int(1 / trial.gpus + 1e-9))
+            elif trial.gpus:
+                fits.append(int(has.get("GPU", 0) / trial.gpus + 1e-9))
             room += min(fits, default=1)
     found = room // trial.num_workers
     if not found and limit is None:
@@ -164,13 +170,14 @@ def _replay(scheduler: TrialScheduler, records: Sequence[sweeps.Record]) -> None
         for record in records:
             trial: Any = _Ended(record["number"])
             scheduler.on_trial_add(None, trial)  # type: ignore[arg-type]
-            for epoch in record["epochs"]:
+            known = [epoch for epoch in record["epochs"] if epoch.get(scheduler.metric) is not None]
+            for epoch in known:
                 scheduler.on_trial_result(None, trial, epoch)  # type: ignore[arg-type]
 
 
 def _setup(place: str, run: str, config: Config) -> tuple[Setup, bool]:
     """What the trials share, computed once; and whether the corpus is held in the object store."""
-    readings = gather_rows(STAGE, trial_config(config, {"prior.kind": "neutral"}), run).readings
+    readings = gather_rows(STAGE, trial_config(config, {"prior.kind": "none"}), run).readings
     size = in_memory.num_bytes(readings)
     store = min((node["Resources"].get("object_store_memory", 0) for node in ray.nodes() if node["Alive"]), default=0)
     alone = config.resources.trial.num_workers == 1
@@ -233,7 +240,9 @@ class _Todo(Searcher):
         return {"number": number, "changes": record["changes"]}
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
-        self._search.hear(self._ledger.records[self._running.pop(trial_id)])
+        record = self._ledger.records[self._running.pop(trial_id)]
+        failed = error or record["reason"]  # its record says so only later: Tune tells the search first
+        self._search.hear(record | {"state": "failed"} if failed else record)
 
     def save(self, checkpoint_path: str) -> None:
         """The records are all there is to keep."""
@@ -306,6 +315,9 @@ class _Ledger(tune.Callback):
         self._end(record, "failed")
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        record = self._of(trial)
+        self._clock(record)
+        self._began.pop(record["number"], None)  # until it begins again it spends nothing
         log.warning("trial %d lost its process; it is tried again", trial.config["number"])
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
@@ -314,9 +326,9 @@ class _Ledger(tune.Callback):
             self._renew("running")
 
     def close(self) -> dict[str, Any]:
-        """The last results, once no trial runs any more."""
+        """The last results, once no trial runs any more. One that Tune had not begun waits for the next session."""
         for record in self.records.values():
-            if record["state"] not in sweeps.ENDED:
+            if record["state"] not in (*sweeps.ENDED, "waiting"):
                 if record["state"] == "running":
                     self._clock(record)
                 record["state"] = "interrupted"

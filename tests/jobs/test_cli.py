@@ -58,7 +58,7 @@ def test_help_names_every_command_and_says_what_it_is_not():
     text = arspm("--help").stdout
     for command in (
         *("up", "down", "synth", "submit", "status", "logs", "cancel"),
-        *("report", "ablation", "pictures", "generate"),
+        *("report", "ablation", "sweep", "dashboard", "pictures", "generate"),
     ):
         assert f" {command} " in text
         assert arspm(command, "--help").returncode == 0

@@ -1,23 +1,30 @@
 """Sweeps on a real Ray: the ways a trial can run, what a sweep leaves, and what it goes on from."""
 
-import json
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import ray
 import torch
 
 from arspm import schema, stages, storage, sweeps
-from arspm.config import Config, ConfigError, override
+from arspm.config import Config, override
 from arspm.learning import artifacts, checkpoint
 from arspm.model import speech_portrait
 from arspm.presets import preset
 from arspm.scale import in_memory, search, tuning
 from arspm.scale.ingest import plan, stream
+from arspm.scale.launch import train_stage
 from arspm.scale.training import gather_rows
+from arspm.scale.trial import trial_config
+from jobs.sweep import Options, save
+from jobs.sweep import plan as plan_sweep
+from tests.scale.conftest import busy_workers
 
 pytestmark = pytest.mark.ray
 EPOCHS = 3
@@ -138,3 +145,135 @@ def test_a_sweep_leaves_records_a_page_portraits_and_curves(run: tuple[str, Conf
     assert "<!doctype html>" in Path(place, "index.html").read_text()[:20].lower()
     left = {path.name for path in Path(place).iterdir()}
     assert left == {"sweep.json", "results.json", "index.html", "clips.jpg", "trials", "tensorboard"}
+
+
+def test_every_way_of_running_a_trial_learns_the_same(run: tuple[str, Config]) -> None:
+    """In Tune's actor from memory, there by Ray Data, and on a Ray Train worker: the same figures to the last bit."""
+    uri, config = run
+    sample = {"loss.lambda1": 0.7}
+    held = go(uri, config, [sample], name="held")
+    streamed = go(uri, override(config, {"resources.trial.share_gib": 0}), [sample], name="streamed")
+    train_stage("encoder", trial_config(config, sample), uri, "f" * 64)
+    history = storage.read_json(storage.join(uri, "encoder", artifacts.HISTORY))["epochs"]
+    expected = [measured(epoch) for epoch in history]
+    assert len(expected) == EPOCHS
+    for results in (held, streamed):
+        assert [measured(epoch) for epoch in results["trials"][0]["epochs"]] == expected
+
+
+def test_a_trial_on_several_workers_is_a_driver_of_ray_train(run: tuple[str, Config]) -> None:
+    uri, config = run
+    workers = {"resources.trial.num_workers": 2, "resources.trial.cpus": 0.4, "training.encoder.epochs": 2}
+    results = go(uri, override(config, workers), [{"loss.lambda1": 1.0}], epochs=2)
+    [trial] = results["trials"]
+    assert (trial["state"], trial["reason"]) == ("finished", "")
+    assert [epoch["epoch"] for epoch in trial["epochs"]] == [1, 2]
+    assert trial["cpus"] == 0.8
+    assert "0" in results["pictures"]["trials"]
+    assert not storage.exists(storage.join(sweeps.folder(uri, "one"), "train"))
+
+
+def test_a_trial_that_fails_is_recorded_and_the_others_go_on(run: tuple[str, Config]) -> None:
+    uri, config = run
+    samples = [{"loss.lambda1": 1e39}, {"prior.kind": "nobody"}, {"loss.lambda1": 1.0}]
+    results = go(uri, config, samples)
+    states = [(trial["state"], trial["attempts"]) for trial in results["trials"]]
+    assert states == [("failed", 1), ("failed", 1), ("finished", 1)]
+    assert results["trials"][0]["reason"].startswith("NonFiniteLoss: the loss of step ")
+    assert results["trials"][1]["reason"].startswith("ConfigError: prior.kind: ")
+    assert results["best"] == 2
+    assert results["state"] == "finished"
+
+
+def test_a_killed_trial_is_tried_again(run: tuple[str, Config], head: Any) -> None:
+    uri, config = run
+    config = override(config, {"training.encoder.epochs": 40})
+    place, killed = sweeps.folder(uri, "one"), []
+
+    def kill() -> None:
+        deadline = time.time() + 120
+        while not killed and time.time() < deadline:
+            if storage.exists(storage.join(place, f"{sweeps.stem(0)}.jpg")):  # it has ended an epoch
+                for process in busy_workers(head, "ImplicitFunc"):
+                    process.kill()
+                    killed.append(process.pid)
+            time.sleep(0.05)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    results = go(uri, config, [{"loss.lambda1": 1.0}], epochs=40)
+    thread.join()
+    [trial] = results["trials"]
+    assert len(killed) == 1
+    assert (trial["state"], trial["attempts"]) == ("finished", 2)
+    assert [epoch["epoch"] for epoch in trial["epochs"]] == list(range(1, 41))
+
+
+@pytest.mark.parametrize(("before", "state", "epochs"), [(-50.0, "stopped", 1), (50.0, "finished", 4)])
+def test_asha_judges_by_the_trials_of_earlier_sessions_too(
+    run: tuple[str, Config], before: float, state: str, epochs: int
+) -> None:
+    """Three trials are done; were they far better at the first rung, the fourth ends there, and else not."""
+    uri, config = run
+    config = override(config, {"training.encoder.epochs": 4})
+    first = [{"loss.lambda1": 1.0}] * 3
+    place = sweeps.folder(uri, "one")
+    for number, sample in enumerate(first):
+        record = sweeps.new_record(number, sample, sample, paper=True)
+        for epoch in range(1, 5):
+            figures = {"epoch": epoch, "step": 3 * epoch, "seconds": 0.1, "val_cos_degrees": 90 + before}
+            sweeps.add_epoch(record, figures, "val_cos_degrees", "min")
+        sweeps.write_record(place, record | {"state": "finished", "started": 0.0, "ended": 1.0, "attempts": 1})
+    results = go(uri, config, [*first, {"loss.lambda1": 2.0}], epochs=4, scheduler="asha")
+    assert [trial["attempts"] for trial in results["trials"]] == [1, 1, 1, 1]
+    last = results["trials"][-1]
+    assert (last["state"], last["reason"], len(last["epochs"])) == (state, "", epochs)
+
+
+def test_eight_streamed_trials_on_two_cpus_finish(run: tuple[str, Config]) -> None:
+    uri, config = run
+    config = override(config, {"resources.trial.share_gib": 0, "training.encoder.epochs": 1})
+    results = go(uri, config, [{"loss.lambda1": 0.5 + number} for number in range(8)], epochs=1)
+    assert results["sweep"]["max_concurrent"] == 2
+    assert results["counts"]["finished"] == 8
+
+
+def test_a_killed_sweep_goes_on_and_has_every_trial_once(
+    run: tuple[str, Config], program_env: dict[str, str], tmp_path: Path
+) -> None:
+    """`python -m jobs.sweep`, SIGKILLed when two of its six trials have ended, and started again."""
+    uri, config = run
+    stages.commit(uri, "preprocess", fingerprint="f" * 64, config=config, files={}, seconds=1.0, figures={})
+    place, planned = plan_sweep(uri, "loss_weights", Options(num_trials=6, search="random", scheduler="none"), {})
+    save(place, planned)
+    command = [sys.executable, "-m", "jobs.sweep", "--run", uri, "--name", "loss_weights"]
+
+    def ended() -> dict[int, dict[str, Any]]:
+        return {
+            number: record for number, record in sweeps.read_records(place).items() if record["state"] in sweeps.ENDED
+        }
+
+    first = subprocess.Popen(command, env=program_env, start_new_session=True)
+    deadline = time.time() + 180
+    while len(ended()) < 2:
+        assert first.poll() is None
+        assert time.time() < deadline
+        time.sleep(0.2)
+    first.kill()
+    first.wait()
+    before = ended()
+    assert len(before) < 6
+    subprocess.run(command, env=program_env, check=True, timeout=300)
+    after = sweeps.read_records(place)
+    assert sorted(after) == list(range(6))
+    assert all(record["state"] == "finished" for record in after.values())
+    for number, record in before.items():
+        assert after[number] == record
+    assert after[0]["is_paper"]
+    samples = [tuple(record["sample"].values()) for record in after.values()]
+    assert len(set(samples)) == 6
+
+
+def measured(epoch: dict[str, Any]) -> dict[str, Any]:
+    """An epoch's figures without those that depend on the clock."""
+    return {name: value for name, value in epoch.items() if name.startswith(("val_", "train_")) or name == "step"}
