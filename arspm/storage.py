@@ -6,6 +6,7 @@ Every write is whole or absent. Nothing is renamed on S3, where there is no rena
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import json
@@ -61,6 +62,11 @@ def read_bytes(uri: str) -> bytes:
             return bytes(fs.cat_file(path))
     except FileNotFoundError:
         raise FileNotFoundError(f"{uri}: no such file") from None
+
+
+def read_jpeg(uri: str) -> str:
+    """A JPEG file as a page carries it, a data URI. Raises FileNotFoundError with the URI."""
+    return "data:image/jpeg;base64," + base64.b64encode(read_bytes(uri)).decode()
 
 
 def read_json(uri: str) -> Any:

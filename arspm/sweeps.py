@@ -9,7 +9,6 @@ results.json        all of it in one, as the page has it
 
 from __future__ import annotations
 
-import base64
 import json
 import math
 import re
@@ -58,11 +57,17 @@ def summary(run: str, name: str) -> str:
     if not storage.exists(uri):
         return "no trial yet"
     found = storage.read_json(uri)
-    counts, metric = found["counts"], found["sweep"]["metric"]
-    ended = sum(counts[state] for state in ENDED)
-    leading = next((trial for trial in found["trials"] if trial["number"] == found["best"]), None)
+    ended, leading = standing(found)
+    metric = found["sweep"]["metric"]
     told = "" if leading is None else f", best {metric} {leading['best']:.4g} in trial {leading['number']}"
-    return f"{found['state']}, {ended} of {counts['planned']} trials ended{told}"
+    return f"{found['state']}, {ended} trials ended{told}"
+
+
+def standing(found: Mapping[str, Any]) -> tuple[str, Record | None]:
+    """Of a results.json: how many trials of how many have ended, in words, and the best one."""
+    ended = sum(int(found["counts"][state]) for state in ENDED)
+    leading = next((trial for trial in found["trials"] if trial["number"] == found["best"]), None)
+    return f"{ended} of {int(found['counts']['planned'])}", leading
 
 
 def new_record(number: int, sample: Mapping[str, Any], changes: Mapping[str, Any], paper: bool) -> Record:
@@ -125,10 +130,12 @@ def read_records(place: str) -> dict[int, Record]:
 
 def best(records: Iterable[Record], mode: str) -> Record | None:
     """The record with the best value; a failed trial's does not count."""
+    return next(iter(_best_first(records, mode)), None)
+
+
+def _best_first(records: Iterable[Record], mode: str) -> list[Record]:
     usable = [record for record in records if _finite(record["best"]) and record["state"] != "failed"]
-    if not usable:
-        return None
-    return (min if mode == "min" else max)(usable, key=lambda record: record["best"])
+    return sorted(usable, key=lambda record: record["best"], reverse=mode == "max")
 
 
 def results(
@@ -175,19 +182,13 @@ def results(
 
 def read_pictures(place: str, records: Sequence[Record], mode: str) -> dict[str, Any]:
     """The portraits of the best trials, and the real faces, as data URIs."""
-    usable = [record for record in records if _finite(record["best"]) and record["state"] != "failed"]
-    usable.sort(key=lambda record: record["best"], reverse=mode == "max")
     found = {}
-    for record in usable[:MAX_PICTURES]:
+    for record in _best_first(records, mode)[:MAX_PICTURES]:
         uri = storage.join(place, f"{stem(record['number'])}.jpg")
         if storage.exists(uri):
-            found[str(record["number"])] = _data_uri(uri)
+            found[str(record["number"])] = storage.read_jpeg(uri)
     real = storage.join(place, CLIPS)
-    return {"real": _data_uri(real) if storage.exists(real) else None, "trials": found}
-
-
-def _data_uri(uri: str) -> str:
-    return "data:image/jpeg;base64," + base64.b64encode(storage.read_bytes(uri)).decode()
+    return {"real": storage.read_jpeg(real) if storage.exists(real) else None, "trials": found}
 
 
 def _eta(sweep: Mapping[str, Any], records: Sequence[Record]) -> float | None:

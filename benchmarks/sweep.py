@@ -12,6 +12,7 @@ from typing import Any
 from arspm import storage, sweeps
 from cluster.head import find_head
 from jobs import sweep as work
+from jobs import sweep_plan
 from jobs.console import watch
 
 NUM_TRIALS = 16
@@ -19,8 +20,8 @@ NUM_TRIALS = 16
 
 def run_sweep(run: str, scheduler: str, epochs: int) -> dict[str, Any]:
     """A sweep's results; one that is there already is not run again."""
-    options = work.Options(f"bench-{scheduler}-{epochs}", NUM_TRIALS, "random", scheduler)
-    place, planned = work.plan(run, "loss_weights", options, {"training.encoder.epochs": str(epochs)})
+    options = sweep_plan.Options(f"bench-{scheduler}-{epochs}", NUM_TRIALS, "random", scheduler)
+    place, planned = sweep_plan.plan(run, "loss_weights", options, {"training.encoder.epochs": str(epochs)})
     address = find_head()
     if address is None:
         raise SystemExit("no Ray head: start one with `arspm up`")

@@ -236,6 +236,7 @@ def sweep(
 ) -> None:
     """Train an encoder for each of many settings over a run's corpus, priors and decoder, and find the best."""
     from jobs import sweep as work
+    from jobs import sweep_plan
     from jobs.console import watch
 
     run = storage.absolute(run)
@@ -246,8 +247,8 @@ def sweep(
         return
     if strange := set(log or []) - set(work.TRACKERS):
         raise ConfigError(f"log: {' or '.join(work.TRACKERS)}, not {', '.join(sorted(strange))}")
-    options = work.Options(name, num_trials, search, scheduler, metric, mode, seed, warm_start)
-    place, planned = work.plan(run, space, options, _changes(set_ or []))
+    options = sweep_plan.Options(name, num_trials, search, scheduler, metric, mode, seed, warm_start)
+    place, planned = sweep_plan.plan(run, space, options, _changes(set_ or []))
     if dry_run:
         print(work.estimate(run, planned, max_concurrent))
         return
@@ -357,9 +358,7 @@ def _export_best(run: str, name: str | None, file: str) -> None:
 
     known = sweeps.names(run)
     if name is None and len(known) != 1:
-        raise ConfigError(
-            f"{run} has {f'the sweeps {chr(44).join(known)}' if known else 'no sweep'}: say which by --name"
-        )
+        raise ConfigError(f"{run} has {'the sweeps ' + ','.join(known) if known else 'no sweep'}: say which by --name")
     record, config = work.best(sweeps.folder(run, name or known[0]))
     storage.write_bytes(storage.absolute(file), configuration.dump(config).encode() + b"\n")
     train = f"arspm submit --config {file} --run RUN"

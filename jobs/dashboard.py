@@ -15,6 +15,7 @@ import webbrowser
 from base64 import b64encode
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
+from time import monotonic
 from typing import Any, Generic, NamedTuple, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
@@ -120,12 +121,12 @@ class Remembered(Generic[T]):
     def get(self) -> T:
         """Raises what the look raised, as long as none has succeeded."""
         with self._lock:
-            if time.monotonic() >= self._next:
+            if monotonic() >= self._next:
                 try:
                     self._value, self._error = self._look(self._value), None
                 except Exception as error:  # boto's errors have no base in common with the file system's
                     self._error = error
-                self._next = time.monotonic() + self._seconds
+                self._next = monotonic() + self._seconds
             if self._value is None:
                 assert self._error is not None
                 raise self._error
@@ -279,12 +280,14 @@ def _told(data: bytes | None) -> tuple[str, str, str, str]:
         return "not begun", "", "", ""
     try:
         results = json.loads(data)
-        state, counts, sweep = results["state"], results["counts"], results["sweep"]
-        ended = sum(int(counts[kind]) for kind in ("finished", "stopped", "failed"))
-        [best] = [each["best"] for each in results["trials"] if each["number"] == results["best"]] or [None]
-        told = "" if best is None else f"{float(best):.4g} {sweep['metric']}"
+        ended, leading = sweeps.standing(results)
+        told = (
+            ""
+            if leading is None or leading["best"] is None
+            else f"{float(leading['best']):.4g} {results['sweep']['metric']}"
+        )
         when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(float(results["updated"])))
-        return str(state), f"{ended} of {int(counts['planned'])}", told, when
+        return str(results["state"]), ended, told, when
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, OSError, RecursionError):
         return "unreadable", "", "", ""
 

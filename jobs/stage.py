@@ -7,7 +7,8 @@ import logging
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from arspm import config as configuration
@@ -26,14 +27,21 @@ def main(stage: str, work: Work) -> None:
     parser.add_argument("--config", required=True, help="the resolved configuration, a JSON file's path or s3://")
     parser.add_argument("--fingerprint", required=True, help="what the stage will be known by when it is done")
     arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-    try:
+    with readable_end(stage):
         config = configuration.load(storage.read_bytes(arguments.config))
         run_stage(stage, work, arguments.run, config, arguments.fingerprint)
+
+
+@contextmanager
+def readable_end(name: str) -> Iterator[None]:
+    """A job's work. An error ends the program: a traceback, one line, and a status that says whether to try again."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    try:
+        yield
     except Exception as error:
         traceback.print_exc()
         line = str(error).strip().splitlines()
-        print(f"error: {stage}: {line[0] if line else type(error).__name__}", file=sys.stderr, flush=True)
+        print(f"error: {name}: {line[0] if line else type(error).__name__}", file=sys.stderr, flush=True)
         sys.exit(EXIT_TEMPORARY if getattr(error, "temporary", False) else 1)
 
 

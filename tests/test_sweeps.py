@@ -290,3 +290,15 @@ def test_what_is_written_for_the_page_is_json_whatever_a_trial_measured(tmp_path
     found = strictly((tmp_path / "results.json").read_bytes())
     assert found["trials"][0]["epochs"][0][METRIC] is None
     assert "</script><b>" not in (tmp_path / "index.html").read_text()
+
+
+def test_a_sweep_stands_in_a_line(tmp_path: Path) -> None:
+    run = str(tmp_path)
+    assert sweeps.summary(run, "one") == "no trial yet"
+    trials = [{"number": 0, "best": 31.25}, {"number": 1, "best": 29.875}]
+    counts = {"planned": 5, "running": 1, "finished": 1, "stopped": 1, "failed": 1}
+    found = {"state": "running", "sweep": {"metric": "val_l2"}, "counts": counts, "trials": trials, "best": 1}
+    storage.write_json(f"{run}/sweeps/one/results.json", found)
+    assert sweeps.summary(run, "one") == "running, 3 of 5 trials ended, best val_l2 29.88 in trial 1"
+    storage.write_json(f"{run}/sweeps/one/results.json", found | {"best": None})
+    assert sweeps.summary(run, "one") == "running, 3 of 5 trials ended"

@@ -8,7 +8,7 @@ from typing import Any
 from arspm import storage
 from arspm.config import Config
 from arspm.report import curves, figures, gather, words
-from arspm.report.document import data_uri, document
+from arspm.report.document import document
 
 PAGE = "ablation/index.html"
 REPORT = "report/index.html"
@@ -117,7 +117,7 @@ def _faces(run: str, metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
         for name in (variant["variant"] for variant in metrics["variants"])
     }
     return [
-        {"name": name, "pictures": [data_uri(storage.join(run, path)) if path else None for path in row]}
+        {"name": name, "pictures": [storage.read_jpeg(storage.join(run, path)) if path else None for path in row]}
         for name, row in paths.items()
         if any(row)
     ]

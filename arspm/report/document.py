@@ -12,7 +12,6 @@ import jinja2
 import plotly.offline
 from markupsafe import Markup
 
-from arspm import storage
 from arspm.report import figures, published, words
 
 
@@ -42,11 +41,6 @@ def document(
             live=live,
         )
     )
-
-
-def data_uri(uri: str) -> str:
-    """A JPEG file as a page carries it. Raises FileNotFoundError with the URI."""
-    return "data:image/jpeg;base64," + base64.b64encode(storage.read_bytes(uri)).decode()
 
 
 def setting(value: Any) -> str:

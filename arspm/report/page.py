@@ -10,7 +10,7 @@ from arspm import config as configuration
 from arspm import storage
 from arspm.config import TRAINED_STAGES, Config
 from arspm.report import figures, gather, words
-from arspm.report.document import data_uri, document, setting
+from arspm.report.document import document, setting
 
 PAGE = "report/index.html"
 METRICS = "report/metrics.json"
@@ -135,7 +135,7 @@ def _portraits(run: str, portraits: list[dict[str, Any]]) -> list[dict[str, str]
     """Each test speaker's three pictures as data URIs, and whose they are."""
     return [
         {"clip_id": entry["clip_id"]}
-        | {kind: data_uri(storage.join(run, entry[kind])) for kind in ("real", "face_to_face", "portrait")}
+        | {kind: storage.read_jpeg(storage.join(run, entry[kind])) for kind in ("real", "face_to_face", "portrait")}
         for entry in portraits
     ]
 
@@ -143,6 +143,8 @@ def _portraits(run: str, portraits: list[dict[str, Any]]) -> list[dict[str, str]
 def _prior_pictures(run: str, pictures: Mapping[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
     """Figure 2's pictures as data URIs: prior -> the number of faces in the mean, and the picture of it."""
     return {
-        name: [{"n": entry["n"], "picture": data_uri(storage.join(run, entry["picture"]))} for entry in entries]
+        name: [
+            {"n": entry["n"], "picture": storage.read_jpeg(storage.join(run, entry["picture"]))} for entry in entries
+        ]
         for name, entries in pictures.items()
     }

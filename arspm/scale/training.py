@@ -5,7 +5,8 @@ Ray Train's workers and Tune's trials build the same things from the same functi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from arspm.config import Config
 from arspm.learning import artifacts, tasks
 from arspm.learning.batch import UNKNOWN
 from arspm.learning.checkpoint import Progress
-from arspm.learning.fit import Place
+from arspm.learning.fit import Place, Report, fit
 from arspm.learning.order import Order, groups
 from arspm.learning.train_step import Task
 from arspm.model.gender_classifier import GenderClassifier
@@ -120,6 +121,34 @@ def batches(rows: Rows, config: Config, stage: str, place: Place, progress: Prog
         world_size=place.world_size,
         tasks=config.resources.read,
         prefetch_batches=config.ingest.prefetch_batches,
+    )
+
+
+def train(
+    stage: str,
+    config: Config,
+    rows: Rows,
+    task: Task,
+    place: Place,
+    *,
+    feed: Callable[[Progress], Iterator[Mapping[str, Any]]],
+    resume: Path | None,
+    on_step: Callable[[Progress], None] | None = None,
+) -> Iterator[Report]:
+    """The training loop of `learning.fit` over a stage's rows, as a worker or a trial runs it; `feed`: its batches."""
+    if config.resources.threads_per_worker:
+        torch.set_num_threads(config.resources.threads_per_worker)
+    return fit(
+        task,
+        getattr(config.training, stage),
+        seed=config.seed,
+        num_steps=rows.train.order.num_steps,
+        num_score_steps=0 if rows.score is None else rows.score.order.num_steps,
+        batches=feed,
+        place=place,
+        config=config.model_dump(mode="json"),
+        resume=resume,
+        on_step=on_step,
     )
 
 

@@ -24,12 +24,12 @@ from arspm import corpus, schema, stages, storage, sweeps
 from arspm.config import Config, override
 from arspm.learning.batch import to_batch
 from arspm.learning.checkpoint import PROGRESS
-from arspm.learning.fit import Place, Report, fit
+from arspm.learning.fit import Place, Report
 from arspm.media.faces import decode_jpeg, encode_jpeg
 from arspm.model.face_decoder import FaceDecoder
 from arspm.model.speech_portrait import FacePrior
 from arspm.scale import in_memory, launch
-from arspm.scale.training import Guides, batches, encoder_task, gather_rows
+from arspm.scale.training import Guides, batches, encoder_task, gather_rows, train
 
 STAGE = "encoder"
 CHECKPOINT_SECONDS = 60.0  # between checkpoints of a trial: what a killed one repeats at most, and one epoch
@@ -56,8 +56,8 @@ def run_trial(chosen: Mapping[str, Any], setup: Setup) -> None:
     """
     try:
         config = trial_config(setup.config, chosen["changes"])
-        train = _alone if config.resources.trial.num_workers == 1 else _on_workers
-        train(config, setup, chosen["number"])
+        way = _alone if config.resources.trial.num_workers == 1 else _on_workers
+        way(config, setup, chosen["number"])
     except Exception as error:
         if type(error).__module__.startswith("ray."):
             raise
@@ -76,29 +76,24 @@ def trial_config(config: Config, changes: Mapping[str, Any]) -> Config:
 
 
 def _alone(config: Config, setup: Setup, number: int) -> None:
-    if config.resources.threads_per_worker:
-        torch.set_num_threads(config.resources.threads_per_worker)
     place = Place(device=torch.device("cuda" if config.resources.trial.gpus else "cpu"))
     rows = gather_rows(STAGE, config, setup.run)
-    recipe = config.training.encoder
     held = setup.held
     task = encoder_task(config, setup.guides, place.device)
     with tempfile.TemporaryDirectory() as scratch:
         resume = fetch_checkpoint(setup.place, number, Path(scratch, "resume"))
         told = 0 if resume is None else _epochs_told(setup.place, number)
-        reports = fit(
+        reports = train(
+            STAGE,
+            config,
+            rows,
             task,
-            recipe,
-            seed=config.seed,
-            num_steps=rows.train.order.num_steps,
-            num_score_steps=0 if rows.score is None else rows.score.order.num_steps,
-            batches=lambda progress: (
+            place,
+            feed=lambda progress: (
                 batches(rows, config, STAGE, place, progress)
                 if held is None
-                else in_memory.batches(rows, held, recipe.epochs, progress)
+                else in_memory.batches(rows, held, config.training.encoder.epochs, progress)
             ),
-            place=place,
-            config=config.model_dump(mode="json"),
             resume=resume,
         )
         saved = time.monotonic()

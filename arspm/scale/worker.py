@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import ray.train.torch
-import torch
 
 from arspm import config as configuration
-from arspm.learning.fit import Place, fit
+from arspm.learning.fit import Place
 from arspm.progress import progress as tell
-from arspm.scale.training import batches, make_task
+from arspm.scale.training import batches, make_task, train
 
 
 def train_worker(settings: dict[str, Any]) -> None:
@@ -21,8 +20,6 @@ def train_worker(settings: dict[str, Any]) -> None:
     stage, run, rows = settings["stage"], settings["run"], settings["rows"]
     config = configuration.load(settings["config"])
     recipe = getattr(config.training, stage)
-    if config.resources.threads_per_worker:
-        torch.set_num_threads(config.resources.threads_per_worker)
     context = ray.train.get_context()
     place = Place(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
     total = recipe.epochs * rows.train.order.num_steps
@@ -30,15 +27,13 @@ def train_worker(settings: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         resume = _fetch(ray.train.get_checkpoint(), Path(scratch, "resume"))
         task = make_task(stage, config, run, place.device, rows)
-        reports = fit(
+        reports = train(
+            stage,
+            config,
+            rows,
             task,
-            recipe,
-            seed=config.seed,
-            num_steps=rows.train.order.num_steps,
-            num_score_steps=0 if rows.score is None else rows.score.order.num_steps,
-            batches=lambda progress: batches(rows, config, stage, place, progress),
-            place=place,
-            config=config.model_dump(mode="json"),
+            place,
+            feed=lambda progress: batches(rows, config, stage, place, progress),
             resume=resume,
             on_step=(lambda progress: tell(progress.step, total, "steps", _message(progress, recipe.epochs)))
             if place.rank == 0

@@ -20,7 +20,7 @@ from cluster.chain import check
 from cluster.errors import ClusterError
 from jobs import sweep as work
 from jobs.cli import _settings, app, readable
-from jobs.sweep import Options, plan
+from jobs.sweep_plan import Options, pack, plan, unpack
 from tune_spaces import space as spaces
 from tune_spaces.space import Choice, LogUniform, Space, Uniform
 
@@ -128,7 +128,7 @@ def test_paper_values_outside_a_space_are_left_out(run: str, tmp_path: Path) -> 
 @pytest.mark.parametrize("name", spaces.shipped())
 def test_a_space_goes_into_json_and_comes_back_whole(name: str) -> None:
     space = spaces.load(name)[1]
-    again = work.unpack(json.loads(json.dumps(work.pack(space))))
+    again = unpack(json.loads(json.dumps(pack(space))))
     assert spaces.describe(again) == spaces.describe(space)
     for sample in spaces.random_samples(space, 20, 0):
         assert spaces.changes(again, sample) == spaces.changes(space, sample)
@@ -144,7 +144,7 @@ def test_values_of_every_kind_come_back_whole() -> None:
         "g": Uniform(0, 1),
         "h": LogUniform(1e-9, 1e9),
     }
-    again = work.unpack(json.loads(json.dumps(work.pack(space))))
+    again = unpack(json.loads(json.dumps(pack(space))))
     assert spaces.describe(again) == spaces.describe(space)
     sample = {"a": "null", "b+c": "2+x", "d+e": "two", "f": "label", "g": 0.5, "h": 2.0}
     assert spaces.changes(again, sample) == spaces.changes(space, sample)
@@ -271,7 +271,7 @@ def test_more_trials_are_the_same_sweep_and_begin_alike(run: str) -> None:
     _, before = keep(run, search="random", num_trials=20)
     _, after = plan(run, "loss_weights", Options(search="random", num_trials=30), {})
     assert after == before | {"num_trials": 30}
-    space = work.unpack(after["dimensions"])
+    space = unpack(after["dimensions"])
     assert spaces.random_samples(space, 30, 0)[:20] == spaces.random_samples(space, 20, 0)
     _, unsaid = plan(run, "loss_weights", Options(search="random"), {})
     assert unsaid["num_trials"] == 20  # the usual 16 are done, not asked for
@@ -366,7 +366,7 @@ def test_a_warm_start_from_nothing_or_by_another_measure_is_refused(run: str) ->
 @pytest.mark.parametrize("search", ["random", "optuna"])
 def test_a_search_begins_with_the_paper_s_values_and_has_them_once(run: str, search: str) -> None:
     _, sweep = plan(run, "joint", Options(search=search, num_trials=12, seed=2), {})
-    found = work.searching(sweep, work.unpack(sweep["dimensions"]))
+    found = work.searching(sweep, unpack(sweep["dimensions"]))
     samples = [found.suggest(number) for number in range(12)]
     assert samples[0] == sweep["paper"]
     assert [work.is_paper(sweep["paper"], sample) for sample in samples] == [True] + [False] * 11
@@ -382,7 +382,7 @@ def test_a_space_without_the_paper_s_values_is_searched_from_its_own(run: str, t
         'SPACE = {"loss.lambda1": LogUniform(2, 20), "loss.lambda2": LogUniform(0.01, 1)}'
     )
     _, sweep = plan(run, str(file), Options(search=search), {})
-    found = work.searching(sweep, work.unpack(sweep["dimensions"]))
+    found = work.searching(sweep, unpack(sweep["dimensions"]))
     samples = [found.suggest(number) for number in range(16)]
     assert all(2 <= sample["loss.lambda1"] <= 20 for sample in samples)
     assert not any(work.is_paper(sweep["paper"], sample) for sample in samples)
@@ -393,14 +393,14 @@ def test_a_random_search_draws_by_number_whatever_its_length(run: str) -> None:
     samples = []
     for num_trials in (5, 9):
         _, sweep = plan(run, "joint", Options(search="random", num_trials=num_trials), {})
-        found = work.searching(sweep, work.unpack(sweep["dimensions"]))
+        found = work.searching(sweep, unpack(sweep["dimensions"]))
         samples.append([found.suggest(number) for number in range(num_trials)])
     assert samples[1][:5] == samples[0]
 
 
 def test_a_grid_has_every_combination_and_the_paper_s_with_each_seed(run: str) -> None:
     _, sweep = plan(run, "prior_by_cbam", Options(), {})
-    found = work.searching(sweep, work.unpack(sweep["dimensions"]))
+    found = work.searching(sweep, unpack(sweep["dimensions"]))
     samples = [found.suggest(number) for number in range(50)]
     assert len({tuple(sample.values()) for sample in samples}) == 50
     paper = [sample for sample in samples if work.is_paper(sweep["paper"], sample)]
@@ -541,7 +541,7 @@ def test_a_file_that_is_no_space_is_told_in_one_line(
 
 
 def leave(place: str, number: int, sample: dict[str, Any], value: float | None, state: str = "finished") -> None:
-    space = work.unpack(sweeps.load(place)["dimensions"])
+    space = unpack(sweeps.load(place)["dimensions"])
     record = sweeps.new_record(number, sample, spaces.changes(space, sample), False)
     sweeps.write_record(place, record | {"state": state, "best": value})
 

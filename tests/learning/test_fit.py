@@ -323,6 +323,7 @@ def test_random_numbers_follow_from_seed_step_and_rank():
 # --- two workers
 
 WORKER = """
+import gc
 import sys
 from pathlib import Path
 import numpy as np
@@ -388,6 +389,7 @@ if __name__ == "__main__":
     work_on_gender(rank, 2, folder)
     work(rank, 2, folder)
     work(rank, 2, Path(f"{folder}-resumed"), Path(sys.argv[3]))
+    gc.collect()  # a DDP network that lives on would hold gloo's threads past the interpreter's end, which aborts
     torch.distributed.destroy_process_group()
 """
 

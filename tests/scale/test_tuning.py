@@ -22,8 +22,9 @@ from arspm.scale.ingest import plan, stream
 from arspm.scale.launch import train_stage
 from arspm.scale.training import gather_rows
 from arspm.scale.trial import trial_config
-from jobs.sweep import Options, save
-from jobs.sweep import plan as plan_sweep
+from jobs.sweep import save
+from jobs.sweep_plan import Options
+from jobs.sweep_plan import plan as plan_sweep
 from tests.scale.conftest import busy_workers
 
 pytestmark = pytest.mark.ray
