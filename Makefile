@@ -20,7 +20,7 @@ demo: .venv/installed
 	@$(BIN)/python -m jobs.demo
 
 test: .venv/installed
-	@tests/install-browser
+	@tests/install-system
 	@$(BIN)/python -m pytest -m 'not slow and not gpu' --jaxtyping-packages=arspm.model,arspm.learning,beartype.beartype
 
 check: .venv/installed

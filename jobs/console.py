@@ -101,20 +101,23 @@ def _bars() -> Iterator[Callable[[events.Event], None]]:
 
 
 def _lines() -> Callable[[events.Event], None]:
-    started: dict[str, float] = {}
+    first: dict[str, tuple[float, float]] = {}  # stage -> when it first told how far it is, and how far
     shown: dict[str, float] = {}
 
     def show(event: events.Event) -> None:
         if isinstance(event, events.Started):
-            started[event.stage] = time.monotonic()
+            first.pop(event.stage, None)
         if isinstance(event, events.Progress) and event.total:
             now = time.monotonic()
-            if now - shown.get(event.stage, 0.0) < LINE_SECONDS:
+            begun, before = first.setdefault(event.stage, (now, event.current))
+            if now - shown.get(event.stage, -LINE_SECONDS) < LINE_SECONDS:
                 return
             shown[event.stage] = now
-            elapsed = now - started.get(event.stage, now)
-            left = elapsed * (event.total - event.current) / event.current if event.current else None
-            eta = "" if left is None else f", about {duration(left)} left"
+            eta = ""
+            if event.current > before:  # since then: a stage's start takes longer than many steps
+                eta = (
+                    f", about {duration((now - begun) * (event.total - event.current) / (event.current - before))} left"
+                )
             message = f", {event.message}" if event.message else ""
             print(f"{event.stage}: {event.current:.0f} of {event.total:.0f} {event.unit}{message}{eta}", flush=True)
         elif text := sentence(event):

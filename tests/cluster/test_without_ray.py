@@ -108,8 +108,11 @@ def test_only_source_travels_and_equal_code_is_staged_once(tmp_path: Path) -> No
         stage_package([tmp_path / "none"])
 
 
-def test_our_own_packages_are_small(tmp_path: Path) -> None:
+def test_our_own_packages_travel_whole_and_are_small() -> None:
     staged = stage_package([REPO / name for name in ("arspm", "jobs", "cluster", "tune_spaces")])
+    for path in (REPO / "arspm").rglob("*"):  # what a program may open: templates, styles, scripts
+        if path.is_file() and "__pycache__" not in path.parts and not path.name.startswith("."):
+            assert (staged / path.relative_to(REPO)).is_file(), path
     assert sum(path.stat().st_size for path in staged.rglob("*")) < 3_000_000
 
 

@@ -12,17 +12,21 @@ import av
 import numpy as np
 import pytest
 import ray  # before psutil, which it carries and makes importable
+import torch
 from psutil import NoSuchProcess
 
-from arspm import stages
+from arspm import schema, stages
 from arspm.config import Config, override
+from arspm.learning import artifacts, checkpoint
 from arspm.media.drawn_face import draw_face
 from arspm.media.made_up_people import sample_speakers
 from arspm.media.scene import Pose
 from arspm.media.synthetic import write_clip, write_corpus
+from arspm.model import speech_portrait
 from arspm.presets import preset
 from arspm.schema import DropReason
 from cluster.host import marked_processes
+from tests.cluster.nodes import Nodes, cannot
 
 REPO = Path(__file__).parents[2]
 FPS = 10
@@ -174,3 +178,44 @@ def copy_run(prepared: Prepared, tmp_path: Path) -> Callable[[str], str]:
 def program_env(head: Any) -> dict[str, str]:
     """The environment in which a stage's program is a driver of the head, as it is in a job."""
     return {**os.environ, "RAY_ADDRESS": head.gcs_address, "PYTHONPATH": str(REPO)}
+
+
+@pytest.fixture
+def decoded_run(write_corpus: Callable[..., Any], tmp_path: Path) -> tuple[str, Config]:
+    """A run with all that an encoder rests on, of random numbers, and its configuration."""
+    torch.manual_seed(0)
+    write_corpus({"train": (13, 11), "val": (6,)}, feature_dim=64)
+    config = override(
+        preset("smoke"),
+        {
+            "data.storage": "waveform",
+            "training.encoder.epochs": 3,
+            "training.encoder.augment": False,
+            "resources.trial.cpus": 0.9,
+        },
+    )
+    networks = {
+        "vggface": speech_portrait.vggface(config, 5),
+        "gender": speech_portrait.gender_classifier(config),
+        "decoder": speech_portrait.face_decoder(config),
+    }
+    for name, model in networks.items():
+        (tmp_path / name).mkdir()
+        checkpoint.write_weights(tmp_path / name / artifacts.MODEL, model.state_dict())
+    (tmp_path / "prior").mkdir()
+    priors = {name: torch.randn(64) for name in ("neutral", *schema.GENDERS)}
+    checkpoint.write_weights(tmp_path / "prior" / artifacts.PRIORS, priors)
+    for stage in ("prior", "gender", "decoder"):
+        stages.commit(str(tmp_path), stage, fingerprint="f" * 64, config=config, files={}, seconds=1.0, figures={})
+    return str(tmp_path), config
+
+
+@pytest.fixture
+def nodes() -> Iterator[Nodes]:
+    """A cluster without a node yet, or a failure that says what it takes; ARSPM_NO_NODES=1 skips instead."""
+    if reason := cannot():
+        if os.environ.get("ARSPM_NO_NODES") == "1":
+            pytest.skip(f"SEVERAL NODES WERE NOT TESTED: ARSPM_NO_NODES=1, and {reason}")
+        pytest.fail(f"several nodes need network namespaces: {reason}; or set ARSPM_NO_NODES=1 to leave them untested")
+    with Nodes() as made:
+        yield made

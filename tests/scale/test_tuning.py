@@ -1,30 +1,21 @@
 """Sweeps on a real Ray: the ways a trial can run, what a sweep leaves, and what it goes on from."""
 
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
-from arspm import schema, stages, storage, sweeps
+from arspm import storage, sweeps
 from arspm.config import Config, override
 from arspm.learning import artifacts, checkpoint
-from arspm.model import speech_portrait
-from arspm.presets import preset
 from arspm.scale import in_memory, search, tuning
 from arspm.scale.ingest import plan, stream
 from arspm.scale.launch import train_stage
 from arspm.scale.training import gather_rows
 from arspm.scale.trial import trial_config
-from jobs.sweep import save
-from jobs.sweep_plan import Options
-from jobs.sweep_plan import plan as plan_sweep
 from tests.scale.conftest import busy_workers
 
 pytestmark = pytest.mark.ray
@@ -33,33 +24,8 @@ WEIGHTS = {"loss.lambda1": {"kind": "loguniform", "low": 0.1, "high": 10.0, "fie
 
 
 @pytest.fixture
-def run(driver: None, write_corpus: Callable[..., Any], tmp_path: Path) -> tuple[str, Config]:
-    """A run with all that an encoder rests on, of random numbers, and its configuration."""
-    torch.manual_seed(0)
-    write_corpus({"train": (13, 11), "val": (6,)}, feature_dim=64)
-    config = override(
-        preset("smoke"),
-        {
-            "data.storage": "waveform",
-            "training.encoder.epochs": EPOCHS,
-            "training.encoder.augment": False,
-            "resources.trial.cpus": 0.9,
-        },
-    )
-    networks = {
-        "vggface": speech_portrait.vggface(config, 5),
-        "gender": speech_portrait.gender_classifier(config),
-        "decoder": speech_portrait.face_decoder(config),
-    }
-    for name, model in networks.items():
-        (tmp_path / name).mkdir()
-        checkpoint.write_weights(tmp_path / name / artifacts.MODEL, model.state_dict())
-    (tmp_path / "prior").mkdir()
-    priors = {name: torch.randn(64) for name in ("neutral", *schema.GENDERS)}
-    checkpoint.write_weights(tmp_path / "prior" / artifacts.PRIORS, priors)
-    for stage in ("prior", "gender", "decoder"):
-        stages.commit(str(tmp_path), stage, fingerprint="f" * 64, config=config, files={}, seconds=1.0, figures={})
-    return str(tmp_path), config
+def run(driver: None, decoded_run: tuple[str, Config]) -> tuple[str, Config]:
+    return decoded_run
 
 
 def sweep_of(config: Config, **changed: Any) -> dict[str, Any]:
@@ -237,42 +203,6 @@ def test_eight_streamed_trials_on_two_cpus_finish(run: tuple[str, Config]) -> No
     results = go(uri, config, [{"loss.lambda1": 0.5 + number} for number in range(8)], epochs=1)
     assert results["sweep"]["max_concurrent"] == 2
     assert results["counts"]["finished"] == 8
-
-
-def test_a_killed_sweep_goes_on_and_has_every_trial_once(
-    run: tuple[str, Config], program_env: dict[str, str], tmp_path: Path
-) -> None:
-    """`python -m jobs.sweep`, SIGKILLed when two of its six trials have ended, and started again."""
-    uri, config = run
-    stages.commit(uri, "preprocess", fingerprint="f" * 64, config=config, files={}, seconds=1.0, figures={})
-    place, planned = plan_sweep(uri, "loss_weights", Options(num_trials=6, search="random", scheduler="none"), {})
-    save(place, planned)
-    command = [sys.executable, "-m", "jobs.sweep", "--run", uri, "--name", "loss_weights"]
-
-    def ended() -> dict[int, dict[str, Any]]:
-        return {
-            number: record for number, record in sweeps.read_records(place).items() if record["state"] in sweeps.ENDED
-        }
-
-    first = subprocess.Popen(command, env=program_env, start_new_session=True)
-    deadline = time.time() + 180
-    while len(ended()) < 2:
-        assert first.poll() is None
-        assert time.time() < deadline
-        time.sleep(0.2)
-    first.kill()
-    first.wait()
-    before = ended()
-    assert len(before) < 6
-    subprocess.run(command, env=program_env, check=True, timeout=300)
-    after = sweeps.read_records(place)
-    assert sorted(after) == list(range(6))
-    assert all(record["state"] == "finished" for record in after.values())
-    for number, record in before.items():
-        assert after[number] == record
-    assert after[0]["is_paper"]
-    samples = [tuple(record["sample"].values()) for record in after.values()]
-    assert len(set(samples)) == 6
 
 
 def measured(epoch: dict[str, Any]) -> dict[str, Any]:

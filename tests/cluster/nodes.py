@@ -1,0 +1,177 @@
+"""A Ray cluster of several nodes on this machine, each in a network namespace with an address of its own.
+
+A bridge joins them as a switch joins machines, so that a node can be killed, or cut off and joined again. Needs root
+and Linux's `ip` (Debian: iproute2).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+REPO = Path(__file__).parents[2]
+_GCS, _API, _READY_SECONDS = 6379, 8265, 90
+
+
+def cannot() -> str:
+    """Why there can be no namespaces here, or nothing."""
+    name = f"arspm-{secrets.token_hex(2)}"
+    try:
+        _ip("netns", "add", name)
+        _ip("netns", "del", name)
+    except FileNotFoundError:
+        return "there is no `ip` (Debian: iproute2)"
+    except subprocess.CalledProcessError as error:
+        return f"`ip netns add` is refused: {error.stderr.strip()}"
+    return ""
+
+
+class Node(NamedTuple):
+    """One machine: its namespace, the host's end of its cable, its address."""
+
+    namespace: str
+    cable: str
+    address: str
+
+
+class Nodes:
+    """Nodes of one Ray cluster, the head first. A context manager: at its end no process and no namespace is left.
+
+    `host`: this machine's own address on the bridge, for servers that nodes are to reach. `env`: what every process of
+    the cluster has in its environment besides this one's.
+    """
+
+    def __init__(self, env: Mapping[str, str] | None = None) -> None:
+        self._tag = secrets.token_hex(2)
+        self._bridge, self._subnet = f"arspm{self._tag}", f"10.{100 + secrets.randbelow(100)}.{secrets.randbelow(250)}"
+        self.host = f"{self._subnet}.254"
+        self._env = dict(env or {})
+        self._folder = Path(tempfile.mkdtemp(prefix="arspm-"))
+        self._nodes: list[Node] = []
+        self._keepers: list[subprocess.Popen[bytes]] = []
+
+    def __enter__(self) -> Nodes:
+        _ip("link", "add", self._bridge, "type", "bridge")
+        _ip("addr", "add", f"{self.host}/24", "dev", self._bridge)
+        _ip("link", "set", self._bridge, "up")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for node in self._nodes:
+            self.kill(node)
+            _ip("netns", "del", node.namespace)
+        for keeper in self._keepers:
+            keeper.wait()
+        _ip("link", "del", self._bridge)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    @property
+    def head(self) -> Node:
+        return self._nodes[0]
+
+    @property
+    def address(self) -> str:
+        """Of the Jobs API."""
+        return f"http://{self.head.address}:{_API}"
+
+    def add(self, *, num_cpus: float, resources: Mapping[str, float] | None = None) -> Node:
+        """One more node that Ray knows; the first is the head."""
+        number = len(self._nodes) + 1
+        node = Node(f"arspm{self._tag}-{number}", f"arspm{self._tag}-{number}", f"{self._subnet}.{number}")
+        _ip("netns", "add", node.namespace)
+        self._nodes.append(node)
+        _ip("link", "add", node.cable, "type", "veth", "peer", "name", "eth0", "netns", node.namespace)
+        _ip("link", "set", node.cable, "master", self._bridge, "up")
+        _ip("-n", node.namespace, "addr", "add", f"{node.address}/24", "dev", "eth0")
+        for link in ("lo", "eth0"):
+            _ip("-n", node.namespace, "link", "set", link, "up")
+        self.start(node, num_cpus=num_cpus, resources=resources)
+        return node
+
+    def start(self, node: Node, *, num_cpus: float, resources: Mapping[str, float] | None = None) -> None:
+        """Ray on a node where there is none (any more)."""
+        place = self._folder / node.address.rsplit(".")[-1]
+        flags = [f"--node-ip-address={node.address}", f"--num-cpus={num_cpus}", "--object-store-memory=300000000"]
+        flags += [f"--resources={json.dumps(dict(resources or {}))}", "--disable-usage-stats", "--block"]
+        if node == self.head:
+            flags += ["--head", f"--port={_GCS}", f"--dashboard-host={node.address}", f"--dashboard-port={_API}"]
+            flags += [f"--temp-dir={place}"]
+        else:
+            flags += [f"--address={self.head.address}:{_GCS}", f"--temp-dir={place}"]
+        log = place.with_suffix(".log")
+        before = self.alive() if node != self.head else {}
+        with log.open("wb") as file:
+            keeper = self.popen(node, ["ray", "start", *flags], stdout=file, stderr=subprocess.STDOUT)
+        self._keepers.append(keeper)
+        deadline = time.monotonic() + _READY_SECONDS
+        while node.address not in {address for id, address in self.alive().items() if id not in before}:
+            if keeper.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"node {node.address} did not join ({keeper.poll()}):\n{log.read_text()}")
+            time.sleep(0.3)
+
+    def popen(self, node: Node, command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
+        """A program on a node, by the python of this process."""
+        env = {
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": str(REPO),
+            "GLOO_SOCKET_IFNAME": "eth0",
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",  # the tests forbid it for the head on loopback
+            "RAY_JOB_STOP_SIGNAL": "SIGINT",
+            "RAY_health_check_period_ms": "1000",  # a node that is cut off is dead after 5 s
+            "RAY_health_check_timeout_ms": "1000",
+            "RAY_health_check_failure_threshold": "5",
+            **self._env,
+        }
+        inside = ["ip", "netns", "exec", node.namespace]
+        return subprocess.Popen([*inside, *command], env=env, cwd=REPO, start_new_session=True, **options)
+
+    def kill(self, node: Node) -> None:
+        """SIGKILL to all that runs on a node, as when a machine loses its power."""
+        while pids := _ip("netns", "pids", node.namespace).split():
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
+            time.sleep(0.05)
+
+    def runs(self, node: Node, title: str) -> bool:
+        """Whether a process on the node has this in its command line; Ray names a worker by what it does."""
+        for pid in _ip("netns", "pids", node.namespace).split():
+            with contextlib.suppress(OSError):
+                if title.encode() in Path("/proc", pid, "cmdline").read_bytes():
+                    return True
+        return False
+
+    def cut(self, node: Node) -> None:
+        """Pull the node's cable."""
+        _ip("link", "set", node.cable, "down")
+
+    def join(self, node: Node) -> None:
+        """Put it in again."""
+        _ip("link", "set", node.cable, "up")
+
+    def alive(self) -> dict[str, str]:
+        """The nodes that Ray holds for alive: id -> address. Empty while the head does not answer."""
+        from ray.util.state import list_nodes
+        from ray.util.state.exception import RayStateApiException
+
+        try:
+            found = list_nodes(self.address, filters=[("state", "=", "ALIVE")], raise_on_missing_output=False)
+        except (RayStateApiException, OSError):
+            return {}
+        return {each.node_id: each.node_ip for each in found}
+
+
+def _ip(*words: str) -> str:
+    return subprocess.run(["ip", *words], check=True, capture_output=True, text=True).stdout
