@@ -7,6 +7,7 @@ Needs a Ray head (`arspm up`) and nothing else on the machine.
 from __future__ import annotations
 
 import argparse
+import time
 from typing import Any
 
 from arspm import storage, sweeps
@@ -18,22 +19,23 @@ from jobs.console import watch
 NUM_TRIALS = 16
 
 
-def run_sweep(run: str, scheduler: str, epochs: int) -> dict[str, Any]:
-    """A sweep's results; one that is there already is not run again."""
+def run_sweep(run: str, scheduler: str, epochs: int) -> tuple[dict[str, Any], float]:
+    """A sweep's results, and its seconds from the command to its end; what is there already is run anew."""
     options = sweep_plan.Options(f"bench-{scheduler}-{epochs}", NUM_TRIALS, "random", scheduler)
-    place, planned = sweep_plan.plan(run, "loss_weights", options, {"training.encoder.epochs": str(epochs)})
+    storage.remove(sweeps.folder(run, str(options.name)))
     address = find_head()
     if address is None:
         raise SystemExit("no Ray head: start one with `arspm up`")
+    begun = time.monotonic()
+    place, planned = sweep_plan.plan(run, "loss_weights", options, {"training.encoder.epochs": str(epochs)})
     with watch() as on_event:
         work.run_sweep(run, place, planned, address, on_event)
-    return storage.read_json(storage.join(place, sweeps.RESULTS))
+    return storage.read_json(storage.join(place, sweeps.RESULTS)), time.monotonic() - begun
 
 
-def training_seconds(results: dict[str, Any], batch: int) -> float:
-    """The time that trials spent in training epochs, validation and all else not counted, summed over trials."""
-    steps = results["sweep"]["steps_per_epoch"]
-    return sum(steps * batch / epoch["clips_per_second"] for trial in results["trials"] for epoch in trial["epochs"])
+def training_seconds(results: dict[str, Any]) -> float:
+    """The time that trials spent in the epochs of the training loop, validation with them, summed over trials."""
+    return sum(epoch["epoch_seconds"] for trial in results["trials"] for epoch in trial["epochs"])
 
 
 def main() -> None:
@@ -42,23 +44,20 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=9)
     arguments = parser.parse_args()
     run = storage.absolute(arguments.run)
-    found = {}
+    seconds = {}
     for scheduler in ("none", "asha"):
-        found[scheduler] = results = run_sweep(run, scheduler, arguments.epochs)
-        batch = sweeps.load(sweeps.folder(run, results["sweep"]["name"]))["config"]["training"]["encoder"][
-            "global_batch_size"
-        ]
-        slots = results["sweep"]["max_concurrent"]
-        wall, learning = results["spent_seconds"], training_seconds(results, batch)
-        idle = wall - learning / slots
-        best = min(trial["best"] for trial in results["trials"] if trial["best"] is not None)
+        results, wall = run_sweep(run, scheduler, arguments.epochs)
+        seconds[scheduler] = wall
+        slots, trials = results["sweep"]["max_concurrent"], results["trials"]
+        other = wall - training_seconds(results) / slots
+        best = min(trial["best"] for trial in trials if trial["best"] is not None)
         print(
-            f"{scheduler}: {wall:.0f} s for {len(results['trials'])} trials, {slots} at once; not in training steps "
-            f"{100 * idle / wall:.0f} %, {idle / len(results['trials']):.2f} s a trial; "
-            f"{sum(len(trial['epochs']) for trial in results['trials'])} epochs; best {best:.2f} degrees"
+            f"{scheduler}: {wall:.0f} s for {len(trials)} trials, {slots} at once; not in the training loop "
+            f"{100 * other / wall:.1f} %, {other / len(trials):.2f} s a trial; "
+            f"{sum(len(trial['epochs']) for trial in trials)} epochs; best {best:.2f} degrees",
+            flush=True,
         )
-    saved = 1 - found["asha"]["spent_seconds"] / found["none"]["spent_seconds"]
-    print(f"ASHA took {100 * saved:.0f} % less time")
+    print(f"ASHA took {100 * (1 - seconds['asha'] / seconds['none']):.0f} % less time")
 
 
 if __name__ == "__main__":

@@ -145,6 +145,7 @@ def fit(
             "learning_rate": learning_rate(recipe, progress.step - 1, num_steps),
             "clips_per_second": (progress.step_in_epoch - first_step) * recipe.global_batch_size / max(seconds, 1e-9),
             "data_wait": waited / max(seconds, 1e-9),
+            "epoch_seconds": time.monotonic() - begun,  # with validation
         }
         value = figures.get(task.objective)
         if value is None:

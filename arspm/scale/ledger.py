@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 RENEW_SECONDS = 15.0  # between two renewals of the page, at least
 RENEW_SHARE = 0.05  # of the time, at most, that renewing it may take
 RECORD_SECONDS = 15.0  # between two writes of a running trial's record
-OTHER_FIGURES = ("epoch", "step", "learning_rate", "clips_per_second", "data_wait")
+OTHER_FIGURES = ("epoch", "step", "learning_rate", "clips_per_second", "data_wait", "epoch_seconds")
 
 
 class Ledger(tune.Callback):

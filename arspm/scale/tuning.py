@@ -111,8 +111,6 @@ def concurrency(config: Config, held: bool, nodes: Sequence[Mapping[str, Any]], 
     """
     trial, read = config.resources.trial, config.resources.read
     cpus = trial.cpus + (0 if held else read.num_tasks * read.cpus)
-    if trial.num_workers > 1:
-        cpus += 0.02 / trial.num_workers  # the driver
     room = 0
     for node in nodes:
         if node["Alive"]:
@@ -191,7 +189,8 @@ def _setup(place: str, run: str, config: Config) -> tuple[Setup, bool]:
 def _asks(config: Config) -> tune.PlacementGroupFactory:
     trial = config.resources.trial
     if trial.num_workers > 1:
-        return tune.PlacementGroupFactory([{"CPU": 0.01}])  # the driver; its workers have a group of their own
+        # The driver, on the head, which is no spot node; its workers have a placement group of their own.
+        return tune.PlacementGroupFactory([{"node:__internal_head__": 0.001}])
     return tune.PlacementGroupFactory([{"CPU": trial.cpus} | ({"GPU": trial.gpus} if trial.gpus else {})])
 
 

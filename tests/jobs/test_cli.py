@@ -320,12 +320,26 @@ def test_the_best_encoder_is_what_generate_uses(clips: Path, run: tuple[Path, st
 
 
 @pytest.mark.ray
-def test_a_loss_weight_runs_the_encoder_again_and_not_the_decoder(clips: Path, run: tuple[Path, str]):
-    done = submit(clips, run[0], "--set", "loss.lambda1=2", "--until", "encoder")
-    assert done.returncode == 0, done.stderr
-    assert lines_that(done.stdout, ": done in") == ["encoder"]
-    assert set(lines_that(done.stdout, "reused")) == {*ALL[: ALL.index("encoder")]}
-    assert "report:" not in done.stdout
+def test_the_best_of_a_sweep_is_trained_to_the_end_and_nothing_before_the_encoder_again(run: tuple[Path, str]):
+    folder, best = run[0], run[0].parent / "best.json"
+    space = run[0].parent / "my_space.py"
+    space.write_text(
+        "from tune_spaces.space import Choice, Space\n"
+        'SPACE: Space = {"loss.lambda1": Choice([2.0, 3.0]), "training.encoder.epochs": Choice([1])}\n'
+    )
+    swept = arspm("sweep", space, "--run", folder, "--export-best", best)
+    assert swept.returncode == 0, swept.stdout + swept.stderr
+    results = json.loads((folder / "sweeps" / "my_space" / "results.json").read_text())
+    assert [trial["state"] for trial in results["trials"]] == ["finished", "finished"]
+    chosen = results["trials"][results["best"]]["sample"]["loss.lambda1"]
+    done = arspm("submit", "--config", best, "--run", folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    anew = ["encoder", "evaluate", "report"]
+    assert lines_that(done.stdout, ": done in") == anew
+    assert set(lines_that(done.stdout, "reused")) == {*ALL} - {*anew}
+    config = json.loads((folder / "encoder" / "_SUCCESS.json").read_text())["config"]
+    assert (config["loss"]["lambda1"], config["training"]["encoder"]["epochs"]) == (float(chosen), 1)
+    assert f"report: {folder}/report/index.html" in done.stdout
 
 
 @pytest.mark.ray

@@ -28,7 +28,7 @@ from arspm.schema import CLIP_ID, FACE_FEATURE, GENDER, IDENTITY, SPECTROGRAM
 STAGES = ("vggface", "gender", "decoder", "encoder")
 ROWS = 4
 NUM_STEPS, NUM_SCORE_STEPS = 4, 2
-TIMINGS = ("clips_per_second", "data_wait")
+TIMINGS = ("clips_per_second", "data_wait", "epoch_seconds")
 
 
 def smoke(**changes: Any) -> Config:
