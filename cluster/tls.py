@@ -1,0 +1,164 @@
+"""Certificates for Ray's TLS: an authority of one cluster's own, and a certificate for each of its nodes.
+
+    python -m cluster.tls ca DIR                     ca.crt and ca.key, once for a cluster
+    python -m cluster.tls node CA_DIR DIR NAME...    tls.crt, tls.key and ca.crt, on each node before Ray starts
+
+Ray's processes reach each other by address, and each is server and client with the same certificate. So a certificate
+names the addresses of its node, which nobody knows before the node is there: every node makes its own. The authority's
+key goes where the token goes and opens no more: who has either runs code on this cluster, and on no other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import os
+import re
+import sys
+from collections.abc import Sequence
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from cluster.errors import ClusterError
+
+CA_CERT, CA_KEY = "ca.crt", "ca.key"
+NODE_CERT, NODE_KEY = "tls.crt", "tls.key"
+
+_DAYS = 365
+_SKEW = timedelta(hours=1)  # a node whose clock is behind must not find the certificate too young
+_HOST_NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*", re.IGNORECASE)
+
+
+def make_authority(folder: Path) -> None:
+    """Write `ca.crt` and `ca.key` into the folder. ClusterError where either is: another key would shut nodes out."""
+    for name in (CA_CERT, CA_KEY):
+        if (folder / name).exists():
+            raise ClusterError(
+                f"{folder / name} exists: remove it to have another authority, which its nodes will want"
+            )
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "arspm cluster")])
+    begin = datetime.now(timezone.utc) - _SKEW
+    certificate = (
+        x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
+        .not_valid_before(begin)
+        .not_valid_after(begin + timedelta(days=_DAYS))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_usage(signs_certificates=True), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .sign(key, SHA256())
+    )
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _write(folder / CA_KEY, _pem(key))
+    _write(folder / CA_CERT, certificate.public_bytes(Encoding.PEM))
+
+
+def make_node(authority: Path, folder: Path, names: Sequence[str]) -> None:
+    """Write this node's `tls.crt` and `tls.key`, signed by the authority, and a copy of `ca.crt` into the folder.
+
+    names: the addresses and host names under which other nodes reach this one; loopback is added. Raises ClusterError
+    for none, for what is neither, and for an authority that cannot be read.
+    """
+    try:
+        ca_pem = (authority / CA_CERT).read_bytes()
+        ca = x509.load_pem_x509_certificate(ca_pem)
+        ca_key = load_pem_private_key((authority / CA_KEY).read_bytes(), password=None)
+    except (OSError, ValueError) as error:
+        raise ClusterError(f"no certificate authority in {authority}: {error}") from None
+    if not isinstance(ca_key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
+        raise ClusterError(f"{authority / CA_KEY}: neither an elliptic curve's key nor RSA's")
+    if not names:
+        raise ClusterError("a node's certificate must name the addresses under which other nodes reach it")
+    known = [_general_name(name) for name in dict.fromkeys([*names, "localhost", "127.0.0.1", "::1"])]
+    key = ec.generate_private_key(ec.SECP256R1())
+    certificate = (
+        x509.CertificateBuilder(
+            ca.subject,
+            x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "arspm node")]),
+            key.public_key(),
+            x509.random_serial_number(),
+        )
+        .not_valid_before(datetime.now(timezone.utc) - _SKEW)
+        .not_valid_after(ca.not_valid_after_utc)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_usage(signs_certificates=False), critical=True)
+        .add_extension(
+            x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False
+        )
+        .add_extension(x509.SubjectAlternativeName(known), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
+        .sign(ca_key, SHA256())
+    )
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _write(folder / NODE_KEY, _pem(key))
+    _write(folder / NODE_CERT, certificate.public_bytes(Encoding.PEM))
+    _write(folder / CA_CERT, ca_pem)
+
+
+def _general_name(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        if not _HOST_NAME.fullmatch(name):
+            raise ClusterError(f"{name!r} is neither an address nor a host name") from None
+        return x509.DNSName(name)
+
+
+def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not signs_certificates,
+        key_cert_sign=signs_certificates,
+        crl_sign=signs_certificates,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def _write(path: Path, text: bytes) -> None:
+    """For the owner only, and never a moment open to others."""
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(text)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line; what went wrong is one line and exit status 1."""
+    parser = argparse.ArgumentParser(prog="python -m cluster.tls", description="Certificates for Ray's TLS.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    ca = commands.add_parser("ca", help="a certificate authority of one cluster's own")
+    ca.add_argument("folder", type=Path)
+    node = commands.add_parser("node", help="this node's certificate")
+    node.add_argument("authority", type=Path, help="the folder that `ca` made")
+    node.add_argument("folder", type=Path, help="where tls.crt, tls.key and ca.crt go")
+    node.add_argument("names", nargs="+", help="the node's addresses and host names")
+    chosen = parser.parse_args(arguments)
+    try:
+        if chosen.command == "ca":
+            make_authority(chosen.folder)
+        else:
+            make_node(chosen.authority, chosen.folder, chosen.names)
+    except (ClusterError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

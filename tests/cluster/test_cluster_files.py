@@ -1,0 +1,328 @@
+"""The files of clusters elsewhere: Ray's launcher on AWS, KubeRay, Slurm, the image. By the rules of those who read
+them, and against each other: one version, one shape, drivers off spot nodes, a token and TLS everywhere."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
+from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
+from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
+from ray.autoscaler.v2.utils import ResourceRequestUtil
+
+from cluster import tls
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    import tomli as tomllib
+
+REPO = Path(__file__).parents[2]
+TOOLS = Path(sys.executable).parent  # hadolint and shellcheck lie beside Python
+LAUNCHER = REPO / "ray_cluster.yaml"
+DOCKERFILE = REPO / "cluster/Dockerfile"
+SBATCH = REPO / "cluster/slurm/arspm.sbatch"
+MANIFESTS = [REPO / "cluster/kuberay" / f"{name}.yaml" for name in ("access", "raycluster", "rayjob")]
+FILES = [LAUNCHER, DOCKERFILE, SBATCH, *MANIFESTS]
+
+
+def launcher() -> dict[str, Any]:
+    """The launcher's file as Ray reads it."""
+    return prepare_config(yaml.safe_load(LAUNCHER.read_text()))
+
+
+def manifests() -> Iterator[dict[str, Any]]:
+    for path in MANIFESTS:
+        yield from yaml.safe_load_all(path.read_text())
+
+
+def manifest(kind: str, name: str) -> dict[str, Any]:
+    [found] = [each for each in manifests() if (each["kind"], each["metadata"]["name"]) == (kind, name)]
+    return found
+
+
+def ray_cluster() -> dict[str, Any]:
+    """The RayCluster's spec."""
+    return manifest("RayCluster", "arspm")["spec"]
+
+
+def kuberay() -> dict[str, Any]:
+    """The RayCluster as Ray's autoscaler reads it, its groups by the launcher's names."""
+    cluster = manifest("RayCluster", "arspm")
+    cluster["metadata"]["namespace"] = "default"
+    config = _derive_autoscaling_config_from_ray_cr(cluster)
+    types = {name.replace("-", "_"): kind for name, kind in config["available_node_types"].items()}
+    types["head"] = types.pop(config["head_node_type"])
+    return config | {"available_node_types": types, "head_node_type": "head"}
+
+
+def groups() -> dict[str, dict[str, Any]]:
+    """The RayCluster's groups of pods by the launcher's name for them."""
+    spec = ray_cluster()
+    return {"head": spec["headGroupSpec"]} | {
+        group["groupName"].replace("-", "_"): group for group in spec["workerGroupSpecs"]
+    }
+
+
+def pods() -> dict[str, dict[str, Any]]:
+    return {name: group["template"]["spec"] for name, group in groups().items()}
+
+
+def environment(container: dict[str, Any]) -> dict[str, str]:
+    return {each["name"]: each["value"] for each in container.get("env", []) if "value" in each}
+
+
+# --- by the rules of those who read them
+
+
+def test_the_launchers_file_is_valid_by_rays_schema() -> None:
+    validate_config(launcher())
+    with pytest.raises(jsonschema.ValidationError, match="'max_worker' was unexpected"):
+        validate_config({**launcher(), "max_worker": 3})
+
+
+def test_the_linters_find_nothing() -> None:
+    for command in (["hadolint", "--no-color", "--failure-threshold=style", DOCKERFILE], ["shellcheck", SBATCH]):
+        result = subprocess.run([TOOLS / command[0], *command[1:]], capture_output=True, text=True)
+        assert result.returncode == 0, result.stdout + result.stderr
+
+
+# --- one place for versions
+
+
+def test_every_file_has_the_versions_of_the_project() -> None:
+    project = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]["version"]
+    pins = dict(line.split("==", 1) for line in (REPO / "constraints.txt").read_text().splitlines() if "==" in line)
+    python = re.search(r"^FROM python:(\d+\.\d+)-", DOCKERFILE.read_text(), re.MULTILINE)[1]
+
+    tags = [(path.name, tag) for path in FILES for tag in re.findall(r"/arspm:([\w.-]+)", path.read_text())]
+    assert {name for name, _ in tags} == {"Dockerfile", "ray_cluster.yaml", "raycluster.yaml"}
+    assert {tag for _, tag in tags} == {project}
+    images = {launcher()["docker"]["image"]}
+    for pod in pods().values():
+        images |= {container["image"] for container in pod["initContainers"] + pod["containers"]}
+    assert images == {f"registry.example.com/arspm:{project}"}
+
+    assert ray_cluster()["rayVersion"] == pins["ray"]
+    mypy = tomllib.loads((REPO / "pyproject.toml").read_text())["tool"]["mypy"]["python_version"]
+    assert python == mypy, "the Python that is tested"
+    [install] = [line for line in DOCKERFILE.read_text().splitlines() if line.startswith("RUN pip install")]
+    assert shlex.split(install)[1:5] == ["pip", "install", "--constraint", "constraints.txt"]
+    named = [path.name for path in FILES if re.search(rf"(?<![\d.]){re.escape(pins['torch'])}", path.read_text())]
+    assert named == [], "torch's version is for constraints.txt alone"
+
+
+def test_the_launcher_installs_nothing_beside_the_image() -> None:
+    """Ray's own setup commands, which it takes where a file has none, would bring a Ray of another version."""
+    config = launcher()
+    assert config["head_setup_commands"] == config["worker_setup_commands"] == config["setup_commands"] == []
+
+
+# --- one shape
+
+
+def test_kuberays_autoscaler_sees_the_launchers_cluster() -> None:
+    seen, wanted = kuberay(), launcher()
+    assert seen["idle_timeout_minutes"] == wanted["idle_timeout_minutes"]
+    types = seen["available_node_types"]
+    assert set(types) == set(wanted["available_node_types"])
+    for name, kind in wanted["available_node_types"].items():
+        there = types[name]
+        assert {key: value for key, value in there["resources"].items() if key != "memory"} == kind["resources"]
+        assert there.get("priority", 0) == kind.get("priority", 0)
+        if name != "head":
+            assert (there["min_workers"], there["max_workers"]) == (kind["min_workers"], kind["max_workers"])
+            assert groups()[name]["replicas"] == 0, "from nothing"
+
+
+@pytest.mark.parametrize("read", [launcher, kuberay])
+@pytest.mark.parametrize(
+    ("asked", "number", "launched"),
+    [
+        ({"CPU": 1}, 1, {"cpu": 1}),
+        ({"CPU": 1, "GPU": 1}, 3, {"gpu_spot": 3}),
+        ({"GPU": 0.5, "on_demand": 0.01}, 2, {"gpu": 1}),
+        ({"GPU": 0.5, "spot": 0.01}, 2, {"gpu_spot": 1}),
+        ({"GPU": 1}, 10, {"gpu_spot": 8, "gpu": 2}),
+    ],
+)
+def test_rays_autoscaler_starts_the_group_that_is_meant(
+    read: Callable[[], dict[str, Any]], asked: dict[str, float], number: int, launched: dict[str, int]
+) -> None:
+    assert to_launch(read(), asked, number) == launched
+
+
+@pytest.mark.parametrize("read", [launcher, kuberay])
+def test_without_spot_nodes_training_goes_on_demand(read: Callable[[], dict[str, Any]]) -> None:
+    assert to_launch(read(), {"GPU": 1}, 2, recoverable_resource_availabilities={"gpu_spot": 0.0}) == {"gpu": 2}
+
+
+def to_launch(read: dict[str, Any], asked: dict[str, float], number: int, **state: Any) -> dict[str, int]:
+    """The nodes that Ray's autoscaler starts for so many requests, from nothing."""
+    config = AutoscalingConfig(read, skip_content_hash=True)
+    request = SchedulingRequest(
+        disable_launch_config_check=True,
+        node_type_configs=config.get_node_type_configs(),
+        max_num_nodes=config.get_max_num_nodes(),
+        resource_requests=ResourceRequestUtil.group_by_count([ResourceRequestUtil.make(asked)] * number),
+        **state,
+    )
+    reply = ResourceDemandScheduler(None).schedule(request)
+    assert not reply.infeasible_resource_requests
+    return {each.instance_type: each.count for each in reply.to_launch}
+
+
+def test_the_groups_are_the_launchers_machines() -> None:
+    for name, kind in launcher()["available_node_types"].items():
+        node = kind["node_config"]
+        spot = node.get("InstanceMarketOptions", {}).get("MarketType") == "spot"
+        assert pods()[name]["nodeSelector"] == {
+            "node.kubernetes.io/instance-type": node["InstanceType"],
+            "karpenter.sh/capacity-type": "spot" if spot else "on-demand",
+        }
+        [disk] = node["BlockDeviceMappings"]
+        limit = pods()[name]["containers"][0]["resources"]["limits"]["ephemeral-storage"]
+        assert int(limit.removesuffix("Gi")) < disk["Ebs"]["VolumeSize"], "what a pod may write fits the machine's disk"
+        assert disk["Ebs"]["Encrypted"]
+
+
+def test_gpus_are_asked_for_where_ray_counts_them() -> None:
+    for name, kind in launcher()["available_node_types"].items():
+        gpus = str(kind["resources"].get("GPU", 0))
+        resources = pods()[name]["containers"][0]["resources"]
+        assert {side.get("nvidia.com/gpu", "0") for side in resources.values()} == {gpus}
+        tolerated = [each["key"] for each in pods()[name].get("tolerations", [])]
+        assert tolerated == (["nvidia.com/gpu"] if gpus != "0" else [])
+
+
+def test_drivers_stay_on_a_head_that_stays() -> None:
+    """A job that asks for nothing starts on the head, and Train's controller beside its driver. So: a head on demand,
+    with no room for work, jobs that ask for nothing, and nobody allows drivers elsewhere."""
+    types = launcher()["available_node_types"]
+    assert types["head"]["resources"] == {"CPU": 0}
+    assert "InstanceMarketOptions" not in types["head"]["node_config"]
+    spot = {name for name, kind in types.items() if "InstanceMarketOptions" in kind["node_config"]}
+    assert spot == {"cpu", "gpu_spot"}
+    assert types["gpu_spot"]["resources"].keys() - types["gpu"]["resources"].keys() == {"spot"}
+    assert types["gpu"]["resources"].keys() - types["gpu_spot"]["resources"].keys() == {"on_demand"}
+    assert not [path for path in FILES if "RAY_JOB_ALLOW_DRIVER_ON_WORKER_NODES" in path.read_text()]
+    job = manifest("RayJob", "arspm-one")["spec"]
+    assert not [field for field in job if field.startswith("entrypoint") and field != "entrypoint"]
+    assert job["clusterSelector"] == {"ray.io/cluster": manifest("RayCluster", "arspm")["metadata"]["name"]}
+
+
+def test_the_rayjob_is_a_command_that_arspm_takes() -> None:
+    import typer.testing
+
+    from jobs.cli import app
+
+    words = shlex.split(manifest("RayJob", "arspm-one")["spec"]["entrypoint"])
+    assert words[:2] == ["arspm", "submit"]
+    unreachable = ["http://127.0.0.1:1" if word == "http://127.0.0.1:8265" else word for word in words]
+    local = [re.sub("^s3://BUCKET", "/nowhere", word) for word in unreachable]
+    assert local != words
+    result = typer.testing.CliRunner().invoke(app, local[1:])
+    assert result.exit_code != 2, result.output  # 2: no such option, or one is missing
+    assert "/nowhere" in str(result.exception), "it got as far as the clips, which are not there"
+
+
+# --- who gets in
+
+
+def test_every_way_in_wants_the_token() -> None:
+    config = launcher()
+    for commands in (config["head_start_ray_commands"], config["worker_start_ray_commands"]):
+        [start] = [command for command in commands if " ray start " in command]
+        assert start.startswith("RAY_AUTH_MODE=token ")
+    assert config["file_mounts"]["~/.ray/auth_token"].endswith("/.ray/auth_token")
+    assert "RAY_AUTH_MODE=token" in DOCKERFILE.read_text()
+    assert ray_cluster()["authOptions"] == {"mode": "token", "secretName": "arspm-token"}
+    assert not [each for each in manifests() if each["kind"] == "Secret"], "secrets are made where they are used"
+    assert "export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=" in SBATCH.read_text()
+
+
+def test_dashboards_listen_on_loopback_or_behind_a_policy() -> None:
+    [start] = [command for command in launcher()["head_start_ray_commands"] if " ray start " in command]
+    assert "--dashboard-host=127.0.0.1" in start
+    assert "--dashboard-host=127.0.0.1" in SBATCH.read_text()
+    # In a pod KubeRay has to reach it; so a policy names who else may: one pod on one port.
+    policy, head = manifest("NetworkPolicy", "arspm")["spec"], manifest("NetworkPolicy", "arspm-head")["spec"]
+    cluster = {"ray.io/cluster": manifest("RayCluster", "arspm")["metadata"]["name"]}
+    assert policy["podSelector"]["matchLabels"] == cluster
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
+    assert policy["ingress"] == [{"from": [{"podSelector": {"matchLabels": cluster}}]}]
+    assert head["podSelector"]["matchLabels"] == {**cluster, "ray.io/node-type": "head"}
+    assert [rule["ports"] for rule in head["ingress"]] == [[{"protocol": "TCP", "port": 8265}]]
+    assert [len(rule["from"]) for rule in head["ingress"]] == [1]
+
+
+def test_no_pod_is_root_or_may_become_it() -> None:
+    image_user = re.findall(r"^USER (\S+)$", DOCKERFILE.read_text(), re.MULTILINE)[-1]
+    assert "--uid 1000 " in DOCKERFILE.read_text()
+    for name, pod in pods().items():
+        context = pod["securityContext"]
+        assert context["runAsNonRoot"]
+        assert str(context["runAsUser"]) == image_user == "1000"
+        assert context["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert name == "head" or not pod["automountServiceAccountToken"]
+        assert manifest("ServiceAccount", pod["serviceAccountName"])
+        for container in [*pod["initContainers"], *pod["containers"], ray_cluster()["autoscalerOptions"]]:
+            context = container["securityContext"]
+            assert context == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+
+
+# --- TLS
+
+
+def test_every_node_of_the_launcher_makes_its_certificate_before_ray_starts() -> None:
+    config = launcher()
+    words = [shlex.split(option) for option in config["docker"]["run_options"]]
+    variables = dict(word.split("=", 1) for flag, word in words if flag == "--env")
+    assert variables.pop("RAY_USE_TLS") == "1"
+    paths = {name: path for name, path in variables.items() if name.startswith("RAY_TLS")}
+    for commands in (config["head_start_ray_commands"], config["worker_start_ray_commands"]):
+        make = next(i for i, command in enumerate(commands) if "cluster.tls" in command)
+        assert make < next(i for i, command in enumerate(commands) if " ray start " in command)
+        _, _, module, _, authority, folder, *names = shlex.split(commands[make])
+        assert module == "cluster.tls"
+        assert names == ["$(hostname", "-I)"]
+        assert config["file_mounts"][authority].endswith("/.arspm/ca")
+        assert authority != folder, "the head hands on what is in the first"
+        home = folder.replace("~", "/home/ray")
+        assert paths == {
+            "RAY_TLS_SERVER_CERT": f"{home}/tls.crt",
+            "RAY_TLS_SERVER_KEY": f"{home}/tls.key",
+            "RAY_TLS_CA_CERT": f"{home}/ca.crt",
+        }
+
+
+def test_every_pod_makes_its_certificate_and_ray_sees_no_authoritys_key() -> None:
+    options = ray_cluster()["autoscalerOptions"]
+    for name, pod in pods().items():
+        [init], [container] = pod["initContainers"], pod["containers"]
+        [certificates] = [each["mountPath"] for each in init["volumeMounts"] if each["name"] == "tls"]
+        [authority] = [each["mountPath"] for each in init["volumeMounts"] if each["name"] == "ca"]
+        addresses = ["$(POD_IP)", "$(FQ_RAY_IP)"] if name == "head" else ["$(POD_IP)"]
+        assert init["command"] == ["python", "-m", "cluster.tls", "node", authority, certificates, *addresses]
+        [volume] = [each for each in pod["volumes"] if each["name"] == "ca"]
+        assert volume["secret"]["secretName"] == "arspm-ca"
+        for user in (container, options):
+            assert environment(user) == {
+                "RAY_USE_TLS": "1",
+                "RAY_TLS_SERVER_CERT": f"{certificates}/{tls.NODE_CERT}",
+                "RAY_TLS_SERVER_KEY": f"{certificates}/{tls.NODE_KEY}",
+                "RAY_TLS_CA_CERT": f"{certificates}/{tls.CA_CERT}",
+            }
+            mounts = {each["name"]: each["mountPath"] for each in user["volumeMounts"]}
+            assert mounts["tls"] == certificates
+            assert "ca" not in mounts
