@@ -33,7 +33,10 @@ def history(run: str, stage: str) -> dict[str, Any]:
 
 
 def timeless(epochs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{k: v for k, v in each.items() if k not in ("clips_per_second", "data_wait", "epoch_seconds")} for each in epochs]
+    return [
+        {k: v for k, v in each.items() if k not in ("clips_per_second", "data_wait", "epoch_seconds")}
+        for each in epochs
+    ]
 
 
 @pytest.fixture(scope="module")
