@@ -107,6 +107,8 @@ const betterBy = (difference, metric) => `${figure(Math.abs(difference), metric)
 function paperSentence(best) {
   const { numbers, mean, sd } = results.paper;
   const { metric, mode } = results.sweep;
+  const early = results.trials.find((trial) => trial.is_paper && trial.state === "stopped" && trial.best !== null);
+  if (!numbers.length && early) return `The paper’s values (trial ${early.number}) were stopped early, at ${figure(early.best, metric)} after ${early.epochs.length === 1 ? "one epoch" : `${early.epochs.length} epochs`}: what they give at their end was not measured.`;
   if (!numbers.length) return "No trial has the paper’s values, so nothing here says whether the best one does better than they do.";
   const named = numbers.length === 1 ? `trial ${numbers[0]}` : `${numbers.length} trials`;
   if (mean === null) return `The paper’s values (${named}) have no figure yet.`;

@@ -160,7 +160,17 @@ def test_the_best_stands_beside_the_spread_of_the_papers_values(grid: Any, open_
     told = page.locator("#paper-told").inner_text()
     assert f"{np.mean(papers):.2f} ± {np.std(papers, ddof=1):.2f}° (3 trials" in told
     without = results | {"paper": {"numbers": [], "mean": None, "sd": None}}
-    assert "No trial has the paper’s values" in open_sweep(without).page.locator("#paper-told").inner_text()
+    told = open_sweep(without).page.locator("#paper-told").inner_text()
+    assert "No trial has the paper’s values" in told
+
+
+def test_the_papers_values_may_have_been_stopped_early(weights: Any, open_sweep: Open) -> None:
+    _, sweep = weights
+    first = sweep["trials"][0]
+    stopped = first | {"state": "stopped", "epochs": first["epochs"][:2], "best": 31.25}
+    results = sweep | {"trials": [stopped, *sweep["trials"][1:]], "paper": {"numbers": [], "mean": None, "sd": None}}
+    told = open_sweep(results).page.locator("#paper-told").inner_text()
+    assert told.startswith("The paper’s values (trial 0) were stopped early, at 31.25° after 2 epochs: ")
 
 
 def test_it_sorts_by_click_and_by_key(weights: Any) -> None:
