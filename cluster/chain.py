@@ -264,7 +264,10 @@ class _Chain:
         elif job is None:
             self._retry(wait, "the cluster no longer knows the job", submission_id)
         elif is_infrastructure(job):
-            self._retry(wait, error_line([], job.message), submission_id)
+            said = [
+                line for line in run.tail if line.startswith("error: ")
+            ]  # one that was killed has none
+            self._retry(wait, error_line(said, job.message.partition(", last available logs")[0]), submission_id)
         elif job.status == "STOPPED":
             self._cancelled(wait, "was stopped", submission_id)
         elif job.status == "SUCCEEDED":

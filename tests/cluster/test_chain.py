@@ -238,6 +238,21 @@ def test_the_clusters_own_failures_are_tried_again_under_another_id(end: Job | s
     assert [event.retry for event in seen if isinstance(event, events.Retry)] == [1]
 
 
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (['@progress {"current": 3, "total": 4}', "step 3"], "Job entrypoint command failed with exit code 137"),
+        (["error: s3://speech: the server does not answer", "bye"], "s3://speech: the server does not answer"),
+    ],
+)
+def test_why_it_is_tried_again_is_told_and_not_what_was_said_last(said: list[str], told: str) -> None:
+    message = f"Job entrypoint command failed with exit code 137, last available logs (truncated):\n{said[-1]}\n"
+    cluster, seen = Cluster(a=[["RUNNING", failed(exit_code=137, message=message)], ["SUCCEEDED"]]), []
+    cluster.logs["a"] = said
+    run(cluster, [stage("a")], seen=seen)
+    assert [event.error for event in seen if isinstance(event, events.Retry)] == [told]
+
+
 def test_retries_are_counted_and_wait_longer_each_time() -> None:
     cluster, seen = Cluster(a=[[SUPERVISOR_DIED]]), []
     outcomes = run(cluster, [stage("a")], seen=seen, max_retries=2)
