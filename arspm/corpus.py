@@ -2,18 +2,43 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import BaseModel, Field, ValidationError
 
 from arspm import schema, storage
 
 MANIFEST = "manifest.json"
+
+
+# A manifest's numbers decide how much is held in memory before any file is opened.
+_MAX_SHARD_ROWS, _MAX_ROWS = 1_000_000, 100_000_000
+_MAX_GROUP_BYTES = 4 << 30
+_TENSORS = (schema.SPECTROGRAM, schema.WAVEFORM, schema.FACE_FEATURE)
+_TEXTS = (schema.CLIP_ID, schema.VIDEO_ID, schema.GENDER, schema.IDENTITY)
+
+
+class _Shard(BaseModel):
+    name: Annotated[str, Field(pattern=r"\A[A-Za-z0-9_-]{1,100}\z")]
+    rows: Annotated[int, Field(ge=0, le=_MAX_SHARD_ROWS)]
+
+
+class _Shards(BaseModel):
+    shards: list[_Shard]
+
+
+class _Manifest(BaseModel):
+    """What reading needs of a manifest."""
+
+    rows_per_group: Annotated[int, Field(ge=1, le=_MAX_SHARD_ROWS)]
+    splits: dict[str, _Shards]
 
 
 class Split(NamedTuple):
@@ -43,20 +68,30 @@ class Split(NamedTuple):
 def open_split(corpus: str, name: str, subset: int | None = None) -> Split:
     """A split of a corpus, or its first `subset` rows in whole shards' order.
 
-    Raises FileNotFoundError without a manifest, and ValueError for a split without a row.
+    Raises FileNotFoundError without a manifest, and ValueError for one that is none or a split without a row.
     """
-    manifest = storage.read_json(storage.join(corpus, MANIFEST))
-    shards: list[dict[str, Any]] = manifest["splits"][name]["shards"]
+    uri = storage.join(corpus, MANIFEST)
+    try:
+        manifest = _Manifest.model_validate_json(storage.read_bytes(uri), strict=True)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))[:100]
+        raise ValueError(f"{uri}: not a corpus's manifest ({where or 'JSON'}: {first['msg']})") from None
+    if name not in manifest.splits:
+        raise ValueError(f"{uri}: there is no {name} split")
+    shards = manifest.splits[name].shards
+    if sum(shard.rows for shard in shards) > _MAX_ROWS:
+        raise ValueError(f"{uri}: the {name} split has more than {_MAX_ROWS} rows")
     names, rows, left = [], [], subset
     for shard in shards:
-        take = shard["rows"] if left is None else min(left, shard["rows"])
+        take = shard.rows if left is None else min(left, shard.rows)
         if take:
-            names.append(shard["name"])
+            names.append(shard.name)
             rows.append(take)
         left = None if left is None else left - take
     if not rows:
-        raise ValueError(f"{corpus}: the {name} split is empty")
-    return Split(storage.join(corpus, name), tuple(names), tuple(rows), manifest["rows_per_group"])
+        raise ValueError(f"{uri}: the {name} split is empty")
+    return Split(storage.join(corpus, name), tuple(names), tuple(rows), manifest.rows_per_group)
 
 
 def read_rows(split: Split, wanted: Mapping[str, Sequence[str]], rows: np.ndarray) -> dict[str, Any]:
@@ -83,6 +118,7 @@ def read_rows(split: Split, wanted: Mapping[str, Sequence[str]], rows: np.ndarra
                     split.path(family, shard),
                     [*dict.fromkeys([schema.CLIP_ID, *columns])],
                     inside - groups_of_shard[shard],
+                    split.rows_per_group,
                 )
             )
         # A subset may end inside a row group, whose further rows are read and left.
@@ -106,9 +142,20 @@ def read_columns(split: Split, family: str, columns: Sequence[str]) -> pa.Table:
     """Columns of a whole split: small ones, or few rows."""
     tables = []
     for shard, rows in enumerate(split.shard_rows):
-        fs, path = storage.arrow_filesystem(split.path(family, shard))
-        tables.append(pq.read_table(path, columns=list(columns), filesystem=fs).slice(0, rows))
+        tables.append(read_table(split.path(family, shard), columns).slice(0, rows))
     return pa.concat_tables(tables)
+
+
+def read_table(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """A whole Parquet file, or some columns of it. Raises FileNotFoundError."""
+
+    def read() -> pa.Table:
+        fs, path = storage.arrow_filesystem(uri)
+        with _broken_named(uri):
+            table = pq.read_table(path, columns=None if columns is None else list(columns), filesystem=fs)
+        return _checked(uri, table, columns or ())
+
+    return storage.retried(uri, read)
 
 
 def speakers(table: pa.Table) -> list[str]:
@@ -136,12 +183,55 @@ def _cut(rows: int, size: int) -> list[int]:
     return [min(size, rows - start) for start in range(0, rows, size)]
 
 
-def _read_groups(uri: str, columns: list[str], groups: np.ndarray) -> list[pa.Table]:
-    fs, path = storage.arrow_filesystem(uri)
-    with fs.open_input_file(path) as file, pq.ParquetFile(file, pre_buffer=True) as parquet:
-        if groups[-1] >= parquet.num_row_groups:
-            raise ValueError(f"{uri}: fewer rows than the manifest says; make it anew")
-        return [parquet.read_row_group(int(group), columns=columns) for group in groups]
+def _read_groups(uri: str, columns: list[str], groups: np.ndarray, rows_per_group: int) -> list[pa.Table]:
+    def read() -> list[pa.Table]:
+        fs, path = storage.arrow_filesystem(uri)
+        with _broken_named(uri), fs.open_input_file(path) as file, pq.ParquetFile(file, pre_buffer=True) as parquet:
+            if groups[-1] >= parquet.num_row_groups:
+                raise ValueError(f"{uri}: fewer rows than the manifest says; make it anew")
+            for group in map(parquet.metadata.row_group, groups.tolist()):
+                if group.num_rows > rows_per_group or group.total_byte_size > _MAX_GROUP_BYTES:
+                    raise ValueError(f"{uri}: a row group of other size than the manifest says; make it anew")
+            return [_checked(uri, parquet.read_row_group(int(group), columns=columns), columns) for group in groups]
+
+    return storage.retried(uri, read)
+
+
+@contextlib.contextmanager
+def _broken_named(uri: str) -> Iterator[None]:
+    """Say which file pyarrow found broken: by an OSError without a number, unlike the storage's faults."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and (error.errno is not None or "AWS Error" in str(error)):
+            raise
+        first = (str(error).splitlines() or [""])[0][:200]
+        told = first if first.isprintable() else repr(first)
+        raise ValueError(f"{uri}: not a whole Parquet file ({told})") from None
+
+
+def _checked(uri: str, table: pa.Table, columns: Sequence[str]) -> pa.Table:
+    """The table, if it has these columns, once each, and its tensors and texts are such."""
+    if missing := [name for name in columns if table.column_names.count(name) != 1]:
+        raise ValueError(f"{uri}: no column {', '.join(missing)}; make it anew")
+    for field in table.schema:
+        column = table[field.name]
+        try:
+            if field.metadata and b"dtype" in field.metadata:
+                kind = schema.tensor_type(field)
+                if not pa.types.is_binary(field.type):
+                    raise ValueError(f"column {field.name} holds {str(field.type)[:100]}, not the bytes of tensors")
+                for chunk in column.chunks:
+                    schema.tensors(chunk, kind)
+            # Of a damaged file, offsets and text are as it says. This reads all but the large cells' bytes.
+            column.validate(full=pa.types.is_string(field.type))
+        except (ValueError, pa.ArrowException) as error:
+            raise ValueError(f"{uri}: {(str(error).splitlines() or [''])[0][:200]}; make it anew") from None
+        if field.name in _TENSORS and not (field.metadata and b"dtype" in field.metadata):
+            raise ValueError(f"{uri}: column {field.name} is not of tensors; make it anew")
+        if field.name in _TEXTS and not pa.types.is_string(field.type):
+            raise ValueError(f"{uri}: column {field.name} must be text, not {str(field.type)[:100]}; make it anew")
+    return table
 
 
 def _first_rows(pieces: list[list[pa.Table]], sizes: np.ndarray) -> pa.Table:

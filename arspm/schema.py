@@ -96,7 +96,15 @@ def tensor_type(field: pa.Field) -> TensorType:
     metadata = field.metadata or {}
     if b"dtype" not in metadata or b"shape" not in metadata:
         raise ValueError(f"column {field.name!r} has no dtype and shape in its metadata: not a tensor column")
-    return TensorType(np.dtype(metadata[b"dtype"].decode()).str, tuple(json.loads(metadata[b"shape"])))
+    try:
+        dtype, shape = np.dtype(metadata[b"dtype"].decode()), json.loads(metadata[b"shape"])
+        plain = dtype.kind in "biuf" and all(type(side) is int and 0 <= side < 2**31 for side in shape)
+        kind = TensorType(dtype.str, tuple(shape))
+    except (ValueError, TypeError, SyntaxError, RecursionError):
+        plain = False
+    if not plain or kind.num_bytes >= 2**31:
+        raise ValueError(f"column {field.name!r} has a dtype and a shape in its metadata that are none of a tensor")
+    return kind
 
 
 def speech_schema(storage: str) -> pa.Schema:

@@ -12,10 +12,12 @@ import importlib.metadata
 import json
 import platform
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import BaseModel, Field, ValidationError
 
 from arspm import storage
-from arspm.config import Config, VggFace, parse
+from arspm.config import Config, ConfigError, VggFace, parse
 
 SUCCESS = "_SUCCESS.json"
 CORPUS = "corpus"  # the folder of a run that preprocess and features fill
@@ -56,6 +58,17 @@ STAGES = {
     "evaluate": Stage(("encoder", "oracle"), ("evaluate", "seed")),
     "report": Stage(("evaluate",), ()),
 }
+
+
+class _Manifest(BaseModel):
+    """What must be in `_SUCCESS.json`, of what kind."""
+
+    fingerprint: str
+    upstream: dict[str, str]
+    files: dict[str, dict[str, Any]]
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    figures: dict[str, Any]
+    config: dict[str, Any]
 
 
 class Success(NamedTuple):
@@ -133,11 +146,8 @@ def success(run: str, stage: str) -> Success | None:
     uri = storage.join(folder(run, stage), SUCCESS)
     if not storage.exists(uri):
         return None
-    value = storage.read_json(uri)
-    try:
-        return Success(*(value[field] for field in Success._fields))
-    except (KeyError, TypeError):
-        raise ValueError(f"{uri}: not a stage's manifest; remove the file to run the stage again") from None
+    found = _manifest(uri)
+    return Success(*(getattr(found, field) for field in Success._fields))
 
 
 def finished_config(run: str, stage: str) -> Config:
@@ -145,7 +155,17 @@ def finished_config(run: str, stage: str) -> Config:
     uri = storage.join(folder(run, stage), SUCCESS)
     if not storage.exists(uri):
         raise FileNotFoundError(f"{run}: stage {stage} is not done; `arspm submit --run {run} ...` runs it")
-    return parse(storage.read_json(uri)["config"])
+    try:
+        return parse(_manifest(uri).config)
+    except ConfigError as error:
+        raise ConfigError("\n".join(f"{uri}: {line}" for line in str(error).splitlines())) from None
+
+
+def _manifest(uri: str) -> _Manifest:
+    try:
+        return _Manifest.model_validate_json(storage.read_bytes(uri), strict=True)
+    except ValidationError:
+        raise ValueError(f"{uri}: not a stage's manifest; remove the file to run the stage again") from None
 
 
 def upstream(run: str, stage: str) -> dict[str, str]:

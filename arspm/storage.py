@@ -2,6 +2,7 @@
 standard chain and `AWS_ENDPOINT_URL`.
 
 Every write is whole or absent. Nothing is renamed on S3, where there is no rename: a single PUT is atomic there.
+`arspm.retries` says what is tried again, and how long.
 """
 
 from __future__ import annotations
@@ -10,14 +11,21 @@ import base64
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import fsspec
 import pyarrow.fs
+
+from arspm import retries
+from arspm.retries import StorageAway, answer, asked_tries, check_bare, is_remote, retried
+
+__all__ = ["StorageAway", "is_remote", "retried"]  # of `retries`, for those who use both
 
 
 def absolute(uri: str) -> str:
@@ -27,8 +35,8 @@ def absolute(uri: str) -> str:
     return os.path.abspath(os.path.expanduser(uri.removeprefix("file://")))
 
 
-def is_remote(uri: str) -> bool:
-    return "://" in uri and not uri.startswith("file://")
+def is_s3(uri: str) -> bool:
+    return uri.startswith(("s3://", "s3a://"))
 
 
 def join(uri: str, *parts: str) -> str:
@@ -36,30 +44,66 @@ def join(uri: str, *parts: str) -> str:
 
 
 def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The fsspec filesystem of a URI and the path in it."""
-    return cast("tuple[fsspec.AbstractFileSystem, str]", fsspec.core.url_to_fs(uri))
+    """The fsspec filesystem of a URI and the path in it. What asks it something belongs into `retried`.
+
+    Raises ValueError for a URI that holds credentials.
+    """
+    if not is_s3(uri):
+        return cast("tuple[fsspec.AbstractFileSystem, str]", fsspec.core.url_to_fs(uri))
+    check_bare(uri)
+    options = {
+        "connect_timeout": retries.CONNECT_SECONDS,
+        "read_timeout": retries.READ_SECONDS,
+        "retries": {
+            "mode": os.environ.get("AWS_RETRY_MODE", "standard"),
+            "total_max_attempts": asked_tries() or retries.REQUEST_TRIES,
+        },
+    }
+    fs, path = fsspec.core.url_to_fs(uri, config_kwargs=options)
+    for logger in map(logging.getLogger, ("botocore", "aiobotocore", "s3fs")):
+        # At DEBUG they write out requests as they are signed (key id, session token, signature) and what S3 quotes.
+        if logger.getEffectiveLevel() < logging.INFO:
+            logger.setLevel(logging.INFO)
+    fs.retries = 1  # s3fs has a loop of its own round botocore's, without jitter
+    return fs, path
 
 
 def arrow_filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
-    """pyarrow's own filesystem, the faster one for large Parquet files."""
+    """pyarrow's own filesystem, the faster one for large Parquet files. Its use belongs into `retried`, as does this.
+
+    Raises ValueError for a URI that holds credentials.
+    """
     if not is_remote(uri):
         return pyarrow.fs.LocalFileSystem(), absolute(uri)
-    return pyarrow.fs.FileSystem.from_uri(uri)
+    check_bare(uri)
+    if not is_s3(uri):
+        return pyarrow.fs.FileSystem.from_uri(uri)
+    path = uri.split("://", 1)[1]
+    # from_uri finds out the bucket's region, but takes no options, and no path with a space or a bracket; the
+    # constructor does not look for the endpoint.
+    found, _ = pyarrow.fs.FileSystem.from_uri("s3://" + path.split("/", 1)[0])
+    fs = pyarrow.fs.S3FileSystem(
+        region=cast(pyarrow.fs.S3FileSystem, found).region,
+        endpoint_override=os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"),
+        connect_timeout=retries.CONNECT_SECONDS,
+        request_timeout=retries.READ_SECONDS,
+        retry_strategy=pyarrow.fs.AwsStandardS3RetryStrategy(max_attempts=asked_tries() or retries.REQUEST_TRIES),
+    )
+    return fs, path
 
 
 def exists(uri: str) -> bool:
     fs, path = filesystem(uri)
     fs.invalidate_cache()
-    with _refusal_named(uri):
-        return bool(fs.exists(path))
+    return retried(uri, lambda: bool(fs.exists(path)))
 
 
 def read_bytes(uri: str) -> bytes:
     """The file's bytes. Raises FileNotFoundError with the URI."""
     fs, path = filesystem(uri)
     try:
-        with _refusal_named(uri):
-            return bytes(fs.cat_file(path))
+        # One request: of several, some might be answered from a file that has taken this one's place.
+        return retried(uri, lambda: bytes(fs.cat_file(path, max_concurrency=1)))
     except FileNotFoundError:
         raise FileNotFoundError(f"{uri}: no such file") from None
 
@@ -82,8 +126,7 @@ def write_bytes(uri: str, data: bytes) -> dict[str, Any]:
     """Write a whole file, replacing what was there; its size and hash, as manifests name files."""
     if is_remote(uri):
         fs, path = filesystem(uri)
-        with _refusal_named(uri):
-            fs.pipe_file(path, data)
+        retried(uri, lambda: fs.pipe_file(path, data))
     else:
         with _complete_file(uri) as temporary:
             temporary.write_bytes(data)
@@ -98,13 +141,21 @@ def put_if_absent(uri: str, data: bytes) -> bool:
     """Write a file unless there is one; False when there is. Of several writers at once exactly one gets True."""
     if is_remote(uri):
         fs, path = filesystem(uri)
-        try:
-            fs.pipe_file(path, data, mode="create")  # a PUT with If-None-Match: *
-        except OSError:  # s3fs has no exception of its own for "there is one already"
-            if not exists(uri):
-                raise
-            return False
-        return True
+        # A PUT whose reply is lost is sent again, by several layers, and then finds its own file there.
+        own = {"writer": uuid.uuid4().hex}
+
+        def put() -> bool:
+            try:
+                fs.pipe_file(path, data, mode="create", Metadata=own)  # a PUT with If-None-Match: *
+            except OSError as error:
+                if not isinstance(error, FileExistsError) and answer(error)[0] != 412:
+                    raise
+                with contextlib.suppress(FileNotFoundError):
+                    return is_s3(uri) and fs.metadata(path, refresh=True).get("writer") == own["writer"]
+                return False
+            return True
+
+        return retried(uri, put)
     target = Path(absolute(uri))
     target.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=".partial-")
@@ -124,7 +175,7 @@ def upload(local: str | Path, uri: str) -> dict[str, Any]:
     """Copy a local file to a URI; its size and hash."""
     if is_remote(uri):
         fs, path = filesystem(uri)
-        fs.put_file(str(local), path)
+        retried(uri, lambda: fs.put_file(str(local), path))
     else:
         with _complete_file(uri) as temporary, open(local, "rb") as source, open(temporary, "wb") as target:
             while block := source.read(1 << 22):
@@ -142,19 +193,26 @@ def local_copy(uri: str) -> Iterator[Path]:
             raise FileNotFoundError(f"{uri}: no such file")
         yield path
         return
+    fs, remote = filesystem(uri)
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / uri.rsplit("/", 1)[-1]
-        target.write_bytes(read_bytes(uri))
+        try:
+            retried(uri, lambda: fs.get_file(remote, str(target), max_concurrency=1))
+        except FileNotFoundError:
+            raise FileNotFoundError(f"{uri}: no such file") from None
         yield target
 
 
 def files_below(uri: str) -> dict[str, int]:
     """Every file below a URI: path relative to it, and size in bytes. Empty when there is no such folder."""
     fs, path = filesystem(uri)
-    fs.invalidate_cache()
+
+    def find() -> dict[str, dict[str, Any]]:
+        fs.invalidate_cache()
+        return cast("dict[str, dict[str, Any]]", fs.find(path, detail=True))
+
     try:
-        with _refusal_named(uri):
-            found = fs.find(path, detail=True)
+        found = retried(uri, find)
     except FileNotFoundError:
         return {}
     root = path.rstrip("/") + "/"
@@ -171,25 +229,58 @@ def read_folder(uri: str, suffix: str) -> dict[str, bytes]:
     if not wanted:
         return {}
     fs, path = filesystem(uri)
-    paths = {f"{path.rstrip('/')}/{name}": name for name in wanted}
-    with _refusal_named(uri):
-        found = fs.cat(list(paths)) if len(paths) > 1 else {next(iter(paths)): fs.cat_file(next(iter(paths)))}
-    return {name: bytes(found[full]) for full, name in paths.items()}
+    found: dict[str, bytes] = {}
+
+    def add() -> None:
+        """What is missing yet, as much as can be had of it."""
+        missing = {f"{path.rstrip('/')}/{name}": name for name in wanted if name not in found}
+        # Not `cat`, which takes a name with brackets or stars for a pattern.
+        given = fs.cat_ranges([*missing], None, None, on_error="return", max_concurrency=1)
+        read = zip(missing.values(), given, strict=True)
+        found.update({name: data for name, data in read if isinstance(data, bytes)})
+        for error in given:
+            if isinstance(error, Exception):
+                raise error
+
+    retried(uri, add)
+    return {name: found[name] for name in wanted}
 
 
 def remove(uri: str) -> None:
     """Remove a file or a whole folder; nothing happens when there is none."""
     fs, path = filesystem(uri)
-    fs.invalidate_cache()
-    with contextlib.suppress(FileNotFoundError):
-        fs.rm(path, recursive=True)
+
+    def rm() -> None:
+        fs.invalidate_cache()
+        if not is_s3(uri):
+            with contextlib.suppress(FileNotFoundError):
+                fs.rm(path, recursive=True)
+            return
+        # Not `rm`, which takes a name with brackets or stars for a pattern and says nothing of what was not removed.
+        found = fs.find(path)
+        for begin in range(0, len(found), 1000):
+            objects = [{"Key": fs.split_path(name)[1]} for name in found[begin : begin + 1000]]
+            told = fs.call_s3(
+                "delete_objects", Bucket=fs.split_path(path)[0], Delete={"Objects": objects, "Quiet": True}
+            )
+            for error in told.get("Errors", ()):
+                kind = PermissionError if error.get("Code") == "AccessDenied" else TimeoutError
+                raise kind(f"{error.get('Key')} not removed: {error.get('Code')} {error.get('Message')}")
+        fs.invalidate_cache()
+
+    retried(uri, rm)
 
 
 def describe(uri: str) -> dict[str, Any]:
     """Size and hash of a file, read from where it lies."""
     fs, path = filesystem(uri)
-    with fs.open(path, "rb") as file:
-        return describe_stream(cast(BinaryIO, file))
+
+    def read() -> dict[str, Any]:
+        fs.invalidate_cache()
+        with fs.open(path, "rb") as file:
+            return describe_stream(cast(BinaryIO, file))
+
+    return retried(uri, read)
 
 
 def describe_bytes(data: bytes) -> dict[str, Any]:
@@ -202,19 +293,6 @@ def describe_stream(file: BinaryIO) -> dict[str, Any]:
         digest.update(block)
         size += len(block)
     return {"bytes": size, "sha256": digest.hexdigest()}
-
-
-@contextlib.contextmanager
-def _refusal_named(uri: str) -> Iterator[None]:
-    """Say which URI was refused: s3fs says no more than "Forbidden"."""
-    try:
-        yield
-    except PermissionError as error:
-        if not is_remote(uri):
-            raise
-        raise PermissionError(
-            f"{uri}: access refused ({error}); look at the credentials and what they allow"
-        ) from error
 
 
 @contextlib.contextmanager

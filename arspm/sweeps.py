@@ -14,7 +14,9 @@ import math
 import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from arspm import storage
 
@@ -26,6 +28,75 @@ STATES = ("waiting", "running", "interrupted", *ENDED)
 MAX_PICTURES = 24  # trials whose portraits the page has
 
 Record = dict[str, Any]
+
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class _Read(BaseModel):
+    """What others rely on in a file of a sweep; it may hold more."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class _Sweep(_Read):
+    space: dict[str, Any]
+    metric: str
+    mode: Literal["min", "max"]
+    config: dict[str, Any]
+
+
+class _Record(_Read):
+    number: Annotated[int, Field(ge=0)]
+    sample: dict[str, Any]
+    changes: dict[str, Any]
+    state: Literal[STATES]  # type: ignore[valid-type]
+    reason: str = ""
+    epochs: list[dict[str, Any]] = []
+    best: Finite | None = None
+    best_epoch: int | None = None
+    started: Finite | None = None
+    ended: Finite | None = None
+    seconds: Finite | None = 0.0
+    cpus: Finite | None = 0.0
+    gpus: Finite | None = 0.0
+    attempts: int = 0
+    is_paper: bool = False
+
+
+class _Metric(_Read):
+    metric: str
+
+
+class _Trial(_Read):
+    number: int
+    best: Finite | None
+
+
+class _Results(_Read):
+    sweep: _Metric
+    state: str
+    counts: dict[str, int]
+    trials: list[_Trial]
+    best: int | None
+
+    @model_validator(mode="after")
+    def _agree(self) -> _Results:
+        leading = [trial for trial in self.trials if trial.number == self.best]
+        if not {"planned", *ENDED} <= self.counts.keys() or any(trial.best is None for trial in leading):
+            raise ValueError("counts or the best trial")
+        return self
+
+
+def _read(uri: str, data: bytes, kind: type[_Read], otherwise: str) -> dict[str, Any]:
+    """The JSON object of a file, None for each of its numbers that is not finite. ValueError where it is no `kind`."""
+    try:
+        value = json.loads(data, parse_constant=lambda _: None)
+        kind.model_validate(value, strict=True)
+    except (ValueError, RecursionError):  # pydantic's error is a ValueError
+        raise ValueError(f"{uri}: {otherwise}") from None
+    found: dict[str, Any] = value
+    return found
 
 
 def folder(run: str, name: str) -> str:
@@ -45,10 +116,8 @@ def names(run: str) -> list[str]:
 
 def load(place: str) -> dict[str, Any]:
     """What the sweep in a folder is. Raises FileNotFoundError, or ValueError for another thing of that name."""
-    found = storage.read_json(storage.join(place, SWEEP))
-    if not isinstance(found, dict) or not {"space", "metric", "mode", "config"} <= found.keys():
-        raise ValueError(f"{storage.join(place, SWEEP)}: not a sweep")
-    return found
+    uri = storage.join(place, SWEEP)
+    return _read(uri, storage.read_bytes(uri), _Sweep, "not a sweep")
 
 
 def summary(run: str, name: str) -> str:
@@ -56,7 +125,7 @@ def summary(run: str, name: str) -> str:
     uri = storage.join(folder(run, name), RESULTS)
     if not storage.exists(uri):
         return "no trial yet"
-    found = storage.read_json(uri)
+    found = _read(uri, storage.read_bytes(uri), _Results, "not a sweep's results; the sweep writes them anew")
     ended, leading = standing(found)
     metric = found["sweep"]["metric"]
     told = "" if leading is None else f", best {metric} {leading['best']:.4g} in trial {leading['number']}"
@@ -118,13 +187,11 @@ def read_records(place: str) -> dict[int, Record]:
     """Every trial's record by its number. Raises ValueError, naming the file, for one that is none."""
     found = {}
     for path, data in storage.read_folder(storage.join(place, TRIALS), ".json").items():
-        try:
-            read = json.loads(data, parse_constant=lambda _: None)
-            if f"{TRIALS}/{path}" != f"{stem(read['number'])}.json" or read["state"] not in STATES:
-                raise ValueError
-            found[read["number"]] = new_record(read["number"], read["sample"], read["changes"], False) | read
-        except (ValueError, KeyError, TypeError):
-            raise ValueError(f"{storage.join(place, TRIALS, path)}: not a trial's record; remove it") from None
+        uri = storage.join(place, TRIALS, path)
+        read = _read(uri, data, _Record, "not a trial's record; remove it")
+        if f"{TRIALS}/{path}" != f"{stem(read['number'])}.json":
+            raise ValueError(f"{uri}: not a trial's record; remove it")
+        found[read["number"]] = new_record(read["number"], read["sample"], read["changes"], False) | read
     return dict(sorted(found.items()))
 
 
@@ -164,8 +231,8 @@ def results(
         "updated": updated,
         "spent_seconds": spent_seconds,
         "eta_seconds": _eta(sweep, records) if state == "running" else None,
-        "cpu_hours": sum(record["seconds"] * record["cpus"] for record in records) / 3600,
-        "gpu_hours": sum(record["seconds"] * record["gpus"] for record in records) / 3600,
+        "cpu_hours": sum((record["seconds"] or 0) * (record["cpus"] or 0) for record in records) / 3600,
+        "gpu_hours": sum((record["seconds"] or 0) * (record["gpus"] or 0) for record in records) / 3600,
         "counts": counts,
         "trials": records,
         "best": None if leading is None else leading["number"],
@@ -193,11 +260,11 @@ def read_pictures(place: str, records: Sequence[Record], mode: str) -> dict[str,
 
 def _eta(sweep: Mapping[str, Any], records: Sequence[Record]) -> float | None:
     """Seconds until the last trial's end, by the mean length of those that ended; None before the first has."""
-    lengths = [record["seconds"] for record in records if record["state"] in ("finished", "stopped")]
+    lengths = [record["seconds"] or 0.0 for record in records if record["state"] in ("finished", "stopped")]
     left = sweep["num_trials"] - sum(record["state"] in ENDED for record in records)
     if not lengths:
         return None
-    spent = sum(record["seconds"] for record in records if record["state"] == "running")
+    spent = sum(record["seconds"] or 0 for record in records if record["state"] == "running")
     return max(0.0, left * statistics.fmean(lengths) - spent) / max(1, min(sweep["max_concurrent"], left))
 
 

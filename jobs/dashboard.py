@@ -265,7 +265,7 @@ def _look(uri: str, before: File | None) -> File:
     """The file, read only if it is another than before. A change between the two looks is seen at the next."""
     fs, path = storage.filesystem(uri)
     try:
-        info = fs.info(path, refresh=True)
+        info = storage.retried(uri, lambda: fs.info(path, refresh=True))
         stamp = tuple(info.get(key) for key in ("ETag", "LastModified", "mtime", "ino", "size"))
         if before is not None and before.stamp == stamp:
             return before

@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import io
 
-import pyarrow.parquet as pq
-
 from arspm import corpus, schema, stages, storage
 
 INDEX = "index.csv"
@@ -29,8 +27,8 @@ def export(run: str, out: str) -> int:
     rows.writerow(("clip_id", "pictures", "file", "gender", "age"))
     count = 0
     for shard, name in enumerate(split.shards):
-        fs, path = storage.arrow_filesystem(storage.join(place, "predictions", f"test-{name}.parquet"))
-        table = pq.read_table(path, columns=[schema.CLIP_ID, *drawn.values()], filesystem=fs)
+        predictions = storage.join(place, "predictions", f"test-{name}.parquet")
+        table = corpus.read_table(predictions, [schema.CLIP_ID, *drawn.values()])
         real = corpus.read_columns(split.only(shard), "faces", (schema.FACE_JPEG,))[schema.FACE_JPEG]
         columns = {"real": real} | {pictures: table[column] for pictures, column in drawn.items()}
         for pictures, column in columns.items():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from arspm import stages, storage
@@ -25,8 +27,11 @@ PRIORS_BY_COUNT = "priors_by_count.safetensors"  # "neutral/100": the mean of a 
 def load_vggface(run: str, config: Config) -> VGGFace:
     """The run's VGGFace, trained here or published; the number of identities is the file's."""
     weights = _weights(run, "vggface")
-    model = speech_portrait.vggface(config, len(weights["fc8.weight"]))
-    checkpoint.restore(model, weights, storage.join(stages.folder(run, "vggface"), MODEL))
+    uri = storage.join(stages.folder(run, "vggface"), MODEL)
+    if not (identities := weights.get("fc8.bias", torch.empty(0)).numel()):
+        raise ValueError(f"{uri}: fc8.bias is missing")
+    model = speech_portrait.vggface(config, identities)
+    checkpoint.restore(model, weights, uri)
     return model.eval()
 
 
@@ -52,6 +57,9 @@ def load_priors_by_count(run: str) -> dict[str, dict[int, Tensor]]:
     with storage.local_copy(storage.join(stages.folder(run, "prior"), PRIORS_BY_COUNT)) as path:
         weights = checkpoint.read_weights(path)
     found: dict[str, dict[int, Tensor]] = {}
+    if strange := [key for key in weights if not re.fullmatch(r"\w+/[1-9]\d{0,17}", key, re.ASCII)]:
+        uri = storage.join(stages.folder(run, "prior"), PRIORS_BY_COUNT)
+        raise ValueError(f"{uri}: {strange[0][:100]!r} is no prior and its number of faces")
     for key in sorted(weights, key=lambda key: int(key.partition("/")[2])):
         name, _, count = key.partition("/")
         found.setdefault(name, {})[int(count)] = weights[key]
@@ -74,8 +82,11 @@ def load_linear(run: str, stage: str, name: str) -> nn.Linear:
     with storage.local_copy(storage.join(stages.folder(run, stage), MODEL)) as path:
         weights = checkpoint.read_weights(path, (f"{name}.weight", f"{name}.bias"))
     weight = weights[f"{name}.weight"]
+    uri = storage.join(stages.folder(run, stage), MODEL)
+    if weight.ndim != 2:
+        raise ValueError(f"{uri}: {name}.weight is {tuple(weight.shape)}, not a linear layer's")
     layer = nn.Linear(weight.shape[1], weight.shape[0])
-    layer.load_state_dict({"weight": weight, "bias": weights[f"{name}.bias"]})
+    checkpoint.restore(layer, {"weight": weight, "bias": weights[f"{name}.bias"]}, uri)
     return layer.eval()
 
 

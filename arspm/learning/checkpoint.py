@@ -12,31 +12,44 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import safetensors
 import safetensors.torch
 import torch
+from pydantic import BaseModel, Field, ValidationError
 from torch import Tensor, nn
 
 from arspm import stages, storage
 
+Number = Annotated[int, Field(ge=0)]
+SumAndCount = Annotated[list[float], Field(min_length=2, max_length=2)]
 MODEL, BEST, OPTIMIZER, PROGRESS = "model.safetensors", "best.safetensors", "optimizer.safetensors", "progress.json"
+_SLOTS = {"step", "exp_avg", "exp_avg_sq"}  # Adam's state of a parameter
 
 
 @dataclass
 class Progress:
     """Where training is. `epoch` and `step_in_epoch` say what comes next; `step` counts all steps taken."""
 
-    epoch: int = 0
-    step_in_epoch: int = 0
-    step: int = 0
+    epoch: Number = 0
+    step_in_epoch: Number = 0
+    step: Number = 0
     best: float | None = None  # the objective's best value
     best_epoch: int | None = None
     epochs: list[dict[str, Any]] = field(default_factory=list)  # figures of each finished epoch
-    losses: list[list[int | float]] = field(default_factory=list)  # [step, mean loss since the one before]
-    pending: list[float] = field(default_factory=lambda: [0.0, 0.0])  # sum and count of losses not yet in `losses`
-    sums: dict[str, list[float]] = field(default_factory=dict)  # sum and count of this epoch's figures, amid it
+    losses: list[Annotated[list[int | float], Field(min_length=2, max_length=2)]] = field(
+        default_factory=list
+    )  # [step, mean loss since the one before]
+    pending: SumAndCount = field(default_factory=lambda: [0.0, 0.0])  # sum and count of losses not yet in `losses`
+    sums: dict[str, SumAndCount] = field(default_factory=dict)  # sum and count of this epoch's figures, amid it
+
+
+class _Saved(BaseModel):
+    """What `load` needs of PROGRESS."""
+
+    progress: Progress
+    files: dict[str, dict[str, Any]]
 
 
 def save(
@@ -73,10 +86,16 @@ def load(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> tu
     Raises ValueError, naming the file, for one that is missing, torn or of another network.
     """
     try:
-        value = json.loads((folder / PROGRESS).read_text())
-        progress, files = Progress(**value["progress"]), value["files"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        saved = _Saved.model_validate_json((folder / PROGRESS).read_bytes(), strict=True)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))[:100]
+        raise ValueError(f"{folder / PROGRESS}: not a checkpoint ({where or 'JSON'}: {first['msg']})") from None
+    except OSError as error:
         raise ValueError(f"{folder / PROGRESS}: not a checkpoint ({error})") from None
+    progress, files = saved.progress, saved.files
+    if not {MODEL, OPTIMIZER} <= files.keys() <= {MODEL, OPTIMIZER, BEST}:
+        raise ValueError(f"{folder / PROGRESS}: not a checkpoint (it vouches for other files)")
     for name, described in files.items():
         try:
             found = storage.describe(str(folder / name))
@@ -89,29 +108,45 @@ def load(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> tu
     for key, tensor in read_weights(folder / OPTIMIZER).items():
         name, _, slot = key.rpartition("/")
         if name not in parameters:
-            raise ValueError(f"{folder / OPTIMIZER}: {name} is not of this network")
+            raise ValueError(f"{folder / OPTIMIZER}: {name[:100]} is not of this network")
         parameter = parameters[name]
-        if tensor.shape == parameter.shape:
+        if slot not in _SLOTS or tensor.shape != (() if slot == "step" else parameter.shape):
+            raise ValueError(f"{folder / OPTIMIZER}: {slot[:100]!r} of {name} is not of this optimizer")
+        if slot != "step":
             # In the parameter's memory format: the fused optimizer pairs numbers by where they lie.
             optimizer.state[parameter][slot] = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
         else:  # Adam's step counter, which lives on the CPU unless the optimizer is fused
             optimizer.state[parameter][slot] = tensor.to(parameter.device if fused else "cpu")
-    return progress, read_weights(folder / BEST) if BEST in files else None
+    if any(state.keys() != _SLOTS for state in optimizer.state.values()):
+        raise ValueError(f"{folder / OPTIMIZER}: not all of a parameter's state")
+    best = read_weights(folder / BEST) if BEST in files else None
+    if best is not None:
+        _check(model, best, str(folder / BEST))
+    return progress, best
 
 
 def restore(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
     """Put weights into a model. Raises ValueError, naming the source, when they are another network's."""
+    _check(model, weights, source)
+    model.load_state_dict(dict(weights))
+
+
+def _check(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
     own = model.state_dict()
     problems = [f"{name} is missing" for name in own.keys() - weights.keys()]
-    problems += [f"{name} is not of this network" for name in weights.keys() - own.keys()]
+    problems += [f"{name[:100]} is not of this network" for name in weights.keys() - own.keys()]
     problems += [
         f"{name} is {tuple(weights[name].shape)} instead of {tuple(own[name].shape)}"
         for name in own.keys() & weights.keys()
         if own[name].shape != weights[name].shape
     ]
+    problems += [
+        f"{name} is of {weights[name].dtype} instead of {own[name].dtype}"
+        for name in own.keys() & weights.keys()
+        if own[name].dtype != weights[name].dtype
+    ]
     if problems:
         raise ValueError(f"{source}: {'; '.join(sorted(problems)[:5])}{' ...' if len(problems) > 5 else ''}")
-    model.load_state_dict(dict(weights))
 
 
 def write_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
@@ -124,4 +159,6 @@ def read_weights(path: Path, names: Iterable[str] | None = None) -> dict[str, Te
         with safetensors.safe_open(path, "pt") as file:
             return {name: file.get_tensor(name) for name in (file.keys() if names is None else names)}
     except (OSError, safetensors.SafetensorError) as error:
-        raise ValueError(f"{path}: not readable as safetensors ({error})") from None
+        told = " ".join(str(error).split())[:300]
+        told = told if told.isprintable() else repr(told)
+        raise ValueError(f"{path}: not readable as safetensors ({told})") from None

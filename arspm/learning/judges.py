@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from arspm import schema
 from arspm.learning import metrics
 from arspm.learning.onnx_faces import OnnxFaces
-from arspm.media.clip_rows import NUMBER
+from arspm.media.clip_rows import NUMBER, plain, shown
 
 AGE_BINS = ("young", "mid_age", "elder")  # under 35, 35 to 65, over 65; the position is the class number
 UNKNOWN = -1
@@ -218,7 +218,7 @@ def _read_predictions(path: str | os.PathLike[str]) -> dict[tuple[str, str], tup
             lines = csv.reader(file, strict=True)
             header = [cell.strip().lower() for cell in next(lines, [])]
             if len(set(header)) < len(header) or not set(columns) <= set(header):
-                raise ValueError(f"{path}: the header must name {','.join(columns)}, not {','.join(header)[:200]!r}")
+                raise ValueError(f"{path}: the header must name {','.join(columns)}, not {shown(','.join(header))}")
             for cells in lines:
                 if not cells:
                     continue
@@ -231,11 +231,11 @@ def _read_predictions(path: str | os.PathLike[str]) -> dict[tuple[str, str], tup
                 if not all(key):
                     problems.append(f"line {lines.line_num}: no clip_id, or no word on which pictures")
                 elif key in found:
-                    problems.append(f"line {lines.line_num}: {key[0]} of {key[1]} a second time")
+                    problems.append(f"line {lines.line_num}: {plain(key[0])} of {plain(key[1])} a second time")
                 if gender and gender.lower() not in words:
-                    problems.append(f"line {lines.line_num}: gender {gender!r} is not female, male, f or m")
+                    problems.append(f"line {lines.line_num}: gender {shown(gender)} is not female, male, f or m")
                 if age and not (NUMBER.fullmatch(age) and 0 <= float(age) <= 120):
-                    problems.append(f"line {lines.line_num}: age {age!r} is not a number of years")
+                    problems.append(f"line {lines.line_num}: age {shown(age)} is not a number of years")
                     age = ""
                 found[key] = (words.get(gender.lower(), UNKNOWN), float(age) if age else np.nan)
     except FileNotFoundError as error:
@@ -243,9 +243,9 @@ def _read_predictions(path: str | os.PathLike[str]) -> dict[tuple[str, str], tup
     except (csv.Error, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a CSV in UTF-8: {error}") from error
     if problems:
-        shown = [f"{path}: {problem}" for problem in problems[:_SHOWN_PROBLEMS]]
-        more = len(problems) - len(shown)
-        raise ValueError("\n".join([*shown, *([f"{path}: and {more} more problems"] if more else [])]))
+        told = [f"{path}: {problem}" for problem in problems[:_SHOWN_PROBLEMS]]
+        more = len(problems) - len(told)
+        raise ValueError("\n".join([*told, *([f"{path}: and {more} more problems"] if more else [])]))
     return found
 
 

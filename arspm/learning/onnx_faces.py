@@ -77,8 +77,9 @@ class OnnxFaces:
         try:
             yield
         except Exception as error:  # onnxruntime's errors have no class in common
-            why = (str(error).splitlines() or [type(error).__name__])[0]
-            raise ValueError(f"{self.path} is no model that onnxruntime can run: {why}") from error
+            why = (str(error).splitlines() or [type(error).__name__])[0][:500]
+            told = why if why.isprintable() else repr(why)
+            raise ValueError(f"{self.path} is no model that onnxruntime can run: {told}") from error
 
 
 def _image(jpeg: bytes, size: tuple[int, int]) -> np.ndarray:

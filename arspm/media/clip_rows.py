@@ -7,16 +7,16 @@ one by one, which in object storage would be a request for each of millions of r
 from __future__ import annotations
 
 import csv
+import itertools
 import math
 import os
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TextIO, cast
 
-import fsspec
-
+from arspm import storage
 from arspm.media.clips import DroppedClip
 from arspm.schema import GENDERS, DropReason
 
@@ -24,9 +24,14 @@ VIDEO_EXTENSIONS = ("mp4", "webm", "mkv", "mov", "avi", "m4v", "mpg", "mpeg")
 SOUND_EXTENSIONS = ("wav", "flac", "m4a", "mp3", "ogg", "opus", "aac")
 PICTURE_EXTENSIONS = ("jpg", "jpeg", "png")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-# Path separators, control characters, and what stands for bytes that are not UTF-8.
-UNSAFE = re.compile(r"[/\\\x00-\x1f\x7f-\x9f\u2028\u2029\ufffd\ud800-\udfff]")
+# Control characters, and what stands for bytes that are not UTF-8; in names of files path separators too.
+UNREADABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ufffd\ud800-\udfff]")
+UNSAFE = re.compile(rf"[/\\]|{UNREADABLE.pattern}")
 MAX_ID_BYTES = 200  # a file's name may have 255, and ids get an ending
+# A line is read up to here, and refused then: the `csv` module takes no cell beyond 131,072 characters, so there is
+# one of those in it or there are more cells than a table has columns.
+MAX_LINE = 1 << 21
+_TOLD_PROBLEMS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +86,7 @@ def read_clip_rows(
     rows: list[ClipRow | DroppedRow] = []
     for line, text in numbered_lines(csv_file):
         try:
-            cells = [cell.strip() for cell in next(csv.reader([text]))]
+            cells = read_cells(text)
         except csv.Error as error:
             rows.append(DroppedRow(line, "", "", DropReason.bad_row, f"line {line}: {error}"))
             continue
@@ -95,6 +100,7 @@ def _read_row(line: int, cells: list[str], files: _FolderFiles, seen: dict[str, 
     try:
         start, end, x, y = _check_cells(cells)
         video_id = cells[0]
+        check_id("_".join(cells[:3]), "a clip id")
         clip_id = "_".join(cells[:3])
         if clip_id in seen:
             raise DroppedClip(DropReason.duplicate_key, f"line {line}: {clip_id} is on line {seen[clip_id]} already")
@@ -123,14 +129,14 @@ def _check_cells(cells: list[str]) -> tuple[float, float, float | None, float | 
         elif NUMBER.fullmatch(text) and math.isfinite(float(text)):
             values.append(float(text))
         else:
-            raise bad(f"{name} is {text!r}, not a finite number")
+            raise bad(f"{name} is {shown(text)}, not a finite number")
     start, end, x, y = cast("tuple[float, float, float | None, float | None]", tuple(values))
     if not 0 <= start < end:
-        raise bad(f"start {numbers[0]} and end {numbers[1]}: 0 <= start < end is expected")
+        raise bad(f"start {shown(numbers[0])} and end {shown(numbers[1])}: 0 <= start < end is expected")
     if (x is None) != (y is None):
         raise bad("x and y: one is given and the other is empty")
     if x is not None and y is not None and not (0 <= x <= 1 and 0 <= y <= 1):
-        raise bad(f"x {numbers[2]} and y {numbers[3]} are not both in [0, 1]")
+        raise bad(f"x {shown(numbers[2])} and y {shown(numbers[3])} are not both in [0, 1]")
     return start, end, x, y
 
 
@@ -139,7 +145,7 @@ def check_id(text: str, what: str) -> None:
     if text in ("", ".", "..") or UNSAFE.search(text) or len(text.encode()) > MAX_ID_BYTES:
         raise DroppedClip(
             DropReason.bad_row,
-            f"{text[:MAX_ID_BYTES]!r} cannot be {what}: empty, over {MAX_ID_BYTES} bytes, or not safe in a file name",
+            f"{shown(text)} cannot be {what}: empty, over {MAX_ID_BYTES} bytes, or not safe in a file name",
         )
 
 
@@ -147,10 +153,11 @@ class _FolderFiles:
     """The media files of a folder, from one listing (and one of its subfolders, if a row names one)."""
 
     def __init__(self, folder: str) -> None:
-        self.fs, self.root = fsspec.core.url_to_fs(folder)
+        self.folder = folder
+        self.fs, self.root = storage.filesystem(folder)
         self.is_local = "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
         try:
-            listing = self.fs.ls(self.root, detail=False, refresh=True)
+            listing = storage.retried(folder, lambda: self.fs.ls(self.root, detail=False, refresh=True))
         except (FileNotFoundError, NotADirectoryError) as error:
             raise FileNotFoundError(f"no clips folder at {folder}") from error
         if listing == [self.root]:  # what fsspec says of a file
@@ -177,13 +184,14 @@ class _FolderFiles:
         """The file that the sixth column names; it must lie inside the folder."""
         clean = posixpath.normpath(name)
         if name.startswith("/") or clean.split("/")[0] in ("..", ".") or re.search(r"[\\\x00-\x1f]|://", name):
-            raise DroppedClip(DropReason.bad_row, f"file {name!r} is not a name inside the clips folder")
+            raise DroppedClip(DropReason.bad_row, f"file {shown(name)} is not a name inside the clips folder")
         if "/" in clean and not self.subfolders_listed:
             root = self.root.rstrip("/") + "/"
-            self.paths.update({path.removeprefix(root): path for path in self.fs.find(self.root)})
+            below = storage.retried(self.folder, lambda: self.fs.find(self.root))
+            self.paths.update({path.removeprefix(root): path for path in below})
             self.subfolders_listed = True
         if clean not in self.paths:
-            raise DroppedClip(DropReason.missing_file, f"no {clean} in the clips folder")
+            raise DroppedClip(DropReason.missing_file, f"no {shown(clean)} in the clips folder")
         stem, _, extension = clean.rpartition(".")
         image = None
         if extension.lower() in SOUND_EXTENSIONS:
@@ -199,21 +207,80 @@ class _FolderFiles:
         return path if self.is_local else self.fs.unstrip_protocol(path)
 
 
+def shown(text: str) -> str:
+    """A text that anybody may have chosen, in a line."""
+    return repr(text if len(text) <= 120 else "..." + text[-117:])
+
+
+def plain(text: str) -> str:
+    """A text as it is, where it is short and printable, else as `shown`."""
+    return text if text.isprintable() and len(text) <= 120 else shown(text)
+
+
 def numbered_lines(file: str | os.PathLike[str] | TextIO) -> Iterator[tuple[int, str]]:
     """(line number from 1, text) of every line that is not blank. Bytes that are not UTF-8 become U+FFFD.
 
-    Raises FileNotFoundError.
+    Of a line of more than `MAX_LINE` characters there is the beginning. Raises FileNotFoundError.
     """
     if isinstance(file, (str, os.PathLike)):
         try:
-            with fsspec.open(str(file), "rt", encoding="utf-8-sig", errors="replace") as opened:
-                yield from numbered_lines(cast(TextIO, opened))
+            with (
+                storage.local_copy(str(file)) as path,
+                open(path, encoding="utf-8-sig", errors="replace") as opened,
+            ):
+                yield from numbered_lines(opened)
         except FileNotFoundError as error:
             raise FileNotFoundError(f"no CSV file at {file}") from error
         return
-    for line, text in enumerate(file, start=1):
+    for line in itertools.count(1):
+        text = file.readline(MAX_LINE)
+        more = text
+        while more and not more.endswith("\n"):
+            more = file.readline(MAX_LINE)
+        if not text:
+            return
         if text.strip():
             yield line, text.rstrip("\r\n").replace("\x00", "\ufffd")
+
+
+def read_cells(text: str, delimiter: str = ",") -> list[str]:
+    """The cells of a line, without the blanks around them. Raises csv.Error."""
+    return [cell.strip() for cell in next(csv.reader([text], delimiter=delimiter))]
+
+
+def read_table(
+    file: str | os.PathLike[str] | TextIO, what: str, tabs: bool = False
+) -> tuple[str, list[tuple[int, list[str]]], list[str]]:
+    """A table that must be right in every line: what to call it in errors, (line, cells), and the problems so far.
+
+    what: its name if it is no path. tabs: its first line tells whether tabs or commas are between cells. Lines whose
+    cells cannot be read are among the problems alone.
+    """
+    name = str(file) if isinstance(file, (str, os.PathLike)) else what
+    table: list[tuple[int, list[str]]] = []
+    problems: list[str] = []
+    delimiter = ","
+    for line, text in numbered_lines(file):
+        if tabs and not table and not problems and "," not in text:
+            delimiter = "\t"
+        try:
+            cells = read_cells(text, delimiter)
+        except csv.Error as error:
+            problems.append(f"line {line}: {error}")
+            continue
+        if strange := next((cell for cell in cells if UNREADABLE.search(cell)), None):
+            problems.append(f"line {line}: {shown(strange)} is not plain text in UTF-8")
+        else:
+            table.append((line, cells))
+    return name, table, problems
+
+
+def refuse(name: str, problems: Sequence[str]) -> None:
+    """Raise ValueError with a table's problems, if there are any; the first of them where there are many."""
+    if problems:
+        more = len(problems) - _TOLD_PROBLEMS
+        told = [*problems[:_TOLD_PROBLEMS], *([f"and {more} more"] if more > 0 else [])]
+        raise ValueError(f"{name}: {'; '.join(told)}")
 
 
 def _is_header(cells: list[str]) -> bool:
@@ -225,19 +292,16 @@ def read_labels(file: str | os.PathLike[str] | TextIO) -> dict[str, Labels]:
     """labels.csv by video id: a header with video_id and any of gender, age, identity; any cell may be empty.
 
     gender is female, male, f or m (any case), age a number of years from 0 to 120. Raises ValueError with
-    every problem and its line number at once.
+    every problem and its line number at once, up to ten.
     """
-    lines = list(numbered_lines(file))
-    header = [name.strip().lower() for name in next(csv.reader([lines[0][1]]))] if lines else []
+    name, table, problems = read_table(file, "labels")
+    header = [cell.lower() for cell in table[0][1]] if table else []
     unknown = sorted(set(header) - {"video_id", "gender", "age", "identity"})
     if "video_id" not in header or unknown or len(set(header)) < len(header):
-        raise ValueError(
-            f"labels: the header must be video_id,gender,age,identity (or fewer), not {','.join(header)!r}"
-        )
+        first = f"the header must be video_id,gender,age,identity (or fewer), not {shown(','.join(header))}"
+        refuse(name, [first, *problems])
     labels: dict[str, Labels] = {}
-    problems = []
-    for line, text in lines[1:]:
-        cells = [cell.strip() for cell in next(csv.reader([text]))]
+    for line, cells in table[1:]:
         if len(cells) != len(header):
             problems.append(f"line {line}: {len(cells)} columns, the header has {len(header)}")
             continue
@@ -247,13 +311,12 @@ def read_labels(file: str | os.PathLike[str] | TextIO) -> dict[str, Labels]:
         if not row["video_id"]:
             problems.append(f"line {line}: no video_id")
         if row["video_id"] in labels:
-            problems.append(f"line {line}: {row['video_id']} a second time")
+            problems.append(f"line {line}: {plain(row['video_id'])} a second time")
         if gender and gender not in GENDERS:
-            problems.append(f"line {line}: gender {row['gender']!r} is not female, male, f or m")
+            problems.append(f"line {line}: gender {shown(row['gender'])} is not female, male, f or m")
         if age and not (NUMBER.fullmatch(age) and 0 <= float(age) <= 120):
-            problems.append(f"line {line}: age {age!r} is not a number of years")
+            problems.append(f"line {line}: age {shown(age)} is not a number of years")
             age = ""
         labels[row["video_id"]] = Labels(gender or None, float(age) if age else None, row.get("identity") or None)
-    if problems:
-        raise ValueError("labels: " + "; ".join(problems))
+    refuse(name, problems)
     return labels

@@ -6,19 +6,21 @@ the clip's and trying again may help.
 
 from __future__ import annotations
 
+import errno
 import io
 import os
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Generic, TypeAlias, TypeVar, cast
+from typing import Any, BinaryIO, Generic, TypeAlias, TypeVar
 
 import av
 import cv2
-import fsspec
 import numpy as np
 from av.container import InputContainer
 
+from arspm import storage
 from arspm.media.audio import level_dbfs, speech_signs
 from arspm.schema import DropReason
 
@@ -29,7 +31,11 @@ T = TypeVar("T")
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,asf,flv,wav,w64,flac,mp3,aac,ogg"
 PICTURE_CONTAINERS = "jpeg_pipe,png_pipe"
 MAX_PIXELS = 4096 * 4096
+MAX_PICTURE_BYTES = 64 << 20
 MAX_FRAMES_PER_SECOND = 240
+# Of sound: what recordings have. Beyond, libswresample runs out of memory or crashes.
+RATES_HZ = (4_000, 768_000)
+MAX_CHANNELS = 64
 # How the libraries say that a file is broken.
 BROKEN = (av.error.FFmpegError, ValueError, RuntimeError)
 
@@ -164,17 +170,25 @@ def _opened(source: Source) -> Iterator[BinaryIO]:
         source.seek(0)
         yield source
     else:
-        try:
-            if "://" in str(source):
-                fs, path = fsspec.core.url_to_fs(str(source))
-                opened = cast(BinaryIO, fs.open(path, "rb"))
-            else:
-                opened = open(source, "rb")  # noqa: SIM115 (closed by the `with` below)
-        except FileNotFoundError:
-            raise DroppedClip(DropReason.missing_file, "no such file") from None
-        except IsADirectoryError:
-            raise DroppedClip(DropReason.undecodable, "a folder, not a file") from None
-        with opened:
+        with ExitStack() as held:
+            try:
+                # The whole of a remote file first: FFmpeg takes a read that fails amid the file for a broken clip.
+                path = held.enter_context(storage.local_copy(str(source))) if "://" in str(source) else source
+                kind = os.stat(path).st_mode
+                if not stat.S_ISREG(kind):  # a pipe might be waited for without an end, and a device be read so
+                    what = "a folder" if stat.S_ISDIR(kind) else "a pipe or a device"
+                    raise DroppedClip(DropReason.undecodable, f"{what}, not a file")
+                opened = held.enter_context(open(path, "rb"))
+            except FileNotFoundError:
+                raise DroppedClip(DropReason.missing_file, "no such file") from None
+            except IsADirectoryError:
+                raise DroppedClip(DropReason.undecodable, "a folder, not a file") from None
+            except ValueError as error:
+                raise DroppedClip(DropReason.missing_file, f"not the name of a file: {error}") from None
+            except OSError as error:
+                if error.errno not in (errno.ELOOP, errno.ENAMETOOLONG):
+                    raise
+                raise DroppedClip(DropReason.missing_file, f"no such file: {error.strerror}") from None
             yield opened
 
 
@@ -187,6 +201,12 @@ def _container(file: BinaryIO, containers: str) -> Iterator[InputContainer]:
     except BROKEN as error:
         what = error.strerror if isinstance(error, av.error.FFmpegError) else str(error).split("\n")[0]
         raise DroppedClip(DropReason.undecodable, f"cannot be decoded: {what or type(error).__name__}") from None
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a fault of the storage
+            raise
+        raise DroppedClip(
+            DropReason.undecodable, "cannot be decoded: it sends the reader before its beginning"
+        ) from None
 
 
 def _decode(
@@ -222,6 +242,7 @@ def _decode(
                 if not frame.is_corrupt:
                     even.add(frame)
             elif isinstance(frame, av.AudioFrame):
+                _check_sound(frame)
                 add_sound(frame)
         too_long = num_decoded > MAX_FRAMES_PER_SECOND * limits.max_seconds
         if num_samples > limits.max_seconds * limits.sample_rate or too_long:
@@ -255,6 +276,7 @@ def _streams(container: InputContainer, limits: _Limits, want_video: bool, cut: 
             raise DroppedClip(DropReason.undecodable, f"no decoder for its {stream.type}")
     if not cut and container.duration is not None and container.duration / av.time_base > limits.max_seconds:
         raise _too_long(limits)
+    _check_sound(sound.codec_context)
     if video is not None:
         _check_pixels(video.codec_context.width, video.codec_context.height, limits.max_pixels)
         video.codec_context.thread_count = 1  # clips are decoded side by side, one to a core
@@ -307,7 +329,9 @@ def _read_picture(source: Source, max_pixels: int) -> np.ndarray:
     """
     try:
         with _opened(source) as file:
-            data = file.read()
+            data = file.read(MAX_PICTURE_BYTES + 1)
+        if len(data) > MAX_PICTURE_BYTES:
+            raise DroppedClip(DropReason.undecodable, f"more than {MAX_PICTURE_BYTES >> 20} MiB")
         # Bytes without a name: by a name that ends in .jpg FFmpeg takes a file for one of a numbered series.
         with _container(io.BytesIO(data), PICTURE_CONTAINERS) as container:
             header = container.streams.video[0].codec_context
@@ -326,6 +350,13 @@ def _read_picture(source: Source, max_pixels: int) -> np.ndarray:
 def _check_pixels(width: int, height: int, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise DroppedClip(DropReason.undecodable, f"{width}x{height} pixels, more than the limit of {max_pixels}")
+
+
+def _check_sound(sound: Any) -> None:
+    """sound: a stream's codec context or a frame."""
+    rate, channels = sound.sample_rate, sound.layout.nb_channels
+    if not (RATES_HZ[0] <= rate <= RATES_HZ[1] and 1 <= channels <= MAX_CHANNELS):
+        raise DroppedClip(DropReason.undecodable, f"sound of {rate} Hz in {channels} channels")
 
 
 def _too_long(limits: _Limits) -> DroppedClip:

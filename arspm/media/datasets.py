@@ -7,7 +7,6 @@ is text that anybody may have chosen.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import os
 import posixpath
@@ -27,9 +26,12 @@ from arspm.media.clip_rows import (
     DroppedRow,
     Labels,
     check_id,
-    numbered_lines,
+    plain,
     read_clip_rows,
     read_labels,
+    read_table,
+    refuse,
+    shown,
 )
 from arspm.media.clips import DroppedClip
 from arspm.schema import GENDERS, DropReason
@@ -136,21 +138,15 @@ def read_voxceleb_metadata(file: str | os.PathLike[str] | TextIO) -> dict[str, P
     Columns are VoxCeleb1 ID or VoxCeleb2 ID, Gender (f, m or empty), and VGGFace1 ID, VGGFace2 ID or Name where it
     has them; others, Set among them, are left. Raises FileNotFoundError, or ValueError with every problem at once.
     """
-    lines = list(numbered_lines(file))
-    delimiter = "," if lines and "," in lines[0][1] else "\t"
-    table = [(line, [cell.strip() for cell in next(csv.reader([text], delimiter=delimiter))]) for line, text in lines]
+    source, table, problems = read_table(file, "metadata", tabs=True)
     header = [re.sub(r"[\W_]", "", name.lower()) for name in table[0][1]] if table else []
     speaker_at = [at for at, name in enumerate(header) if re.fullmatch(r"(voxceleb[12])?id", name)]
     gender_at = [at for at, name in enumerate(header) if name == "gender"]
     names_at = [at for at, name in enumerate(header) if re.fullmatch(r"vggface[12]?(id)?|name", name)]
     if len(speaker_at) != 1 or len(gender_at) != 1:
-        raise ValueError(
-            f"metadata: columns VoxCeleb1 ID (or VoxCeleb2 ID) and Gender are expected, not {lines[0][1][:80]!r}"
-            if lines
-            else "metadata: the file is empty"
-        )
+        got = shown(",".join(table[0][1])) if table else "an empty file"
+        refuse(source, [f"columns VoxCeleb1 ID (or VoxCeleb2 ID) and Gender are expected, not {got}", *problems])
     people: dict[str, Person] = {}
-    problems = []
     for line, cells in table[1:]:
         if len(cells) != len(header):
             problems.append(f"line {line}: {len(cells)} columns, the header has {len(header)}")
@@ -158,12 +154,11 @@ def read_voxceleb_metadata(file: str | os.PathLike[str] | TextIO) -> dict[str, P
         speaker, gender = cells[speaker_at[0]], cells[gender_at[0]].lower()
         found = {"f": "female", "m": "male"}.get(gender, gender)
         if not speaker or speaker in people:
-            problems.append(f"line {line}: {f'{speaker} a second time' if speaker else 'no id'}")
+            problems.append(f"line {line}: {f'{plain(speaker)} a second time' if speaker else 'no id'}")
         if found and found not in GENDERS:
-            problems.append(f"line {line}: gender {gender!r} is not f or m")
+            problems.append(f"line {line}: gender {shown(gender)} is not f or m")
         people[speaker] = Person(found or None, tuple(cells[at] for at in names_at if cells[at]))
-    if problems:
-        raise ValueError("metadata: " + "; ".join(problems))
+    refuse(source, problems)
     return people
 
 
@@ -215,7 +210,7 @@ def _pair(sounds: _Tree, pictures: _Tree) -> tuple[list[Row], list[str]]:
         image = None
         try:
             if clip_id in seen:
-                raise DroppedClip(DropReason.duplicate_key, f"{clip_id} is {_shown(seen[clip_id])} already")
+                raise DroppedClip(DropReason.duplicate_key, f"{clip_id} is {shown(seen[clip_id])} already")
             seen[clip_id] = file.path
             if _extension(file.path) in SOUND_EXTENSIONS:
                 choice = [own[file.key]] if file.key in own else free.get(file.key[:-1], [])
@@ -223,12 +218,12 @@ def _pair(sounds: _Tree, pictures: _Tree) -> tuple[list[Row], list[str]]:
                     raise DroppedClip(DropReason.no_video, f"a sound, and no picture of {'/'.join(file.key[:-1])}")
                 image = storage.join(pictures.root, choice[_hash(clip_id) % len(choice)])
         except DroppedClip as drop:
-            rows.append(DroppedRow(line, clip_id, speaker, drop.reason, f"{_shown(file.path)}: {drop.detail}"))
+            rows.append(DroppedRow(line, clip_id, speaker, drop.reason, f"{shown(file.path)}: {drop.detail}"))
             continue
         uri = storage.join(sounds.root, file.path)
         rows.append(ClipRow(line, clip_id, speaker, 0.0, 0.0, None, None, uri, image))
     for group in sorted(portrayed.keys() - {key[:-1] for key in taken}):
-        detail = f"{_shown('/'.join(group))}: pictures ({portrayed[group]}), and no sound"
+        detail = f"{shown('/'.join(group))}: pictures ({portrayed[group]}), and no sound"
         rows.append(DroppedRow(len(rows) + 1, "", group[0], DropReason.no_sound, detail))
     return rows, _others(sounds, pictures)
 
@@ -246,7 +241,7 @@ def _files(tree: _Tree, extensions: tuple[str, ...], rows: list[Row]) -> Iterato
             check_id(file.key[0], "a speaker")
             check_id(file.clip_id, "a clip id")
         except DroppedClip as drop:
-            rows.append(DroppedRow(len(rows) + 1, "", "", drop.reason, f"{_shown(path)}: {drop.detail}"))
+            rows.append(DroppedRow(len(rows) + 1, "", "", drop.reason, f"{shown(path)}: {drop.detail}"))
             continue
         yield file
 
@@ -305,14 +300,9 @@ def _hash(clip_id: str) -> int:
     return int.from_bytes(hashlib.sha256(f"picture:{clip_id}".encode()).digest()[:8], "big")
 
 
-def _shown(text: str) -> str:
-    """A name that anybody may have chosen, in a line."""
-    return repr(text if len(text) <= 120 else "..." + text[-117:])
-
-
 def _some(names: Iterable[str], what: str) -> str:
     """`3 speakers ('a', 'b', ...)`."""
     every = list(names)
     more = ", ..." if len(every) > 3 else ""
     plural = "" if len(every) == 1 else "s"
-    return f"{len(every)} {what}{plural} ({', '.join(_shown(name) for name in every[:3])}{more})"
+    return f"{len(every)} {what}{plural} ({', '.join(shown(name) for name in every[:3])}{more})"

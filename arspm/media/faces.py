@@ -22,6 +22,7 @@ from arspm.schema import FACE_SIZE, DropReason
 
 # Of the box's side, on each side: hair and chin are in, as in the loose crops that VGGFace's networks were shown.
 MARGIN = 0.25
+MAX_STORED_SIDE = 4096  # of a JPEG that `decode_jpeg` takes; a header's few bytes could ask for gigabytes
 PYRAMID_STEP = 1.2  # between the sizes at which dlib's HOG looks
 
 
@@ -337,6 +338,17 @@ def encode_jpeg(crop: np.ndarray, quality: int = 95) -> bytes:
     return data.tobytes()
 
 
+def jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """(width, height) by the frame header of a JPEG; None where there is none."""
+    at = 2
+    while at + 9 <= len(data) and data[at] == 0xFF:
+        kind, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
+        if 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC):  # these are tables
+            return int.from_bytes(data[at + 7 : at + 9], "big"), int.from_bytes(data[at + 5 : at + 7], "big")
+        at += 1 if kind == 0xFF else 2 + length  # any number of 0xFF may stand before a marker
+    return None
+
+
 def decode_jpeg(data: bytes, size: int = FACE_SIZE) -> np.ndarray:
     """A square JPEG as uint8 RGB (size, size, 3), contiguous. Raises ValueError if it is broken or not
     square.
@@ -346,6 +358,11 @@ def decode_jpeg(data: bytes, size: int = FACE_SIZE) -> np.ndarray:
     """
     if not (data.startswith(b"\xff\xd8") and data.endswith(b"\xff\xd9")):  # libjpeg paints a cut-off end grey
         raise ValueError(f"not a whole JPEG: {len(data)} bytes")
+    sides = jpeg_size(data)
+    if sides is None:
+        raise ValueError(f"a JPEG of {len(data)} bytes cannot be decoded: it has no size")
+    if max(sides) > MAX_STORED_SIDE:
+        raise ValueError(f"a JPEG of {sides[0]}x{sides[1]}; a face has {MAX_STORED_SIDE} pixels a side at most")
     buffer = np.frombuffer(data, np.uint8)
     bgr = cv2.imdecode(buffer, cv2.IMREAD_REDUCED_COLOR_2 if size * 2 <= FACE_SIZE else cv2.IMREAD_COLOR)
     if bgr is not None and bgr.shape[0] < size:

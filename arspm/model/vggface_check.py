@@ -30,7 +30,8 @@ def parse_stated(tree: Any, source: str) -> StatedActivations:
     try:
         return StatedActivations.model_validate(tree)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()[:5])
+        told = [(".".join(map(str, each["loc"]))[:100], each["msg"]) for each in error.errors()[:5]]
+        problems = "; ".join(f"{name if name.isprintable() else repr(name)}: {message}" for name, message in told)
         raise ValueError(f"{source}: not activations of VGGFace: {problems}") from None
 
 

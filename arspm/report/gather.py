@@ -77,19 +77,25 @@ def dropped_examples(run: str, reasons: Iterable[str]) -> dict[str, list[dict[st
 
     Reads no further than it must: a large corpus drops millions.
     """
-    found: dict[str, list[dict[str, Any]]] = {reason: [] for reason in reasons}
-    if not found:
+    reasons = list(reasons)
+    if not reasons:
+        return {}
+    uri = storage.join(stages.corpus(run), _DROPPED)
+    fs, path = storage.filesystem(uri)
+
+    def read() -> dict[str, list[dict[str, Any]]]:
+        found: dict[str, list[dict[str, Any]]] = {reason: [] for reason in reasons}
+        with fs.open(path, "rb") as file:
+            for batch in pyarrow.parquet.ParquetFile(file).iter_batches(_BATCH_ROWS, use_threads=False):
+                for drop in batch.to_pylist():
+                    examples = found.get(drop["reason"], [])
+                    if len(examples) < EXAMPLES_PER_REASON:
+                        examples.append({name: drop[name] for name in ("row", schema.CLIP_ID, "detail")})
+                if all(len(examples) == EXAMPLES_PER_REASON for examples in found.values()):
+                    break
         return found
-    fs, path = storage.filesystem(storage.join(stages.corpus(run), _DROPPED))
-    with fs.open(path, "rb") as file:
-        for batch in pyarrow.parquet.ParquetFile(file).iter_batches(_BATCH_ROWS, use_threads=False):
-            for drop in batch.to_pylist():
-                examples = found.get(drop["reason"], [])
-                if len(examples) < EXAMPLES_PER_REASON:
-                    examples.append({name: drop[name] for name in ("row", schema.CLIP_ID, "detail")})
-            if all(len(examples) == EXAMPLES_PER_REASON for examples in found.values()):
-                break
-    return found
+
+    return storage.retried(uri, read)
 
 
 def _success(run: str, stage: str) -> dict[str, Any] | None:

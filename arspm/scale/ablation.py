@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import pyarrow.parquet as pq
-
-from arspm import stages, storage
+from arspm import corpus, stages, storage
 from arspm.config import Config
 from arspm.learning import artifacts
 from arspm.learning.ablation import Trained, compare
@@ -74,8 +72,7 @@ def write_page(
 
 def _read(model: Finished) -> Trained:
     measured, learnt = (stages.folder(model.run, stage) for stage in ("evaluate", "encoder"))
-    fs, path = storage.arrow_filesystem(storage.join(measured, evaluate.CLIPS))
-    clips = pq.read_table(path, filesystem=fs)
+    clips = corpus.read_table(storage.join(measured, evaluate.CLIPS))
     return Trained(
         *model,
         storage.read_json(storage.join(measured, evaluate.METRICS)),

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray.data
 import torch
 
@@ -54,11 +53,7 @@ def predict(config: Config, run: str, split_name: str = "test") -> tuple[pa.Tabl
     items = [(split_name, shard) for shard in range(len(split.shards))]
     results = _map_shards(_Predictor, items, {split_name: split}, config, run)
     files = {path: described for each in results for path, described in each.items()}
-    tables = []
-    for path in files:
-        fs, name = storage.arrow_filesystem(storage.join(run, path))
-        tables.append(pq.read_table(name, filesystem=fs))
-    return pa.concat_tables(tables), files
+    return pa.concat_tables([corpus.read_table(storage.join(run, path)) for path in files]), files
 
 
 class _Actor:

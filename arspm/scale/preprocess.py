@@ -19,14 +19,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import ray.data
-import torch
 
+from arspm import config as configuration
 from arspm import corpus, schema, stages, storage
 from arspm.config import Config
-from arspm.media import audio, faces
 from arspm.media.clip_rows import ClipRow, DroppedRow, Labels
-from arspm.media.clips import DroppedClip, decode_clip
+from arspm.media.clips import DroppedClip
 from arspm.media.datasets import read_dataset
+from arspm.media.prepare import Preparer
 from arspm.progress import progress
 from arspm.scale.ingest import plain_errors, quiet
 from arspm.schema import DropReason
@@ -143,11 +143,11 @@ def preprocess(config: Config, run: str, fingerprint: str) -> tuple[dict[str, An
 
 def make_shard(shard: Shard, labels: dict[str, Labels], config: Config, place: str, fingerprint: str) -> dict[str, Any]:
     """Decode a shard's clips, write its two families and then its receipt; the receipt."""
-    torch.set_num_threads(1)
     kept, speech, pictures, dropped = [], [], [], []
+    prepare = _preparer(configuration.dump(config))
     for row in shard.rows:
         try:
-            tensor, picture = _prepare(row, config)
+            tensor, picture = prepare(row)
         except DroppedClip as drop:
             dropped.append(_drop(row, drop.reason, drop.detail))
             continue
@@ -188,30 +188,10 @@ def make_shard(shard: Shard, labels: dict[str, Labels], config: Config, place: s
     return receipt
 
 
-def _prepare(row: ClipRow, config: Config) -> tuple[np.ndarray, bytes]:
-    """A clip's speech tensor and face JPEG. Raises DroppedClip."""
-    settings = config.face
-    media = decode_clip(row.path, image=row.image, num_frames=settings.num_frames, sample_rate=schema.SAMPLE_RATE_HZ)
-    where = None if row.x is None or row.y is None else (row.x, row.y)
-    crop, _, _ = faces.best_face(
-        media.frames,
-        _detector(settings.detector),
-        where,
-        size=schema.FACE_SIZE,
-        margin=settings.margin,
-        min_side=settings.min_side_pixels,
-    )
-    waveform = audio.fit_length(media.waveform, schema.WAVEFORM_SHAPE[0])
-    if config.data.storage == "waveform":
-        tensor = audio.to_int16(waveform)
-    else:
-        tensor = audio.spectrogram(torch.from_numpy(waveform)).to(torch.float16).numpy()
-    return tensor, faces.encode_jpeg(crop, settings.jpeg_quality)
-
-
 @functools.lru_cache(maxsize=1)
-def _detector(name: str) -> faces.FaceDetector:
-    return faces.make_detector(name)
+def _preparer(config: str) -> Preparer:
+    """One for all the shards that this process makes: its start takes as long as a dozen clips."""
+    return Preparer(configuration.load(config))
 
 
 def _make_shards(

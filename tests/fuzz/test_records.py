@@ -1,0 +1,321 @@
+"""What stages, sweeps and people leave as JSON and Parquet: configurations, manifests, shards, records."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from arspm import config as configuration
+from arspm import corpus, presets, schema, stages, storage, sweeps
+from arspm.config import ConfigError
+from arspm.model.vggface_check import NUM_STATED, parse_stated
+from tests.fuzz.doors import Spoilt, number, try_inputs
+from tests.fuzz.mutations import BYTES, JSON, ODD_TEXTS, json_field
+from tune_spaces import space as spaces
+
+DEEP = b"[" * 100_000 + b"]" * 100_000
+
+
+def named(path: Path, error: Exception) -> ValueError:
+    """The error of a function that is given a file's text, with the name that its caller adds."""
+    return ValueError("\n".join(f"{path.name}: {line}" for line in str(error).splitlines()))
+
+
+# --- configurations
+
+
+def config_file(path: Path) -> None:
+    try:
+        found = configuration.load(path.read_bytes())
+    except ConfigError as error:
+        raise named(path, error) from None
+    assert configuration.load(configuration.dump(found)) == found
+
+
+def changes(path: Path) -> None:
+    """Lines `name=value`, as after --set."""
+    lines = path.read_bytes().decode("utf-8", "replace").split("\n")
+    pairs = dict(line.partition("=")[::2] for line in lines)
+    try:
+        found = configuration.override(presets.preset("smoke"), pairs)
+    except ConfigError as error:
+        raise named(path, error) from None
+    assert configuration.load(configuration.dump(found)) == found
+
+
+def test_configurations() -> None:
+    seeds = tuple(configuration.dump(preset).encode() for preset in presets.PRESETS.values())
+    tally = try_inputs(config_file, Spoilt(seeds, JSON, number(200)), name="config.json")
+    assert tally["refused"] > tally.total() // 10
+    many = json.dumps({f"field{n}" * 20: n for n in range(20_000)}).encode()
+    bombs = [
+        DEEP,
+        many,
+        json.dumps({"x" * 2_000_000: 1}).encode(),
+        b'{"seed":' * 50_000,
+        b'{"seed": ' + b"9" * 10**6 + b"}",
+    ]
+    bombs += [json.dumps({"preset": "x" * 10**6, "seed": "y" * 10**6}).encode(), b'{"a\\nb\\u001b[31m": 1}']
+    assert try_inputs(config_file, bombs, name="config.json")["refused"] == len(bombs)
+
+
+def test_changes_of_a_configuration() -> None:
+    names = configuration.names()
+    seeds = ("\n".join(f"{name}=1" for name in names[:20]).encode(), b"loss.lambda1=0.5\nprior.kind=gender\nseed=3")
+    seeds += tuple(f"{name}={value}".encode() for name in names[::9] for value in ODD_TEXTS[::4])
+    tally = try_inputs(changes, Spoilt(seeds, BYTES, number(150)), name="changes")
+    assert tally["refused"] > tally.total() // 10
+
+
+# --- the corpus
+
+
+@pytest.fixture
+def made(write_corpus) -> Path:
+    """A corpus of two shards of training rows."""
+    return Path(write_corpus({"train": (6, 4), "val": (2,), "test": (2,)})[0])
+
+
+def corpus_manifest(path: Path, made: Path) -> None:
+    place = path.parent / "corpus"
+    if not place.exists():
+        place.mkdir()
+        (place / "train").symlink_to(made / "train")
+    (place / corpus.MANIFEST).write_bytes(path.read_bytes())
+    for subset in (None, 3):
+        split = corpus.open_split(str(place), "train", subset)
+        assert 0 < split.num_rows <= 10
+        read_all(split)
+
+
+def read_all(split: corpus.Split) -> None:
+    wanted = {"speech": (schema.WAVEFORM,), "faces": (schema.FACE_JPEG, schema.AGE), "features": (schema.FACE_FEATURE,)}
+    rows = corpus.read_rows(split, wanted, np.arange(split.num_rows)[::-1])
+    assert rows[schema.WAVEFORM].shape == (split.num_rows, *schema.WAVEFORM_SHAPE)
+    assert rows[schema.WAVEFORM].dtype == np.int16
+    assert rows[schema.FACE_FEATURE].shape == (split.num_rows, 16)
+    assert len(rows[schema.FACE_JPEG]) == len(rows[schema.CLIP_ID]) == split.num_rows
+    table = corpus.read_columns(split, "faces", [schema.CLIP_ID, schema.VIDEO_ID, schema.IDENTITY])
+    assert len(corpus.speakers(table)) == split.num_rows
+
+
+def shard(path: Path, made: Path, family: str) -> None:
+    """One family's shard is spoilt, and the others are as they were."""
+    place = path.parent / "corpus"
+    for name in schema.FAMILIES:
+        (place / "train" / name).mkdir(parents=True, exist_ok=True)
+        source = path if name == family else made / "train" / name / path.name
+        (place / "train" / name / path.name).write_bytes(source.read_bytes())
+    (place / corpus.MANIFEST).write_bytes((made / corpus.MANIFEST).read_bytes())
+    read_all(corpus.open_split(str(place), "train").only(0))
+
+
+def test_manifests_of_a_corpus(made: Path) -> None:
+    seeds = ((made / corpus.MANIFEST).read_bytes(),)
+    tally = try_inputs(
+        corpus_manifest, Spoilt(seeds, JSON, number(125)), name=corpus.MANIFEST, says="corpus", made=made
+    )
+    assert tally["refused"] > tally.total() // 10
+    huge = json.loads(seeds[0])
+    huge["splits"]["train"]["shards"][0]["rows"] = 10**15
+    many = json.loads(seeds[0]) | {"rows_per_group": 10**18}
+    inputs = [
+        DEEP,
+        json.dumps(huge).encode(),
+        json.dumps(many).encode(),
+        json.dumps(many | {"rows_per_group": 0}).encode(),
+    ]
+    for name in ("../../../etc/passwd", "/etc/passwd", "x" * 5000, "a\0b", ".."):
+        lost = json.loads(seeds[0])
+        lost["splits"]["train"]["shards"][0]["name"] = name
+        inputs.append(json.dumps(lost).encode())
+    tally = try_inputs(corpus_manifest, inputs, name=corpus.MANIFEST, says="corpus", made=made)
+    assert tally["refused"] == len(inputs)
+
+
+@pytest.mark.parametrize("family", schema.FAMILIES)
+def test_shards(made: Path, family: str) -> None:
+    name = "shard-00000.parquet"
+    seeds = ((made / "train" / family / name).read_bytes(),)
+    seeds += (footer_first(seeds[0]),)
+    inputs = Spoilt(seeds, BYTES, number(60))
+    tally = try_inputs(shard, inputs, name=name, says="corpus/train", made=made, family=family)
+    assert tally["refused"] > tally.total() // 10
+
+
+def footer_first(parquet: bytes) -> bytes:
+    """The same table without its large cells' bytes being most of the file, so that mutations meet the footer."""
+    table = pq.read_table(io.BytesIO(parquet))
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd", row_group_size=4)
+    return sink.getvalue()
+
+
+def test_shards_that_are_not_what_they_say(made: Path) -> None:
+    """Other types and shapes, fewer rows, empty cells, and a cell that is repeated until it fills the memory."""
+    name = "shard-00000.parquet"
+    table = pq.read_table(made / "train" / "features" / name)
+    feature = table.schema.field(schema.FACE_FEATURE)
+    cells = table[schema.FACE_FEATURE]
+
+    def written(column: Any, field: pa.Field, ids: Any = None) -> bytes:
+        ids = table[schema.CLIP_ID] if ids is None else ids
+        sink = io.BytesIO()
+        pq.write_table(
+            pa.table([ids, column], pa.schema([pa.field(schema.CLIP_ID, ids.type), field])),
+            sink,
+            compression="zstd",
+            row_group_size=4,
+        )
+        return sink.getvalue()
+
+    def told(**metadata: str) -> pa.Field:
+        return pa.field(schema.FACE_FEATURE, pa.binary(), metadata=metadata)
+
+    inputs = [
+        written(cells, told()),
+        written(cells, told(dtype="object", shape="[8]")),
+        written(cells, told(dtype="O", shape="[16]")),
+        written(cells, told(dtype="<f4", shape="[-16]")),
+        written(cells, told(dtype="<f4", shape="[1000000000000]")),
+        written(cells, told(dtype="<f4", shape="null")),
+        written(cells, told(dtype="<f4", shape="[")),
+        written(cells, told(dtype="<f4", shape='["16"]')),
+        written(cells, told(dtype="<f4", shape="[" * 10_000)),
+        written(cells, told(dtype="V64", shape="[1]")),
+        written(cells, told(dtype="\u20ac", shape="[16]")),
+        written(cells, told(dtype="<f4,<f4", shape="[8]")),
+        written(pa.array([None] * len(table), pa.binary()), told(dtype="<f4", shape="[16]")),
+        written(pa.array([b"x"] * len(table)), told(dtype="<f4", shape="[16]")),
+        written(pa.array([1] * len(table)), pa.field(schema.FACE_FEATURE, pa.int64())),
+        written(cells, feature, pa.array(range(len(table)))),
+        written(cells, feature, pa.array(["other"] * len(table))),
+        written(cells.slice(0, 3), feature, table[schema.CLIP_ID].slice(0, 3)),
+        written(pa.array([bytes(50_000_000)] * len(table)), told(dtype="<f4", shape="[16]")),
+    ]
+    assert max(map(len, inputs)) < 1_000_000
+    tally = try_inputs(shard, inputs, name=name, says="corpus/train", made=made, family="features")
+    assert tally["refused"] == len(inputs)
+
+
+# --- stages
+
+
+def stage_manifest(path: Path) -> None:
+    run = path.parent / "run"
+    (run / "encoder").mkdir(parents=True, exist_ok=True)
+    (run / "encoder" / stages.SUCCESS).write_bytes(path.read_bytes())
+    found = stages.success(str(run), "encoder")
+    assert found is not None
+    assert isinstance(found.fingerprint, str)
+    assert all(isinstance(value, str) for value in found.upstream.values())
+    assert math.isfinite(found.seconds)
+    assert isinstance(found.figures, dict)
+    assert all(isinstance(each, dict) for each in found.files.values())
+    stages.done(str(run), "encoder", "x")
+    assert stages.finished_config(str(run), "encoder").seed >= 0
+
+
+def test_manifests_of_stages(tmp_path: Path) -> None:
+    stages.commit(
+        str(tmp_path),
+        "encoder",
+        fingerprint="f" * 64,
+        config=presets.preset("smoke"),
+        files={"encoder/model.safetensors": {"bytes": 3, "sha256": "0" * 64}},
+        seconds=1.5,
+        figures={"val_loss": 0.5},
+    )
+    seeds = ((tmp_path / "encoder" / stages.SUCCESS).read_bytes(),)
+    tally = try_inputs(stage_manifest, Spoilt(seeds, JSON, number(200)), name=stages.SUCCESS)
+    assert tally["refused"] > tally.total() // 10
+    assert try_inputs(stage_manifest, [DEEP, b"null", b"[]", b'"x"'], name=stages.SUCCESS)["refused"] == 4
+
+
+# --- sweeps
+
+
+def sweep_file(path: Path) -> None:
+    found = sweeps.load(str(path.parent))
+    assert {"space", "metric", "mode", "config"} <= found.keys()
+
+
+def sweep_results(path: Path) -> None:
+    place = path.parent / sweeps.FOLDER / "s"
+    place.mkdir(parents=True, exist_ok=True)
+    (place / sweeps.RESULTS).write_bytes(path.read_bytes())
+    told = sweeps.summary(str(path.parent), "s")
+    assert "\n" not in told
+
+
+def trial_record(path: Path) -> None:
+    place = path.parent / sweeps.TRIALS
+    place.mkdir(exist_ok=True)
+    (place / path.name).write_bytes(path.read_bytes())
+    found = sweeps.read_records(str(path.parent))
+    sweep = {"num_trials": 3, "mode": "min", "metric": "val_loss", "max_concurrent": 1}
+    every = list(found.values())
+    results = sweeps.results(
+        sweep, every, state="done", updated=1.0, spent_seconds=1.0, importance=None, pictures={}, config_of_best=None
+    )
+    json.dumps(results, allow_nan=False)
+    sweeps.best(every, "min")
+
+
+def test_sweeps(tmp_path: Path) -> None:
+    record = sweeps.new_record(3, {"loss.lambda1": 0.5}, {"loss.lambda1": 0.5}, True)
+    sweeps.add_epoch(record, {"epoch": 1, "val_loss": 0.5, "seconds": 2.0}, "val_loss", "min")
+    record |= {"state": "finished", "started": 1.0, "ended": 3.0}
+    sweep = {"num_trials": 3, "mode": "min", "metric": "val_loss", "max_concurrent": 1, "config": {}, "space": {}}
+    results = sweeps.results(
+        sweep, [record], state="done", updated=1.0, spent_seconds=1.0, importance=None, pictures={}, config_of_best=None
+    )
+    for door, seed, name in (
+        (trial_record, record, "00003.json"),
+        (sweep_results, results, sweeps.RESULTS),
+        (sweep_file, sweep, sweeps.SWEEP),
+    ):
+        seeds = (json.dumps(seed).encode(),)
+        tally = try_inputs(door, Spoilt(seeds, JSON, number(125)), name=name)
+        assert tally["refused"] > tally.total() // 10
+        assert try_inputs(door, [DEEP, b"null", b"[]", b"{}"], name=name)["refused"] == 4
+
+
+def sample(path: Path) -> None:
+    """A sample of a shipped space, as a search or an earlier sweep gives it."""
+    _, space = spaces.load("joint")
+    try:
+        given = json.loads(path.read_bytes())
+        if not isinstance(given, dict):
+            raise ValueError("a sample is an object")
+        configuration.override(presets.preset("smoke"), spaces.changes(space, given))
+    except (ConfigError, ValueError, RecursionError):
+        raise ValueError(f"{path.name}: refused") from None  # whose words are the search's, not a person's
+
+
+def test_samples_of_a_space() -> None:
+    _, space = spaces.load("joint")
+    seeds = tuple(json.dumps(each).encode() for each in spaces.random_samples(space, 5, 0))
+    tally = try_inputs(sample, Spoilt(seeds, JSON, number(100)), name="sample.json")
+    assert tally["refused"] > tally.total() // 10
+
+
+# --- what else a person writes
+
+
+def stated(path: Path) -> None:
+    parse_stated(storage.read_json(str(path)), path.name)
+
+
+def test_stated_activations() -> None:
+    seeds = (json.dumps({"fc7": [0.5] * NUM_STATED, "image": "x.jpg", "tolerance": 0.1}).encode(),)
+    tally = try_inputs(stated, Spoilt(seeds, (*BYTES, json_field), number(75)), name="weights.check.json")
+    assert tally["refused"] > tally.total() // 10

@@ -1,0 +1,294 @@
+"""Files of weights and models, which other people's programs wrote: nothing in them may run."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import struct
+import zipfile
+from pathlib import Path
+
+import h5py
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+
+from arspm.config import override
+from arspm.learning import artifacts, checkpoint
+from arspm.learning.checkpoint import Progress
+from arspm.learning.judges import OnnxJudge, Pictures
+from arspm.media.clip_rows import ClipRow
+from arspm.media.faces import encode_jpeg, make_detector
+from arspm.media.prepare import Preparer
+from arspm.model.vggface import VGGFace
+from arspm.model.vggface_weights import read_published
+from arspm.presets import preset
+from tests.fuzz.doors import Spoilt, number, try_inputs
+from tests.fuzz.mutations import BYTES, JSON, SAFETENSORS
+from tests.model.published_files import WRITERS
+
+NETWORK = {"width": 1 / 64, "image_size": 32, "feature_dim": 4, "num_identities": 3}
+CRASHING = 39  # of the spoilt judges, one on which OpenCV 5.0 crashes
+PLAIN = ("progress.json", "model.safetensors", "optimizer.safetensors", "best.safetensors")
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """A small VGGFace in every format that is read."""
+    folder, state = tmp_path_factory.mktemp("published"), VGGFace(**NETWORK).state_dict()
+    for name, write in WRITERS.items():
+        write(state, folder / name)
+    return {name: (folder / name).read_bytes() for name in WRITERS}
+
+
+def vggface(path: Path) -> None:
+    found = read_published(path)
+    assert found.channel_order in ("rgb", "bgr")
+    for name, tensor in found.state_dict.items():
+        assert tensor.dtype == torch.float32, name
+        assert tensor.numel() * 4 <= 2 * path.stat().st_size, name  # in half precision at most
+    assert len(found.state_dict) == 32
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_published_weights(name: str, published: dict[str, bytes]) -> None:
+    mutations = SAFETENSORS if name == "arspm" else BYTES
+    others = tuple(data for other, data in published.items() if other != name)
+    seeds = (published[name],) * 6 + others[:2]
+    tally = try_inputs(vggface, Spoilt(seeds, mutations, number(75)), name="weights")
+    assert tally["refused"] > tally.total() // 10
+
+
+class Trap:
+    """Unpickled, it writes a file."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, (f"touch {self.marker}",)
+
+
+def traps(marker: Path) -> list[bytes]:
+    """A pickle that runs a program, in every wrapping in which weights are pickled."""
+    found = [pickle.dumps(Trap(marker), protocol) for protocol in range(2, 6)]
+    for old in (True, False):
+        sink = io.BytesIO()
+        torch.save({"state_dict": Trap(marker)}, sink, _use_new_zipfile_serialization=not old)
+        found.append(sink.getvalue())
+    sink = io.BytesIO()
+    np.save(sink, np.array([Trap(marker)], object), allow_pickle=True)
+    found.append(sink.getvalue())
+    return found
+
+
+def test_a_pickle_is_refused_and_not_run(tmp_path: Path, trained: Path) -> None:
+    marker = tmp_path / "marker"
+    pickle.loads(traps(marker)[0])
+    assert marker.exists()  # it would work
+    marker.unlink()
+    inputs = traps(marker)
+    assert try_inputs(vggface, inputs, name="weights")["refused"] == len(inputs)
+    assert try_inputs(weights, inputs, name="model.safetensors")["refused"] == len(inputs)
+    assert try_inputs(onnx_judge, inputs, name="judge.onnx")["refused"] == len(inputs)
+    assert try_inputs(detector, inputs, name="yunet.onnx")["refused"] == len(inputs)
+    for part in PLAIN:
+        told = {"folder": trained, "part": part, "vouched": True}
+        assert try_inputs(saved, inputs, name=part, **told)["refused"] == len(inputs)
+    assert not marker.exists()
+    (tmp_path / "weights").write_bytes(inputs[0])
+    with pytest.raises(ValueError, match="a pickle of more than tensors, which is never opened"):
+        read_published(tmp_path / "weights")
+    (tmp_path / "weights").write_bytes(inputs[5])
+    with pytest.raises(ValueError, match="a pickle of more than tensors, which is never opened"):
+        read_published(tmp_path / "weights")
+
+
+# --- bombs
+
+
+def packed(archive: bytes) -> bytes:
+    """The same archive, its tensors replaced by 1.2 GB of zeros, compressed."""
+    sink = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(archive)) as old, zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as new:
+        for entry in old.infolist():
+            if "/data/" not in entry.filename:
+                new.writestr(entry.filename, old.read(entry))
+            elif entry.filename.endswith("/data/0"):
+                with new.open(entry.filename, "w", force_zip64=True) as file:
+                    for _ in range(300):
+                        file.write(bytes(4 << 20))
+    return sink.getvalue()
+
+
+def huge_hdf5(folder: Path) -> bytes:
+    """A Keras file whose first kernel is declared to have 2^40 numbers, none of them written."""
+    with h5py.File(folder / "huge.h5", "w") as file:
+        file.attrs["layer_names"] = np.array([b"conv1_1"])
+        file.create_group("conv1_1").create_dataset("kernel:0", (2**20, 2**20), "f4", chunks=(1024, 1024))
+        file["conv1_1"].create_dataset("bias:0", (2**20,), "f4", chunks=(1024,), compression="gzip")
+    return (folder / "huge.h5").read_bytes()
+
+
+def safetensors_file(header: bytes, data: bytes = b"", length: int | None = None) -> bytes:
+    return struct.pack("<Q", len(header) if length is None else length) + header + data
+
+
+def test_weights_that_say_they_are_huge(published: dict[str, bytes], tmp_path: Path) -> None:
+    lie = {"conv1_1.weight": {"dtype": "F32", "shape": [2**20, 2**20], "data_offsets": [0, 2**42]}}
+    empty = {"conv1_1.weight": {"dtype": "F32", "shape": [0, 2**62], "data_offsets": [0, 0]}}
+    bombs = [
+        packed(published["caffe"]),
+        huge_hdf5(tmp_path),
+        safetensors_file(b"{}", length=10 * 2**30),
+        safetensors_file(b"{" + b" " * 100, length=2**64 - 1),
+        safetensors_file(json.dumps(lie).encode(), bytes(64)),
+        safetensors_file(json.dumps(empty).encode()),
+        safetensors_file(b'{"a":' * 100_000),
+        struct.pack("<ii", 4, 1) + struct.pack("<i", 2**31 - 1) + b"V 1",
+    ]
+    assert max(map(len, bombs)) < 10_000_000
+    assert try_inputs(vggface, bombs, name="weights")["refused"] == len(bombs)
+    # One has a tensor without an element, which is no harm until a network is asked to take it.
+    assert try_inputs(weights, bombs, name="model.safetensors")["refused"] == len(bombs) - 1
+
+
+# --- our own
+
+
+def network() -> torch.nn.Sequential:
+    return torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 1))
+
+
+def optimizer_of(model: torch.nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.Adam(model.parameters())
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint amid training."""
+    folder, model = tmp_path_factory.mktemp("checkpoint"), network()
+    optimizer = optimizer_of(model)
+    model(torch.randn(5, 3)).sum().backward()
+    optimizer.step()
+    progress = Progress(2, 1, 9, 0.5, 1, [{"val_loss": 0.5}], [[4, 0.6]], [0.7, 1.0], {"loss": [0.5, 2.0]})
+    checkpoint.save(folder, model, optimizer, progress, model.state_dict(), {"seed": 0})
+    return folder
+
+
+def weights(path: Path) -> None:
+    for name, tensor in checkpoint.read_weights(path).items():
+        assert isinstance(name, str)
+        assert tensor.numel() * tensor.element_size() <= path.stat().st_size
+
+
+def saved(path: Path, folder: Path, part: str, vouched: bool) -> None:
+    """A checkpoint in which one file is spoilt. vouched: its hash is right all the same."""
+    for name in PLAIN:
+        if name != part:
+            (path.parent / name).write_bytes((folder / name).read_bytes())
+    if vouched and part != checkpoint.PROGRESS:
+        told = json.loads((folder / checkpoint.PROGRESS).read_text())
+        told["files"][part] = checkpoint.storage.describe_bytes(path.read_bytes())
+        (path.parent / checkpoint.PROGRESS).write_text(json.dumps(told))
+    model = network()
+    optimizer = optimizer_of(model)
+    progress, best = checkpoint.load(path.parent, model, optimizer)
+    assert min(progress.epoch, progress.step_in_epoch, progress.step) >= 0
+    assert all(isinstance(epoch, dict) for epoch in progress.epochs)
+    assert len(progress.pending) == 2
+    assert sum(progress.pending) is not None
+    assert isinstance(progress.best, float | None)
+    assert all(len(each) == 2 for each in (*progress.losses, *progress.sums.values()))
+    if best is not None:
+        checkpoint.restore(network(), best, part)
+    # It goes on from there.
+    model(torch.randn(5, 3)).sum().backward()
+    optimizer.step()
+
+
+@pytest.mark.parametrize("part", PLAIN)
+def test_checkpoints(part: str, trained: Path) -> None:
+    mutations = JSON if part.endswith(".json") else SAFETENSORS
+    seeds = ((trained / part).read_bytes(),)
+    inputs = Spoilt(seeds, mutations, number(75))
+    tally = try_inputs(saved, inputs, name=part, folder=trained, part=part, vouched=True)
+    assert tally["refused"] > tally.total() // 10
+    tally = try_inputs(saved, Spoilt(seeds, mutations, 50), name=part, folder=trained, part=part, vouched=False)
+    assert tally["refused"] > tally.total() // 10 or part == checkpoint.PROGRESS
+
+
+def test_weights_of_ours(trained: Path) -> None:
+    seeds = tuple((trained / part).read_bytes() for part in PLAIN[1:])
+    tally = try_inputs(weights, Spoilt(seeds, SAFETENSORS, number(150)), name="model.safetensors")
+    assert tally["refused"] > tally.total() // 10
+
+
+def test_priors(tmp_path: Path) -> None:
+    tensors = {f"{name}/{count}": torch.randn(4) for name in ("neutral", "male") for count in (1, 10)}
+    checkpoint.write_weights(tmp_path / "priors", tensors)
+    seeds = ((tmp_path / "priors").read_bytes(),)
+    tally = try_inputs(priors, Spoilt(seeds, SAFETENSORS, number(100)), name=artifacts.PRIORS_BY_COUNT)
+    assert tally["refused"] > tally.total() // 10
+
+
+def priors(path: Path) -> None:
+    place = path.parent / "prior"
+    place.mkdir(exist_ok=True)
+    (place / path.name).write_bytes(path.read_bytes())
+    for counts in artifacts.load_priors_by_count(str(path.parent)).values():
+        assert list(counts) == sorted(counts)
+        assert min(counts) > 0
+
+
+# --- models of one's own
+
+
+@pytest.fixture(scope="module")
+def judge_file(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A judge of both: the mean of each channel times a matrix."""
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ("batch", 3, 32, 32))
+    nodes = [helper.make_node("ReduceMean", ["image"], ["means"], axes=[2, 3], keepdims=0)]
+    constants, outputs = [], []
+    for name, width in (("gender", 2), ("age", 1)):
+        matrix = np.ones((3, width), np.float32)
+        constants.append(onnx.numpy_helper.from_array(matrix, f"{name} weights"))
+        nodes.append(helper.make_node("MatMul", ["means", f"{name} weights"], [name]))
+        outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ("batch", width)))
+    graph = helper.make_graph(nodes, "judge", [image], outputs, constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    return model.SerializeToString()
+
+
+def onnx_judge(path: Path) -> None:
+    face = encode_jpeg(np.full((224, 224, 3), 90, np.uint8))
+    judged = OnnxJudge(path)(Pictures("real", ["a", "b"], np.zeros((2, 4), np.float32), [face, face]))
+    assert judged.gender.shape == judged.age_bin.shape == (2,)
+    assert set(judged.gender.tolist()) <= {-1, 0, 1}
+    assert set(judged.age_bin.tolist()) <= {-1, 0, 1, 2}
+
+
+def detector(path: Path) -> None:
+    """A model that somebody says is a YuNet. None of these is one."""
+    make_detector(str(path))
+
+
+def test_judges(judge_file: bytes) -> None:
+    tally = try_inputs(onnx_judge, Spoilt((judge_file,), BYTES, number(100)), name="judge.onnx")
+    assert tally["refused"] > tally.total() // 10
+    assert tally["accepted"] > 0
+
+
+def test_a_detector_that_crashes_opencv_is_refused(judge_file: bytes, tmp_path: Path) -> None:
+    """OpenCV 5.0 crashes on the first, a damaged model, and refuses the second, a whole one of another network."""
+    row = ClipRow(1, "a_1_2", "a", 1.0, 2.0, None, None, str(tmp_path / "clip.mp4"))
+    for data in (Spoilt((judge_file,), BYTES, 100)[CRASHING], judge_file):
+        (tmp_path / "yunet.onnx").write_bytes(data)
+        prepared = Preparer(override(preset("smoke"), {"face.detector": str(tmp_path / "yunet.onnx")}))
+        with pytest.raises(ValueError, match=r"yunet\.onnx"):
+            prepared(row)
+        prepared.close()
