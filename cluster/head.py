@@ -128,7 +128,9 @@ def _start(
     timeout_seconds: float,
 ) -> Head:
     ensure_token()
-    root = own_directory(temp_dir or _default_temp_dir())
+    own = own_directory(temp_dir or _default_temp_dir())
+    root = own / "r"  # Ray opens its directory to all users; the one above is ours alone
+    root.mkdir(exist_ok=True)
     address_file = root / "ray_current_cluster"
     address_file.unlink(missing_ok=True)
     _prune(root)
@@ -174,7 +176,7 @@ def _start(
         gcs_address="",
         pid=keeper.pid,
         id=identity,
-        temp_dir=str(root),
+        temp_dir=str(own),
         session_dir="",
         started_at=time.time(),
         started_by=f"{getpass.getuser()}@{socket.gethostname()}",
@@ -202,6 +204,9 @@ def _environment(address: str) -> dict[str, str]:
         "RAY_JOB_STOP_WAIT_TIME_S": "60",
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # one node: there is nowhere to drain to
         "RAY_enable_metrics_collection": "0",  # nobody scrapes a local head
+        # A log of Ray's is at most 192 MiB; only where this is said do those of workers rotate too.
+        "RAY_ROTATION_MAX_BYTES": str(64 << 20),
+        "RAY_ROTATION_BACKUP_COUNT": "2",
         # With more processes than CPUs Ray ends what is idle for a second, and the next task imports torch anew.
         "RAY_idle_worker_killing_time_threshold_ms": "120000",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the future default; without it every ray.init warns of it

@@ -55,8 +55,8 @@ def marked_processes(keeper: int, mark: str) -> list[Any]:
 
 def own_directory(path: Path) -> Path:
     path = path.absolute()
-    if len(str(path)) > 40:
-        raise ClusterError(f"{path} is too long for Ray's sockets: give a directory of at most 40 characters")
+    if len(str(path)) > 38:
+        raise ClusterError(f"{path} is too long for Ray's sockets: give a directory of at most 38 characters")
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     if path.stat().st_uid != os.getuid() or path.is_symlink():
         raise ClusterError(f"{path} is not ours: remove it, or give another directory")

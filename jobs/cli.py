@@ -325,7 +325,7 @@ def readable(work: Callable[[], object]) -> int:
 
 def _settings(preset: str, config: str | None, data: Mapping[str, str | None], changes: list[str]) -> Config:
     """The configuration of a command line, with every path absolute. Raises ConfigError."""
-    base = load(storage.read_bytes(config)) if config else presets.preset(preset)
+    base = _read_config(config) if config else presets.preset(preset)
     wanted = _changes(changes)
     wanted |= {f"data.{name}": value for name, value in data.items() if value is not None}
     found = override(base, wanted)
@@ -350,6 +350,14 @@ def _settings(preset: str, config: str | None, data: Mapping[str, str | None], c
     paths = {f"data.{name}": getattr(found.data, name) for name in ("csv", "test_csv", "clips", "faces", "labels")}
     paths["oracle.speakers"] = found.oracle.speakers
     return override(found, {name: storage.absolute(path) for name, path in paths.items() if path})
+
+
+def _read_config(uri: str) -> Config:
+    """Raises ConfigError that names the file."""
+    try:
+        return load(storage.read_bytes(uri))
+    except ConfigError as error:
+        raise ConfigError("\n".join(f"{uri}: {line}" for line in str(error).splitlines())) from None
 
 
 def _export_best(run: str, name: str | None, file: str) -> None:

@@ -1,0 +1,214 @@
+"""What a stranger gets who reaches this machine's loopback, and what our own code never does.
+
+The sweeps' page refuses strangers in tests/jobs/test_dashboard.py; hostile names are shown as text in tests/report/.
+"""
+
+from __future__ import annotations
+
+import ast
+import http.client
+import json
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from cluster import client as jobs
+from cluster.access import token_file
+from cluster.host import marked_processes
+
+REPO = Path(__file__).parents[1]
+OURS = ("arspm", "jobs", "cluster", "tune_spaces")
+COOKIE = "ray-authentication-token"  # where a browser that has logged in keeps the token
+PUBLIC = {"/api/healthz", "/api/gcs_healthz", "/api/authentication_mode"}  # they tell "success" and "token"
+
+
+def ask(port: int, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, bytes]:
+    """An answer to one request; (0, b"") from what speaks no HTTP/1."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        names = {name.replace("_", "-"): value for name, value in headers.items()}
+        connection.request(method, path, json.dumps(body) if body is not None else None, names)
+        reply = connection.getresponse()
+        return reply.status, reply.read()
+    except (OSError, http.client.HTTPException):
+        return 0, b""
+    finally:
+        connection.close()
+
+
+def strangers() -> list[tuple[dict[str, str], int]]:
+    """What comes with a stranger's request, and the answer that it gets."""
+    return [
+        ({}, 401),
+        ({"Authorization": "Bearer guessed"}, 403),
+        ({"Authorization": "Bearer "}, 403),
+        ({"X_Ray_Authorization": "Bearer guessed"}, 403),
+        ({"Cookie": f"{COOKIE}=guessed"}, 403),
+    ]
+
+
+@pytest.fixture(scope="module")
+def port(head: Any) -> int:
+    """The dashboard's, where the Jobs API is."""
+    return urlsplit(head.address).port or 0
+
+
+@pytest.fixture(scope="module")
+def token(head: Any) -> str:
+    return token_file().read_text().strip()
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(("headers", "status"), strangers())
+def test_the_dashboard_shows_a_stranger_nothing(
+    port: int, jobs_client: Any, token: str, headers: dict[str, str], status: int
+) -> None:
+    jobs.submit(jobs_client, submission_id="secret", entrypoint="echo hidden")
+    jobs.wait(jobs_client, "secret", lambda line: None)
+    paths = ["/api/jobs/", "/api/jobs/secret", "/api/jobs/secret/logs", "/api/jobs/secret/logs/tail", "/api/version"]
+    paths += [
+        "/api/v0/logs",
+        "/api/v0/logs/file?filename=job-driver-secret.log",
+        "/api/v0/nodes",
+        "/nodes?view=summary",
+    ]
+    paths += ["/api/cluster_status", "/api/prometheus/sd", "/api/packages/gcs/_ray_pkg_0.zip", "/worker/traceback"]
+    for path in paths:
+        answer, body = ask(port, "GET", path, **headers)
+        assert answer == status, path
+        assert b"hidden" not in body
+    assert b"hidden" in ask(port, "GET", "/api/jobs/secret/logs", Authorization=f"Bearer {token}")[1]
+
+
+@pytest.mark.ray
+def test_what_the_dashboard_shows_to_all_is_an_empty_page(port: int, jobs_client: Any, token: str) -> None:
+    jobs.submit(jobs_client, submission_id="hidden", entrypoint="true")
+    for path in ("/", *PUBLIC):
+        status, body = ask(port, "GET", path)
+        assert status in (200, 404), path  # not every version of Ray has all of them
+        assert b"hidden" not in body
+        assert token.encode() not in body
+
+
+@pytest.mark.ray
+def test_no_port_of_the_head_takes_a_strangers_job(head: Any, port: int, token: str, tmp_path: Path) -> None:
+    """Whatever listens: the dashboard, the agent beside it, and what speaks something else."""
+    listening = set()
+    for process in marked_processes(head.pid, head.id):
+        for connection in process.net_connections(kind="inet"):
+            if connection.status == "LISTEN":
+                listening.add(connection.laddr.port)
+    assert port in listening
+    job = {"entrypoint": f"touch {tmp_path}/ran", "submission_id": "strangers"}
+    answers = {}
+    for each, path in product(sorted(listening), ("/api/jobs/", "/api/job_agent/jobs/", "/get_or_create_runtime_env")):
+        for headers, refusal in strangers():
+            status, _ = ask(each, "POST", path, job, **headers)
+            assert status in (0, 404, 405, refusal), (each, path, headers)  # 405: a metrics port, which is only read
+            answers[each, path] = status
+            if status == 0:
+                break  # gRPC, which has a test of its own below
+    assert answers[port, "/api/jobs/"] == 403
+    refused = {asked for asked, status in answers.items() if status == 403}
+    assert len({each for each, _ in refused}) >= 3, "and the two agents beside it were asked"
+    assert jobs.info(jobs.connect(head.address), "strangers") is None
+    assert ask(port, "POST", "/api/jobs/", job, Authorization=f"Bearer {token}")[0] == 200, "it was a job"
+    assert jobs.wait(jobs.connect(head.address), "strangers", lambda line: None).status == "SUCCEEDED"
+    assert (tmp_path / "ran").exists()
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("sign", [{"Origin": "https://evil.example"}, {"Sec_Fetch_Site": "cross-site"}])
+def test_another_web_page_cannot_use_a_browsers_token(
+    port: int, jobs_client: Any, token: str, sign: dict[str, str]
+) -> None:
+    job = {"entrypoint": "true", "submission_id": "forged"}
+    for method, path, body in (
+        ("POST", "/api/jobs/", job),
+        ("POST", "/api/jobs/secret/stop", None),
+        ("DELETE", "/api/jobs/secret", None),
+        ("PUT", "/api/packages/gcs/_ray_pkg_0.zip", {}),
+    ):
+        assert ask(port, method, path, body, Cookie=f"{COOKIE}={token}", **sign)[0] == 405, path
+    assert jobs.info(jobs_client, "forged") is None
+
+
+@pytest.mark.ray
+def test_the_cluster_itself_wants_the_token(head: Any) -> None:
+    """Past the dashboard: a program that would join as a driver."""
+    program = f"import ray; ray.init({head.gcs_address!r}, log_to_driver=False); print('in', ray.cluster_resources())"
+    for changes in ({"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_TOKEN": "guessed"}):
+        said = subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "RAY_gcs_server_request_timeout_seconds": "5", **changes},
+            capture_output=True,
+            text=True,
+            timeout=90,
+        )
+        assert said.returncode != 0
+        assert "in {" not in said.stdout
+        assert "nauthenticated" in said.stderr.lower() or "authentication" in said.stderr.lower(), said.stderr[-2000:]
+
+
+@pytest.mark.ray
+def test_the_heads_files_are_closed_to_other_users(head: Any) -> None:
+    for path in (Path(head.temp_dir), Path(os.environ["ARSPM_HOME"]), token_file()):
+        assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
+
+
+# --- what our own code never does
+
+
+def sources() -> Iterator[tuple[Path, ast.Module]]:
+    for name in OURS:
+        for path in (REPO / name).rglob("*.py"):
+            yield path.relative_to(REPO), ast.parse(path.read_text())
+
+
+def test_nothing_of_a_file_is_run() -> None:
+    """By the rules of flake8-bandit: no unpickling, no eval or exec, no YAML that makes objects, no shell.
+
+    The one pickle is what a Ray Data task hands to the next, in memory.
+    """
+    rules = "S102,S301,S302,S307,S506,S602,S604,S605,S609"
+    ruff, form = Path(sys.executable).with_name("ruff"), "--output-format=json"
+    said = subprocess.run(
+        [ruff, "check", "--isolated", "--no-cache", "--target-version=py310", f"--select={rules}", form, *OURS],
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+    )
+    found = [(str(Path(each["filename"]).relative_to(REPO)), each["code"]) for each in json.loads(said.stdout)]
+    assert found == [("arspm/scale/preprocess.py", "S301")]
+
+
+def test_what_could_unpickle_is_told_not_to() -> None:
+    calls = []
+    for path, tree in sources():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+                assert given.get("allow_pickle", "False") == "False", path
+                if ast.unparse(node.func) in ("torch.load", "joblib.load", "cloudpickle.loads", "tune.Tuner.restore"):
+                    calls.append((str(path), ast.unparse(node.func), given.get("weights_only")))
+    assert calls == [("arspm/model/vggface_weights.py", "torch.load", "True")]
+
+
+def test_only_a_sweeps_space_is_run_from_a_path() -> None:
+    """It is Python, given by name on the command line: docs/security.md says so."""
+    runs = {"runpy.run_path", "runpy.run_module", "importlib.util.spec_from_file_location"}
+    found = [
+        str(path)
+        for path, tree in sources()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in runs
+    ]
+    assert found == ["tune_spaces/space.py"]
