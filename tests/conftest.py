@@ -26,6 +26,7 @@ from hypothesis import HealthCheck, settings
 
 from arspm import schema
 from cluster.access import ensure_token
+from tests.cluster.nodes import Nodes, cannot
 
 # Before anything imports ray, which reads most of these once.
 _home = Path(tempfile.mkdtemp(prefix="arspm-test-"))
@@ -67,6 +68,17 @@ def jobs_client(head: Any) -> Any:
     from cluster.client import connect
 
     return connect(head.address)
+
+
+@pytest.fixture
+def nodes() -> Iterator[Nodes]:
+    """A cluster without a node yet, or a failure that says what it takes; ARSPM_NO_NODES=1 skips instead."""
+    if reason := cannot():
+        if os.environ.get("ARSPM_NO_NODES") == "1":
+            pytest.skip(f"SEVERAL NODES WERE NOT TESTED: ARSPM_NO_NODES=1, and {reason}")
+        pytest.fail(f"several nodes need network namespaces: {reason}; or set ARSPM_NO_NODES=1 to leave them untested")
+    with Nodes() as made:
+        yield made
 
 
 class Bucket(NamedTuple):

@@ -49,16 +49,16 @@ class Nodes:
     """Nodes of one Ray cluster, the head first. A context manager: at its end no process and no namespace is left.
 
     `host`: this machine's own address on the bridge, for servers that nodes are to reach. `env`: what every process of
-    the cluster has in its environment besides this one's.
+    the cluster has in its environment besides this one's; what is added later, only those started then have.
     """
 
     def __init__(self, env: Mapping[str, str] | None = None) -> None:
         self._tag = secrets.token_hex(2)
         self._bridge, self._subnet = f"arspm{self._tag}", f"10.{100 + secrets.randbelow(100)}.{secrets.randbelow(250)}"
         self.host = f"{self._subnet}.254"
-        self._env = dict(env or {})
+        self.env = dict(env or {})
         self._folder = Path(tempfile.mkdtemp(prefix="arspm-"))
-        self._nodes: list[Node] = []
+        self.nodes: list[Node] = []
         self._keepers: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Nodes:
@@ -68,7 +68,7 @@ class Nodes:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for node in self._nodes:
+        for node in self.nodes:
             self.kill(node)
             _ip("netns", "del", node.namespace)
         for keeper in self._keepers:
@@ -78,19 +78,24 @@ class Nodes:
 
     @property
     def head(self) -> Node:
-        return self._nodes[0]
+        return self.nodes[0]
 
     @property
     def address(self) -> str:
         """Of the Jobs API."""
         return f"http://{self.head.address}:{_API}"
 
-    def add(self, *, num_cpus: float, resources: Mapping[str, float] | None = None) -> Node:
+    @property
+    def gcs_address(self) -> str:
+        """For `ray.init`."""
+        return f"{self.head.address}:{_GCS}"
+
+    def add(self, *, num_cpus: int, resources: Mapping[str, float] | None = None) -> Node:
         """One more node that Ray knows; the first is the head."""
-        number = len(self._nodes) + 1
+        number = len(self.nodes) + 1
         node = Node(f"arspm{self._tag}-{number}", f"arspm{self._tag}-{number}", f"{self._subnet}.{number}")
         _ip("netns", "add", node.namespace)
-        self._nodes.append(node)
+        self.nodes.append(node)
         _ip("link", "add", node.cable, "type", "veth", "peer", "name", "eth0", "netns", node.namespace)
         _ip("link", "set", node.cable, "master", self._bridge, "up")
         _ip("-n", node.namespace, "addr", "add", f"{node.address}/24", "dev", "eth0")
@@ -99,7 +104,7 @@ class Nodes:
         self.start(node, num_cpus=num_cpus, resources=resources)
         return node
 
-    def start(self, node: Node, *, num_cpus: float, resources: Mapping[str, float] | None = None) -> None:
+    def start(self, node: Node, *, num_cpus: int, resources: Mapping[str, float] | None = None) -> None:
         """Ray on a node where there is none (any more)."""
         place = self._folder / node.address.rsplit(".")[-1]
         flags = [f"--node-ip-address={node.address}", f"--num-cpus={num_cpus}", "--object-store-memory=300000000"]
@@ -132,7 +137,8 @@ class Nodes:
             "RAY_health_check_period_ms": "1000",  # a node that is cut off is dead after 5 s
             "RAY_health_check_timeout_ms": "1000",
             "RAY_health_check_failure_threshold": "5",
-            **self._env,
+            **({} if command[0] == "ray" else {"RAY_ADDRESS": self.gcs_address}),  # there may be another Ray about
+            **self.env,
         }
         inside = ["ip", "netns", "exec", node.namespace]
         return subprocess.Popen([*inside, *command], env=env, cwd=REPO, start_new_session=True, **options)
@@ -145,13 +151,14 @@ class Nodes:
                     os.kill(int(pid), signal.SIGKILL)
             time.sleep(0.05)
 
-    def runs(self, node: Node, title: str) -> bool:
-        """Whether a process on the node has this in its command line; Ray names a worker by what it does."""
+    def runs(self, node: Node, title: str) -> list[int]:
+        """The processes on the node that have this in their command line; Ray names a worker by what it does."""
+        found = []
         for pid in _ip("netns", "pids", node.namespace).split():
             with contextlib.suppress(OSError):
                 if title.encode() in Path("/proc", pid, "cmdline").read_bytes():
-                    return True
-        return False
+                    found.append(int(pid))
+        return found
 
     def cut(self, node: Node) -> None:
         """Pull the node's cable."""

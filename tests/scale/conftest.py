@@ -26,7 +26,6 @@ from arspm.model import speech_portrait
 from arspm.presets import preset
 from arspm.schema import DropReason
 from cluster.host import marked_processes
-from tests.cluster.nodes import Nodes, cannot
 
 REPO = Path(__file__).parents[2]
 FPS = 10
@@ -208,14 +207,3 @@ def decoded_run(write_corpus: Callable[..., Any], tmp_path: Path) -> tuple[str, 
     for stage in ("prior", "gender", "decoder"):
         stages.commit(str(tmp_path), stage, fingerprint="f" * 64, config=config, files={}, seconds=1.0, figures={})
     return str(tmp_path), config
-
-
-@pytest.fixture
-def nodes() -> Iterator[Nodes]:
-    """A cluster without a node yet, or a failure that says what it takes; ARSPM_NO_NODES=1 skips instead."""
-    if reason := cannot():
-        if os.environ.get("ARSPM_NO_NODES") == "1":
-            pytest.skip(f"SEVERAL NODES WERE NOT TESTED: ARSPM_NO_NODES=1, and {reason}")
-        pytest.fail(f"several nodes need network namespaces: {reason}; or set ARSPM_NO_NODES=1 to leave them untested")
-    with Nodes() as made:
-        yield made
