@@ -3,11 +3,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test check bench clean
+.PHONY: help demo test check bench faults clean
 help:
 	@echo "make demo   made-up clips through the whole chain to a report (minutes on two cores)"
 	@echo "make test   the test suite        make check  format, lint, types, import contract"
-	@echo "make bench  figures for docs/     make clean  remove .venv and runs/"
+	@echo "make bench  figures for docs/     make faults kill and cut nodes, and compare (minutes)"
+	@echo "make clean  remove .venv and runs/"
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "error: Python 3.10 or newer is needed; set PYTHON=..."; exit 1; }
@@ -21,13 +22,17 @@ demo: .venv/installed
 
 test: .venv/installed
 	@tests/install-system
-	@$(BIN)/python -m pytest -m 'not slow and not gpu' --jaxtyping-packages=arspm.model,arspm.learning,beartype.beartype
+	@$(BIN)/python -m pytest -m 'not slow and not gpu and not faults' --jaxtyping-packages=arspm.model,arspm.learning,beartype.beartype
 
 check: .venv/installed
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+faults: .venv/installed
+	@tests/install-system
+	@$(BIN)/python -m pytest -m faults tests/faults
 
 bench: .venv/installed
 	@$(BIN)/python -m benchmarks.paper_size

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, WrapValidator, model_validator
+from pydantic_core import PydanticCustomError
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -19,6 +20,20 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 Width = Annotated[float, Field(gt=0, le=4)]
 Cbam = Literal["channel_first", "spatial_first", "parallel", "channel_only", "none"]
+
+
+def _in_one_line(value: Any, read: Callable[[Any], Any]) -> Any:
+    try:
+        return read(value)
+    except ValidationError:  # one line for each kind that the value is not
+        raise PydanticCustomError("workers", "Input should be a number from 1, or a range as [1, 4]") from None
+
+
+WorkerCount = Annotated[Count | tuple[Count, Count], WrapValidator(_in_one_line)]
+
+
+_TOLD_PROBLEMS = 20
+_LONGEST = 100  # characters of a name or a value in an error
 
 
 class ConfigError(ValueError):
@@ -59,7 +74,7 @@ class Ingest(Section):
     """The order in which training reads rows: a pure function of these numbers, the seed and the epoch."""
 
     subset: Count | None = None  # the first this many training clips; subsets nest
-    num_lanes: Count = 8  # parallel streams that make a global batch; a multiple of any number of workers used
+    num_lanes: Count = 8  # parallel streams that make a global batch, which workers share out
     window_rows: Count = 256  # rows of one lane that are shuffled together
     prefetch_batches: Count = 4
 
@@ -177,9 +192,17 @@ class Evaluate(Section):
 class Workers(Section):
     """A group of training workers."""
 
-    num_workers: Count = 1
+    num_workers: WorkerCount = 1  # or [least, most]: as many as there is room for, which may change amid training
     cpus: NonNegative = 1
     gpus: NonNegative = 0
+
+    @property
+    def least(self) -> int:
+        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[0]
+
+    @property
+    def most(self) -> int:
+        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[1]
 
 
 class Tasks(Section):
@@ -193,6 +216,7 @@ class Tasks(Section):
 class Trial(Workers):
     """A trial of a sweep. With one worker it runs inside Tune's own actor."""
 
+    num_workers: Count = 1
     share_gib: NonNegative = 2  # a corpus up to this size is held in the object store, once a node; else streamed
 
 
@@ -264,10 +288,15 @@ class Config(Section):
                 )
         lanes = self.ingest.num_lanes
         for group in (*TRAINED_STAGES, "trial"):
-            workers = getattr(self.resources, group).num_workers
-            if lanes % workers:
+            workers = getattr(self.resources, group)
+            if isinstance(workers.num_workers, int) and lanes % workers.num_workers:
                 problems.append(
-                    f"resources.{group}.num_workers: a divisor of ingest.num_lanes = {lanes}, not {workers}"
+                    f"resources.{group}.num_workers: a divisor of ingest.num_lanes = {lanes}, not {workers.num_workers}"
+                )
+            elif not workers.least <= workers.most <= lanes:
+                problems.append(
+                    f"resources.{group}.num_workers: [least, most] with most up to ingest.num_lanes = {lanes}, "
+                    f"not {list(workers.num_workers)}"
                 )
         if problems:
             raise ValueError("\n".join(problems))
@@ -286,6 +315,8 @@ def override(config: Config, changes: Mapping[str, Any]) -> Config:
     tree = config.model_dump()
     problems: list[str] = []
     for name, value in changes.items():
+        if len(problems) > _TOLD_PROBLEMS:
+            break
         *path, leaf = name.split(".")
         branch: Any = tree
         model: Any = Config
@@ -300,9 +331,9 @@ def override(config: Config, changes: Mapping[str, Any]) -> Config:
         try:
             branch[leaf] = _typed(model.model_fields[leaf], value)
         except ValidationError as error:
-            problems += [f"{name}: {each['msg']} (got {value!r})" for each in error.errors()]
+            problems += [f"{name}: {each['msg']} (got {_shown(value)})" for each in error.errors()]
     if problems:
-        raise ConfigError("\n".join(problems))
+        raise _refusal(problems)
     return parse(tree)
 
 
@@ -312,14 +343,14 @@ def parse(tree: Mapping[str, Any]) -> Config:
         return Config.model_validate(tree)
     except ValidationError as error:
         problems = []
-        for each in error.errors():
+        for each in error.errors()[: _TOLD_PROBLEMS + 1]:
             name = ".".join(map(str, each["loc"]))
             if each["type"] == "extra_forbidden":
                 problems.append(_unknown(name))
             else:
                 message = each["msg"].removeprefix("Value error, ")
-                problems.append(f"{name}: {message} (got {each['input']!r})" if name else message)
-        raise ConfigError("\n".join(problems)) from None
+                problems.append(f"{name}: {message} (got {_shown(each['input'])})" if name else message)
+        raise _refusal(problems) from None
 
 
 def dump(config: Config) -> str:
@@ -331,7 +362,7 @@ def load(text: str | bytes) -> Config:
     """The configuration of JSON text. Raises ConfigError."""
     try:
         tree = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"not a configuration: the text is not JSON ({error})") from None
     if not isinstance(tree, dict):
         raise ConfigError("not a configuration: the JSON text is not an object")
@@ -362,15 +393,27 @@ def _typed(field: Any, value: Any) -> Any:
     optional = type(None) in get_args(field.annotation)
     if optional and value.lower() in ("null", "none"):
         return None
-    return kind.validate_strings(value)
+    return kind.validate_json(value) if value.startswith("[") else kind.validate_strings(value)
 
 
 def _unknown(name: str) -> str:
     inside = [each for each in names() if each.startswith(f"{name}.")]
     if inside:
         return f"{name}: a section, not a field; its fields: {', '.join(inside)}"
-    close = difflib.get_close_matches(name, names(), n=3, cutoff=0.6)
+    close = difflib.get_close_matches(name[:_LONGEST], names(), n=3, cutoff=0.6)
     section = name.rpartition(".")[0]
     beside = [each for each in names() if each.rpartition(".")[0] == section]
-    hint = f"did you mean {' or '.join(close)}?" if close else f"valid: {', '.join(beside or names())}"
-    return f"{name}: there is no such field; {hint}"
+    hint = f"did you mean {' or '.join(close)}?" if close else f"valid: {', '.join(beside or Config.model_fields)}"
+    told = name if name.isprintable() and len(name) <= _LONGEST else _shown(name)
+    return f"{told}: there is no such field; {hint}"
+
+
+def _shown(value: Any) -> str:
+    """A value that anybody may have written, in a line."""
+    text = repr(value[:_LONGEST] if isinstance(value, str) else value)
+    return text if len(text) <= 2 * _LONGEST else f"{text[: 2 * _LONGEST]} ..."
+
+
+def _refusal(problems: list[str]) -> ConfigError:
+    more = ["and more problems"] if len(problems) > _TOLD_PROBLEMS else []
+    return ConfigError("\n".join([*problems[:_TOLD_PROBLEMS], *more]))

@@ -172,6 +172,7 @@ class _Chain:
     waiting: dict[str, _Waiting] = field(init=False)
     running: dict[str, _Running] = field(default_factory=dict)
     outcomes: dict[str, Outcome] = field(default_factory=dict)
+    away_since: float | None = None  # when the cluster was first found not to answer
 
     def __post_init__(self) -> None:
         self.waiting = {stage.name: _Waiting(stage) for stage in self.order}
@@ -195,7 +196,14 @@ class _Chain:
     def admit(self) -> None:
         """Submit what is queued, in order, as far as it fits beside what runs."""
         ready = [wait for wait in self.waiting.values() if wait.queued and wait.not_before <= time.time()]
-        total = self.capacity() if ready else Resources()
+        try:
+            total = self.capacity() if ready else Resources()
+        except Unreachable:  # the head may be starting again
+            self.away_since = self.away_since or time.time()
+            if time.time() - self.away_since > self.unreachable_seconds:
+                raise
+            return
+        self.away_since = None
         for wait in ready:
             lacking = _lacking(wait.stage, [run.was.stage for run in self.running.values()], total)
             if lacking and self.running:
@@ -264,9 +272,7 @@ class _Chain:
         elif job is None:
             self._retry(wait, "the cluster no longer knows the job", submission_id)
         elif is_infrastructure(job):
-            said = [
-                line for line in run.tail if line.startswith("error: ")
-            ]  # one that was killed has none
+            said = [line for line in run.tail if line.startswith("error: ")]  # one that was killed has none
             self._retry(wait, error_line(said, job.message.partition(", last available logs")[0]), submission_id)
         elif job.status == "STOPPED":
             self._cancelled(wait, "was stopped", submission_id)

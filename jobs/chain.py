@@ -122,8 +122,7 @@ def asks(config: Config, stage: str) -> tuple[float, float]:
     resources = config.resources
     if stage in TRAINED_STAGES:
         workers, read = getattr(resources, stage), resources.read
-        cpus = workers.num_workers * (workers.cpus + read.num_tasks * read.cpus)
-        return cpus, workers.num_workers * workers.gpus
+        return workers.most * (workers.cpus + read.num_tasks * read.cpus), workers.most * workers.gpus
     inferring = dict.fromkeys(("features", "oracle", "evaluate"), resources.infer)
     tasks = {"preprocess": resources.preprocess, **inferring}.get(stage)
     return (tasks.num_tasks * tasks.cpus, tasks.num_tasks * tasks.gpus) if tasks else (0, 0)

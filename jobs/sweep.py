@@ -65,7 +65,7 @@ def estimate(run: str, sweep: Mapping[str, Any], max_concurrent: int | None) -> 
     Raises FileNotFoundError where the run has not trained its encoder: then no step was measured.
     """
     config = configuration.parse(sweep["config"])
-    workers = stages.finished_config(run, "encoder").resources.encoder.num_workers
+    workers = stages.finished_config(run, "encoder").resources.encoder.most
     history = storage.read_json(storage.join(stages.folder(run, "encoder"), "history.json"))
     speed = statistics.median(epoch["clips_per_second"] for epoch in history["epochs"]) / workers
     trial, recipe = config.resources.trial, config.training.encoder

@@ -166,6 +166,16 @@ def test_the_error_text_is_for_people():
         assert word not in text
 
 
+def test_workers_are_a_number_or_a_range():
+    for text, least, most in (("2", 2, 2), ("[1, 4]", 1, 4), ("[1,4]", 1, 4)):
+        workers = override(Config(), {"resources.encoder.num_workers": text}).resources.encoder
+        assert (workers.least, workers.most) == (least, most)
+    config = override(Config(), {"resources.encoder.num_workers": [1, 4]})
+    assert load(dump(config)) == config
+    [line] = problems({"resources.encoder.num_workers": "many"})
+    assert line == ("resources.encoder.num_workers: Input should be a number from 1, or a range as [1, 4] (got 'many')")
+
+
 # --- rules across fields
 
 
@@ -178,6 +188,11 @@ def test_the_error_text_is_for_people():
         ({"training.encoder.global_batch_size": 48, "ingest.window_rows": 8}, "ingest.window_rows"),
         ({"resources.gender.num_workers": 16}, "resources.gender.num_workers"),
         ({"resources.gender.num_workers": 6}, "resources.gender.num_workers"),
+        ({"resources.gender.num_workers": "[1, 9]"}, "resources.gender.num_workers"),
+        ({"resources.gender.num_workers": "[4, 2]"}, "resources.gender.num_workers"),
+        ({"resources.gender.num_workers": "[0, 2]"}, "resources.gender.num_workers"),
+        ({"resources.gender.num_workers": "[1"}, "resources.gender.num_workers"),
+        ({"resources.trial.num_workers": "[1, 2]"}, "resources.trial.num_workers"),
         ({"speech_encoder.head": "none"}, "speech_encoder.fusion"),
         ({"image_size": 32}, "image_size"),
         ({"image_size": 64, "face_decoder.as_printed": True}, "image_size"),
@@ -193,6 +208,7 @@ def test_fields_that_disagree_are_refused(changes, field):
         {"data.val_fraction": 0.5, "data.test_fraction": 0.49},
         {"training.encoder.global_batch_size": 24, "ingest.window_rows": 9},
         {"resources.gender.num_workers": 8},
+        {"resources.gender.num_workers": "[3, 7]"},
         {"speech_encoder.head": "none", "speech_encoder.fusion": "sum"},
     ],
 )

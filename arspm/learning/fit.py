@@ -30,15 +30,20 @@ HISTORY_POINTS_PER_EPOCH = 20
 
 
 class Place(NamedTuple):
-    """Where a worker runs."""
+    """Where a worker runs.
+
+    `share`: its rows of a global batch to those of an even split. Workers' gradients are averaged, so that with it
+    every row counts the same, whoever has it.
+    """
 
     rank: int = 0
     world_size: int = 1
     device: torch.device = torch.device("cpu")
+    share: float = 1.0
 
 
 class Report(NamedTuple):
-    """What `fit` tells after an epoch, and between epochs where the recipe asks for more checkpoints.
+    """What `fit` tells after an epoch, and between epochs where the recipe or `save_now` asks for more checkpoints.
 
     `figures`: plain numbers. `save`: writes a checkpoint into a folder; only rank 0 needs to call it.
     """
@@ -61,12 +66,14 @@ def fit(
     config: Mapping[str, Any],
     resume: Path | None = None,
     on_step: Callable[[Progress], None] | None = None,
+    save_now: Callable[[Progress], bool] | None = None,
 ) -> Iterator[Report]:
     """Train to the recipe's last epoch, yielding a Report where a checkpoint is due.
 
     `batches(progress)` gives this worker's rows from there on, each epoch `num_steps` batches to learn from and then
-    `num_score_steps` to validate on. `resume`: a checkpoint's folder. `on_step` is told after each step. All ranks
-    yield at the same steps. Raises NonFiniteLoss.
+    `num_score_steps` to validate on. `resume`: a checkpoint's folder. `on_step` is told after each step, and `save_now`
+    asked whether a checkpoint is wanted at once; it must say the same to all ranks, for all yield at the same steps.
+    Raises NonFiniteLoss.
     """
     model = task.model.to(place.device)
     if recipe.channels_last:
@@ -107,7 +114,9 @@ def fit(
             seed_step(seed, progress.step, place.rank)
             batch = to_batch(columns, place.device, channels_last=recipe.channels_last)
             rate = learning_rate(recipe, progress.step, num_steps)
-            terms = train_step(task, wrapped, optimizer, batch, rate=rate, precision=recipe.precision)
+            terms = train_step(
+                task, wrapped, optimizer, batch, rate=rate, precision=recipe.precision, share=place.share
+            )
             require_finite(terms["loss"], progress.step, batch.clip_ids)
             rows = len(batch.clip_ids)
             sums.add({f"train_{name}": rows * _pair(value) for name, value in terms.items()})
@@ -116,11 +125,9 @@ def fit(
             _note_loss(progress, float(terms["loss"]), point_steps)
             if on_step is not None:
                 on_step(progress)
-            if (
-                recipe.checkpoint_steps
-                and progress.step % recipe.checkpoint_steps == 0
-                and progress.step_in_epoch < num_steps
-            ):
+            due = recipe.checkpoint_steps is not None and progress.step % recipe.checkpoint_steps == 0
+            wanted = save_now is not None and save_now(progress)
+            if (due or wanted) and progress.step_in_epoch < num_steps:
                 progress.sums = sums.totals()
                 yield report({"epoch": progress.epoch, "step": progress.step})
         learnt = time.monotonic()

@@ -2,9 +2,9 @@
 
 An epoch permutes the split's row groups and reads them as one sequence of rows, wrapped round to fill the last step, so
 that every row is read at least once. The sequence is cut into `num_lanes` equal stretches. A global batch takes the
-next `lane_batch` rows of every lane; rows are shuffled within windows of a lane. A worker serves
-`num_lanes / num_workers` lanes, so whatever the number of workers, the global batches hold the same rows, and no row
-group is read by two workers (but those that a cut falls in).
+next `lane_batch` rows of every lane; rows are shuffled within windows of a lane. The workers share the lanes out, as
+evenly as they divide, so whatever the number of workers, the global batches hold the same rows, and no row group is
+read by two workers (but those that a cut falls in).
 """
 
 from __future__ import annotations
@@ -79,9 +79,14 @@ class Window(NamedTuple):
     first_step: int
 
 
+def lanes(order: Order, rank: int, world_size: int) -> range:
+    """The lanes of one worker; none has more than one more than another. world_size: up to the number of lanes."""
+    return range(rank * order.num_lanes // world_size, (rank + 1) * order.num_lanes // world_size)
+
+
 def window(order: Order, epoch: int, index: int, rank: int, world_size: int) -> Window:
     """Window `index` of an epoch for one worker."""
-    lanes = order.num_lanes // world_size
+    own = lanes(order, rank, world_size)
     first = index * order.window_steps
     steps = min(order.window_steps, order.num_steps - first)
     width, length = steps * order.lane_batch, order.num_steps * order.lane_batch
@@ -93,7 +98,7 @@ def window(order: Order, epoch: int, index: int, rank: int, world_size: int) -> 
     total = int(begins[-1])
 
     rows, weights = [], []
-    for lane in range(rank * lanes, (rank + 1) * lanes):
+    for lane in own:
         positions = lane * length + first * order.lane_batch + np.arange(width)
         if order.shuffle:
             _rng(order.seed, epoch, _WINDOW, lane, index).shuffle(positions)
@@ -101,7 +106,7 @@ def window(order: Order, epoch: int, index: int, rank: int, world_size: int) -> 
         which = np.searchsorted(begins, wrapped, side="right") - 1
         rows.append([order.groups.rows[sequence[g]][p - begins[g]] for g, p in zip(which, wrapped, strict=True)])
         weights.append(positions < total)
-    shape = (lanes, steps, order.lane_batch)
+    shape = (len(own), steps, order.lane_batch)
 
     def by_step(values: list) -> np.ndarray:
         return np.asarray(values).reshape(shape).swapaxes(0, 1).reshape(steps, -1)

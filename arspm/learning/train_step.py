@@ -44,15 +44,22 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Adam:
 
 
 def train_step(
-    task: Task, model: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, *, rate: float, precision: str
+    task: Task,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    *,
+    rate: float,
+    precision: str,
+    share: float = 1.0,
 ) -> dict[str, Tensor]:
-    """Take one step; the loss and its terms, detached and still on the device."""
+    """Take one step; the loss and its terms, detached and still on the device. `share`: what gradients are times."""
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.zero_grad(set_to_none=True)
     with autocast(batch.weight.device, precision):
         terms = task.loss(model, batch)
-    terms["loss"].backward()
+    (share * terms["loss"]).backward()
     optimizer.step()
     return {name: value.detach() for name, value in terms.items()}
 

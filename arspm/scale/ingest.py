@@ -29,7 +29,7 @@ from ray.data.datasource import Datasource, ReadTask
 from arspm import corpus, schema
 from arspm.config import Tasks
 from arspm.learning.batch import FACE, ROW, WEIGHT
-from arspm.learning.order import Order, window
+from arspm.learning.order import Order, lanes, window
 from arspm.media.faces import decode_jpeg
 
 T = TypeVar("T")
@@ -109,7 +109,8 @@ def stream(
         return
     quiet()
     kinds = _kinds(readings[0], rank, world_size)
-    batch_rows = readings[0].order.global_batch // world_size
+    order = readings[0].order
+    batch_rows = len(lanes(order, rank, world_size)) * order.lane_batch
     data = ray.data.read_datasource(
         _Windows(readings, entries, rank, world_size),
         override_num_blocks=len(entries),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -30,11 +31,15 @@ _TRAIN_SETTINGS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     # Else every line that a worker prints is in the log twice.
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    # How often Train looks for nodes that are to be taken away; 5 s are much of the 30 s that Kubernetes leaves.
+    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "2",
 }
 
 
 class TrainingFailed(RuntimeError):
     """A training worker's own error, in one line."""
+
+    temporary = False
 
 
 class LostWorkers(TrainingFailed):
@@ -88,14 +93,17 @@ def fit_on_workers(
             train_worker,
             train_loop_config=settings,
             scaling_config=ray.train.ScalingConfig(
-                num_workers=workers.num_workers, use_gpu=workers.gpus > 0, resources_per_worker=resources
+                num_workers=workers.num_workers,  # type: ignore[arg-type]  # mypy sees Train V1's
+                use_gpu=workers.gpus > 0,
+                resources_per_worker=resources,
             ),
             torch_config=TorchConfig(backend="nccl" if workers.gpus else "gloo"),
             run_config=ray.train.RunConfig(
                 name=name,
                 storage_path=storage_path,
                 checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
-                failure_config=ray.train.FailureConfig(max_failures=0),  # told apart below
+                # Failures are told apart below. A node taken away with warning is none, however often: Train goes on.
+                failure_config=ray.train.FailureConfig(max_failures=0, max_preemption_failures=-1),  # type: ignore[call-arg]
                 callbacks=list(callbacks),
             ),
         )
@@ -104,7 +112,7 @@ def fit_on_workers(
         except ray.train.WorkerGroupError as error:
             cause = _own_error(error)
             if cause is not None:
-                raise TrainingFailed(_first_line(cause)) from error
+                raise _failed(cause) from error
             said = " / ".join({_first_line(each) for each in error.worker_failures.values()})
             if attempt == attempts:
                 raise LostWorkers(f"lost workers {attempts} times, the last time so: {said}") from error
@@ -115,9 +123,21 @@ def fit_on_workers(
                 attempts - 1,
                 said,
             )
+        except ray.train.PreemptionError as error:  # Train itself gave up
+            raise LostWorkers(_first_line(error)) from error
         except ray.train.ControllerError as error:
-            raise TrainingFailed(_first_line(error.controller_failure)) from error
+            raise _failed(error.controller_failure) from error
     raise AssertionError("unreachable")
+
+
+def _failed(cause: Exception) -> TrainingFailed:
+    """In one line, and temporary where the cause is: a worker's storage was away."""
+    cause = _unwrapped(cause)
+    full = isinstance(cause, OSError) and cause.errno == errno.ENOSPC
+    hint = "; make room for the run and for temporary files: the same command goes on from the last checkpoint"
+    failed = TrainingFailed(_first_line(cause) + (hint if full else ""))
+    failed.temporary = getattr(cause, "temporary", False)
+    return failed
 
 
 def _own_error(error: ray.train.WorkerGroupError) -> Exception | None:

@@ -134,6 +134,7 @@ def train(
     feed: Callable[[Progress], Iterator[Mapping[str, Any]]],
     resume: Path | None,
     on_step: Callable[[Progress], None] | None = None,
+    save_now: Callable[[Progress], bool] | None = None,
 ) -> Iterator[Report]:
     """The training loop of `learning.fit` over a stage's rows, as a worker or a trial runs it; `feed`: its batches."""
     if config.resources.threads_per_worker:
@@ -149,6 +150,7 @@ def train(
         config=config.model_dump(mode="json"),
         resume=resume,
         on_step=on_step,
+        save_now=save_now,
     )
 
 

@@ -29,6 +29,7 @@ from arspm.media.faces import decode_jpeg, encode_jpeg
 from arspm.model.face_decoder import FaceDecoder
 from arspm.model.speech_portrait import FacePrior
 from arspm.scale import in_memory, launch
+from arspm.scale.metrics import Meter
 from arspm.scale.training import Guides, batches, encoder_task, gather_rows, train
 
 STAGE = "encoder"
@@ -80,6 +81,8 @@ def _alone(config: Config, setup: Setup, number: int) -> None:
     rows = gather_rows(STAGE, config, setup.run)
     held = setup.held
     task = encoder_task(config, setup.guides, place.device)
+    recipe, num_steps = config.training.encoder, rows.train.order.num_steps
+    meter = Meter(STAGE, recipe, setup.run, place, training=f"{number:05d}", num_steps=num_steps)
     with tempfile.TemporaryDirectory() as scratch:
         resume = fetch_checkpoint(setup.place, number, Path(scratch, "resume"))
         told = 0 if resume is None else _epochs_told(setup.place, number)
@@ -89,12 +92,13 @@ def _alone(config: Config, setup: Setup, number: int) -> None:
             rows,
             task,
             place,
-            feed=lambda progress: (
+            feed=lambda progress: meter.watch(
                 batches(rows, config, STAGE, place, progress)
                 if held is None
-                else in_memory.batches(rows, held, config.training.encoder.epochs, progress)
+                else in_memory.batches(rows, held, recipe.epochs, progress)
             ),
             resume=resume,
+            on_step=meter.step,
         )
         saved = time.monotonic()
         for report in reports:

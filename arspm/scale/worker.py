@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import ray.train.torch
 
 from arspm import config as configuration
+from arspm.learning.checkpoint import Progress
 from arspm.learning.fit import Place
+from arspm.learning.order import lanes
 from arspm.progress import progress as tell
+from arspm.scale.metrics import Meter
 from arspm.scale.training import batches, make_task, train
+
+# How often workers ask whether a node is to be taken away. To ask is a call to an actor and a barrier over all workers:
+# 1.6 ms for two on one machine, more over a network, so not at each step. And a spot node has two minutes left, a pod
+# on Kubernetes 30 s, so not once an epoch either.
+ASK_STEPS = 10
 
 
 def train_worker(settings: dict[str, Any]) -> None:
@@ -21,11 +31,20 @@ def train_worker(settings: dict[str, Any]) -> None:
     config = configuration.load(settings["config"])
     recipe = getattr(config.training, stage)
     context = ray.train.get_context()
-    place = Place(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
-    total = recipe.epochs * rows.train.order.num_steps
+    order, rank, world_size = rows.train.order, context.get_world_rank(), context.get_world_size()
+    share = len(lanes(order, rank, world_size)) * world_size / order.num_lanes
+    place = Place(rank, world_size, ray.train.torch.get_device(), share)
+    num_steps = order.num_steps
+    meter = Meter(stage, recipe, run, place, training=context.get_experiment_name(), num_steps=num_steps)
+
+    def on_step(progress: Progress) -> None:
+        meter.step(progress)
+        if place.rank == 0:
+            tell(progress.step, recipe.epochs * num_steps, "steps", _message(progress, recipe.epochs))
 
     with tempfile.TemporaryDirectory() as scratch:
-        resume = _fetch(ray.train.get_checkpoint(), Path(scratch, "resume"))
+        last = ray.train.get_checkpoint()
+        resume = _fetch(last, Path(scratch, "resume"))
         task = make_task(stage, config, run, place.device, rows)
         reports = train(
             stage,
@@ -33,21 +52,41 @@ def train_worker(settings: dict[str, Any]) -> None:
             rows,
             task,
             place,
-            feed=lambda progress: batches(rows, config, stage, place, progress),
+            feed=lambda progress: meter.watch(batches(rows, config, stage, place, progress)),
             resume=resume,
-            on_step=(lambda progress: tell(progress.step, total, "steps", _message(progress, recipe.epochs)))
-            if place.rank == 0
-            else None,
+            on_step=on_step,
+            save_now=_warned(place),
         )
-        for report in reports:
-            if place.rank:
-                ray.train.report(report.figures)
-                continue
-            if settings["on_report"] is not None:
-                settings["on_report"](config, report, task.model)
-            with tempfile.TemporaryDirectory(dir=scratch) as folder:
-                report.save(Path(folder))
-                ray.train.report(report.figures, checkpoint=ray.train.Checkpoint.from_directory(folder))
+        with _by_its_own_name(last, resume):
+            for report in reports:
+                if place.rank:
+                    ray.train.report(report.figures)
+                    continue
+                if settings["on_report"] is not None:
+                    settings["on_report"](config, report, task.model)
+                with tempfile.TemporaryDirectory(dir=scratch) as folder:
+                    report.save(Path(folder))
+                    ray.train.report(report.figures, checkpoint=ray.train.Checkpoint.from_directory(folder))
+
+
+def _warned(place: Place) -> Callable[[Progress], bool]:
+    """Whether nodes of these workers are to be taken away that were not at the last asking; all ranks hear the same.
+
+    Train goes on until a node's time is up, and then elsewhere from the last checkpoint.
+    """
+    known: set[str] = set()
+
+    def save_now(progress: Progress) -> bool:
+        if progress.step % ASK_STEPS:
+            return False
+        info = ray.train.get_preemption_info()
+        new = set() if info is None else set(info.preempted_node_ids) - known
+        known.update(new)
+        if new and place.rank == 0:
+            print(f"{', '.join(sorted(new))} will be taken away: saving at step {progress.step}", flush=True)
+        return bool(new)
+
+    return save_now
 
 
 def _fetch(checkpoint: ray.train.Checkpoint | None, folder: Path) -> Path | None:
@@ -56,6 +95,18 @@ def _fetch(checkpoint: ray.train.Checkpoint | None, folder: Path) -> Path | None
     return Path(os.fspath(checkpoint.to_directory(str(folder))))
 
 
-def _message(progress: Any, epochs: int) -> str:
+@contextmanager
+def _by_its_own_name(checkpoint: ray.train.Checkpoint | None, folder: Path | None) -> Iterator[None]:
+    """A checkpoint that is refused is called by where it lies, not by this worker's copy, with what to do."""
+    try:
+        yield
+    except ValueError as error:
+        if checkpoint is None or str(folder) not in str(error):
+            raise
+        told = str(error).replace(str(folder), checkpoint.path)
+        raise ValueError(f"{told}; remove {checkpoint.path.rpartition('/')[0]} to train anew") from None
+
+
+def _message(progress: Progress, epochs: int) -> str:
     loss = f", loss {progress.losses[-1][1]:.4g}" if progress.losses else ""
     return f"epoch {progress.epoch + 1} of {epochs}{loss}"

@@ -88,10 +88,9 @@ def run(
         list(stages),
         runner=cluster,
         prefix="t",
-        capacity=lambda: Resources(num_cpus=num_cpus),
         on_event=seen.append,
         poll_seconds=0.001,
-        **{**defaults, **options},
+        **{"capacity": lambda: Resources(num_cpus=num_cpus), **defaults, **options},
     )
 
 
@@ -352,3 +351,19 @@ def test_rays_error_types_are_all_known() -> None:
 
     program = JobErrorType.JOB_ENTRYPOINT_COMMAND_ERROR
     assert {kind for kind in JobErrorType if not is_infrastructure(failed(error_type=kind.value))} == {program}
+
+
+def test_a_head_that_starts_again_between_two_stages_is_waited_for():
+    answers = [Unreachable("gone"), Unreachable("gone"), Resources(num_cpus=2)]
+    outcomes = run(Cluster(), DIAMOND, capacity=lambda: _next(answers))
+    assert set(statuses(outcomes).values()) == {"done"}
+    with pytest.raises(Unreachable, match="gone"):
+        run(Cluster(), DIAMOND, capacity=lambda: _next([Unreachable("gone")]), unreachable_seconds=0.01)
+
+
+def _next(answers: list[Resources | Exception]) -> Resources:
+    """The next of these answers, the last again and again."""
+    answer = answers.pop(0) if len(answers) > 1 else answers[0]
+    if isinstance(answer, Exception):
+        raise answer
+    return answer

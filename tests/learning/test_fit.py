@@ -185,6 +185,25 @@ def test_killed_and_resumed_equals_unbroken_to_the_bit(stage, tmp_path):
                     assert (found / file).read_bytes() == (expected / file).read_bytes(), file
 
 
+def test_a_checkpoint_that_is_wanted_at_once_is_one_to_go_on_from(tmp_path):
+    config = smoke()
+    recipe = config.training.gender
+    asked = []
+
+    def save_now(progress: Progress) -> bool:
+        asked.append(progress.step)
+        return progress.step in (2, 4)  # amid the first epoch, and at its end, where there is one anyway
+
+    for number, report in enumerate(train(make_task("gender", config), recipe, "gender", save_now=save_now)):
+        report.save(tmp_path / str(number))
+    assert asked == list(range(1, 9))
+    assert [progress_of(tmp_path / name)["step"] for name in "012"] == [2, 4, 8]
+    *_, last = train(make_task("gender", config), recipe, "gender", tmp_path / "0")
+    last.save(tmp_path / "resumed")
+    assert progress_of(tmp_path / "resumed") == progress_of(tmp_path / "2")
+    assert (tmp_path / "resumed/model.safetensors").read_bytes() == (tmp_path / "2/model.safetensors").read_bytes()
+
+
 def test_finished_training_does_nothing_more(tmp_path):
     config = smoke()
     *_, last = train(make_task("gender", config), config.training.gender, "gender")
@@ -341,23 +360,25 @@ CONFIG = override(preset("smoke"), {
     "training.vggface.eps": 1e-2, "training.vggface.learning_rate": 1e-2,
 })
 
-def work(rank, world_size, folder, resume=None):
+def work(rank, world_size, folder, resume=None, ends=None):
+    first, end = (ends or range(0, 9, 8 // world_size))[rank : rank + 2]  # this worker's rows of each global batch
+    own = slice(first, end)
+
     def batches(progress):
-        first = progress.epoch, progress.step_in_epoch
+        begin = progress.epoch, progress.step_in_epoch
         for epoch in range(2):
             for step in range(5):  # 3 to learn from, 2 to validate on
                 rng = np.random.default_rng((epoch, step))
                 faces, people = rng.integers(0, 256, (8, 64, 64, 3), dtype=np.uint8), rng.integers(0, 3, 8)
                 weight = np.float32([1, 1, 1, 1, 1, 1, 0, 0] if step == 4 else [1] * 8)
-                own = slice(rank * 8 // world_size, (rank + 1) * 8 // world_size)
-                ids = [""] * (8 // world_size)
-                if (epoch, step) >= first:
+                ids = [""] * (end - first)
+                if (epoch, step) >= begin:
                     yield {FACE: faces[own], IDENTITY: people[own], WEIGHT: weight[own], CLIP_ID: ids}
 
     torch.manual_seed(7)
     reports = fit(
         tasks.vggface_task(CONFIG, 3, True), CONFIG.training.vggface, seed=0, num_steps=3, num_score_steps=2,
-        batches=batches, place=Place(rank, world_size), config={}, resume=resume,
+        batches=batches, place=Place(rank, world_size, share=(end - first) * world_size / 8), config={}, resume=resume,
     )
     for number, report in enumerate(reports):
         if rank == 0:
@@ -389,6 +410,7 @@ if __name__ == "__main__":
     work_on_gender(rank, 2, folder)
     work(rank, 2, folder)
     work(rank, 2, Path(f"{folder}-resumed"), Path(sys.argv[3]))
+    work(rank, 2, Path(f"{folder}-uneven"), ends=(0, 3, 8))
     gc.collect()  # a DDP network that lives on would hold gloo's threads past the interpreter's end, which aborts
     torch.distributed.destroy_process_group()
 """
@@ -440,6 +462,12 @@ def test_two_workers_learn_what_one_learns_from_the_same_global_batches(one_and_
     begin, end = (safetensors.torch.load_file(one / number / "model.safetensors") for number in "03")
     for name in ("conv1_1.weight", "fc8.weight"):
         assert (begin[name] - end[name]).abs().max() > 3e-3  # a hundred times what may differ
+
+
+def test_workers_with_unequal_shares_learn_what_one_learns(one_and_two_workers):
+    one, two = one_and_two_workers
+    for number in "13":
+        check_same_training(one / number, two.with_name("two-uneven") / number)
 
 
 @pytest.mark.parametrize("from_two", [True, False])

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arspm.learning.order import Order, Window, groups, window
+from arspm.learning.order import Order, Window, groups, lanes, window
 
 # beartype draws the items of a list that it checks.
 pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
@@ -23,11 +23,11 @@ def orders(draw, shuffle=None) -> Order:
     if draw(st.booleans()):
         keep = np.array(draw(st.lists(st.booleans(), min_size=sum(sizes), max_size=sum(sizes))))
         keep[draw(st.integers(0, sum(sizes) - 1))] = True
-    lanes, lane_batch = draw(st.sampled_from([1, 2, 4, 8])), draw(st.integers(1, 4))
+    num_lanes, lane_batch = draw(st.sampled_from([1, 2, 4, 8])), draw(st.integers(1, 4))
     return Order(
         groups(sizes, keep),
-        lanes * lane_batch,
-        lanes,
+        num_lanes * lane_batch,
+        num_lanes,
         lane_batch * draw(st.integers(1, 5)),
         draw(st.integers(0, 2**32 - 1)),
         draw(st.booleans()) if shuffle is None else shuffle,
@@ -44,8 +44,8 @@ def worker(order: Order, epoch: int, rank: int = 0, world_size: int = 1) -> tupl
     return np.concatenate([part.rows for part in parts]), np.concatenate([part.weights for part in parts])
 
 
-def workers(order: Order) -> list[int]:
-    return [n for n in (1, 2, 4, 8) if order.num_lanes % n == 0]
+def workers(order: Order) -> range:
+    return range(1, order.num_lanes + 1)
 
 
 @given(orders(), st.integers(0, 50))
@@ -79,6 +79,14 @@ def test_global_batches_are_the_same_for_any_number_of_workers(order, epoch):
         parts = [worker(order, epoch, rank, world_size) for rank in range(world_size)]
         np.testing.assert_array_equal(np.concatenate([rows for rows, _ in parts], axis=1), whole)
         np.testing.assert_array_equal(np.concatenate([weights for _, weights in parts], axis=1), whole_weights)
+
+
+@given(orders())
+def test_no_worker_has_two_lanes_more_than_another(order):
+    for world_size in workers(order):
+        own = [lanes(order, rank, world_size) for rank in range(world_size)]
+        assert [lane for each in own for lane in each] == list(range(order.num_lanes))
+        assert max(map(len, own)) - min(map(len, own)) <= 1
 
 
 @given(orders(), st.integers(0, 50))

@@ -1,0 +1,305 @@
+"""A cluster of a head and two nodes for all faults, a training to break, and the table of what happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from arspm import config as configuration
+from arspm import stages, storage
+from arspm.config import Config, override
+from arspm.learning import artifacts
+from arspm.presets import preset
+from tests.cluster.nodes import Node, Nodes, cannot
+
+STAGE = "gender"
+FINGERPRINT = "f" * 64
+STEPS_AN_EPOCH, EPOCHS, CHECKPOINT_STEPS = 20, 8, 5
+NODE_CPUS = 4
+WORKER_CPUS = 2.4  # one worker a node, and room for its reader
+TIMINGS = ("clips_per_second", "data_wait", "epoch_seconds")
+TABLE = Path("runs/faults.json")
+_S3_PORT = 8333
+_PROGRESS = re.compile(r"pid=(\d+).*@progress (\{.*\})")
+_table: list[Row] = []
+
+
+class Row(NamedTuple):
+    """A line of the table. `repeated`: steps done again, as far as they were told; None where no training was cut."""
+
+    fault: str
+    broken: str
+    recovered_seconds: float
+    repeated: int | None
+    equal: str
+
+
+class Told(NamedTuple):
+    """A step that rank 0 told, and the process that was it."""
+
+    pid: str
+    step: int
+
+
+class Training:
+    """`python -m jobs.gender` on the head of a cluster, its log read as it is written."""
+
+    def __init__(self, nodes: Nodes, run: str, config: Config, folder: Path, env: Mapping[str, str] | None = None):
+        self.run, self._nodes, self._config = run, nodes, config
+        self._log, uri = folder / "training.log", storage.join(run, "config.json")
+        storage.write_bytes(uri, configuration.dump(config).encode())
+        # RAY_DEDUP_LOGS: Ray takes the lines of a worker's successor for repetitions.
+        words = ["env", f"RAY_ADDRESS={nodes.gcs_address}", "RAY_DEDUP_LOGS=0"]
+        words += [f"{name}={value}" for name, value in (env or {}).items()]
+        words += [sys.executable, "-m", f"jobs.{STAGE}", "--run", run, "--config", uri, "--fingerprint", FINGERPRINT]
+        with self._log.open("ab") as log:
+            self.process = nodes.popen(nodes.head, words, stdout=log, stderr=subprocess.STDOUT)
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def told(self) -> list[Told]:
+        found = [_PROGRESS.search(line) for line in self.log.splitlines()]
+        return [Told(each[1], json.loads(each[2])["current"]) for each in found if each]
+
+    def wait_for(self, condition: Callable[[], object], seconds: float = 120.0) -> None:
+        """Wait until something holds. Fails, with the log, where that takes too long or the program ends before."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert self.process.poll() is None, f"ended with {self.process.returncode}:\n{self.log}"
+            assert time.monotonic() < deadline, f"not so after {seconds:g} s:\n{self.log}"
+            time.sleep(0.05)
+
+    def wait_step(self, step: int) -> None:
+        self.wait_for(lambda: any(each.step >= step for each in self.told()))
+
+    def recovery(self, broken_at: float, before: Sequence[Told]) -> tuple[float, int]:
+        """Wait for a step of another process: the seconds since the fault, and the steps that are done again."""
+        self.wait_for(lambda: self.told()[len(before) :] and self.told()[-1].pid != before[-1].pid, 180)
+        seconds = time.monotonic() - broken_at
+        last = max(each.step for each in self.told() if each.pid == before[-1].pid)
+        first = next(each.step for each in self.told() if each.pid not in {old.pid for old in before})
+        return seconds, max(0, last - first + 1)
+
+    def wait(self, status: int = 0, seconds: float = 240.0) -> None:
+        try:
+            assert self.process.wait(seconds) == status, self.log
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"still running after {seconds:g} s:\n{self.log}")
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+
+class Outcome(NamedTuple):
+    """What a training left: the weights to the byte, and the history without what the clock says."""
+
+    weights: bytes
+    history: dict[str, Any]
+
+
+def outcome(run: str) -> Outcome:
+    history = storage.read_json(storage.join(run, STAGE, artifacts.HISTORY))
+    for figures in history["epochs"]:
+        for name in TIMINGS:
+            del figures[name]
+    return Outcome(storage.read_bytes(storage.join(run, STAGE, artifacts.MODEL)), history)
+
+
+@pytest.fixture(scope="session")
+def small_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A disk of 64 MB, in memory."""
+    place = tmp_path_factory.mktemp("disk")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", place], check=True)
+    yield place
+    subprocess.run(["umount", "--lazy", place], check=True)
+
+
+@pytest.fixture(scope="session")
+def cluster(small_disk: Path) -> Iterator[Nodes]:
+    """A head without CPUs and two nodes with four each. They see the mounts that there are when they start."""
+    if reason := cannot():
+        pytest.fail(f"faults need nodes of their own, and these network namespaces: {reason}")
+    with Nodes() as made:
+        made.env |= bucket_env(made.host)
+        for num_cpus in (0, NODE_CPUS, NODE_CPUS):
+            made.add(num_cpus=num_cpus)
+        yield made
+
+
+@pytest.fixture
+def nodes(cluster: Nodes) -> Iterator[Nodes]:
+    """The cluster, whole before and after."""
+    mend(cluster)
+    yield cluster
+    mend(cluster)
+
+
+def workers(nodes: Nodes) -> list[Node]:
+    return [node for node in nodes.nodes if node != nodes.head]
+
+
+def mend(nodes: Nodes) -> None:
+    """Start Ray wherever it does not run, as whoever gives out machines does."""
+    for node in workers(nodes):
+        nodes.join(node)
+    alive = set(nodes.alive().values())
+    for node in workers(nodes):
+        if node.address not in alive or not nodes.runs(node, "raylet"):
+            nodes.kill(node)
+            nodes.start(node, num_cpus=NODE_CPUS)
+
+
+@pytest.fixture(scope="session")
+def shared() -> dict[str, Any]:
+    """What the first test makes for all."""
+    return {}
+
+
+@pytest.fixture
+def config() -> Config:
+    return override(
+        preset("smoke"),
+        {
+            "data.storage": "waveform",
+            "ingest.window_rows": 64,
+            "training.gender.epochs": EPOCHS,
+            "training.gender.global_batch_size": 32,
+            "training.gender.checkpoint_steps": CHECKPOINT_STEPS,
+            "resources.gender.num_workers": 2,
+            "resources.gender.cpus": WORKER_CPUS,
+        },
+    )
+
+
+@pytest.fixture
+def run(request: pytest.FixtureRequest, shared: dict[str, Any], config: Config, tmp_path: Path) -> str:
+    """A run with a corpus of random numbers, the same for all."""
+    if "corpus" not in shared:
+        write = request.getfixturevalue("write_corpus")
+        shared["corpus"], _ = write({"train": (320, 320), "val": (32,)}, rows_per_group=16)
+    else:
+        (tmp_path / "corpus").symlink_to(shared["corpus"])
+    commit_corpus(str(tmp_path), config)
+    return str(tmp_path)
+
+
+def commit_corpus(run: str, config: Config) -> None:
+    stages.commit(run, "preprocess", fingerprint=FINGERPRINT, config=config, files={}, seconds=1.0, figures={})
+
+
+@pytest.fixture
+def train(nodes: Nodes, config: Config, tmp_path: Path) -> Iterator[Callable[..., Training]]:
+    """A function that begins the training of a run; whatever of it runs at the end is killed."""
+    begun = []
+
+    def begin(run: str, changes: Mapping[str, Any] | None = None, **options: Any) -> Training:
+        begun.append(Training(nodes, run, override(config, changes or {}), tmp_path, **options))
+        return begun[-1]
+
+    yield begin
+    for each in begun:
+        each.stop()
+
+
+@pytest.fixture
+def unbroken(shared: dict[str, Any], run: str, train: Callable[..., Training], tmp_path: Path) -> Outcome:
+    """What the training leaves when nothing breaks; made once, in the first test's run."""
+    if "unbroken" not in shared:
+        train(run).wait()
+        shared["unbroken"] = outcome(run)
+        shutil.rmtree(tmp_path / STAGE)
+        (tmp_path / "training.log").unlink()
+    return shared["unbroken"]
+
+
+def bucket_env(host: str) -> dict[str, str]:
+    """The environment in which the bucket of `s3_server` is reached."""
+    return {
+        "AWS_ACCESS_KEY_ID": "faults",
+        "AWS_SECRET_ACCESS_KEY": "of-a-network-that-ends-with-the-tests",
+        "AWS_ENDPOINT_URL": f"http://{host}:{_S3_PORT}",
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+
+
+class S3Server:
+    """A SeaweedFS on the bridge, which every node reaches; started again it has what it had."""
+
+    def __init__(self, nodes: Nodes, folder: Path):
+        self._folder, self._process = folder, None
+        self._env = {**os.environ, **bucket_env(nodes.host)}
+        self._command = [str(Path(sys.executable).with_name("weed")), "mini", f"-dir={folder}", f"-ip={nodes.host}"]
+        self._command += [f"-ip.bind={nodes.host}", "-admin.ui=false", "-webdav=false", "-master.telemetry=false"]
+        self._command += ["-bucket=speech", f"-s3.port={_S3_PORT}", f"-filer.localSocket={folder}/filer.sock"]
+        self._command += [f"-s3.localSocket={folder}/s3.sock"]
+
+    def start(self) -> None:
+        log = self._folder / "log"
+        with log.open("wb") as file:
+            self._process = subprocess.Popen(
+                self._command, cwd=self._folder, env=self._env, stdout=file, stderr=subprocess.STDOUT
+            )
+        deadline = time.monotonic() + 60
+        while b"components are running" not in log.read_bytes():
+            assert self._process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.1)
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+
+@pytest.fixture
+def s3_server(nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
+    """A running server with the bucket s3://speech, reached from this process too."""
+    for name, value in bucket_env(nodes.host).items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "s3").mkdir()
+    server = S3Server(nodes, tmp_path / "s3")
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def note() -> Callable[..., None]:
+    """Add a line to the table."""
+
+    def add(fault: str, broken: str, recovered_seconds: float, repeated: int | None, equal: str = "to the bit") -> None:
+        _table.append(Row(fault, broken, round(recovered_seconds, 1), repeated, equal))
+
+    return add
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if not _table:
+        return
+    terminalreporter.section("faults")
+    lines = [("fault", "what was broken, when", "recovered in", "repeated steps", "result equal")]
+    for row in _table:
+        repeated = "-" if row.repeated is None else str(row.repeated)
+        lines.append((row.fault, row.broken, f"{row.recovered_seconds:.1f} s", repeated, row.equal))
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    for line in lines:
+        terminalreporter.write_line("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)))
+    TABLE.parent.mkdir(exist_ok=True)
+    TABLE.write_text(json.dumps([row._asdict() for row in _table], indent=2) + "\n")
+    terminalreporter.write_line(f"written to {os.fspath(TABLE)}")
