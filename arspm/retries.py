@@ -73,7 +73,7 @@ def retried(uri: str, action: Callable[[], T]) -> T:
                 raise PermissionError(
                     f"{_shown(uri)}: access refused ({said}); look at the credentials and what they allow"
                 ) from None
-            if not _is_passing(error):
+            if not is_passing(error):
                 if type(error) in (OSError, FileNotFoundError) and (answer(error)[0] or "AWS Error" in said):
                     raise type(error)(f"{_shown(uri)}: {said}") from None
                 raise
@@ -131,7 +131,7 @@ def _is_refusal(error: Exception) -> bool:
     return isinstance(error, OSError) and _ARROW_REFUSED.search(str(error)) is not None
 
 
-def _is_passing(error: Exception) -> bool:
+def is_passing(error: Exception) -> bool:
     """Whether the storage may give another answer the next time."""
     if isinstance(error, StorageAway):
         return False

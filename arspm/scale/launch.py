@@ -21,6 +21,7 @@ from arspm import stages, storage
 from arspm.config import Config, Workers
 from arspm.learning import artifacts, checkpoint
 from arspm.learning.fit import Report
+from arspm.retries import is_passing
 from arspm.scale.training import Rows, gather_rows
 from arspm.scale.worker import train_worker
 
@@ -136,7 +137,8 @@ def _failed(cause: Exception) -> TrainingFailed:
     full = isinstance(cause, OSError) and cause.errno == errno.ENOSPC
     hint = "; make room for the run and for temporary files: the same command goes on from the last checkpoint"
     failed = TrainingFailed(_first_line(cause) + (hint if full else ""))
-    failed.temporary = getattr(cause, "temporary", False)
+    # Train itself writes checkpoints and looks for them by pyarrow's client, which gives up sooner than ours.
+    failed.temporary = getattr(cause, "temporary", False) or is_passing(cause)
     return failed
 
 
