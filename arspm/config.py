@@ -39,6 +39,10 @@ _LONGEST = 100  # characters of a name or a value in an error
 class ConfigError(ValueError):
     """A configuration that cannot be: one line a problem, each with the field's name."""
 
+    def of(self, source: str) -> ConfigError:
+        """The same of what stands in a file, which each line names."""
+        return ConfigError("\n".join(f"{source}: {line}" for line in str(self).splitlines()))
+
 
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

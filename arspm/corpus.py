@@ -11,7 +11,7 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 
 from arspm import schema, storage
 
@@ -71,12 +71,7 @@ def open_split(corpus: str, name: str, subset: int | None = None) -> Split:
     Raises FileNotFoundError without a manifest, and ValueError for one that is none or a split without a row.
     """
     uri = storage.join(corpus, MANIFEST)
-    try:
-        manifest = _Manifest.model_validate_json(storage.read_bytes(uri), strict=True)
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))[:100]
-        raise ValueError(f"{uri}: not a corpus's manifest ({where or 'JSON'}: {first['msg']})") from None
+    manifest = storage.read_model(uri, _Manifest, "a corpus's manifest")
     if name not in manifest.splits:
         raise ValueError(f"{uri}: there is no {name} split")
     shards = manifest.splits[name].shards

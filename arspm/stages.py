@@ -158,7 +158,7 @@ def finished_config(run: str, stage: str) -> Config:
     try:
         return parse(_manifest(uri).config)
     except ConfigError as error:
-        raise ConfigError("\n".join(f"{uri}: {line}" for line in str(error).splitlines())) from None
+        raise error.of(uri) from None
 
 
 def _manifest(uri: str) -> _Manifest:

@@ -17,13 +17,16 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
 import fsspec
 import pyarrow.fs
+import pydantic
 
 from arspm import retries
 from arspm.retries import StorageAway, answer, asked_tries, check_bare, is_remote, retried
+
+Model = TypeVar("Model", bound=pydantic.BaseModel)
 
 __all__ = ["StorageAway", "is_remote", "retried"]  # of `retries`, for those who use both
 
@@ -120,6 +123,17 @@ def read_json(uri: str) -> Any:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{uri}: not JSON ({error})") from None
+
+
+def read_model(uri: str, kind: type[Model], what: str) -> Model:
+    """The file's JSON as a model of pydantic's, each value of its own type. Raises FileNotFoundError, or ValueError
+    with the first thing that makes it not be `what`."""
+    try:
+        return kind.model_validate_json(read_bytes(uri), strict=True)
+    except pydantic.ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))[:100]
+        raise ValueError(f"{uri}: not {what} ({where or 'JSON'}: {first['msg']})") from None
 
 
 def write_bytes(uri: str, data: bytes) -> dict[str, Any]:

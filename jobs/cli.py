@@ -357,7 +357,7 @@ def _read_config(uri: str) -> Config:
     try:
         return load(storage.read_bytes(uri))
     except ConfigError as error:
-        raise ConfigError("\n".join(f"{uri}: {line}" for line in str(error).splitlines())) from None
+        raise error.of(uri) from None
 
 
 def _export_best(run: str, name: str | None, file: str) -> None:

@@ -54,11 +54,11 @@ def load_priors(run: str) -> dict[str, Tensor]:
 
 def load_priors_by_count(run: str) -> dict[str, dict[int, Tensor]]:
     """The mean of the first n faces behind each prior: name -> n -> (feature,), n rising (Figure 2)."""
-    with storage.local_copy(storage.join(stages.folder(run, "prior"), PRIORS_BY_COUNT)) as path:
+    uri = storage.join(stages.folder(run, "prior"), PRIORS_BY_COUNT)
+    with storage.local_copy(uri) as path:
         weights = checkpoint.read_weights(path)
     found: dict[str, dict[int, Tensor]] = {}
     if strange := [key for key in weights if not re.fullmatch(r"\w+/[1-9]\d{0,17}", key, re.ASCII)]:
-        uri = storage.join(stages.folder(run, "prior"), PRIORS_BY_COUNT)
         raise ValueError(f"{uri}: {strange[0][:100]!r} is no prior and its number of faces")
     for key in sorted(weights, key=lambda key: int(key.partition("/")[2])):
         name, _, count = key.partition("/")
@@ -79,10 +79,10 @@ def load_speech_portrait(run: str, config: Config) -> SpeechPortrait:
 
 def load_linear(run: str, stage: str, name: str) -> nn.Linear:
     """One linear layer of a stage's network, without the rest of it."""
-    with storage.local_copy(storage.join(stages.folder(run, stage), MODEL)) as path:
+    uri = storage.join(stages.folder(run, stage), MODEL)
+    with storage.local_copy(uri) as path:
         weights = checkpoint.read_weights(path, (f"{name}.weight", f"{name}.bias"))
     weight = weights[f"{name}.weight"]
-    uri = storage.join(stages.folder(run, stage), MODEL)
     if weight.ndim != 2:
         raise ValueError(f"{uri}: {name}.weight is {tuple(weight.shape)}, not a linear layer's")
     layer = nn.Linear(weight.shape[1], weight.shape[0])

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import safetensors
 import safetensors.torch
 import torch
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from arspm import stages, storage
@@ -86,11 +86,7 @@ def load(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> tu
     Raises ValueError, naming the file, for one that is missing, torn or of another network.
     """
     try:
-        saved = _Saved.model_validate_json((folder / PROGRESS).read_bytes(), strict=True)
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))[:100]
-        raise ValueError(f"{folder / PROGRESS}: not a checkpoint ({where or 'JSON'}: {first['msg']})") from None
+        saved = storage.read_model(str(folder / PROGRESS), _Saved, "a checkpoint")
     except OSError as error:
         raise ValueError(f"{folder / PROGRESS}: not a checkpoint ({error})") from None
     progress, files = saved.progress, saved.files
