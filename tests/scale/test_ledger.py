@@ -17,38 +17,10 @@ from arspm.presets import preset
 from arspm.scale import ledger, tuning
 from arspm.scale.search import Listed, Optuna
 from arspm.scale.trial import FAILURE
+from tests.scale.sweep_records import METRIC, SPACE, ended, sweep_of
 
-METRIC = "val_cos_degrees"
 CONFIG = override(preset("smoke"), {"training.encoder.epochs": 3})
-SPACE = {"loss.lambda1": {"kind": "loguniform", "low": 0.1, "high": 10.0, "fields": ["loss.lambda1"]}}
-SWEEP = {
-    "name": "one",
-    "run": "run",
-    "preset": "smoke",
-    "space": SPACE,
-    "search": "random",
-    "scheduler": "none",
-    "num_trials": 3,
-    "metric": METRIC,
-    "mode": "min",
-    "seed": 0,
-    "epochs": 3,
-    "steps_per_epoch": 3,
-    "max_concurrent": 2,
-    "created": 0.0,
-    "clips": [],
-    "paper": {"loss.lambda1": 1.0},
-    "warm_start": None,
-    "config": CONFIG.model_dump(mode="json"),
-}
-
-
-def ended(number: int, values: list[float | None], state: str = "finished") -> sweeps.Record:
-    record = sweeps.new_record(number, {"loss.lambda1": 1.0 + number}, {"loss.lambda1": 1.0 + number}, False)
-    for epoch, value in enumerate(values, 1):
-        figures = {"epoch": epoch, "step": 3 * epoch, "seconds": 2.0 * epoch, METRIC: value}
-        sweeps.add_epoch(record, figures, METRIC, "min")
-    return record | {"state": state, "seconds": 2.0 * len(values), "started": 1.0, "attempts": 1}
+SWEEP = sweep_of(CONFIG, num_trials=3, max_concurrent=2)
 
 
 class Told:

@@ -17,38 +17,15 @@ from arspm.scale.launch import train_stage
 from arspm.scale.training import gather_rows
 from arspm.scale.trial import trial_config
 from tests.scale.conftest import busy_workers
+from tests.scale.sweep_records import sweep_of
 
 pytestmark = pytest.mark.ray
 EPOCHS = 3
-WEIGHTS = {"loss.lambda1": {"kind": "loguniform", "low": 0.1, "high": 10.0, "fields": ["loss.lambda1"]}}
 
 
 @pytest.fixture
 def run(driver: None, decoded_run: tuple[str, Config]) -> tuple[str, Config]:
     return decoded_run
-
-
-def sweep_of(config: Config, **changed: Any) -> dict[str, Any]:
-    return {
-        "name": "one",
-        "run": "run",
-        "preset": "smoke",
-        "space": WEIGHTS,
-        "search": "random",
-        "scheduler": "none",
-        "num_trials": 2,
-        "metric": "val_cos_degrees",
-        "mode": "min",
-        "seed": 0,
-        "epochs": EPOCHS,
-        "steps_per_epoch": 3,
-        "max_concurrent": 1,
-        "created": 0.0,
-        "clips": [],
-        "paper": {"loss.lambda1": 1.0},
-        "warm_start": None,
-        "config": config.model_dump(mode="json"),
-    } | changed
 
 
 def go(run: str, config: Config, samples: list[dict[str, Any]], **changed: Any) -> dict[str, Any]:

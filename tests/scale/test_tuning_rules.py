@@ -26,33 +26,13 @@ from arspm.scale import trial as trials
 from arspm.scale import tuning
 from arspm.scale.training import Guides
 from arspm.scale.trial import FAILURE
+from tests.cluster.placement import placed
+from tests.scale.sweep_records import METRIC, ended
 
-METRIC = "val_cos_degrees"
 CONFIG = override(preset("smoke"), {"training.encoder.epochs": 3})
 
 
 # --- how many at once
-
-
-def placed(cpus_there: float, gpus_there: int, cpus: float, gpus: float) -> int:
-    """Workers put on a node one by one until one has no room, in ten-thousandths as Ray counts."""
-    left, devices, held = round(cpus_there * 1e4), [10_000] * gpus_there, 0
-    while left >= round(cpus * 1e4):
-        wanted = round(gpus * 1e4)
-        whole = [i for i, device in enumerate(devices) if device == 10_000][: wanted // 10_000]
-        room = [i for i, device in enumerate(devices) if device >= wanted]
-        if wanted >= 10_000:
-            if len(whole) < wanted // 10_000:
-                break
-            for i in whole:
-                devices[i] = 0
-        elif wanted:
-            if not room:
-                break
-            devices[room[0]] -= wanted
-        left -= round(cpus * 1e4)
-        held += 1
-    return held
 
 
 def nodes(*resources: dict[str, float], alive: bool = True) -> list[dict[str, Any]]:
@@ -160,14 +140,6 @@ def test_without_a_scheduler_nothing_is_stopped() -> None:
         scheduler.on_trial_add(None, trial)  # type: ignore[arg-type]
         decided = scheduler.on_trial_result(None, trial, {"epoch": 3, METRIC: 9.0 * number})  # type: ignore[arg-type]
         assert decided == TrialScheduler.CONTINUE
-
-
-def ended(number: int, values: list[float | None], state: str = "finished") -> sweeps.Record:
-    record = sweeps.new_record(number, {"loss.lambda1": 1.0 + number}, {"loss.lambda1": 1.0 + number}, False)
-    for epoch, value in enumerate(values, 1):
-        figures = {"epoch": epoch, "step": 3 * epoch, "seconds": 2.0 * epoch, METRIC: value}
-        sweeps.add_epoch(record, figures, METRIC, "min")
-    return record | {"state": state, "seconds": 2.0 * len(values), "started": 1.0, "attempts": 1}
 
 
 def test_asha_decides_after_an_interruption_as_it_would_have_without_one() -> None:
