@@ -31,6 +31,7 @@ from tests.faults.conftest import (
     STEPS_AN_EPOCH,
     Outcome,
     S3Server,
+    Told,
     Training,
     commit_corpus,
     mend,
@@ -54,6 +55,18 @@ def checkpoints(place: Path) -> set[str]:
     return {path.name for path in place.glob("checkpoint_*") if path.is_dir()}
 
 
+def recovered(training: Training, broken_at: float, before: list[Told], unbroken: Outcome) -> tuple[float, int]:
+    """Wait for a training that was broken to go on and end, with the result of the unbroken one.
+
+    The seconds until it went on, and the steps that it did again.
+    """
+    seconds, repeated = training.recovery(broken_at, before)
+    training.wait()
+    assert outcome(training.run) == unbroken
+    assert repeated <= 2 * CHECKPOINT_STEPS
+    return seconds, repeated
+
+
 def test_a_node_is_killed(
     nodes: Nodes, run: str, train: Callable[..., Training], unbroken: Outcome, note: Callable[..., None]
 ) -> None:
@@ -64,10 +77,7 @@ def test_a_node_is_killed(
     broken_at = time.monotonic()
     nodes.kill(lost)
     nodes.start(lost, num_cpus=NODE_CPUS)
-    seconds, repeated = training.recovery(broken_at, before)
-    training.wait()
-    assert outcome(run) == unbroken
-    assert repeated <= 2 * CHECKPOINT_STEPS
+    seconds, repeated = recovered(training, broken_at, before, unbroken)
     note("node SIGKILL", f"one of two nodes, step {before[-1].step}; another came at once", seconds, repeated)
 
 
@@ -104,10 +114,7 @@ def test_a_node_is_cut_off_and_comes_back(
     training.wait_for(lambda: lost.address not in nodes.alive().values())
     time.sleep(max(0.0, broken_at + CUT_SECONDS - time.monotonic()))
     mend(nodes)
-    seconds, repeated = training.recovery(broken_at, before)
-    training.wait()
-    assert outcome(run) == unbroken
-    assert repeated <= 2 * CHECKPOINT_STEPS
+    seconds, repeated = recovered(training, broken_at, before, unbroken)
     what = f"the cable of one of two nodes, step {before[-1].step}, for {CUT_SECONDS:g} s"
     note("node cut off and back", what, seconds, repeated)
 
@@ -121,10 +128,7 @@ def test_a_training_worker_is_killed(
     broken_at = time.monotonic()
     [pid] = nodes.runs(workers(nodes)[-1], WORKER)
     os.kill(pid, signal.SIGKILL)
-    seconds, repeated = training.recovery(broken_at, before)
-    training.wait()
-    assert outcome(run) == unbroken
-    assert repeated <= 2 * CHECKPOINT_STEPS
+    seconds, repeated = recovered(training, broken_at, before, unbroken)
     assert "lost a worker of gender (1 of at most 3): going on from the last checkpoint" in training.log
     note("training worker SIGKILL", f"one of two, step {before[-1].step}", seconds, repeated)
 
@@ -173,10 +177,7 @@ def test_a_kill_amid_a_checkpoints_upload(
     [left] = torn
     files = len(list((place / left).iterdir()))
     assert left not in (place / SNAPSHOT).read_text()
-    seconds, repeated = training.recovery(broken_at, before)
-    training.wait()
-    assert outcome(run) == unbroken
-    assert repeated <= 2 * CHECKPOINT_STEPS
+    seconds, repeated = recovered(training, broken_at, before, unbroken)
     what = f"both workers SIGKILLed with {files} of its 4 files there, step {before[-1].step}"
     note("torn checkpoint", what, seconds, repeated)
 
@@ -235,10 +236,7 @@ def test_the_disk_is_full_at_a_checkpoint(
     before, broken_at = training.told(), time.monotonic()
     subprocess.run(["mount", "-o", "remount,size=512m", small_disk], check=True)
     again = train(own)
-    seconds, repeated = again.recovery(broken_at, before)
-    again.wait()
-    assert outcome(own) == unbroken
-    assert repeated <= 2 * CHECKPOINT_STEPS
+    seconds, repeated = recovered(again, broken_at, before, unbroken)
     note("disk full at checkpoint", f"step {before[-1].step}; enlarged, same command", seconds, repeated)
 
 
