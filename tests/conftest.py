@@ -27,6 +27,7 @@ from hypothesis import HealthCheck, settings
 from arspm import schema
 from cluster.access import ensure_token
 from tests.cluster.nodes import Nodes, cannot
+from tests.seaweed import BUCKET, SeaweedFS
 
 # Before anything imports ray, which reads most of these once.
 _home = Path(tempfile.mkdtemp(prefix="arspm-test-"))
@@ -106,23 +107,12 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_EC2_METADATA_DISABLED": "true",
     }
-    command = [str(Path(sys.executable).with_name("weed")), "mini", f"-dir={folder}", "-ip=127.0.0.1"]
-    command += ["-ip.bind=127.0.0.1", "-admin.ui=false", "-webdav=false", "-bucket=speech", "-master.telemetry=false"]
-    command += [f"-filer.localSocket={folder}/filer.sock", f"-s3.localSocket={folder}/s3.sock"]
-    with (folder / "log").open("wb") as log:
-        server = subprocess.Popen(
-            [*command, *flags], cwd=folder, env={**os.environ, **env}, stdout=log, stderr=subprocess.STDOUT
-        )
+    server = SeaweedFS(folder, env, ports=flags)
     try:
-        deadline = time.time() + 30
-        while b"components are running" not in (folder / "log").read_bytes():
-            assert server.poll() is None, (folder / "log").read_text()
-            assert time.time() < deadline, (folder / "log").read_text()
-            time.sleep(0.1)
-        yield Bucket("s3://speech", env)
+        server.start()
+        yield Bucket(f"s3://{BUCKET}", env)
     finally:
         server.kill()
-        server.wait()
 
 
 @pytest.fixture(scope="session")

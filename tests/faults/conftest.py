@@ -21,6 +21,7 @@ from arspm.config import Config, override
 from arspm.learning import artifacts
 from arspm.presets import preset
 from tests.cluster.nodes import Node, Nodes, cannot
+from tests.seaweed import SeaweedFS
 
 STAGE = "gender"
 FINGERPRINT = "f" * 64
@@ -238,42 +239,13 @@ def bucket_env(host: str) -> dict[str, str]:
     }
 
 
-class S3Server:
-    """A SeaweedFS on the bridge, which every node reaches; started again it has what it had."""
-
-    def __init__(self, nodes: Nodes, folder: Path):
-        self._folder, self._process = folder, None
-        self._env = {**os.environ, **bucket_env(nodes.host)}
-        self._command = [str(Path(sys.executable).with_name("weed")), "mini", f"-dir={folder}", f"-ip={nodes.host}"]
-        self._command += [f"-ip.bind={nodes.host}", "-admin.ui=false", "-webdav=false", "-master.telemetry=false"]
-        self._command += ["-bucket=speech", f"-s3.port={_S3_PORT}", f"-filer.localSocket={folder}/filer.sock"]
-        self._command += [f"-s3.localSocket={folder}/s3.sock"]
-
-    def start(self) -> None:
-        log = self._folder / "log"
-        with log.open("wb") as file:
-            self._process = subprocess.Popen(
-                self._command, cwd=self._folder, env=self._env, stdout=file, stderr=subprocess.STDOUT
-            )
-        deadline = time.monotonic() + 60
-        while b"components are running" not in log.read_bytes():
-            assert self._process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.1)
-
-    def kill(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-
-
 @pytest.fixture
-def s3_server(nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
+def s3_server(nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SeaweedFS]:
     """A running server with the bucket s3://speech, reached from this process too."""
     for name, value in bucket_env(nodes.host).items():
         monkeypatch.setenv(name, value)
     (tmp_path / "s3").mkdir()
-    server = S3Server(nodes, tmp_path / "s3")
+    server = SeaweedFS(tmp_path / "s3", bucket_env(nodes.host), host=nodes.host, ports=[f"-s3.port={_S3_PORT}"])
     server.start()
     yield server
     server.kill()

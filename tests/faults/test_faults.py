@@ -30,7 +30,6 @@ from tests.faults.conftest import (
     STAGE,
     STEPS_AN_EPOCH,
     Outcome,
-    S3Server,
     Told,
     Training,
     commit_corpus,
@@ -38,6 +37,7 @@ from tests.faults.conftest import (
     outcome,
     workers,
 )
+from tests.seaweed import SeaweedFS
 
 pytestmark = pytest.mark.faults
 WORKER = "RayTrainWorker"
@@ -247,7 +247,7 @@ def test_s3_is_down_amid_training(
     train: Callable[..., Training],
     unbroken: Outcome,
     note: Callable[..., None],
-    s3_server: S3Server,
+    s3_server: SeaweedFS,
 ) -> None:
     """Rows, checkpoints and results are all in the bucket."""
     own = "s3://speech/run"
