@@ -21,6 +21,7 @@ from arspm.config import Config, override
 from arspm.learning import artifacts
 from arspm.presets import preset
 from tests.cluster.nodes import Node, Nodes, cannot
+from tests.learning.conftest import TIMINGS
 from tests.seaweed import SeaweedFS
 
 STAGE = "gender"
@@ -28,7 +29,6 @@ FINGERPRINT = "f" * 64
 STEPS_AN_EPOCH, EPOCHS, CHECKPOINT_STEPS = 20, 8, 5
 NODE_CPUS = 4
 WORKER_CPUS = 2.4  # one worker a node, and room for its reader
-TIMINGS = ("clips_per_second", "data_wait", "epoch_seconds")
 TABLE = Path("runs/faults.json")
 _S3_PORT = 8333
 _PROGRESS = re.compile(r"pid=(\d+).*@progress (\{.*\})")

@@ -18,6 +18,7 @@ from arspm.learning import artifacts, checkpoint
 from arspm.model import speech_portrait
 from arspm.presets import preset
 from arspm.scale.launch import train_stage
+from tests.learning.conftest import TIMINGS
 from tests.scale.conftest import FINGERPRINT, Prepared, busy_workers
 
 pytestmark = pytest.mark.ray
@@ -33,10 +34,7 @@ def history(run: str, stage: str) -> dict[str, Any]:
 
 
 def timeless(epochs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [
-        {k: v for k, v in each.items() if k not in ("clips_per_second", "data_wait", "epoch_seconds")}
-        for each in epochs
-    ]
+    return [{k: v for k, v in each.items() if k not in TIMINGS} for each in epochs]
 
 
 @pytest.fixture(scope="module")
