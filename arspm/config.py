@@ -11,7 +11,16 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, WrapValidator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    WrapValidator,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -193,12 +202,49 @@ class Evaluate(Section):
     batch_size: Count = 32
 
 
-class Workers(Section):
+_POOL_SHARE = 0.001  # of a node's resource: it only has to be there
+_RAYS_OWN = ("memory", "object_store_memory")  # no pool's name
+
+
+class Asks(Section):
+    """What one worker, or one task, asks of a node."""
+
+    cpus: NonNegative = 1
+    gpus: NonNegative = 0
+    memory_gib: NonNegative = 0  # kept free for it by Ray, which does not hold it to that; 0: not asked for
+    pool: Annotated[str, Field(pattern=r"^([a-z][a-z0-9_]*)?$")] = ""  # nodes with this resource only, as `on_demand`
+
+    @field_validator("pool")
+    @classmethod
+    def _of_ones_own(cls, pool: str) -> str:
+        if pool in _RAYS_OWN:
+            raise ValueError(f"{pool} is a resource of Ray's own, no pool of nodes")
+        return pool
+
+    @property
+    def memory_bytes(self) -> float:
+        return self.memory_gib * 2**30
+
+    @property
+    def remote_options(self) -> dict[str, Any]:
+        """As keywords of `ray.remote` and of Ray Data."""
+        asked: dict[str, Any] = {"num_cpus": self.cpus}
+        asked |= {"num_gpus": self.gpus} if self.gpus else {}
+        asked |= {"memory": self.memory_bytes} if self.memory_gib else {}
+        return asked | ({"resources": {self.pool: _POOL_SHARE}} if self.pool else {})
+
+    @property
+    def bundle(self) -> dict[str, float]:
+        """As a bundle of a placement group."""
+        asked = {"CPU": self.cpus, "GPU": self.gpus, "memory": self.memory_bytes}
+        asked |= {self.pool: _POOL_SHARE} if self.pool else {}
+        return {name: amount for name, amount in asked.items() if amount or name == "CPU"}
+
+
+class Workers(Asks):
     """A group of training workers."""
 
     num_workers: WorkerCount = 1  # or [least, most]: as many as there is room for, which may change amid training
-    cpus: NonNegative = 1
-    gpus: NonNegative = 0
 
     @property
     def least(self) -> int:
@@ -209,12 +255,10 @@ class Workers(Section):
         return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[1]
 
 
-class Tasks(Section):
+class Tasks(Asks):
     """Ray Data's tasks of one kind."""
 
     num_tasks: Count = 1  # at once
-    cpus: NonNegative = 1
-    gpus: NonNegative = 0
 
 
 class Trial(Workers):

@@ -16,7 +16,7 @@ import jobs
 import tune_spaces
 from arspm import config as configuration
 from arspm import stages, storage
-from arspm.config import TRAINED_STAGES, Config
+from arspm.config import TRAINED_STAGES, Asks, Config
 from cluster import chain, client, events
 from cluster.errors import ClusterError
 from cluster.head import find_head
@@ -117,15 +117,24 @@ def _stages(config: Config, run: str, config_uri: str, fingerprints: dict[str, s
     ]
 
 
-def asks(config: Config, stage: str) -> tuple[float, float]:
-    """CPUs and GPUs that a stage keeps busy: its workers' or tasks', and its readers'."""
+def asks(config: Config, stage: str) -> tuple[float, float, float]:
+    """CPUs, GPUs and bytes of memory that a stage keeps busy: its workers' or tasks', and its readers'."""
     resources = config.resources
     if stage in TRAINED_STAGES:
         workers, read = getattr(resources, stage), resources.read
-        return workers.most * (workers.cpus + read.num_tasks * read.cpus), workers.most * workers.gpus
+        return asked((workers.most, workers), (workers.most * read.num_tasks, read))
     inferring = dict.fromkeys(("features", "oracle", "evaluate"), resources.infer)
     tasks = {"preprocess": resources.preprocess, **inferring}.get(stage)
-    return (tasks.num_tasks * tasks.cpus, tasks.num_tasks * tasks.gpus) if tasks else (0, 0)
+    return asked((tasks.num_tasks, tasks)) if tasks else asked()
+
+
+def asked(*groups: tuple[int, Asks]) -> tuple[float, float, float]:
+    """CPUs, GPUs and bytes of memory of so many of each together."""
+    return (
+        sum(number * each.cpus for number, each in groups),
+        sum(number * each.gpus for number, each in groups),
+        sum(number * each.memory_bytes for number, each in groups),
+    )
 
 
 def main() -> None:

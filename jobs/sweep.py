@@ -20,7 +20,7 @@ from arspm import stages, storage, sweeps
 from arspm.config import Config, override
 from cluster import chain, client, cost, events
 from cluster.errors import ClusterError
-from jobs.chain import PYTHON, prefix, source
+from jobs.chain import PYTHON, asked, prefix, source
 from jobs.stage import readable_end
 from jobs.sweep_plan import unpack
 from tune_spaces import space as spaces
@@ -46,7 +46,8 @@ def run_sweep(
     _require_free(run, stage_name, stem, jobs_client)
     save(place, sweep)
     config = configuration.parse(sweep["config"])
-    stage = chain.Stage(stage_name, (), _entrypoint(run, sweep["name"], extra), *_asks(config))
+    trial = config.resources.trial  # without one, the sweep cannot begin
+    stage = chain.Stage(stage_name, (), _entrypoint(run, sweep["name"], extra), *asked((trial.num_workers, trial)))
     outcomes = chain.run_chain(
         [stage],
         runner=client.RayJobs(jobs_client, working_dir=source(), metadata={"run": run}),
@@ -153,12 +154,6 @@ def best(place: str) -> tuple[sweeps.Record, Config]:
 
 def _entrypoint(run: str, name: str, extra: Sequence[str]) -> str:
     return shlex.join([*PYTHON, "jobs.sweep", "--run", run, "--name", name, *extra])
-
-
-def _asks(config: Config) -> tuple[float, float]:
-    """CPUs and GPUs of one trial, without which the sweep cannot begin."""
-    trial = config.resources.trial
-    return trial.num_workers * trial.cpus, trial.num_workers * trial.gpus
 
 
 def main() -> None:

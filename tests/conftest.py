@@ -5,14 +5,10 @@ import atexit
 import contextlib
 import json
 import os
-import secrets
 import shutil
 import socket
-import subprocess
-import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +23,7 @@ from hypothesis import HealthCheck, settings
 from arspm import schema
 from cluster.access import ensure_token
 from tests.cluster.nodes import Nodes, cannot
-from tests.seaweed import BUCKET, SeaweedFS
+from tests.s3_servers import BUCKET, Moto, SeaweedFS, s3_env
 
 # Before anything imports ray, which reads most of these once.
 _home = Path(tempfile.mkdtemp(prefix="arspm-test-"))
@@ -73,12 +69,17 @@ def jobs_client(head: Any) -> Any:
 
 @pytest.fixture
 def nodes() -> Iterator[Nodes]:
+    """A cluster without a node yet."""
+    yield from make_nodes()
+
+
+def make_nodes(**options: Any) -> Iterator[Nodes]:
     """A cluster without a node yet, or a failure that says what it takes; ARSPM_NO_NODES=1 skips instead."""
     if reason := cannot():
         if os.environ.get("ARSPM_NO_NODES") == "1":
             pytest.skip(f"SEVERAL NODES WERE NOT TESTED: ARSPM_NO_NODES=1, and {reason}")
         pytest.fail(f"several nodes need network namespaces: {reason}; or set ARSPM_NO_NODES=1 to leave them untested")
-    with Nodes() as made:
+    with Nodes(**options) as made:
         yield made
 
 
@@ -99,14 +100,7 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
         sockets = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in names]
         ports = {name.partition("."): each.getsockname()[1] for name, each in zip(names, sockets, strict=True)}
     flags = [f"-{server}.port{dot}{kind}={port}" for (server, dot, kind), port in ports.items()]
-    env = {
-        "AWS_ACCESS_KEY_ID": secrets.token_hex(8),
-        "AWS_SECRET_ACCESS_KEY": secrets.token_hex(16),
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{ports['s3', '', '']}",
-        "AWS_REGION": "us-east-1",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }
+    env = s3_env("127.0.0.1", ports["s3", "", ""])
     server = SeaweedFS(folder, env, ports=flags)
     try:
         server.start()
@@ -118,35 +112,14 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
 @pytest.fixture(scope="session")
 def moto_bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
     """A bucket of moto's server on loopback: another S3 than `bucket`'s, which looks at no secret."""
-    log_path = tmp_path_factory.mktemp("moto") / "log"
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    env = {
-        "AWS_ACCESS_KEY_ID": secrets.token_hex(8),
-        "AWS_SECRET_ACCESS_KEY": secrets.token_hex(16),
-        "AWS_ENDPOINT_URL": url,
-        "AWS_REGION": "us-east-1",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }
-    with log_path.open("wb") as log:
-        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-        server = subprocess.Popen(command, env={**os.environ, **env}, stdout=log, stderr=subprocess.STDOUT)
+    server = Moto(tmp_path_factory.mktemp("moto"), port=port)
     try:
-        deadline = time.time() + 30
-        while True:
-            try:
-                urllib.request.urlopen(urllib.request.Request(f"{url}/speech", method="PUT"), timeout=10).close()
-                break
-            except OSError:
-                assert server.poll() is None, log_path.read_text()
-                assert time.time() < deadline, log_path.read_text()
-                time.sleep(0.1)
-        yield Bucket("s3://speech", env)
+        server.start()
+        yield Bucket(f"s3://{BUCKET}", s3_env("127.0.0.1", port))
     finally:
         server.kill()
-        server.wait()
 
 
 @pytest.fixture

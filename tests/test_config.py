@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from arspm import config as configuration
-from arspm.config import TRAINED_STAGES, Config, ConfigError, dump, load, names, override, parse
+from arspm.config import TRAINED_STAGES, Asks, Config, ConfigError, dump, load, names, override, parse
 from arspm.learning import losses
 from arspm.model import cbam, face_decoder, speech_encoder, trunks, vggface
 from arspm.presets import PRESETS, preset
@@ -69,6 +69,29 @@ def test_names_are_the_leaves_of_the_tree():
         return found
 
     assert names() == leaves(Config().model_dump())
+
+
+# --- what is asked of nodes
+
+
+@pytest.mark.parametrize(
+    ("asks", "bundle", "options"),
+    [
+        (Asks(), {"CPU": 1}, {"num_cpus": 1}),
+        (Asks(cpus=0, gpus=0.5), {"CPU": 0, "GPU": 0.5}, {"num_cpus": 0, "num_gpus": 0.5}),
+        (Asks(memory_gib=1.5), {"CPU": 1, "memory": 1.5 * 2**30}, {"num_cpus": 1, "memory": 1.5 * 2**30}),
+        (Asks(pool="spot"), {"CPU": 1, "spot": 0.001}, {"num_cpus": 1, "resources": {"spot": 0.001}}),
+    ],
+)
+def test_what_is_asked_of_a_node_in_rays_two_ways_to_say_it(asks, bundle, options):
+    assert asks.bundle == bundle
+    assert asks.remote_options == options
+
+
+@pytest.mark.parametrize("pool", ["memory", "object_store_memory", "CPU", "GPU", "on-demand", "node:1.2.3.4", " spot"])
+def test_a_pool_is_a_resource_of_ones_own(pool):
+    (line,) = problems({"resources.encoder.pool": pool})
+    assert line.startswith("resources.encoder.pool: ")
 
 
 # --- text

@@ -173,8 +173,7 @@ def _map_shards(
         actor,
         fn_constructor_args=(splits, configuration.dump(config), run),
         compute=ray.data.ActorPoolStrategy(size=min(tasks.num_tasks, len(rows))),
-        num_cpus=tasks.cpus,
-        num_gpus=tasks.gpus,
+        **tasks.remote_options,
     )
     total = sum(splits[split].shard_rows[shard] for split, shard in items)
     done, results = 0, []

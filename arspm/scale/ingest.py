@@ -115,7 +115,7 @@ def stream(
         _Windows(readings, entries, rank, world_size),
         override_num_blocks=len(entries),
         concurrency=tasks.num_tasks,
-        num_cpus=tasks.cpus,
+        **tasks.remote_options,
     )
     tables = data.iter_batches(
         batch_size=batch_rows, batch_format="pyarrow", prefetch_batches=prefetch_batches, drop_last=False

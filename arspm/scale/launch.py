@@ -85,7 +85,6 @@ def fit_on_workers(
     """
     workers: Workers = getattr(config.resources, stage)
     settings = {"stage": stage, "run": run, "config": configuration.dump(config), "rows": rows, "on_report": on_report}
-    resources = {"CPU": workers.cpus} | ({"GPU": workers.gpus} if workers.gpus else {})
     attempts = config.resources.max_failures + 1
     for variable, value in _TRAIN_SETTINGS.items():
         os.environ.setdefault(variable, value)
@@ -96,7 +95,7 @@ def fit_on_workers(
             scaling_config=ray.train.ScalingConfig(
                 num_workers=workers.num_workers,  # type: ignore[arg-type]  # mypy sees Train V1's
                 use_gpu=workers.gpus > 0,
-                resources_per_worker=resources,
+                resources_per_worker=workers.bundle,
             ),
             torch_config=TorchConfig(backend="nccl" if workers.gpus else "gloo"),
             run_config=ray.train.RunConfig(

@@ -75,8 +75,7 @@ def make_oracle(config: Config, run: str) -> tuple[dict[str, Any], dict[str, Any
         actor,
         fn_constructor_args=(configuration.dump(config), run),
         compute=ray.data.ActorPoolStrategy(size=min(tasks.num_tasks, len(rows))),
-        num_cpus=tasks.cpus,
-        num_gpus=tasks.gpus,
+        **tasks.remote_options,
     )
     made: list[dict[str, Any]] = []
     progress(0, len(rows), "speakers")

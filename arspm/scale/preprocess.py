@@ -224,7 +224,7 @@ def _make_shards(
     tasks = config.resources.preprocess
     items = [work(number, shard) for number, shard in enumerate(missing)]
     data = ray.data.from_items(items, override_num_blocks=len(items)).map(
-        make, num_cpus=tasks.cpus, compute=ray.data.TaskPoolStrategy(size=tasks.num_tasks)
+        make, compute=ray.data.TaskPoolStrategy(size=tasks.num_tasks), **tasks.remote_options
     )
     for item in plain_errors(data.iter_rows()):
         shard = missing[item["id"]]

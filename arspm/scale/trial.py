@@ -21,7 +21,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from torch import nn
 
 from arspm import corpus, schema, stages, storage, sweeps
-from arspm.config import Config, override
+from arspm.config import Asks, Config, override
 from arspm.learning.batch import to_batch
 from arspm.learning.checkpoint import PROGRESS
 from arspm.learning.fit import Place, Report
@@ -72,7 +72,7 @@ def run_trial(chosen: Mapping[str, Any], setup: Setup) -> None:
 def trial_config(config: Config, changes: Mapping[str, Any]) -> Config:
     """A trial's configuration: the encoder's workers are the trial's. Raises ConfigError."""
     workers = config.resources.trial
-    own = {f"resources.{STAGE}.{name}": getattr(workers, name) for name in ("num_workers", "cpus", "gpus")}
+    own = {f"resources.{STAGE}.{name}": getattr(workers, name) for name in ("num_workers", *Asks.model_fields)}
     return override(config, own | dict(changes))
 
 

@@ -111,19 +111,20 @@ def concurrency(config: Config, held: bool, nodes: Sequence[Mapping[str, Any]], 
     """
     trial, read = config.resources.trial, config.resources.read
     cpus = trial.cpus + (0 if held else read.num_tasks * read.cpus)
+    asked = {name: amount for name, amount in (trial.bundle | {"CPU": cpus}).items() if amount}
     room = 0
     for node in nodes:
         if node["Alive"]:
-            has = node["Resources"]
-            fits = [int(has.get("CPU", 0) / cpus + 1e-9)] if cpus else []
+            has = {name: node["Resources"].get(name, 0) for name in asked}
+            fits = [int(has[name] / amount + 1e-9) for name, amount in asked.items()]
             if 0 < trial.gpus < 1:  # a part of a GPU is a part of one GPU
-                fits.append(int(has.get("GPU", 0)) * int(1 / trial.gpus + 1e-9))
-            elif trial.gpus:
-                fits.append(int(has.get("GPU", 0) / trial.gpus + 1e-9))
+                fits.append(int(has["GPU"]) * int(1 / trial.gpus + 1e-9))
             room += min(fits, default=1)
     found = room // trial.num_workers
     if not found and limit is None:
         need = f"{trial.num_workers} workers of {cpus:g} CPUs and {trial.gpus:g} GPUs"
+        need += f" and {trial.memory_gib:g} GiB" if trial.memory_gib else ""
+        need += f" on nodes with {trial.pool}" if trial.pool else ""
         raise ConfigError(
             f"resources.trial: a trial needs {need}, which the cluster has not; ask for less, or say with "
             "--max-concurrent how many the cluster will have room for once it has grown"
@@ -191,7 +192,7 @@ def _asks(config: Config) -> tune.PlacementGroupFactory:
     if trial.num_workers > 1:
         # The driver, on the head, which is no spot node; its workers have a placement group of their own.
         return tune.PlacementGroupFactory([{"node:__internal_head__": 0.001}])
-    return tune.PlacementGroupFactory([{"CPU": trial.cpus} | ({"GPU": trial.gpus} if trial.gpus else {})])
+    return tune.PlacementGroupFactory([trial.bundle])
 
 
 def _trial_name(trial: Trial) -> str:

@@ -50,9 +50,11 @@ class Nodes:
 
     `host`: this machine's own address on the bridge, for servers that nodes are to reach. `env`: what every process of
     the cluster has in its environment besides this one's; what is added later, only those started then have.
+    `own_disks`: each node has a /tmp of its own, so that no file there is seen by another node or by this process.
     """
 
-    def __init__(self, env: Mapping[str, str] | None = None) -> None:
+    def __init__(self, env: Mapping[str, str] | None = None, *, own_disks: bool = False) -> None:
+        self._own_disks = own_disks
         self._tag = secrets.token_hex(2)
         self._bridge, self._subnet = f"arspm{self._tag}", f"10.{100 + secrets.randbelow(100)}.{secrets.randbelow(250)}"
         self.host = f"{self._subnet}.254"
@@ -90,30 +92,45 @@ class Nodes:
         """For `ray.init`."""
         return f"{self.head.address}:{_GCS}"
 
-    def add(self, *, num_cpus: int, resources: Mapping[str, float] | None = None) -> Node:
-        """One more node that Ray knows; the first is the head."""
+    def add(self, *, num_cpus: int, resources: Mapping[str, float] | None = None, flags: Sequence[str] = ()) -> Node:
+        """One more node that Ray knows; the first is the head. `flags`: more of `ray start`."""
         number = len(self.nodes) + 1
         node = Node(f"arspm{self._tag}-{number}", f"arspm{self._tag}-{number}", f"{self._subnet}.{number}")
         _ip("netns", "add", node.namespace)
         self.nodes.append(node)
+        if self._own_disks:
+            self._disk(node).mkdir()
+            shutil.copy(os.environ["RAY_AUTH_TOKEN_PATH"], self._disk(node) / "token")
         _ip("link", "add", node.cable, "type", "veth", "peer", "name", "eth0", "netns", node.namespace)
         _ip("link", "set", node.cable, "master", self._bridge, "up")
         _ip("-n", node.namespace, "addr", "add", f"{node.address}/24", "dev", "eth0")
         for link in ("lo", "eth0"):
             _ip("-n", node.namespace, "link", "set", link, "up")
-        self.start(node, num_cpus=num_cpus, resources=resources)
+        self.start(node, num_cpus=num_cpus, resources=resources, flags=flags)
         return node
 
-    def start(self, node: Node, *, num_cpus: int, resources: Mapping[str, float] | None = None) -> None:
+    def start(
+        self,
+        node: Node,
+        *,
+        num_cpus: int,
+        resources: Mapping[str, float] | None = None,
+        flags: Sequence[str] = (),
+    ) -> None:
         """Ray on a node where there is none (any more)."""
         place = self._folder / node.address.rsplit(".")[-1]
-        flags = [f"--node-ip-address={node.address}", f"--num-cpus={num_cpus}", "--object-store-memory=300000000"]
+        flags = [
+            *flags,
+            f"--node-ip-address={node.address}",
+            f"--num-cpus={num_cpus}",
+            "--object-store-memory=300000000",
+        ]
         flags += [f"--resources={json.dumps(dict(resources or {}))}", "--disable-usage-stats", "--block"]
+        flags += ["--temp-dir=/tmp/ray" if self._own_disks else f"--temp-dir={place}"]
         if node == self.head:
             flags += ["--head", f"--port={_GCS}", f"--dashboard-host={node.address}", f"--dashboard-port={_API}"]
-            flags += [f"--temp-dir={place}"]
         else:
-            flags += [f"--address={self.head.address}:{_GCS}", f"--temp-dir={place}"]
+            flags += [f"--address={self.head.address}:{_GCS}"]
         log = place.with_suffix(".log")
         before = self.alive() if node != self.head else {}
         with log.open("wb") as file:
@@ -141,7 +158,13 @@ class Nodes:
             **self.env,
         }
         inside = ["ip", "netns", "exec", node.namespace]
+        if self._own_disks:  # `ip netns exec` has unshared the mounts
+            env |= {"RAY_AUTH_TOKEN_PATH": "/tmp/token"}
+            inside += ["sh", "-c", 'mount --bind "$0" /tmp && exec "$@"', str(self._disk(node))]
         return subprocess.Popen([*inside, *command], env=env, cwd=REPO, start_new_session=True, **options)
+
+    def _disk(self, node: Node) -> Path:
+        return self._folder / f"disk-{node.address.rsplit('.')[-1]}"
 
     def kill(self, node: Node) -> None:
         """SIGKILL to all that runs on a node, as when a machine loses its power."""

@@ -22,7 +22,7 @@ from arspm.learning import artifacts
 from arspm.presets import preset
 from tests.cluster.nodes import Node, Nodes, cannot
 from tests.learning.conftest import TIMINGS
-from tests.seaweed import SeaweedFS
+from tests.s3_servers import SeaweedFS, s3_env
 
 STAGE = "gender"
 FINGERPRINT = "f" * 64
@@ -135,7 +135,7 @@ def cluster(small_disk: Path) -> Iterator[Nodes]:
     if reason := cannot():
         pytest.fail(f"faults need nodes of their own, and these network namespaces: {reason}")
     with Nodes() as made:
-        made.env |= bucket_env(made.host)
+        made.env |= s3_env(made.host, _S3_PORT)
         for num_cpus in (0, NODE_CPUS, NODE_CPUS):
             made.add(num_cpus=num_cpus)
         yield made
@@ -227,25 +227,13 @@ def unbroken(shared: dict[str, Any], run: str, train: Callable[..., Training], t
     return shared["unbroken"]
 
 
-def bucket_env(host: str) -> dict[str, str]:
-    """The environment in which the bucket of `s3_server` is reached."""
-    return {
-        "AWS_ACCESS_KEY_ID": "faults",
-        "AWS_SECRET_ACCESS_KEY": "of-a-network-that-ends-with-the-tests",
-        "AWS_ENDPOINT_URL": f"http://{host}:{_S3_PORT}",
-        "AWS_REGION": "us-east-1",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }
-
-
 @pytest.fixture
 def s3_server(nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SeaweedFS]:
     """A running server with the bucket s3://speech, reached from this process too."""
-    for name, value in bucket_env(nodes.host).items():
+    for name, value in nodes.env.items():
         monkeypatch.setenv(name, value)
     (tmp_path / "s3").mkdir()
-    server = SeaweedFS(tmp_path / "s3", bucket_env(nodes.host), host=nodes.host, ports=[f"-s3.port={_S3_PORT}"])
+    server = SeaweedFS(tmp_path / "s3", nodes.env, host=nodes.host, ports=[f"-s3.port={_S3_PORT}"])
     server.start()
     yield server
     server.kill()

@@ -37,7 +37,7 @@ from tests.faults.conftest import (
     outcome,
     workers,
 )
-from tests.seaweed import SeaweedFS
+from tests.s3_servers import SeaweedFS
 
 pytestmark = pytest.mark.faults
 WORKER = "RayTrainWorker"
@@ -162,24 +162,42 @@ def test_a_spot_node_is_taken_away_with_warning(
     note("spot warning, then node SIGKILL", what, seconds, repeated)
 
 
+def sizes(folder: Path) -> dict[str, int]:
+    """The bytes of a checkpoint's weights; not of its progress, which grows."""
+    found = {}
+    for path in folder.glob("*.safetensors"):
+        with contextlib.suppress(FileNotFoundError):  # written under another name first
+            found[path.name] = path.stat().st_size
+    return found
+
+
 def test_a_kill_amid_a_checkpoints_upload(
     nodes: Nodes, run: str, train: Callable[..., Training], unbroken: Outcome, note: Callable[..., None]
 ) -> None:
+    """The workers are stopped as soon as a checkpoint begins to appear, and killed if it is not whole yet."""
     training, place = train(run), training_folder(run)
     training.wait_step(BREAK_AT)
     pids = [pid for node in workers(nodes) for pid in nodes.runs(node, WORKER)]
-    seen = checkpoints(place)
-    while not (torn := checkpoints(place) - seen):  # no pause: it is whole within milliseconds
-        assert training.process.poll() is None, training.log
+    while True:
+        seen = checkpoints(place)
+        whole = sizes(place / max(seen))
+        while not (torn := checkpoints(place) - seen):  # no pause: it is whole within milliseconds
+            assert training.process.poll() is None, training.log
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        [left] = torn
+        there = sizes(place / left)
+        if there != whole or not (place / left / checkpoint.PROGRESS).exists():
+            break
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
     before, broken_at = training.told(), time.monotonic()
-    [left] = torn
-    files = len(list((place / left).iterdir()))
     assert left not in (place / SNAPSHOT).read_text()
     seconds, repeated = recovered(training, broken_at, before, unbroken)
-    what = f"both workers SIGKILLed with {files} of its 4 files there, step {before[-1].step}"
-    note("torn checkpoint", what, seconds, repeated)
+    what = f"both workers SIGKILLed with {sum(there.values())} of its weights' {sum(whole.values())} bytes written"
+    note("torn checkpoint", f"{what}, step {before[-1].step}", seconds, repeated)
 
 
 def test_a_damaged_checkpoint_is_refused(

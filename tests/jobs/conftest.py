@@ -1,10 +1,13 @@
-"""A run to sweep over, and a sweep that stands in it."""
+"""The `arspm` command, a run of the whole chain by it, and a run to sweep over with a sweep that stands in it."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -13,6 +16,67 @@ from arspm.config import Config, override
 from arspm.presets import preset
 from jobs.sweep import save
 from jobs.sweep_plan import Options, plan
+from tests.learning.conftest import TIMINGS
+
+
+def arspm(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(Path(sys.executable).with_name("arspm")), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env={**os.environ, "COLUMNS": "120", **environment},
+    )
+
+
+def submit(clips: Path, run: Path, *more: object) -> subprocess.CompletedProcess[str]:
+    where = ["--csv", clips / "avspeech.csv", "--clips", clips / "clips", "--run", run, "--preset", "smoke"]
+    return arspm("submit", *where, *more)
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Made-up speakers: `clips/`, avspeech.csv, labels.csv and speakers.parquet."""
+    folder = tmp_path_factory.mktemp("cli") / "made-up"
+    done = arspm("synth", folder, "--num-speakers", 14, "--clips-per-speaker", 2)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+class Chain(NamedTuple):
+    """A run of the whole chain: its folder, what its submission printed, and what it had left when it ended."""
+
+    run: Path
+    said: str
+    left: dict[str, Any]
+
+
+@pytest.fixture(scope="session")
+def chain(clips: Path, head: Any) -> Chain:
+    """The whole chain on one node, on its disk."""
+    run = clips.parent / "run"
+    done = submit(clips, run)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return Chain(run, done.stdout, left_by(str(run)))
+
+
+def left_by(run: str) -> dict[str, Any]:
+    """What a chain made: the hash of each table, network and picture, the histories without the clock's figures, and
+    the report's figures."""
+    found: dict[str, Any] = {}
+    for stage in stages.STAGES:
+        done = stages.success(run, stage)
+        assert done is not None, stage
+        for path, described in done.files.items():
+            if path.endswith((".parquet", ".safetensors", ".jpg")):
+                found[path] = described["sha256"]
+            elif path.endswith("history.json"):
+                found[path] = storage.read_json(storage.join(run, path))
+                for epoch in found[path]["epochs"]:
+                    for name in TIMINGS:
+                        del epoch[name]
+    metrics = storage.read_json(storage.join(run, "report", "metrics.json"))
+    return found | {name: metrics[name] for name in ("table4", "table5", "table6")}
 
 
 def commit(run: str, stage: str, config: Config) -> None:

@@ -2,11 +2,8 @@
 
 import csv
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -21,37 +18,14 @@ from arspm import stages
 from arspm.config import ConfigError, dump
 from arspm.media.clips import load_speech
 from jobs.cli import _settings
+from tests.jobs.conftest import Chain, arspm, submit
 
-ARSPM = Path(sys.executable).with_name("arspm")
 ALL = list(stages.STAGES)
-
-
-def arspm(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [str(ARSPM), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        env={**os.environ, "COLUMNS": "120", **environment},
-    )
 
 
 def lines_that(output: str, words: str) -> list[str]:
     """The stages of the lines `stage: ...words...`, in order."""
     return [line.partition(":")[0] for line in output.splitlines() if words in line]
-
-
-@pytest.fixture(scope="module")
-def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("cli") / "made-up"
-    done = arspm("synth", folder, "--num-speakers", 14, "--clips-per-speaker", 2)
-    assert done.returncode == 0, done.stderr
-    return folder
-
-
-def submit(clips: Path, run: Path, *more: object) -> subprocess.CompletedProcess[str]:
-    where = ["--csv", clips / "avspeech.csv", "--clips", clips / "clips", "--run", run, "--preset", "smoke"]
-    return arspm("submit", *where, *more)
 
 
 def test_help_names_every_command_and_says_what_it_is_not():
@@ -161,13 +135,10 @@ def test_missing_inputs_are_told_before_a_job_is_submitted(clips: Path, tmp_path
     assert done.stderr.count("\n") == 1
 
 
-@pytest.fixture(scope="module")
-def run(clips: Path, head: Any) -> tuple[Path, str]:
+@pytest.fixture
+def run(chain: Chain) -> tuple[Path, str]:
     """A finished run of the whole chain, and what its submission printed."""
-    folder = clips.parent / "run"
-    done = submit(clips, folder)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder, done.stdout
+    return chain.run, chain.said
 
 
 @pytest.mark.ray

@@ -63,6 +63,16 @@ def test_a_streamed_corpus_leaves_room_for_its_readers() -> None:
     assert tuning.concurrency(asking(0.9, read=(2, 0.1)), False, two, None) == 1
 
 
+def test_trials_keep_to_their_pool_and_to_its_memory() -> None:
+    config = override(asking(1.0), {"resources.trial.pool": "spot", "resources.trial.memory_gib": 3})
+    spot = {"CPU": 8.0, "memory": 10 * 2.0**30, "spot": 1.0}
+    assert tuning.concurrency(config, True, nodes(spot, {"CPU": 8.0, "memory": 2.0**40}), None) == 3
+    needs = "1 CPUs and 0 GPUs and 3 GiB on nodes with spot, which"
+    for there in (nodes({"CPU": 8.0, "memory": 2.0**40}), nodes(spot | {"memory": 2.0**30})):
+        with pytest.raises(ConfigError, match=needs):
+            tuning.concurrency(config, True, there, None)
+
+
 def test_workers_of_one_trial_may_lie_on_several_nodes() -> None:
     config = asking(1.0, num_workers=4, read=(1, 0.0))
     assert tuning.concurrency(config, False, nodes(*[{"CPU": 2.1}] * 4), None) == 2

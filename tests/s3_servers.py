@@ -1,15 +1,29 @@
-"""A real S3 server."""
+"""Two real S3 servers, independent of each other."""
 
 from __future__ import annotations
 
 import os
+import secrets
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 BUCKET = "speech"
+
+
+def s3_env(host: str, port: int) -> dict[str, str]:
+    """The environment in which a server is reached, with credentials made for it."""
+    return {
+        "AWS_ACCESS_KEY_ID": secrets.token_hex(8),
+        "AWS_SECRET_ACCESS_KEY": secrets.token_hex(16),
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
 
 
 class SeaweedFS:
@@ -38,6 +52,35 @@ class SeaweedFS:
             assert self._process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.1)
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+
+class Moto:
+    """moto's server with one bucket, all in memory; it looks at no secret."""
+
+    def __init__(self, folder: Path, *, host: str = "127.0.0.1", port: int):
+        self._log = folder / "log"
+        self._command = [sys.executable, "-m", "moto.server", "-H", host, "-p", str(port)]
+        self._bucket = urllib.request.Request(f"http://{host}:{port}/{BUCKET}", method="PUT")
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Returns once it answers."""
+        with self._log.open("wb") as file:
+            self._process = subprocess.Popen(self._command, stdout=file, stderr=subprocess.STDOUT)
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                urllib.request.urlopen(self._bucket, timeout=10).close()
+                return
+            except OSError:
+                assert self._process.poll() is None, self._log.read_text()
+                assert time.monotonic() < deadline, self._log.read_text()
+                time.sleep(0.1)
 
     def kill(self) -> None:
         if self._process is not None:

@@ -1,0 +1,93 @@
+"""The chain on a cluster that has nothing but its head: Ray's autoscaler, with the groups of `ray_cluster.yaml`, starts
+the nodes that its stages ask for and ends them when they are idle. The machines are Ray's fake ones, raylets beside the
+head, smaller than the file's."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FAKE_HEAD_NODE_TYPE
+from ray.autoscaler._private.util import prepare_config
+from ray.util.state import list_nodes
+
+from arspm import stages
+from arspm.config import TRAINED_STAGES
+from arspm.media.synthetic import write_corpus
+from cluster import client
+from tests.cluster.nodes import REPO, Nodes
+
+pytestmark = pytest.mark.ray
+ARSPM = Path(sys.executable).with_name("arspm")
+CPUS = 4  # of a worker node, for 16 in the file
+IDLE_SECONDS = 8
+FAKE = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
+
+
+def autoscaling() -> dict[str, Any]:
+    """The launcher's cluster with another provider, which has no machines."""
+    config = prepare_config(yaml.safe_load((REPO / "ray_cluster.yaml").read_text()))
+    types = {}
+    for name, kind in config["available_node_types"].items():
+        resources = {**kind["resources"], "object_store_memory": 200_000_000}
+        resources |= {"CPU": CPUS} if name != "head" else {}
+        types[FAKE_HEAD_NODE_TYPE if name == "head" else name] = kind | {"resources": resources, "node_config": {}}
+    return config | {
+        # By its class: Ray's wheel lacks the file that the provider's own name ("fake_multinode") wants.
+        "provider": {"type": "external", "module": FAKE, "launch_multiple": True, "head_node_id": FAKE_HEAD_NODE_ID}
+        | {"disable_node_updaters": True},  # nothing to install
+        "idle_timeout_minutes": IDLE_SECONDS / 60,
+        "docker": {},
+        "auth": {},
+        "file_mounts": {},
+        "head_node_type": FAKE_HEAD_NODE_TYPE,
+        "available_node_types": types,
+    }
+
+
+def pools(nodes: Nodes) -> list[str]:
+    """The group of each node that was ever started, by its resources."""
+    found = [each for each in list_nodes(nodes.address, detail=True, limit=1000) if not each.is_head_node]
+    return [next((name for name in ("spot", "on_demand") if name in each.resources_total), "cpu") for each in found]
+
+
+def test_nodes_come_when_a_stage_asks_for_them_and_go_when_none_does(
+    nodes: Nodes, tmp_path: Path, wait_until: Callable[..., None]
+) -> None:
+    file = tmp_path / "autoscaling.json"
+    file.write_text(json.dumps(autoscaling()))
+    nodes.env |= {
+        "RAY_FAKE_CLUSTER": "1",
+        "RAY_enable_autoscaler_v2": "1",
+        "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID,
+        "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID,
+        "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+    }
+    nodes.add(num_cpus=0, flags=[f"--autoscaling-config={file}"])
+    assert pools(nodes) == []
+
+    clips, run = tmp_path / "clips", tmp_path / "run"
+    write_corpus(clips, num_speakers=14, clips_per_speaker=2, seconds=(1.0, 1.5), fps=10)
+    asks = {f"resources.{stage}.pool": "spot" for stage in (*TRAINED_STAGES, "infer")}
+    words = [ARSPM, "submit", "--run", run, "--preset", "smoke", "--ray-address", nodes.address]
+    words += ["--csv", clips / "avspeech.csv", "--clips", clips / "clips"]
+    words += [word for name, value in asks.items() for word in ("--set", f"{name}={value}")]
+    chain = subprocess.run([str(word) for word in words], capture_output=True, text=True, timeout=400)
+    assert chain.returncode == 0, chain.stdout + chain.stderr
+    assert (run / "report/index.html").exists()
+
+    came = Counter(pools(nodes))
+    assert came["cpu"] >= 1, "for preprocess"
+    assert came["spot"] >= 1, "for all whose pool this is"
+    assert came["on_demand"] == 0, "nobody asked for these"
+    drivers = {job.metadata["stage"]: job.driver_node_id for job in client.connect(nodes.address).list_jobs()}
+    assert set(drivers) == set(stages.STAGES)
+    assert set(drivers.values()) == {FAKE_HEAD_NODE_ID}, "drivers stay on the head"
+    wait_until(lambda: list(nodes.alive()) == [FAKE_HEAD_NODE_ID], seconds=IDLE_SECONDS + 60)

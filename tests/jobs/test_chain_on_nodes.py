@@ -1,0 +1,100 @@
+"""The chain and a sweep on a head and two nodes that share nothing but a bucket, against one node with a disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from arspm import storage, sweeps
+from cluster import client
+from tests.cluster.nodes import Nodes
+from tests.conftest import Bucket, make_nodes
+from tests.jobs.conftest import Chain, arspm, left_by
+from tests.learning.conftest import TIMINGS
+from tests.s3_servers import BUCKET, Moto, SeaweedFS, s3_env
+
+pytestmark = pytest.mark.ray
+PORT = 8333
+NODE_CPUS, WORKER_CPUS = 4, 2.4  # one training worker a node, and room for its reader
+NAME = "on-nodes"
+SWEEP = [
+    "sweep",
+    "loss_weights",
+    "--num-trials",
+    4,
+    "--scheduler",
+    "none",
+    "--set",
+    "training.encoder.epochs=2",
+    "--name",
+    NAME,
+]
+
+
+@pytest.fixture
+def nodes() -> Iterator[Nodes]:
+    yield from make_nodes(own_disks=True)
+
+
+@pytest.fixture(params=["seaweedfs", pytest.param("moto", marks=pytest.mark.slow)])
+def bucket(
+    request: pytest.FixtureRequest, nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Bucket]:
+    """A bucket that nodes and this process reach, with credentials that they have from their environment."""
+    env = s3_env(nodes.host, PORT)
+    server: SeaweedFS | Moto = Moto(tmp_path, host=nodes.host, port=PORT)
+    if request.param == "seaweedfs":
+        server = SeaweedFS(tmp_path, env, host=nodes.host, ports=[f"-s3.port={PORT}"])
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    nodes.env |= env
+    try:
+        server.start()
+        yield Bucket(f"s3://{BUCKET}", env)
+    finally:
+        server.kill()
+
+
+def trials(run: str) -> dict[int, tuple[object, list[dict[str, float]]]]:
+    """What each trial of the sweep tried, and its epochs without what the clock says."""
+    records = sweeps.read_records(sweeps.folder(run, NAME)).values()
+    assert {record["state"] for record in records} == {"finished"}
+    figures = [[{key: epoch[key] for key in epoch if key not in TIMINGS} for epoch in r["epochs"]] for r in records]
+    return {r["number"]: (r["sample"], epochs) for r, epochs in zip(records, figures, strict=True)}
+
+
+def test_nodes_that_share_a_bucket_alone_make_what_one_node_makes_on_its_disk(
+    chain: Chain, clips: Path, nodes: Nodes, bucket: Bucket
+) -> None:
+    """To the bit: with two workers on either side, and a sum of two gradients has no order."""
+    for path in storage.files_below(str(clips)):
+        storage.upload(clips / path, storage.join(bucket.uri, "data", path))
+    data, run = storage.join(bucket.uri, "data"), storage.join(bucket.uri, "runs/one")
+    for cpus in (0, NODE_CPUS, NODE_CPUS):
+        nodes.add(num_cpus=cpus)
+    where = ["--csv", f"{data}/avspeech.csv", "--clips", f"{data}/clips", "--run", run, "--preset", "smoke"]
+    sets = {"data.labels": f"{data}/labels.csv", "oracle.speakers": f"{data}/speakers.parquet"}
+    sets |= {f"resources.{stage}.cpus": str(WORKER_CPUS) for stage in ("decoder", "encoder")}
+    words = [word for name, value in sets.items() for word in ("--set", f"{name}={value}")]
+    done = arspm("submit", *where, *words, "--ray-address", nodes.address)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert left_by(run) == chain.left
+
+    done = arspm(*SWEEP, "--run", run, "--set", "resources.trial.cpus=2.4", "--ray-address", nodes.address)
+    assert done.returncode == 0, done.stdout + done.stderr
+    alone = arspm(*SWEEP, "--run", chain.run)
+    assert alone.returncode == 0, alone.stdout + alone.stderr
+    assert trials(run) == trials(str(chain.run))
+
+    jobs = client.connect(nodes.address)
+    logs = {job.metadata["stage"]: client.logs(jobs, job.submission_id) for job in client.list_jobs(jobs, {})}
+    workers = {node.address for node in nodes.nodes[1:]}
+    for stage in ("decoder", "encoder"):
+        told = [line for line in logs[stage].splitlines() if "world_rank=" in line]
+        assert {line.partition("(ip=")[2].partition(",")[0] for line in told} == workers, "one worker a node"
+    secrets = [bucket.env[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")]
+    written = {path: storage.read_bytes(storage.join(run, path)) for path in storage.files_below(run)}
+    written |= {f"log of {stage}": log.encode() for stage, log in logs.items()}
+    assert not [path for path, content in written.items() for secret in secrets if secret.encode() in content]
