@@ -1,4 +1,4 @@
-"""The manifests for Kubernetes, by the schemas of those who read them: unknown fields and wrong types are errors."""
+"""The manifests for Kubernetes, by the schemas and rules of those who read them: KubeRay's operator and Kubernetes."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
+from ray._private.ray_constants import RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S
+
+from tests.cluster.kuberay_rules import mistakes
+from tests.cluster.kuberay_schema import KUBERNETES, SCHEMAS
 
 MANIFESTS = Path(__file__).parents[2] / "cluster/kuberay"
-KUBERNETES = "1.33"  # the oldest that is still maintained
+HEAD, CPU, GPU = "spec/headGroupSpec", "spec/workerGroupSpecs/0", "spec/workerGroupSpecs/1"
 
 
 def manifests() -> Iterator[dict[str, Any]]:
@@ -21,114 +24,233 @@ def manifests() -> Iterator[dict[str, Any]]:
         yield from yaml.safe_load_all(path.read_text())
 
 
-def strict(required: str = "", **fields: Any) -> dict[str, Any]:
-    """The schema of an object with these fields and no other."""
-    return {
-        "type": "object",
-        "properties": fields,
-        "required": required.split(),
-        "additionalProperties": False,
-    }
+def changed(kind: str, **values: Any) -> dict[str, Any]:
+    """Our manifest of this kind with other values, each by its path; None takes the field away."""
+    [manifest, *_] = [json.loads(json.dumps(each)) for each in manifests() if each["kind"] == kind]
+    for path, value in values.items():
+        *parents, last = path.split("/")
+        target = manifest
+        for name in parents:
+            target = target[int(name)] if isinstance(target, list) else target[name]
+        if value is None:
+            del target[last]
+        else:
+            target[last] = value
+    return manifest
 
 
-TEXT: dict[str, Any] = {"type": "string"}
-COUNT: dict[str, Any] = {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}
-TEXTS: dict[str, Any] = {"type": "object", "additionalProperties": TEXT}
-ANY: dict[str, Any] = {}  # Kubernetes' own: see as_kubernetes_has_them
-# The fields in use of KubeRay 1.7's ray.io/v1, after its API reference: the resource definitions themselves are in no
-# Python package. A field that is missing here is no mistake in a manifest, but has to be looked up there.
-RAY_CLUSTER = strict(
-    "headGroupSpec",
-    rayVersion=TEXT,
-    authOptions=strict(mode={"enum": ["disabled", "token"]}, secretName=TEXT),
-    enableInTreeAutoscaling={"type": "boolean"},
-    autoscalerOptions=strict(
-        version={"enum": ["v1", "v2"]},
-        idleTimeoutSeconds=COUNT,
-        upscalingMode={"enum": ["Default", "Aggressive", "Conservative"]},
-        **dict.fromkeys(("resources", "securityContext", "env", "volumeMounts"), ANY),
-    ),
-    headGroupSpec=strict("rayStartParams template", rayStartParams=TEXTS, template=ANY),
-    workerGroupSpecs={
-        "type": "array",
-        "items": strict(
-            "groupName minReplicas maxReplicas rayStartParams template",
-            groupName={"type": "string", "pattern": "^[a-z]([-a-z0-9]*[a-z0-9])?$"},
-            replicas=COUNT,
-            minReplicas=COUNT,
-            maxReplicas=COUNT,
-            priority={"type": "integer"},
-            rayStartParams=TEXTS,
-            template=ANY,
-        ),
-    },
-)
-RAY_JOB = strict(
-    clusterSelector=TEXTS,
-    submissionMode={"enum": ["K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode"]},
-    entrypoint=TEXT,
-)
-KUBERAY = {
-    kind: strict(
-        "apiVersion kind metadata spec",
-        apiVersion={"const": "ray.io/v1"},
-        kind={"const": kind},
-        metadata=strict("name", name={"type": "string", "maxLength": 47}),
-        spec=spec,
-    )
-    for kind, spec in (("RayCluster", RAY_CLUSTER), ("RayJob", RAY_JOB))
-}
-
-
-def as_kubernetes_has_them(cluster: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The parts of a RayCluster that are Kubernetes' own, as objects that it knows."""
-    spec = cluster["spec"]
-    for group in [spec["headGroupSpec"], *spec["workerGroupSpecs"]]:
-        yield {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": "any"}, "template": group["template"]}
-    own = ("resources", "securityContext", "env", "volumeMounts")
-    container = {"name": "autoscaler", **{name: spec["autoscalerOptions"][name] for name in own}}
-    yield {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "any"}, "spec": {"containers": [container]}}
-
-
-def check(each: dict[str, Any]) -> None:
-    """Raise what is wrong with a manifest, by KubeRay's fields and Kubernetes' schemas: unknown fields, wrong types."""
-    if each["kind"] not in KUBERAY:
-        kubernetes_validate.validate(each, KUBERNETES, strict=True)
-        return
-    jsonschema.validate(each, KUBERAY[each["kind"]])
-    for part in as_kubernetes_has_them(each) if each["kind"] == "RayCluster" else ():
-        kubernetes_validate.validate(part, KUBERNETES, strict=True)
-
-
-def test_the_manifests_are_valid_by_kuberays_and_kubernetes_schemas() -> None:
+def test_the_manifests_are_what_kuberay_and_kubernetes_take() -> None:
     kinds = []
     for each in manifests():
-        check(each)
         kinds.append(each["kind"])
+        if each["kind"] in SCHEMAS:
+            assert mistakes(each) == []
+        else:
+            kubernetes_validate.validate(each, KUBERNETES, strict=True)
     assert sorted(kinds) == ["NetworkPolicy"] * 2 + ["RayCluster", "RayJob"] + ["ServiceAccount"] * 2
 
 
+# Without these the test above could pass because nothing is looked at.
+
+
 @pytest.mark.parametrize(
-    ("kind", "path", "value"),
+    ("path", "value", "found"),
     [
-        ("RayCluster", "spec/rayVersions", "2.60.0"),
-        ("RayCluster", "spec/headGroupSpec/rayStartParams/num-cpus", 0),
-        ("RayCluster", "spec/workerGroupSpecs/0/maxReplicas", "8"),
-        ("RayCluster", "spec/workerGroupSpecs/1/template/spec/securityContexts", {}),
-        ("RayCluster", "spec/workerGroupSpecs/1/template/spec/containers/0/resources/limits", ["nvidia.com/gpu"]),
-        ("RayCluster", "spec/autoscalerOptions/env/0/valeu", "1"),
-        ("RayJob", "spec/submissionMode", "HTTP"),
-        ("NetworkPolicy", "spec/ingres", []),
+        ("metadata/name", "Arspm", "$.metadata.name: 'Arspm' does not match"),
+        ("metadata/label", {}, "$.metadata: Additional properties are not allowed ('label' was unexpected)"),
+        ("spec/rayVersions", "2.60.0", "$.spec: Additional properties are not allowed ('rayVersions' was unexpected)"),
+        ("spec/authOptions/mode", "tokens", "$.spec.authOptions.mode: 'tokens' is not one of"),
+        ("spec/autoscalerOptions/env/0/valeu", "1", "$.spec.autoscalerOptions.env[0]: Additional properties"),
+        ("spec/autoscalerOptions/idleTimeoutSeconds", -1, "$.spec.autoscalerOptions.idleTimeoutSeconds: -1 is less"),
+        ("spec/autoscalerOptions/volumeMounts/0/mountPath", None, "'mountPath' is a required property"),
+        (f"{HEAD}/rayStartParams/num-cpus", 0, "$.spec.headGroupSpec.rayStartParams['num-cpus']: 0 is not of type"),
+        (f"{HEAD}/replicas", 1, "$.spec.headGroupSpec: Additional properties"),
+        (f"{HEAD}/headService", {"spec": {"typ": "NodePort"}}, "$.spec.headGroupSpec.headService.spec: Additional"),
+        (f"{CPU}/groupName", None, "$.spec.workerGroupSpecs[0]: 'groupName' is a required property"),
+        (f"{CPU}/maxReplicas", "8", "$.spec.workerGroupSpecs[0].maxReplicas: '8' is not of type 'integer'"),
+        (f"{CPU}/maxReplicas", 2**31, "$.spec.workerGroupSpecs[0].maxReplicas: 2147483648 is greater"),
+        (f"{CPU}/labels", {"pool": "spot nodes"}, "$.spec.workerGroupSpecs[0].labels.pool: 'spot nodes' does not"),
+        (f"{GPU}/template/spec/containers", [], "$.spec.workerGroupSpecs[1].template.spec.containers: []"),
+        (f"{GPU}/template/spec/securityContexts", {}, "$.spec.workerGroupSpecs[1].template.spec: Additional"),
+        (f"{GPU}/template/spec/containers/0/resources/limits", ["nvidia.com/gpu"], "template.spec.containers[0]"),
     ],
 )
-def test_a_slip_in_a_manifest_is_found(kind: str, path: str, value: Any) -> None:
-    """Without this the test above could pass because nothing is looked at."""
-    each = json.loads(json.dumps(next(each for each in manifests() if each["kind"] == kind)))
-    check(each)
-    *parents, last = path.split("/")
-    target = each
-    for name in parents:
-        target = target[int(name)] if isinstance(target, list) else target[name]
-    target[last] = value
-    with pytest.raises((jsonschema.ValidationError, kubernetes_validate.ValidationError)):
-        check(each)
+def test_a_slip_in_the_cluster_is_found(path: str, value: Any, found: str) -> None:
+    assert any(found in line for line in mistakes(changed("RayCluster", **{path: value})))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "found"),
+    [
+        ("metadata/name", "a" * 48, "$.metadata.name: 'aaa"),
+        ("spec/entryPoint", "arspm", "$.spec: Additional properties are not allowed ('entryPoint' was unexpected)"),
+        ("spec/submissionMode", "HTTP", "$.spec.submissionMode: 'HTTP' is not one of"),
+        ("spec/activeDeadlineSeconds", 0, "$.spec.activeDeadlineSeconds: 0 is less"),
+        ("spec/deletionStrategy", {"onSuccess": {"policy": "DeleteNone"}}, "$.spec.deletionStrategy: {"),
+        (
+            "spec/deletionStrategy",
+            {"deletionRules": [{"policy": "DeleteSelf", "condition": {"ttlSeconds": 60}}]},
+            "$.spec.deletionStrategy.deletionRules[0].condition: {",
+        ),
+    ],
+)
+def test_a_slip_in_the_job_is_found(path: str, value: Any, found: str) -> None:
+    assert any(found in line for line in mistakes(changed("RayJob", **{path: value})))
+
+
+AUTOSCALER_V1 = {"spec/autoscalerOptions/version": "v1"}
+
+
+@pytest.mark.parametrize(
+    ("values", "broken"),
+    [
+        ({f"{CPU}/rayStartParams/num-cpus": "16"}, ["cpu: resources are either in `resources` or in rayStartParams"]),
+        ({f"{HEAD}/rayStartParams/labels": "a=b"}, ["head: labels are in `labels`, not in rayStartParams"]),
+        ({f"{CPU}/minReplicas": 9}, ["cpu: minReplicas are more than maxReplicas"]),
+        ({f"{CPU}/suspend": True}, ["cpu: no group is suspended where the autoscaler is on"]),
+        ({f"{GPU}/template/spec/restartPolicy": "Always"}, ["gpu: autoscaler v2 wants restartPolicy Never"]),
+        (AUTOSCALER_V1, ["gpu-spot: priority needs autoscaler v2 and rayVersion 2.56"]),
+        ({"spec/rayVersion": "2.55.1"}, ["gpu-spot: priority needs autoscaler v2 and rayVersion 2.56"]),
+        (
+            {**AUTOSCALER_V1, "spec/workerGroupSpecs/2/priority": 0, f"{CPU}/idleTimeoutSeconds": 60},
+            ["cpu: a group's idleTimeoutSeconds needs autoscaler v2"],
+        ),
+        (
+            {"spec/workerGroupSpecs/2/priority": 0, "spec/rayVersion": None},
+            ["authOptions.mode token needs rayVersion 2.52"],
+        ),
+        ({"spec/authOptions/enableK8sTokenAuth": True}, ["enableK8sTokenAuth has no secretName"]),
+        (
+            {"spec/authOptions": {"mode": "disabled", "enableK8sTokenAuth": True}},
+            ["enableK8sTokenAuth needs mode token"],
+        ),
+        (
+            {f"{HEAD}/template/spec/containers/0/env": [{"name": "RAY_enable_autoscaler_v2", "value": "1"}]},
+            ["the autoscaler's version is said twice: in autoscalerOptions and as RAY_enable_autoscaler_v2"],
+        ),
+        (
+            {
+                f"{HEAD}/template/spec/containers/0/env": [{"name": "RAY_enable_autoscaler_v2", "value": "1"}],
+                "spec/enableInTreeAutoscaling": False,
+                "spec/workerGroupSpecs/2/priority": 0,
+            },
+            ["RAY_enable_autoscaler_v2 needs enableInTreeAutoscaling"],
+        ),
+        (
+            {"spec/autoscalerOptions/env": [{"name": "KUBERAY_GEN_AUTOSCALER_START_CMD", "value": "true"}]},
+            ["KUBERAY_GEN_AUTOSCALER_START_CMD is the operator's own"],
+        ),
+        ({"spec/networkPolicy": {}}, ["networkPolicy needs the operator's feature gate RayClusterNetworkPolicy"]),
+    ],
+)
+def test_a_rule_that_the_cluster_breaks_is_found(values: dict[str, Any], broken: list[str]) -> None:
+    assert mistakes(changed("RayCluster", **values)) == broken
+
+
+def test_kuberays_certificates_and_ours_exclude_each_other() -> None:
+    """Whoever turns `tlsOptions` on is told where our own variables have to go."""
+    both = changed("RayCluster", **{"spec/tlsOptions": {"enabled": True}})
+    variables = "RAY_TLS_CA_CERT, RAY_TLS_SERVER_CERT, RAY_TLS_SERVER_KEY, RAY_USE_TLS"
+    broken = [
+        f"{name}: tlsOptions sets {variables} itself" for name in ("head", "cpu", "gpu", "gpu-spot", "autoscaler")
+    ]
+    assert mistakes(both) == ["tlsOptions needs the operator's feature gate RayClusterMTLS", *broken]
+    assert mistakes(both, "RayClusterMTLS") == broken
+
+
+@pytest.mark.parametrize(
+    ("values", "broken"),
+    [
+        ({"spec/clusterSelector": None}, ["a RayJob has a clusterSelector or a rayClusterSpec"]),
+        ({"spec/clusterSelector": {"app": "arspm"}}, ["clusterSelector names the cluster by ray.io/cluster"]),
+        ({"spec/submissionMode": "SidecarMode"}, ["SidecarMode has no clusterSelector"]),
+        (
+            {"spec/backoffLimit": 1},
+            ["with a clusterSelector there is no backoffLimit: a try again would be a new cluster"],
+        ),
+        (
+            {"spec/suspend": True},
+            ["a RayJob with a clusterSelector is not suspended", "suspend needs shutdownAfterJobFinishes"],
+        ),
+        (
+            {"spec/deletionStrategy": {name: {"policy": "DeleteCluster"} for name in ("onSuccess", "onFailure")}},
+            ["with a clusterSelector the cluster is not the job's to delete"],
+        ),
+        ({"spec/ttlSecondsAfterFinished": 60}, ["ttlSecondsAfterFinished needs shutdownAfterJobFinishes"]),
+        ({"spec/runtimeEnvYAML": "pip: ["}, ["runtimeEnvYAML is no YAML"]),
+    ],
+)
+def test_a_rule_that_the_job_breaks_is_found(values: dict[str, Any], broken: list[str]) -> None:
+    assert mistakes(changed("RayJob", **values)) == broken
+
+
+EVERY_TIME = {name: {"policy": "DeleteNone"} for name in ("onSuccess", "onFailure")}
+AT_ONCE = {"deletionRules": [{"policy": "DeleteWorkers", "condition": {"jobStatus": "SUCCEEDED"}}]}
+
+
+@pytest.mark.parametrize(
+    ("values", "broken"),
+    [
+        ({}, []),
+        ({"spec/rayClusterSpec/workerGroupSpecs/0/minReplicas": 9}, ["cpu: minReplicas are more than maxReplicas"]),
+        ({"spec/suspend": True}, ["suspend needs shutdownAfterJobFinishes"]),
+        ({"spec/suspend": True, "spec/shutdownAfterJobFinishes": True}, []),
+        (
+            {"spec/deletionStrategy": EVERY_TIME, "spec/shutdownAfterJobFinishes": True},
+            ["shutdownAfterJobFinishes has no DeleteNone"],
+        ),
+        (
+            {"spec/deletionStrategy": AT_ONCE, "spec/shutdownAfterJobFinishes": True},
+            ["shutdownAfterJobFinishes has no deletionRules", "DeleteWorkers and the autoscaler exclude each other"],
+        ),
+        (
+            {"spec/submissionMode": "InteractiveMode", "spec/backoffLimit": 1},
+            ["InteractiveMode has no backoffLimit"],
+        ),
+        (
+            {"spec/submissionMode": "SidecarMode", "spec/submitterConfig": {"backoffLimit": 1}},
+            ["SidecarMode has no submitterPodTemplate and no submitterConfig"],
+        ),
+        (
+            {
+                "spec/submissionMode": "SidecarMode",
+                "spec/rayClusterSpec/enableInTreeAutoscaling": False,
+                "spec/rayClusterSpec/workerGroupSpecs": [],
+                "spec/rayClusterSpec/headGroupSpec/template/spec/restartPolicy": "Always",
+            },
+            ["SidecarMode wants the head's restartPolicy Never"],
+        ),
+        (
+            {
+                "spec/rayClusterSpec/authOptions": {"enableK8sTokenAuth": True},
+                "spec/rayClusterSpec/rayVersion": "2.54.0",
+                "spec/rayClusterSpec/workerGroupSpecs": [],
+            },
+            ["a RayJob has no enableK8sTokenAuth", "enableK8sTokenAuth needs rayVersion 2.55"],
+        ),
+        (
+            {"spec/rayClusterSpec/upgradeStrategy": {"type": "Recreate"}},
+            ["upgradeStrategy is for a RayCluster of its own"],
+        ),
+    ],
+)
+def test_a_job_with_a_cluster_of_its_own_is_read_through(values: dict[str, Any], broken: list[str]) -> None:
+    own = {"spec/clusterSelector": None, "spec/rayClusterSpec": changed("RayCluster")["spec"]}
+    assert mistakes(changed("RayJob", **own, **values)) == broken
+
+
+def test_the_job_runs_on_the_cluster_that_the_other_manifest_makes() -> None:
+    cluster, job = changed("RayCluster"), changed("RayJob")
+    assert job["spec"]["clusterSelector"] == {"ray.io/cluster": cluster["metadata"]["name"]}
+
+
+def test_a_pod_that_is_told_to_go_lives_until_ray_has_drained_it() -> None:
+    """And not beyond the two minutes that a spot machine has."""
+    for group in changed("RayCluster")["spec"]["workerGroupSpecs"]:
+        grace = group["template"]["spec"]["terminationGracePeriodSeconds"]
+        assert RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S < grace <= 110
+
+
+def test_a_slip_in_a_policy_is_found() -> None:
+    with pytest.raises(kubernetes_validate.ValidationError, match="ingres"):
+        kubernetes_validate.validate(changed("NetworkPolicy", **{"spec/ingres": []}), KUBERNETES, strict=True)
