@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 MARKER = "@progress"
 _WORKER_PREFIX = re.compile(r"^(?:\x1b\[[0-9;]*m)*\([^()]*pid=\d+[^()]*\)(?:\x1b\[[0-9;]*m)*\s+")
@@ -101,11 +103,18 @@ def of_line(stage: str, text: str) -> Line | Progress:
         total, eta = record.get("total"), record.get("eta_seconds", record.get("eta"))
         return Progress(
             stage=stage,
-            current=float(record["current"]),
-            total=None if total is None else float(total),
+            current=_finite(record["current"]),
+            total=None if total is None else _finite(total),
             unit=str(record.get("unit", "")),
             message=str(record.get("message", "")),
-            eta_seconds=None if eta is None else float(eta),
+            eta_seconds=None if eta is None else _finite(eta),
         )
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError):
         return Line(stage=stage, text=text)
+
+
+def _finite(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(number)
+    return number

@@ -26,6 +26,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from pydantic import TypeAdapter
+
 from cluster.access import auth_headers, ensure_token, state_home, token_file
 from cluster.client import normal_address
 from cluster.errors import ClusterError
@@ -280,8 +282,8 @@ def _state_file() -> Path:
 
 def _read() -> Head | None:
     try:
-        return Head(**json.loads(_state_file().read_text()))
-    except (FileNotFoundError, ValueError, TypeError):
+        return TypeAdapter(Head).validate_json(_state_file().read_bytes(), strict=True)
+    except (FileNotFoundError, ValueError):
         return None
 
 

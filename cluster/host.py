@@ -21,7 +21,7 @@ def is_keeper(pid: int, mark: str) -> bool:
     try:
         process = Process(pid)
         return process.status() != STATUS_ZOMBIE and process.environ().get(MARK) == mark
-    except (Error, OSError):
+    except (Error, OSError, ValueError, OverflowError):  # the last two: no number of a process
         return False
 
 

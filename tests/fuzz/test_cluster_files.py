@@ -1,0 +1,181 @@
+"""What is read of a cluster: the file of Ray's launcher, prices, the local head's state, progress in a job's log."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import asdict
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+import yaml
+
+from cluster import events
+from cluster.cost import CLUSTER, PRICES, cost_table, text
+from cluster.errors import ClusterError
+from cluster.head import Head, current
+from tests.fuzz.doors import Spoilt, number, try_inputs
+from tests.fuzz.mutations import BYTES, JSON, Mutation, odd_tree
+
+FILES = {"ray_cluster.yaml": CLUSTER.read_bytes(), "prices.yaml": PRICES.read_bytes()}
+
+
+def yaml_field(rng: Random, data: bytes, _: bytes) -> bytes:
+    """Change a field: another value, none, another name, or the same once more."""
+    try:
+        return yaml.safe_dump(odd_tree(rng, yaml.safe_load(data))).encode()
+    except Exception as error:
+        raise ValueError(error) from None  # spoilt beyond another
+
+
+def yaml_line(rng: Random, data: bytes, _: bytes) -> bytes:
+    """A line twice, elsewhere, of another kind, or with a tag, an anchor or an alias."""
+    lines = data.splitlines()
+    at = rng.randrange(len(lines))
+    key, _, value = lines[at].partition(b":")
+    odd = (
+        b"!!python/object/apply:os.system ['true']",
+        b"!!int ''",
+        b"!!float x",
+        b"!!timestamp x",
+        b"!!bool x",
+        b"&a x",
+    )
+    odd += (
+        b"*a",
+        b"!!set {a}",
+        b"!!binary x",
+        b"-1",
+        b".nan",
+        b".inf",
+        b"1e400",
+        b"9" * 5000,
+        b"2026-99-99",
+        b"|",
+        b"<<: 1",
+    )
+    lines[at] = rng.choice((lines[at], key + b": " + rng.choice(odd), key.upper() + b":" + value, b"  " + lines[at]))
+    lines.insert(rng.choice((at, rng.randrange(len(lines)))), lines[at])
+    return b"\n".join(lines)
+
+
+MUTATIONS: tuple[Mutation, ...] = (*BYTES, *[yaml_field] * 20, *[yaml_line] * 10)
+
+
+def costs(path: Path) -> None:
+    """A sweep's costs by the spoilt file and the other, good one."""
+    files: dict[str, Any] = {"ray_cluster.yaml": CLUSTER, "prices.yaml": PRICES, path.name: path}
+    needs = {"trial_seconds": 60.0, "num_trials": 7, "cpus": 4, "gpus": 0.5}
+    try:
+        rows = cost_table(files["ray_cluster.yaml"], files["prices.yaml"], **needs)
+    except ClusterError as error:
+        if "\n" in str(error):
+            raise AssertionError(f"more than a line: {error}") from None
+        raise ValueError(str(error)) from None
+    for row in rows:
+        assert math.isfinite(row.usd)
+        assert (row.usd > 0) == (row.nodes > 0) == (not row.reason)
+        assert all(isinstance(each, str) and each.isprintable() for each in row[:3])
+    assert max(map(len, text(rows).splitlines())) < 1000
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_prices_and_clusters(name: str) -> None:
+    tally = try_inputs(costs, Spoilt((FILES[name],), MUTATIONS, number(200)), name=name)
+    assert min(tally["refused"], tally["accepted"]) > tally.total() // 20
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_yaml_that_grows_or_runs_is_refused(name: str) -> None:
+    good = FILES[name]
+    laughs = b"a0: &a0 [x]\n" + b"".join(
+        b"a%d: &a%d [%s]\n" % (n, n, b",".join([b"*a%d" % (n - 1)] * 9)) for n in range(1, 12)
+    )
+    merges = b"a0: &a0 {x: 1}\n"
+    merges += b"".join(b"a%d: &a%d {<<: [%s]}\n" % (n, n, b",".join([b"*a%d" % (n - 1)] * 9)) for n in range(1, 12))
+    bombs = [laughs + good, merges + good, good + b"\nx: &x [*x]\n", b"&x [*x]"]
+    bombs += [b"!!python/object/apply:os.system ['touch ran']", good + b"\nx: !!python/name:os.system\n"]
+    bombs += [
+        b"[" * 100_000,
+        b"{a: " * 30_000,
+        b"- " * 60_000,
+        b"? " * 60_000,
+        b"x" * 10_000_000,
+        b"",
+        b"\0",
+        b"%YAML 9.9\n---\n",
+    ]
+    bombs += [good.decode().encode("utf-16"), good + b"# \xff", good + b"---\n" + good, b"null", b"[]", b"{}", b"1: 2"]
+    lines = [line for line in good.splitlines(keepends=True) if line[:1].isalpha()]
+    bombs += [good + lines[0].partition(b":")[0] + b": {}\n"]  # a key for the second time
+    assert try_inputs(costs, bombs, name=name)["refused"] == len(bombs)
+
+
+@pytest.mark.parametrize("price", ["-1", "0", ".nan", ".inf", "1e400", "'1'", "true", "null", "[1]", "9" * 400])
+def test_a_price_that_is_none_is_refused(tmp_path: Path, price: str) -> None:
+    prices = tmp_path / "prices.yaml"
+    prices.write_text(PRICES.read_text().replace("on_demand: 0.384", f"on_demand: {price}"))
+    with pytest.raises(
+        ClusterError, match=r"prices\.yaml: not a list of prices \(usd_per_hour\.m6i\.2xlarge\.on_demand"
+    ):
+        cost_table(CLUSTER, prices, trial_seconds=1, num_trials=1, cpus=1, gpus=0)
+
+
+def test_an_installed_package_finds_the_cluster_where_it_is_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wheel has no ray_cluster.yaml."""
+    needs = {"trial_seconds": 60.0, "num_trials": 7, "cpus": 4, "gpus": 0.5}
+    usual = cost_table(**needs)
+    monkeypatch.setattr("cluster.cost.CLUSTER", tmp_path / "site-packages" / CLUSTER.name)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ClusterError, match=r"^no ray_cluster\.yaml here, .*run this in the folder that holds it$"):
+        cost_table(**needs)
+    (tmp_path / CLUSTER.name).write_bytes(CLUSTER.read_bytes())
+    assert cost_table(**needs) == usual
+
+
+# --- JSON
+
+
+def head_state(path: Path) -> None:
+    os.environ["ARSPM_HOME"] = str(path.parent)
+    found = current()
+    assert found is None  # no such process
+
+
+def test_the_state_of_a_head() -> None:
+    head = Head("http://127.0.0.1:8265", "127.0.0.1:6379", 2**22 + 1, "id", "/tmp/x", "/tmp/x/s", 1.5, "user")
+    seeds = (json.dumps(asdict(head)).encode(),)
+    deep = b"[" * 100_000 + b"]" * 100_000
+    for inputs in (Spoilt(seeds, JSON, number(125)), [deep, b"null", b"[]", b"{}", b""]):
+        tally = try_inputs(head_state, inputs, name="head.json")
+        assert tally["accepted"] == tally.total()
+
+
+def progress(path: Path) -> None:
+    for line in path.read_bytes().decode(errors="replace").splitlines():
+        event = events.of_line("encoder", line)
+        if isinstance(event, events.Progress):
+            assert math.isfinite(event.current)
+            assert math.isfinite(event.total or 0)
+
+
+def test_progress_in_a_log() -> None:
+    record = json.dumps({"current": 3, "total": 10, "unit": "steps", "message": "x", "eta_seconds": 2.5})
+    seeds = (f"{events.MARKER}{record}".encode(), f"(Worker pid=12) {events.MARKER}{record}\nloss 3".encode())
+    values = [
+        f'{events.MARKER}{{"current": {value}, "total": {value}}}' for value in ("NaN", "1e999", "9" * 400, '"inf"')
+    ]
+    values += [f"{events.MARKER}{'[' * 100_000}"]
+    for inputs in (Spoilt(seeds, (*BYTES, progress_field), number(125)), [value.encode() for value in values]):
+        tally = try_inputs(progress, inputs, name="log")
+        assert tally["accepted"] == tally.total()
+
+
+def progress_field(rng: Random, data: bytes, _: bytes) -> bytes:
+    before, mark, record = data.partition(events.MARKER.encode())
+    return before + mark + json.dumps(odd_tree(rng, json.loads(record))).encode()
