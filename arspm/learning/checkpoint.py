@@ -80,25 +80,32 @@ def save(
     (folder / PROGRESS).write_text(json.dumps(value))  # last: it vouches for the others
 
 
+def verify(place: str) -> tuple[Progress, list[str]]:
+    """The progress and the weights' files of a checkpoint that is whole. Raises ValueError, naming the file, else."""
+    vouching = storage.join(place, PROGRESS)
+    try:
+        saved = storage.read_model(vouching, _Saved, "a checkpoint")
+    except FileNotFoundError as error:
+        raise ValueError(f"{vouching}: not a checkpoint ({error})") from None
+    if not {MODEL, OPTIMIZER} <= saved.files.keys() <= {MODEL, OPTIMIZER, BEST}:
+        raise ValueError(f"{vouching}: not a checkpoint (it vouches for other files)")
+    for name, described in saved.files.items():
+        uri = storage.join(place, name)
+        try:
+            found = storage.describe(uri)
+        except FileNotFoundError:
+            raise ValueError(f"{uri}: missing, though {PROGRESS} names it") from None
+        if found != described:
+            raise ValueError(f"{uri}: torn: its size or hash is not what {PROGRESS} says")
+    return saved.progress, list(saved.files)
+
+
 def load(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[Progress, dict[str, Tensor] | None]:
     """Restore a checkpoint into a model and its optimizer; the progress and the best weights.
 
     Raises ValueError, naming the file, for one that is missing, torn or of another network.
     """
-    try:
-        saved = storage.read_model(str(folder / PROGRESS), _Saved, "a checkpoint")
-    except OSError as error:
-        raise ValueError(f"{folder / PROGRESS}: not a checkpoint ({error})") from None
-    progress, files = saved.progress, saved.files
-    if not {MODEL, OPTIMIZER} <= files.keys() <= {MODEL, OPTIMIZER, BEST}:
-        raise ValueError(f"{folder / PROGRESS}: not a checkpoint (it vouches for other files)")
-    for name, described in files.items():
-        try:
-            found = storage.describe(str(folder / name))
-        except FileNotFoundError:
-            raise ValueError(f"{folder / name}: missing, though {PROGRESS} names it") from None
-        if found != described:
-            raise ValueError(f"{folder / name}: torn: its size or hash is not what {PROGRESS} says")
+    progress, files = verify(str(folder))
     restore(model, read_weights(folder / MODEL), str(folder / MODEL))
     parameters, fused = dict(model.named_parameters()), optimizer.defaults.get("fused")
     for key, tensor in read_weights(folder / OPTIMIZER).items():

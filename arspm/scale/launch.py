@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import logging
@@ -27,6 +28,7 @@ from arspm.scale.worker import train_worker
 
 log = logging.getLogger(__name__)
 
+_LIST = "checkpoint_manager_snapshot.json"  # Ray Train's, of the checkpoints that it knows
 _TRAIN_SETTINGS = {
     # How often the controller looks at its workers; a report waits for that look, so 2 s would be 2 s an epoch.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
@@ -85,6 +87,7 @@ def fit_on_workers(
     """
     workers: Workers = getattr(config.resources, stage)
     settings = {"stage": stage, "run": run, "config": configuration.dump(config), "rows": rows, "on_report": on_report}
+    settings["go_on_from"] = _beside_a_cut_list(storage.join(storage_path, name))
     attempts = config.resources.max_failures + 1
     for variable, value in _TRAIN_SETTINGS.items():
         os.environ.setdefault(variable, value)
@@ -128,6 +131,29 @@ def fit_on_workers(
         except ray.train.ControllerError as error:
             raise _failed(error.controller_failure) from error
     raise AssertionError("unreachable")
+
+
+def _beside_a_cut_list(place: str) -> str | None:
+    """The newest whole checkpoint where Train's list of them is cut short, which is then taken away; else None.
+
+    Train writes the list in place, so a full disk or a lost machine may leave a part of it, and without it Train would
+    know of no checkpoint.
+    """
+    try:
+        json.loads(storage.read_bytes(storage.join(place, _LIST)))
+        return None
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        whole = {}
+        for folder in {path.partition("/")[0] for path in storage.files_below(place)} - {_LIST}:
+            with contextlib.suppress(ValueError):
+                uri = storage.join(place, folder)
+                whole[uri] = checkpoint.verify(uri)[0].step
+    newest = max(whole, key=whole.__getitem__, default=None)
+    storage.remove(storage.join(place, _LIST))
+    log.warning("%s was cut short: going on from %s", storage.join(place, _LIST), newest or "the beginning")
+    return newest
 
 
 def _failed(cause: Exception) -> TrainingFailed:

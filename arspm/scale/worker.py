@@ -44,6 +44,8 @@ def train_worker(settings: dict[str, Any]) -> None:
 
     with tempfile.TemporaryDirectory() as scratch:
         last = ray.train.get_checkpoint()
+        if last is None and settings["go_on_from"]:
+            last = ray.train.Checkpoint(settings["go_on_from"])
         resume = _fetch(last, Path(scratch, "resume"))
         task = make_task(stage, config, run, place.device, rows)
         reports = train(

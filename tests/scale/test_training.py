@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -111,6 +112,31 @@ def test_a_killed_worker_is_replaced_and_the_weights_are_those_of_an_unbroken_ru
     [before] = seen
     assert 1 <= len(before) < EPOCHS
     assert found["epochs"][: len(before)] == before
+
+
+def test_training_goes_on_where_trains_list_of_checkpoints_was_cut_short(
+    head: Any, prepared: Prepared, unbroken: tuple[str, dict, dict], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Train writes it in place, so a full disk may leave the half of it. Beside it lies a torn checkpoint."""
+    (tmp_path / "corpus").symlink_to(prepared.run / "corpus")
+    config = two_workers(prepared.config)
+    train_stage("gender", override(config, {"training.gender.epochs": EPOCHS // 2}), str(tmp_path), FINGERPRINT)
+    [snapshot] = tmp_path.glob("gender/*/checkpoint_manager_snapshot.json")
+    snapshot.write_bytes(snapshot.read_bytes()[: snapshot.stat().st_size // 2])
+    [whole] = (path for path in snapshot.parent.glob("checkpoint_*") if path.is_dir())
+    shutil.copytree(whole, torn := snapshot.parent / "checkpoint_torn")
+    (torn / checkpoint.OPTIMIZER).write_bytes(b"")
+    half = history(str(tmp_path), "gender")["epochs"]
+    with caplog.at_level(logging.WARNING, "arspm.scale.launch"):
+        train_stage("gender", config, str(tmp_path), FINGERPRINT)
+    assert f"{snapshot} was cut short: going on from {whole}" in caplog.text
+    assert (
+        Path(tmp_path, "gender/model.safetensors").read_bytes()
+        == Path(unbroken[0], "gender/model.safetensors").read_bytes()
+    )
+    found = history(str(tmp_path), "gender")["epochs"]
+    assert timeless(found) == timeless(history(unbroken[0], "gender")["epochs"])
+    assert found[: EPOCHS // 2] == half, "to the clock: not done again"
 
 
 def test_the_encoder_needs_fc8_of_vggface_and_fc1_of_the_decoder_and_nothing_else_of_them(
