@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -22,6 +23,8 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import PydanticCustomError
+
+from arspm import places
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -38,6 +41,13 @@ def _in_one_line(value: Any, read: Callable[[Any], Any]) -> Any:
         raise PydanticCustomError("workers", "Input should be a number from 1, or a range as [1, 4]") from None
 
 
+def _as_place(value: str) -> str:
+    if value and (why := places.given_fault(value)):
+        raise PydanticCustomError("place", "{why}", {"why": why})
+    return value
+
+
+Place = Annotated[str, AfterValidator(_as_place)]  # a path or s3://; nothing that may be a password is kept or told
 WorkerCount = Annotated[Count | tuple[Count, Count], WrapValidator(_in_one_line)]
 
 
@@ -61,11 +71,11 @@ class Data(Section):
     """What the corpus is made of, and how much of it is used. `docs/data.md` shows each format's files."""
 
     format: Literal["avspeech", "voxceleb", "folder"] = "avspeech"
-    csv: str = ""  # avspeech: video id, start, end, x, y[, file]; voxceleb: vox1_meta.csv; folder: none
-    test_csv: str = ""  # avspeech: the rows of the test split (S); those of csv are then for training and validation
-    clips: str = ""  # the folder with the clips' files, or the speakers' folders
-    faces: str = ""  # voxceleb: the folder of the face images
-    labels: str = ""  # labels.csv; empty: none
+    csv: Place = ""  # avspeech: video id, start, end, x, y[, file]; voxceleb: vox1_meta.csv; folder: none
+    test_csv: Place = ""  # avspeech: the rows of the test split (S); those of csv are then for training and validation
+    clips: Place = ""  # the folder with the clips' files, or the speakers' folders
+    faces: Place = ""  # voxceleb: the folder of the face images
+    labels: Place = ""  # labels.csv; empty: none
     storage: Literal["spectrogram", "waveform"] = "spectrogram"  # waveform: 3 times smaller, STFT when training
     val_fraction: Fraction = 0.02  # of the video ids, by hash (S)
     test_fraction: Fraction = 0.02
@@ -76,7 +86,7 @@ class Data(Section):
 class Face(Section):
     """How a face is found and cut out of a clip."""
 
-    detector: str = "hog"  # dlib's HOG, or the path of a YuNet ONNX file
+    detector: Place = "hog"  # dlib's HOG, or the path of a YuNet ONNX file
     num_frames: Count = 8  # looked at in each clip, evenly spaced
     margin: NonNegative = 0.25  # of the face's side, added on each side of the box
     min_side_pixels: Count = 24
@@ -117,7 +127,7 @@ class FaceDecoder(Section):
 class VggFace(Section):
     """The face feature's network (H, I). Without `weights` it is trained here, as an identity classifier."""
 
-    weights: str = ""  # a published file, in any of six formats
+    weights: Place = ""  # a published file, in any of six formats
     channel_order: Literal["auto", "rgb", "bgr"] = "auto"  # of its first layer; auto: what the file's format has
     width: Width = 1.0
     num_identities: Count = 2622  # the paper's, for benchmarks; weights bring their own, training faces too
@@ -188,15 +198,15 @@ class Training(Section):
 class Oracle(Section):
     """The best that any voice could give, computable for made-up speakers only."""
 
-    speakers: str = ""  # speakers.parquet, the true causes; empty: no oracle, no probes
+    speakers: Place = ""  # speakers.parquet, the true causes; empty: no oracle, no probes
     num_draws: Count = 24  # faces drawn for each speaker, alike in what a voice carries
 
 
 class Evaluate(Section):
     """The figures and pictures of the report."""
 
-    judge: str = "classifier"  # of sex and age: one trained here, or the path of a .csv of predictions or of an .onnx
-    landmarks: str = ""  # a YuNet ONNX file, for craniofacial measures; empty: the face detector's, if it gives any
+    judge: Place = "classifier"  # of sex and age: one trained here, or the path of a .csv of predictions or of an .onnx
+    landmarks: Place = ""  # a YuNet ONNX file, for craniofacial measures; empty: the face detector's, if it gives any
     num_resamples: Count = 2000  # bootstrap
     num_portraits: Count = 12  # speakers in the report's grid
     batch_size: Count = 32
@@ -379,9 +389,9 @@ def override(config: Config, changes: Mapping[str, Any]) -> Config:
         try:
             branch[leaf] = _typed(model.model_fields[leaf], value)
         except ValidationError as error:
-            problems += [f"{name}: {each['msg']} (got {_shown(value)})" for each in error.errors()]
+            problems += [f"{name}: {each['msg']} (got {shown(value)})" for each in error.errors()]
     if problems:
-        raise _refusal(problems)
+        raise refusal(problems)
     return parse(tree)
 
 
@@ -397,8 +407,8 @@ def parse(tree: Mapping[str, Any]) -> Config:
                 problems.append(_unknown(name))
             else:
                 message = each["msg"].removeprefix("Value error, ")
-                problems.append(f"{name}: {message} (got {_shown(each['input'])})" if name else message)
-        raise _refusal(problems) from None
+                problems.append(f"{name}: {message} (got {shown(each['input'])})" if name else message)
+        raise refusal(problems) from None
 
 
 def dump(config: Config) -> str:
@@ -441,7 +451,8 @@ def _typed(field: Any, value: Any) -> Any:
     optional = type(None) in get_args(field.annotation)
     if optional and value.lower() in ("null", "none"):
         return None
-    return kind.validate_json(value) if value.startswith("[") else kind.validate_strings(value)
+    is_list = value.startswith("[") and field.annotation is not str  # a path may begin so
+    return kind.validate_json(value) if is_list else kind.validate_strings(value)
 
 
 def _unknown(name: str) -> str:
@@ -452,16 +463,21 @@ def _unknown(name: str) -> str:
     section = name.rpartition(".")[0]
     beside = [each for each in names() if each.rpartition(".")[0] == section]
     hint = f"did you mean {' or '.join(close)}?" if close else f"valid: {', '.join(beside or Config.model_fields)}"
-    told = name if name.isprintable() and len(name) <= _LONGEST else _shown(name)
-    return f"{told}: there is no such field; {hint}"
+    return f"{plain(name)}: there is no such field; {hint}"
 
 
-def _shown(value: Any) -> str:
+def plain(name: str) -> str:
+    """A name that anybody may have written: as it is, if that is short and printable, else as `shown`."""
+    return places.bare_text(name) if name.isprintable() and len(name) <= _LONGEST else shown(name)
+
+
+def shown(value: Any) -> str:
     """A value that anybody may have written, in a line."""
-    text = repr(value[:_LONGEST] if isinstance(value, str) else value)
+    text = repr(places.bare(value)[:_LONGEST]) if isinstance(value, str) else places.bare_text(repr(value))
     return text if len(text) <= 2 * _LONGEST else f"{text[: 2 * _LONGEST]} ..."
 
 
-def _refusal(problems: list[str]) -> ConfigError:
+def refusal(problems: list[str]) -> ConfigError:
+    """The error of these problems, of which the first are told."""
     more = ["and more problems"] if len(problems) > _TOLD_PROBLEMS else []
     return ConfigError("\n".join([*problems[:_TOLD_PROBLEMS], *more]))

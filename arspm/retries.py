@@ -17,6 +17,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from arspm.places import bare_text, is_remote, shown
+
 RETRY_SECONDS = 60.0  # from an operation's begin to the last try's; the last may take its time-outs longer
 REQUEST_TRIES = 3
 CONNECT_SECONDS, READ_SECONDS = 5.0, 15.0  # without a byte; a request stalls no longer
@@ -37,7 +39,6 @@ _ARROW_REFUSED = re.compile(
 )
 _CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 _KEY_ID = re.compile(r"\b(AKIA|ASIA)[A-Z0-9]{12,}\b")
-_USER_IN_URL = re.compile(r"(?<=://)[^/@\s]+@")
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -49,15 +50,11 @@ class StorageAway(OSError):
     temporary = True  # the stage may be run again
 
 
-def is_remote(uri: str) -> bool:
-    return "://" in uri and not uri.startswith("file://")
-
-
 def retried(uri: str, action: Callable[[], T]) -> T:
     """What `action` gives, which asks the storage of a URI; done over while the storage is away, as said above.
 
-    `action` must bear to be done over after any part of it. Raises StorageAway, PermissionError with the URI, and
-    what else `action` raises.
+    `action` must bear to be done over after any part of it. Raises StorageAway, PermissionError with the URI,
+    ValueError for a bucket where a file is meant, and what else `action` raises.
     """
     if not is_remote(uri):
         return action()
@@ -71,22 +68,24 @@ def retried(uri: str, action: Callable[[], T]) -> T:
             if _is_refusal(error):
                 # Without the error's own chain, which may quote the request.
                 raise PermissionError(
-                    f"{_shown(uri)}: access refused ({said}); look at the credentials and what they allow"
+                    f"{shown(uri)}: access refused ({said}); look at the credentials and what they allow"
                 ) from None
+            if type(error).__name__ == "ParamValidationError":  # of botocore, before it asks
+                raise ValueError(f"{shown(uri)}: no name of a file on S3 ({said})") from None
             if not is_passing(error):
                 if type(error) in (OSError, FileNotFoundError) and (answer(error)[0] or "AWS Error" in said):
-                    raise type(error)(f"{_shown(uri)}: {said}") from None
+                    raise type(error)(f"{shown(uri)}: {said}") from None
                 raise
         seconds = time.monotonic() - begun
         only_once = asked_tries() == 1
         if only_once or seconds >= RETRY_SECONDS:
             away = StorageAway(
-                f"{_shown(uri)}: storage away: tried {tries} times in {seconds:.0f} s, the last time: {said}"
+                f"{shown(uri)}: storage away: tried {tries} times in {seconds:.0f} s, the last time: {said}"
             )
             away.temporary = not only_once
             raise away
         wait = random.uniform(0, min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2 ** min(tries, 16)))
-        log.warning("%s: storage away (%s); try %d in %.1f s", _shown(uri), said, tries + 1, wait)
+        log.warning("%s: storage away (%s); try %d in %.1f s", shown(uri), said, tries + 1, wait)
         time.sleep(wait)
 
 
@@ -96,22 +95,12 @@ def asked_tries() -> int | None:
     return max(1, int(said)) if said.isdecimal() else None
 
 
-def check_bare(uri: str) -> None:
-    """Raises ValueError for a URI that holds credentials."""
-    if _USER_IN_URL.search(uri):
-        raise ValueError(f"{_shown(uri)}: credentials do not belong in a URI; set AWS_ACCESS_KEY_ID and its like")
-
-
-def _shown(uri: str) -> str:
-    return _USER_IN_URL.sub("***@", uri)
-
-
 def _without_credentials(text: str) -> str:
     """One line of an error's text, in which a server or a client may have quoted what it was sent."""
     for name in _CREDENTIALS:
         if value := os.environ.get(name):
             text = text.replace(value, "***")
-    return " ".join(_KEY_ID.sub("***", _shown(text)).split())
+    return " ".join(_KEY_ID.sub("***", bare_text(text)).split())
 
 
 def answer(error: Exception) -> tuple[int, str]:

@@ -23,23 +23,29 @@ import fsspec
 import pyarrow.fs
 import pydantic
 
-from arspm import retries
-from arspm.retries import StorageAway, answer, asked_tries, check_bare, is_remote, retried
+from arspm import places, retries
+from arspm.places import is_remote, is_s3
+from arspm.retries import StorageAway, answer, asked_tries, retried
 
 Model = TypeVar("Model", bound=pydantic.BaseModel)
 
-__all__ = ["StorageAway", "is_remote", "retried"]  # of `retries`, for those who use both
+__all__ = ["StorageAway", "is_remote", "is_s3", "retried"]  # of others, for those who use both
 
 
 def absolute(uri: str) -> str:
-    """The URI as other processes must be told it: a local path made absolute, without a trailing slash."""
-    if is_remote(uri):
-        return uri.rstrip("/")
-    return os.path.abspath(os.path.expanduser(uri.removeprefix("file://")))
+    """The URI as other processes must be told it: a local path made absolute, without a trailing slash.
+
+    Raises ValueError for what a user may not give (`arspm.places`).
+    """
+    places.check_given(uri)
+    return uri.rstrip("/") if is_remote(uri) else _local(uri)
 
 
-def is_s3(uri: str) -> bool:
-    return uri.startswith(("s3://", "s3a://"))
+def run_place(uri: str) -> str:
+    """`absolute` of a run's directory. Raises ValueError for one on S3 that Ray Train would take for another."""
+    if why := places.run_fault(uri):
+        raise ValueError(f"{places.shown(uri)}: {why}")
+    return absolute(uri)
 
 
 def join(uri: str, *parts: str) -> str:
@@ -49,11 +55,13 @@ def join(uri: str, *parts: str) -> str:
 def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The fsspec filesystem of a URI and the path in it. What asks it something belongs into `retried`.
 
-    Raises ValueError for a URI that holds credentials.
+    Raises ValueError for what is no place (`arspm.places`).
     """
+    places.check(uri)
+    # Not by fsspec's own reading of addresses, to which `a::b` is one inside another, and `data:x` a file's content.
     if not is_s3(uri):
-        return cast("tuple[fsspec.AbstractFileSystem, str]", fsspec.core.url_to_fs(uri))
-    check_bare(uri)
+        fs = fsspec.filesystem("memory" if is_remote(uri) else "file")
+        return fs, fs._strip_protocol(uri if is_remote(uri) else _local(uri))
     options = {
         "connect_timeout": retries.CONNECT_SECONDS,
         "read_timeout": retries.READ_SECONDS,
@@ -62,23 +70,23 @@ def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
             "total_max_attempts": asked_tries() or retries.REQUEST_TRIES,
         },
     }
-    fs, path = fsspec.core.url_to_fs(uri, config_kwargs=options)
+    fs = fsspec.filesystem("s3", config_kwargs=options)
     for logger in map(logging.getLogger, ("botocore", "aiobotocore", "s3fs")):
         # At DEBUG they write out requests as they are signed (key id, session token, signature) and what S3 quotes.
         if logger.getEffectiveLevel() < logging.INFO:
             logger.setLevel(logging.INFO)
     fs.retries = 1  # s3fs has a loop of its own round botocore's, without jitter
-    return fs, path
+    return fs, fs._strip_protocol(uri)
 
 
 def arrow_filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
     """pyarrow's own filesystem, the faster one for large Parquet files. Its use belongs into `retried`, as does this.
 
-    Raises ValueError for a URI that holds credentials.
+    Raises ValueError for what is no place (`arspm.places`).
     """
+    places.check(uri)
     if not is_remote(uri):
-        return pyarrow.fs.LocalFileSystem(), absolute(uri)
-    check_bare(uri)
+        return pyarrow.fs.LocalFileSystem(), _local(uri)
     if not is_s3(uri):
         return pyarrow.fs.FileSystem.from_uri(uri)
     path = uri.split("://", 1)[1]
@@ -102,8 +110,10 @@ def exists(uri: str) -> bool:
 
 
 def read_bytes(uri: str) -> bytes:
-    """The file's bytes. Raises FileNotFoundError with the URI."""
+    """The file's bytes. Raises FileNotFoundError with the URI, ValueError for a device, which may have no end."""
     fs, path = filesystem(uri)
+    if not is_remote(uri) and Path(path).is_char_device():
+        raise ValueError(f"{uri}: a device, not a file")
     try:
         # One request: of several, some might be answered from a file that has taken this one's place.
         return retried(uri, lambda: bytes(fs.cat_file(path, max_concurrency=1)))
@@ -170,8 +180,7 @@ def put_if_absent(uri: str, data: bytes) -> bool:
             return True
 
         return retried(uri, put)
-    target = Path(absolute(uri))
-    target.parent.mkdir(parents=True, exist_ok=True)
+    target = _in_its_folder(uri)
     descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=".partial-")
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -202,14 +211,14 @@ def upload(local: str | Path, uri: str) -> dict[str, Any]:
 def local_copy(uri: str) -> Iterator[Path]:
     """A local path with the file's content, for libraries that want one."""
     if not is_remote(uri):
-        path = Path(absolute(uri))
+        path = Path(_local(uri))
         if not path.is_file():
             raise FileNotFoundError(f"{uri}: no such file")
         yield path
         return
     fs, remote = filesystem(uri)
     with tempfile.TemporaryDirectory() as folder:
-        target = Path(folder) / uri.rsplit("/", 1)[-1]
+        target = Path(folder, uri.rsplit("/", 1)[-1][-60:] or "file")
         try:
             retried(uri, lambda: fs.get_file(remote, str(target), max_concurrency=1))
         except FileNotFoundError:
@@ -309,11 +318,26 @@ def describe_stream(file: BinaryIO) -> dict[str, Any]:
     return {"bytes": size, "sha256": digest.hexdigest()}
 
 
+def _local(uri: str) -> str:
+    places.check(uri)
+    path = os.path.abspath(os.path.expanduser(uri.removeprefix("file://")))
+    return path[1:] if path.startswith("//") else path  # which POSIX leaves as it is
+
+
+def _in_its_folder(uri: str) -> Path:
+    """A local file's path, the folders that lead to it made."""
+    target = Path(_local(uri))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise NotADirectoryError(f"{places.shown(str(target.parent))}: a file stands where a folder must be") from None
+    return target
+
+
 @contextlib.contextmanager
 def _complete_file(uri: str) -> Iterator[Path]:
     """A temporary path beside a local file that takes its place once the block ends well."""
-    target = Path(absolute(uri))
-    target.parent.mkdir(parents=True, exist_ok=True)
+    target = _in_its_folder(uri)
     descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=".partial-")
     os.close(descriptor)
     try:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from arspm import presets, stages, storage, sweeps
+from arspm import places, presets, stages, storage, sweeps
 from arspm.config import Config, ConfigError, load, override
 from cluster.errors import ClusterError
 
@@ -59,6 +59,9 @@ def synth(
     """Write talking clips of made-up people, in AVSpeech's form."""
     from arspm.media.synthetic import write_corpus
 
+    out = storage.absolute(out)
+    if storage.is_remote(out):
+        raise ConfigError(f"{out}: made-up speakers are written to a folder of this machine")
     begun, last = time.monotonic(), [0.0]
 
     def show(done: int, total: int) -> None:
@@ -98,7 +101,7 @@ def submit(
     from jobs import chain
     from jobs.console import watch
 
-    run = storage.absolute(run)
+    run = storage.run_place(run)
     data = {"format": format_, "csv": csv, "clips": clips, "faces": faces, "labels": labels}
     settings = _settings(preset, config, data, set_ or [])
     address = _address(ray_address)
@@ -123,7 +126,7 @@ def status(run: RunArgument, ray_address: Address = None) -> None:
     from jobs import chain
     from jobs.console import duration
 
-    run = storage.absolute(run)
+    run = storage.run_place(run)
     jobs = chain.live_jobs(run, _address(ray_address, required=False))
     for name in stages.STAGES:
         done = stages.success(run, name)
@@ -146,7 +149,7 @@ def logs(
     """Print what a stage's last job wrote."""
     from jobs import chain
 
-    print(chain.last_log(storage.absolute(run), stage, _address(ray_address)))
+    print(chain.last_log(storage.run_place(run), stage, _address(ray_address)))
 
 
 @app.command()
@@ -154,7 +157,7 @@ def cancel(run: RunArgument, ray_address: Address = None) -> None:
     """Stop the jobs of a run; what is done stays done."""
     from jobs import chain
 
-    stopped = chain.cancel(storage.absolute(run), _address(ray_address))
+    stopped = chain.cancel(storage.run_place(run), _address(ray_address))
     print("\n".join(f"{job.submission_id}: {job.status.lower()}" for job in stopped) or "nothing runs")
 
 
@@ -164,7 +167,7 @@ def report(run: RunArgument) -> None:
     from jobs.report import report as work
     from jobs.stage import run_stage
 
-    run = storage.absolute(run)
+    run = storage.run_place(run)
     config = stages.finished_config(run, "evaluate")
     evaluated = stages.success(run, "evaluate")
     assert evaluated is not None  # finished_config has read it
@@ -190,7 +193,7 @@ def ablation(
     from jobs import ablation as work
     from jobs.console import watch
 
-    run = storage.absolute(run)
+    run = storage.run_place(run)
     names = variants.split(",") if variants else work.TABLE4
     models, missing = work.plan(run, names, seeds, _changes(set_ or []))
     for gap in missing:
@@ -239,7 +242,7 @@ def sweep(
     from jobs import sweep_plan
     from jobs.console import watch
 
-    run = storage.absolute(run)
+    run = storage.run_place(run)
     if space is None:
         if export_best is None:
             raise ConfigError("say which space to sweep, or --export-best FILE for what a sweep has found")
@@ -288,7 +291,7 @@ def pictures(run: Run, out: Annotated[str, typer.Option(help="The folder of the 
     from jobs.pictures import export
 
     out = storage.absolute(out)
-    print(f"{export(storage.absolute(run), out)} pictures are in {out}; fill gender and age into index.csv")
+    print(f"{export(storage.run_place(run), out)} pictures are in {out}; fill gender and age into index.csv")
     print(f"and measure them: arspm submit ... --set evaluate.judge={storage.join(out, 'index.csv')}")
 
 
@@ -301,7 +304,8 @@ def generate(
     """Draw portraits from recordings: average-looking faces that go with the voice, nobody's likeness."""
     from jobs.generate import generate as draw
 
-    for target in draw(storage.absolute(run), recordings, storage.absolute(out)):
+    recordings = [storage.absolute(recording) for recording in recordings]
+    for target in draw(storage.run_place(run), recordings, storage.absolute(out)):
         print(target)
 
 
@@ -355,7 +359,7 @@ def _settings(preset: str, config: str | None, data: Mapping[str, str | None], c
 def _read_config(uri: str) -> Config:
     """Raises ConfigError that names the file."""
     try:
-        return load(storage.read_bytes(uri))
+        return load(storage.read_bytes(storage.absolute(uri)))
     except ConfigError as error:
         raise error.of(uri) from None
 
@@ -377,7 +381,7 @@ def _changes(texts: Sequence[str]) -> dict[str, str]:
     """What `--set` says, name -> value. Raises ConfigError."""
     unreadable = [text for text in texts if "=" not in text]
     if unreadable:
-        raise ConfigError(f"--set {unreadable[0]}: write it as name=value")
+        raise ConfigError(f"--set {places.shown(unreadable[0])}: write it as name=value")
     return dict(text.split("=", 1) for text in texts)
 
 

@@ -4,13 +4,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 
 from arspm import corpus, schema, stages, storage
 from arspm.config import Config
 from arspm.learning import artifacts, checkpoint, metrics
+from arspm.media.clips import DroppedClip, read_picture
 from arspm.media.faces import decode_jpeg
 from arspm.model import speech_portrait
 from arspm.model.vggface import MEAN_RGB, VGGFace, load_published, scale_features
@@ -65,10 +65,10 @@ def _stated(uri: str) -> tuple[torch.Tensor | None, StatedActivations | None]:
     if not stated.image:
         return None, stated
     picture = storage.join(sidecar.rpartition("/")[0], stated.image)
-    bgr = cv2.imdecode(np.frombuffer(storage.read_bytes(picture), np.uint8), cv2.IMREAD_COLOR)
-    if bgr is None:
-        raise ValueError(f"{picture}: not a picture")
-    return torch.from_numpy(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)), stated
+    try:
+        return torch.from_numpy(read_picture(storage.read_bytes(picture))), stated
+    except DroppedClip as drop:
+        raise ValueError(f"{picture}: not a picture ({drop.detail})") from None
 
 
 def _require_learnt(features: torch.Tensor, config: Config) -> None:

@@ -27,7 +27,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 import tune_spaces
-from arspm.config import Config, ConfigError, names, override
+from arspm.config import Config, ConfigError, names, override, plain, refusal, shown
 from tune_spaces.domains import (
     Choice,
     Dimension,
@@ -84,7 +84,7 @@ def load(name_or_path: str) -> tuple[str, Space]:
     if not name_or_path.endswith(".py"):
         if name_or_path not in shipped():
             raise ConfigError(
-                f"{name_or_path}: there is no such space; there are {', '.join(shipped())}, "
+                f"{plain(name_or_path)}: there is no such space; there are {', '.join(shipped())}, "
                 "and a file of your own is named by its path, ending in .py"
             )
         return name_or_path, importlib.import_module(f"tune_spaces.{name_or_path}").SPACE
@@ -202,7 +202,8 @@ def changes(space: Space, sample: Mapping[str, Any]) -> dict[str, Any]:
     of another space: a dimension too many or too few, a label that is none.
     """
     known = dimensions(space)
-    problems = [f"{name}: not a dimension of the space" for name in sample if name not in {each.name for each in known}]
+    named = {each.name for each in known}
+    problems = [f"{plain(name)}: not a dimension of the space" for name in sample if name not in named]
     found: dict[str, Any] = {}
     for name, fields, domain in known:
         value = sample.get(name)
@@ -213,13 +214,13 @@ def changes(space: Space, sample: Mapping[str, Any]) -> dict[str, Any]:
             if isinstance(value, str | int | float) and value in labels:
                 found |= _assigned(fields, labels[value])
             else:
-                problems.append(f"{name}: {value!r} is none of {', '.join(map(str, labels))}")
+                problems.append(f"{name}: {shown(value)} is none of {', '.join(map(str, labels))}")
         elif is_number(value):
             found[name] = value
         else:
-            problems.append(f"{name}: a number, got {value!r}")
+            problems.append(f"{name}: a number, got {shown(value)}")
     if problems:
-        raise ConfigError("\n".join(problems))
+        raise refusal(problems)
     return found
 
 

@@ -22,6 +22,7 @@ from av.container import InputContainer
 
 from arspm import storage
 from arspm.media.audio import level_dbfs, speech_signs
+from arspm.places import bare
 from arspm.schema import DropReason
 
 T = TypeVar("T")
@@ -86,7 +87,7 @@ def decode_clip(
     Raises DroppedClip: missing_file, undecodable (broken, over `max_seconds` or `max_pixels`), no_video,
     no_sound, too_short (less than `min_seconds` of sound), silent (see `check_speech`).
     """
-    frames = None if image is None else [_read_picture(image, max_pixels)]
+    frames = None if image is None else [read_picture(image, max_pixels)]
     with _opened(source) as file, _container(file, CONTAINERS) as container:
         limits = _Limits(max_seconds, max_pixels, sample_rate)
         even, waveform = _decode(container, limits, 0 if frames else num_frames, cut=False)
@@ -109,7 +110,7 @@ def load_speech(source: Source, *, sample_rate: int = 16_000, max_seconds: float
 
     Raises ValueError with one line that says what is wrong with the file.
     """
-    name = str(source) if isinstance(source, (str, os.PathLike)) else "the recording"
+    name = bare(str(source)) if isinstance(source, (str, os.PathLike)) else "the recording"
     try:
         with _opened(source) as file, _container(file, CONTAINERS) as container:
             _, waveform = _decode(container, _Limits(max_seconds, MAX_PIXELS, sample_rate), 0, cut=True)
@@ -323,9 +324,9 @@ def _to_rgb(frame: av.VideoFrame, aspect: float) -> np.ndarray:
     return np.ascontiguousarray(np.rot90(rgb, k=round(frame.rotation / 90) % 4))  # both counter-clockwise
 
 
-def _read_picture(source: Source, max_pixels: int) -> np.ndarray:
-    """A JPEG or PNG as uint8 RGB, turned as its EXIF asks. FFmpeg reads the size first, so that no bomb is
-    unpacked.
+def read_picture(source: Source, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """A JPEG or PNG as uint8 RGB (height, width, 3), turned as its EXIF asks. FFmpeg reads the size first, so that no
+    bomb is unpacked. Raises DroppedClip.
     """
     try:
         with _opened(source) as file:

@@ -234,7 +234,7 @@ def _files(tree: _Tree, extensions: tuple[str, ...], rows: list[Row]) -> Iterato
         if _extension(path) not in extensions:
             continue
         try:
-            # fsspec takes these for an address inside another, and would read that.
+            # To fsspec's reading of addresses the one begins an address in another; S3's clients differ on the other.
             if "::" in path or "//" in path:
                 raise DroppedClip(DropReason.bad_row, "'::' and '//' cannot stand in a path")
             file = _File(tree.key_of(path), path)

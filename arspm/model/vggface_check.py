@@ -21,7 +21,9 @@ class StatedActivations(Section):
 
     fc7: Annotated[list[float], Field(min_length=NUM_STATED, max_length=NUM_STATED)]  # its first units
     feature: Literal["pre_relu", "post_relu"] = "pre_relu"  # which side of fc7's ReLU they are from
-    image: str = ""  # a picture beside the file; empty: `check_image` at the network's size
+    image: Annotated[str, Field(pattern=r"^[^/\\\x00-\x1f\x7f]{0,255}$")] = (
+        ""  # a picture beside the file; empty: `check_image` at the network's size
+    )
     tolerance: Positive = 0.01  # allowed difference, in parts of the largest stated number
 
 
