@@ -80,8 +80,12 @@ def save(
     (folder / PROGRESS).write_text(json.dumps(value))  # last: it vouches for the others
 
 
-def verify(place: str) -> tuple[Progress, list[str]]:
-    """The progress and the weights' files of a checkpoint that is whole. Raises ValueError, naming the file, else."""
+def verify(place: str) -> Progress:
+    """The progress of a checkpoint that is whole. Raises ValueError, naming the file, else."""
+    return _verified(place).progress
+
+
+def _verified(place: str) -> _Saved:
     vouching = storage.join(place, PROGRESS)
     try:
         saved = storage.read_model(vouching, _Saved, "a checkpoint")
@@ -97,7 +101,7 @@ def verify(place: str) -> tuple[Progress, list[str]]:
             raise ValueError(f"{uri}: missing, though {PROGRESS} names it") from None
         if found != described:
             raise ValueError(f"{uri}: torn: its size or hash is not what {PROGRESS} says")
-    return saved.progress, list(saved.files)
+    return saved
 
 
 def load(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[Progress, dict[str, Tensor] | None]:
@@ -105,7 +109,8 @@ def load(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> tu
 
     Raises ValueError, naming the file, for one that is missing, torn or of another network.
     """
-    progress, files = verify(str(folder))
+    saved = _verified(str(folder))
+    progress, files = saved.progress, saved.files
     restore(model, read_weights(folder / MODEL), str(folder / MODEL))
     parameters, fused = dict(model.named_parameters()), optimizer.defaults.get("fused")
     for key, tensor in read_weights(folder / OPTIMIZER).items():

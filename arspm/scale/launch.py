@@ -57,7 +57,7 @@ def train_stage(stage: str, config: Config, run: str, fingerprint: str) -> tuple
     Returns the files left in the run (path relative to it -> size and hash) and the figures of the best epoch. Raises
     NothingToLearn, or TrainingFailed with the cause in one line.
     """
-    result = fit_on_workers(
+    last = fit_on_workers(
         stage,
         config,
         run,
@@ -66,7 +66,7 @@ def train_stage(stage: str, config: Config, run: str, fingerprint: str) -> tuple
         name=stages.training_name(run, stage, fingerprint),
         storage_path=storage.join(run, stage),
     )
-    return _export(stage, config, run, result.checkpoint)
+    return _export(stage, config, run, last)
 
 
 def fit_on_workers(
@@ -79,22 +79,22 @@ def fit_on_workers(
     storage_path: str,
     callbacks: Sequence[Any] = (),
     on_report: Callable[[Config, Report, nn.Module], None] | None = None,
-) -> ray.train.Result:
-    """Train on Ray Train's workers; the same name at the same place goes on from its last checkpoint.
+) -> ray.train.Checkpoint | None:
+    """Train on Ray Train's workers; the same name at the same place goes on from its last checkpoint. The last one.
 
     `callbacks`: Ray Train's. `on_report`: called by rank 0 with the model when a checkpoint is due. Raises
     TrainingFailed with the cause in one line.
     """
     workers: Workers = getattr(config.resources, stage)
     settings = {"stage": stage, "run": run, "config": configuration.dump(config), "rows": rows, "on_report": on_report}
-    settings["go_on_from"] = _beside_a_cut_list(storage.join(storage_path, name))
     attempts = config.resources.max_failures + 1
     for variable, value in _TRAIN_SETTINGS.items():
         os.environ.setdefault(variable, value)
     for attempt in range(1, attempts + 1):
+        before = _unknown_to_train(storage.join(storage_path, name))
         trainer = TorchTrainer(
             train_worker,
-            train_loop_config=settings,
+            train_loop_config=settings | {"go_on_from": before},
             scaling_config=ray.train.ScalingConfig(
                 num_workers=workers.num_workers,  # type: ignore[arg-type]  # mypy sees Train V1's
                 use_gpu=workers.gpus > 0,
@@ -111,7 +111,8 @@ def fit_on_workers(
             ),
         )
         try:
-            return trainer.fit()
+            # Without a report there was nothing left to train.
+            return trainer.fit().checkpoint or (before and ray.train.Checkpoint(before))
         except ray.train.WorkerGroupError as error:
             cause = _own_error(error)
             if cause is not None:
@@ -133,26 +134,30 @@ def fit_on_workers(
     raise AssertionError("unreachable")
 
 
-def _beside_a_cut_list(place: str) -> str | None:
-    """The newest whole checkpoint where Train's list of them is cut short, which is then taken away; else None.
+def _unknown_to_train(place: str) -> str | None:
+    """The newest whole checkpoint at a place, if there is one that Train would not go on from; else None.
 
-    Train writes the list in place, so a full disk or a lost machine may leave a part of it, and without it Train would
-    know of no checkpoint.
+    Train goes by its own list of checkpoints, which it writes in place: a full disk or a lost machine may leave a part
+    of it, and that of another version of Ray it refuses. A list that it could not use is taken away.
     """
+    uri = storage.join(place, _LIST)
     try:
-        json.loads(storage.read_bytes(storage.join(place, _LIST)))
-        return None
+        known = storage.read_json(uri)
+        if isinstance(known, dict) and known.get("ray_version") == ray.__version__:
+            return None
     except FileNotFoundError:
-        return None
+        pass
     except ValueError:
-        whole = {}
-        for folder in {path.partition("/")[0] for path in storage.files_below(place)} - {_LIST}:
-            with contextlib.suppress(ValueError):
-                uri = storage.join(place, folder)
-                whole[uri] = checkpoint.verify(uri)[0].step
+        log.warning("%s was cut short", uri)
+    whole = {}
+    for folder in {path.partition("/")[0] for path in storage.files_below(place)} - {_LIST}:
+        with contextlib.suppress(ValueError):
+            found = storage.join(place, folder)
+            whole[found] = checkpoint.verify(found).step
+    storage.remove(uri)
     newest = max(whole, key=whole.__getitem__, default=None)
-    storage.remove(storage.join(place, _LIST))
-    log.warning("%s was cut short: going on from %s", storage.join(place, _LIST), newest or "the beginning")
+    if newest is not None:
+        log.warning("Ray Train knows of no checkpoint: going on from %s", newest)
     return newest
 
 

@@ -69,6 +69,8 @@ def train_worker(settings: dict[str, Any]) -> None:
                 with tempfile.TemporaryDirectory(dir=scratch) as folder:
                     report.save(Path(folder))
                     ray.train.report(report.figures, checkpoint=ray.train.Checkpoint.from_directory(folder))
+                # Train hears of it at its next look. A worker that were lost before would lose the checkpoint too.
+                ray.train.get_all_reported_checkpoints(ray.train.CheckpointConsistencyMode.COMMITTED)
 
 
 def _warned(place: Place) -> Callable[[Progress], bool]:

@@ -117,7 +117,9 @@ def test_a_killed_worker_is_replaced_and_the_weights_are_those_of_an_unbroken_ru
 def test_training_goes_on_where_trains_list_of_checkpoints_was_cut_short(
     head: Any, prepared: Prepared, unbroken: tuple[str, dict, dict], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Train writes it in place, so a full disk may leave the half of it. Beside it lies a torn checkpoint."""
+    """Train writes it in place, so a full disk may leave the half of it. Beside it lies a torn checkpoint. And again
+    where nothing was left to learn, and where whoever took the half away was killed then.
+    """
     (tmp_path / "corpus").symlink_to(prepared.run / "corpus")
     config = two_workers(prepared.config)
     train_stage("gender", override(config, {"training.gender.epochs": EPOCHS // 2}), str(tmp_path), FINGERPRINT)
@@ -129,7 +131,8 @@ def test_training_goes_on_where_trains_list_of_checkpoints_was_cut_short(
     half = history(str(tmp_path), "gender")["epochs"]
     with caplog.at_level(logging.WARNING, "arspm.scale.launch"):
         train_stage("gender", config, str(tmp_path), FINGERPRINT)
-    assert f"{snapshot} was cut short: going on from {whole}" in caplog.text
+    assert f"{snapshot} was cut short" in caplog.text
+    assert f"Ray Train knows of no checkpoint: going on from {whole}" in caplog.text
     assert (
         Path(tmp_path, "gender/model.safetensors").read_bytes()
         == Path(unbroken[0], "gender/model.safetensors").read_bytes()
@@ -137,6 +140,10 @@ def test_training_goes_on_where_trains_list_of_checkpoints_was_cut_short(
     found = history(str(tmp_path), "gender")["epochs"]
     assert timeless(found) == timeless(history(unbroken[0], "gender")["epochs"])
     assert found[: EPOCHS // 2] == half, "to the clock: not done again"
+    for cut in (snapshot.read_bytes()[:-1], None, json.dumps({"ray_version": "2.59.0"}).encode()):
+        snapshot.unlink() if cut is None else snapshot.write_bytes(cut)
+        train_stage("gender", config, str(tmp_path), FINGERPRINT)
+        assert history(str(tmp_path), "gender")["epochs"] == found
 
 
 def test_the_encoder_needs_fc8_of_vggface_and_fc1_of_the_decoder_and_nothing_else_of_them(
