@@ -47,7 +47,9 @@ def _as_place(value: str) -> str:
     return value
 
 
-Place = Annotated[str, AfterValidator(_as_place)]  # a path or s3://; nothing that may be a password is kept or told
+_PLACE = AfterValidator(_as_place)
+Place = Annotated[str, _PLACE]  # a path or s3://; nothing that may be a password is kept or told
+WORDS = ("hog", "classifier")  # in the stead of a place
 WorkerCount = Annotated[Count | tuple[Count, Count], WrapValidator(_in_one_line)]
 
 
@@ -207,6 +209,7 @@ class Evaluate(Section):
 
     judge: Place = "classifier"  # of sex and age: one trained here, or the path of a .csv of predictions or of an .onnx
     landmarks: Place = ""  # a YuNet ONNX file, for craniofacial measures; empty: the face detector's, if it gives any
+    num_clips: Count = 10_000  # of the test split, the first so many: their features are in memory, 0.6 MB a clip
     num_resamples: Count = 2000  # bootstrap
     num_portraits: Count = 12  # speakers in the report's grid
     batch_size: Count = 32
@@ -435,6 +438,18 @@ def names(model: Any = Config, prefix: str = "") -> list[str]:
             found += names(field.annotation, f"{prefix}{name}.")
         else:
             found.append(prefix + name)
+    return found
+
+
+def given_places(config: Section, prefix: str = "") -> dict[str, str]:
+    """Every path or s3:// in a configuration, by its field's dotted name."""
+    found: dict[str, str] = {}
+    for name, field in type(config).model_fields.items():
+        value = getattr(config, name)
+        if isinstance(value, Section):
+            found |= given_places(value, f"{prefix}{name}.")
+        elif _PLACE in field.metadata and value and value not in WORDS:
+            found[prefix + name] = value
     return found
 
 

@@ -92,44 +92,50 @@ def open_split(corpus: str, name: str, subset: int | None = None) -> Split:
 def read_rows(split: Split, wanted: Mapping[str, Sequence[str]], rows: np.ndarray) -> dict[str, Any]:
     """Rows of some columns, in the order asked for: column -> array (rows, *shape), or pa.Array for plain columns.
 
-    `wanted`: family -> columns. `clip_id` always comes along. Raises ValueError where the families' ids differ, or
-    where one has fewer rows than the manifest says.
+    `wanted`: family -> columns. `clip_id` always comes along. Of rows that lie scattered no more than a shard's row
+    groups are in memory at once. Raises ValueError where the families' ids differ, or where one has fewer rows than the
+    manifest says.
     """
     starts = np.cumsum([0, *split.group_sizes()])
     groups_of_shard = np.cumsum([0] + [len(_cut(size, split.rows_per_group)) for size in split.shard_rows])
     group_of_row = np.searchsorted(starts, rows, side="right") - 1
-    needed = np.unique(group_of_row)
-    # Where each row lies in the concatenation of the groups read.
-    begins = np.cumsum([0, *(starts[needed + 1] - starts[needed])])
-    place = begins[np.searchsorted(needed, group_of_row)] + rows - starts[group_of_row]
+    shard_of_row = np.searchsorted(groups_of_shard, group_of_row, side="right") - 1
+    shards = np.unique(shard_of_row).tolist()
+    asked = [np.flatnonzero(shard_of_row == shard) for shard in shards]  # which of `rows`, shard by shard
+    in_order = pa.array(np.argsort(np.concatenate(asked)))
 
     found: dict[str, Any] = {}
     for family, columns in wanted.items():
-        pieces = []
-        for shard in np.unique(np.searchsorted(groups_of_shard, needed, side="right") - 1).tolist():
-            inside = needed[(needed >= groups_of_shard[shard]) & (needed < groups_of_shard[shard + 1])]
-            pieces.append(
-                _read_groups(
-                    split.path(family, shard),
-                    [*dict.fromkeys([schema.CLIP_ID, *columns])],
-                    inside - groups_of_shard[shard],
-                    split.rows_per_group,
-                )
-            )
-        # A subset may end inside a row group, whose further rows are read and left.
-        table = _first_rows(pieces, starts[needed + 1] - starts[needed])
-        if len(table) < begins[-1]:
-            raise ValueError(f"{split.uri}: {family} has fewer rows than the manifest says; make it anew")
-        ids = table[schema.CLIP_ID].combine_chunks().take(pa.array(place))
-        if schema.CLIP_ID in found and not ids.equals(found[schema.CLIP_ID]):
-            raise ValueError(f"{split.uri}: the rows of {family} are not those of the other families; make it anew")
-        found[schema.CLIP_ID] = ids
-        for column in columns:
-            field = table.schema.field(column)
-            if pa.types.is_binary(field.type) and field.metadata and b"dtype" in field.metadata:
-                found[column] = _gather(table[column], schema.tensor_type(field), place)
-            elif column != schema.CLIP_ID:
-                found[column] = table[column].combine_chunks().take(pa.array(place))
+        names = [*dict.fromkeys([schema.CLIP_ID, *columns])]
+        plain: dict[str, list[pa.Array]] = {}
+        for shard, here in zip(shards, asked, strict=True):
+            needed = np.unique(group_of_row[here])
+            sizes = starts[needed + 1] - starts[needed]
+            uri = split.path(family, shard)
+            pieces = _read_groups(uri, names, needed - groups_of_shard[shard], split.rows_per_group)
+            table = _first_rows(pieces, sizes)
+            if len(table) < sizes.sum():
+                raise ValueError(f"{split.uri}: {family} has fewer rows than the manifest says; make it anew")
+            # Where each row lies in the concatenation of the groups read.
+            begins = np.cumsum([0, *sizes])
+            group = group_of_row[here]
+            place = begins[np.searchsorted(needed, group)] + rows[here] - starts[group]
+            for name in names:
+                field = table.schema.field(name)
+                if pa.types.is_binary(field.type) and field.metadata and b"dtype" in field.metadata:
+                    kind = schema.tensor_type(field)
+                    if name not in found:
+                        found[name] = np.empty((len(rows), *kind.shape), kind.dtype)
+                    if (found[name].dtype, found[name].shape[1:]) != (np.dtype(kind.dtype), tuple(kind.shape)):
+                        raise ValueError(f"{uri}: {name} is of other tensors than in other shards; make it anew")
+                    _gather(table[name], kind, place, found[name], here)
+                else:
+                    plain.setdefault(name, []).append(table[name].combine_chunks().take(pa.array(place)))
+        for name, parts in plain.items():
+            values = pa.concat_arrays(parts).take(in_order)
+            if name == schema.CLIP_ID and not values.equals(found.setdefault(name, values)):
+                raise ValueError(f"{split.uri}: the rows of {family} are not those of the other families; make it anew")
+            found[name] = values
     return found
 
 
@@ -229,17 +235,18 @@ def _checked(uri: str, table: pa.Table, columns: Sequence[str]) -> pa.Table:
     return table
 
 
-def _first_rows(pieces: list[list[pa.Table]], sizes: np.ndarray) -> pa.Table:
-    tables = [table for piece in pieces for table in piece]
-    return pa.concat_tables([table.slice(0, int(size)) for table, size in zip(tables, sizes, strict=True)])
+def _first_rows(pieces: list[pa.Table], sizes: np.ndarray) -> pa.Table:
+    """The groups in one, without the rows of the last one that a subset leaves out."""
+    return pa.concat_tables([table.slice(0, int(size)) for table, size in zip(pieces, sizes, strict=True)])
 
 
-def _gather(column: pa.ChunkedArray, kind: schema.TensorType, place: np.ndarray) -> np.ndarray:
-    out = np.empty((len(place), *kind.shape), kind.dtype)
+def _gather(
+    column: pa.ChunkedArray, kind: schema.TensorType, place: np.ndarray, out: np.ndarray, where: np.ndarray
+) -> None:
+    """out[where] = the cells at `place`. A chunk at a time: together they may be more than Arrow's offsets reach."""
     begin = 0
     for chunk in column.chunks:
         values = schema.tensors(chunk, kind)
         here = (place >= begin) & (place < begin + len(values))
-        out[here] = values[place[here] - begin]
+        out[where[here]] = values[place[here] - begin]
         begin += len(values)
-    return out

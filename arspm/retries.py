@@ -64,7 +64,7 @@ def retried(uri: str, action: Callable[[], T]) -> T:
         try:
             return action()
         except Exception as error:
-            said = _without_credentials(str(error) or type(error).__name__)
+            said = " ".join(without_credentials(str(error) or type(error).__name__).split())
             if _is_refusal(error):
                 # Without the error's own chain, which may quote the request.
                 raise PermissionError(
@@ -95,12 +95,12 @@ def asked_tries() -> int | None:
     return max(1, int(said)) if said.isdecimal() else None
 
 
-def _without_credentials(text: str) -> str:
-    """One line of an error's text, in which a server or a client may have quoted what it was sent."""
+def without_credentials(text: str) -> str:
+    """An error's text, in which a server or a client may have quoted what it was sent."""
     for name in _CREDENTIALS:
         if value := os.environ.get(name):
             text = text.replace(value, "***")
-    return " ".join(_KEY_ID.sub("***", bare_text(text)).split())
+    return _KEY_ID.sub("***", bare_text(text))
 
 
 def answer(error: Exception) -> tuple[int, str]:

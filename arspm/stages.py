@@ -17,7 +17,7 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import BaseModel, Field, ValidationError
 
 from arspm import storage
-from arspm.config import Config, ConfigError, VggFace, parse
+from arspm.config import Config, ConfigError, VggFace, given_places, parse
 
 SUCCESS = "_SUCCESS.json"
 CORPUS = "corpus"  # the folder of a run that preprocess and features fill
@@ -102,13 +102,17 @@ def fingerprint(config: Config, name: str, before: dict[str, str] | str) -> str:
 def describe_inputs(config: Config) -> str:
     """A hash of the format's table, the labels, and the names and sizes of the clips' and face images' files.
 
-    Raises FileNotFoundError for one that is not there, that holds no file, or that the configuration does not name.
+    Raises FileNotFoundError for one that is not there, that holds no file, or that the configuration does not name;
+    and for a file of a later stage, which would else be missed hours later.
     """
     names = INPUTS[config.data.format]
     for name in names:
         uri = getattr(config.data, name)
         if not uri or not storage.exists(uri):
             raise FileNotFoundError(f"data.{name}: {f'{uri} does not exist' if uri else 'not given'}")
+    for field, uri in given_places(config).items():
+        if not field.startswith("data.") and not storage.exists(uri):
+            raise FileNotFoundError(f"{field}: {uri} does not exist")
     tables = [config.data.csv] if "csv" in names else []
     tables += [uri for uri in (config.data.test_csv, config.data.labels) if uri]
     hashes = [hashlib.sha256(storage.read_bytes(uri)).hexdigest() for uri in tables]
@@ -214,7 +218,10 @@ def commit(
     seconds: float,
     figures: Mapping[str, Any],
 ) -> None:
-    """Declare the stage done. `files`: path relative to the run -> size and hash. The first of several wins."""
+    """Declare the stage done. `files`: path relative to the run -> size and hash. The first of several wins.
+
+    Raises ValueError where that was one with another fingerprint: what lies there may be of either.
+    """
     value = {
         "stage": stage,
         "fingerprint": fingerprint,
@@ -226,7 +233,10 @@ def commit(
         "config": config.model_dump(mode="json"),
     }
     text = json.dumps(value, indent=2, allow_nan=False) + "\n"
-    storage.put_if_absent(storage.join(folder(run, stage), SUCCESS), text.encode())
+    uri = storage.join(folder(run, stage), SUCCESS)
+    if not storage.put_if_absent(uri, text.encode()) and _manifest(uri).fingerprint != fingerprint:
+        storage.remove(uri)
+        raise ValueError(f"{uri}: the stage was run with other settings at the same time; run it again, one at a time")
 
 
 def versions() -> dict[str, str]:

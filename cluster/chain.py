@@ -83,6 +83,11 @@ def needed_for(stages: Sequence[Stage], until: str | None) -> list[Stage]:
     return [by_name[name] for name in order if name in wanted]
 
 
+def job_stem(prefix: str, stage: str, fingerprint: str) -> str:
+    """How the ids of a stage's jobs begin; the number of the attempt follows."""
+    return f"{prefix}-{stage}-{fingerprint[:8]}-"
+
+
 def run_chain(
     stages: Sequence[Stage],
     *,
@@ -91,6 +96,7 @@ def run_chain(
     fingerprint: Callable[[Stage], str],
     prefix: str,
     capacity: Callable[[], Resources],
+    in_the_way: Callable[[], str] = lambda: "",
     on_event: Callable[[events.Event], None] = lambda event: None,
     until: str | None = None,
     max_retries: int = 2,
@@ -104,6 +110,7 @@ def run_chain(
     `is_done(stage)` looks in storage: a stage for which it does not give None is reused or finished, whatever its
     job's status; it and `fingerprint(stage)` are called only once everything the stage needs is done. A job's id is
     `<prefix>-<stage>-<first 8 of the fingerprint>-<attempt>`; a live job of that id is joined, not submitted again.
+    `in_the_way()` is asked before a job is submitted, and fails the stage with the reason that it gives, if any.
     `capacity()` is the cluster's total; a stage always gets to run when nothing else does. Ctrl-C stops the running
     jobs, waits up to `stop_seconds` and returns with what is left marked cancelled.
 
@@ -117,6 +124,7 @@ def run_chain(
         fingerprint,
         prefix,
         capacity,
+        in_the_way,
         on_event,
         max_retries,
         backoff_seconds,
@@ -165,6 +173,7 @@ class _Chain:
     fingerprint: Callable[[Stage], str]
     prefix: str
     capacity: Callable[[], Resources]
+    in_the_way: Callable[[], str]
     on_event: Callable[[events.Event], None]
     max_retries: int
     backoff_seconds: float
@@ -217,20 +226,22 @@ class _Chain:
         """Join the live job of this stage and fingerprint, else submit one under the next unused id."""
         name = wait.stage.name
         wait.started_at = wait.started_at or time.time()
-        stem = f"{self.prefix}-{name}-{self.fingerprint(wait.stage)[:8]}"
+        stem = job_stem(self.prefix, name, self.fingerprint(wait.stage))
         attempt = 1
         try:
-            while (job := self.runner.info(f"{stem}-{attempt}")) is not None and not job.active:
+            while (job := self.runner.info(f"{stem}{attempt}")) is not None and not job.active:
                 attempt += 1
+            if job is None and (why := self.in_the_way()):
+                return self._fail(wait, why, "")
             # Running before it is submitted, so that a Ctrl-C in between still stops it.
-            run = self.running[name] = _Running(wait, f"{stem}-{attempt}")
+            run = self.running[name] = _Running(wait, f"{stem}{attempt}")
             del self.waiting[name]
             if job is None:
                 self.runner.submit(run.submission_id, stage=name, entrypoint=wait.stage.entrypoint)
         except Unreachable as error:
-            return self._retry(wait, str(error), f"{stem}-{attempt}")
+            return self._retry(wait, str(error), f"{stem}{attempt}")
         except ClusterError as error:
-            return self._fail(wait, str(error), f"{stem}-{attempt}")
+            return self._fail(wait, str(error), f"{stem}{attempt}")
         self.on_event(events.Started(stage=name, submission_id=run.submission_id, attached=job is not None))
 
     def poll(self) -> None:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import arspm
 import cluster
@@ -55,9 +56,24 @@ def run_chain(
         fingerprint=lambda stage: fingerprints[stage.name],
         prefix=prefix(run),
         capacity=lambda: client.capacity(jobs_client),
+        in_the_way=lambda: _others(jobs_client, run, fingerprints),
         on_event=on_event,
         until=until,
     )
+
+
+def _others(jobs_client: Any, run: str, fingerprints: dict[str, str]) -> str:
+    """Why no stage of a run may begin: another works there with other settings, and they would overwrite each other."""
+    for job in client.list_jobs(jobs_client, {"run": run}):
+        stage = job.metadata.get("stage", "")
+        if not job.active or stage not in fingerprints:
+            continue
+        if not job.submission_id.startswith(chain.job_stem(prefix(run), stage, fingerprints[stage])):
+            return (
+                f"{stage} of this run is at work with other settings ({job.submission_id}): wait for it, stop it with "
+                f"`arspm cancel {run}`, or give these settings a run of their own"
+            )
+    return ""
 
 
 def detach(config: Config, run: str, address: str, until: str | None) -> str:

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from arspm import places, presets, stages, storage, sweeps
-from arspm.config import Config, ConfigError, load, override
+from arspm.config import Config, ConfigError, given_places, load, override
 from cluster.errors import ClusterError
 
 app = typer.Typer(
@@ -332,7 +332,7 @@ def _settings(preset: str, config: str | None, data: Mapping[str, str | None], c
     base = _read_config(config) if config else presets.preset(preset)
     wanted = _changes(changes)
     wanted |= {f"data.{name}": value for name, value in data.items() if value is not None}
-    found = override(base, wanted)
+    found = _absolute(override(base, wanted))
     needs = stages.INPUTS[found.data.format]
     words = [f"--{name} {'CSV' if name == 'csv' else 'FOLDER'}" for name in needs]
     if found.data.format != "avspeech":
@@ -351,9 +351,12 @@ def _settings(preset: str, config: str | None, data: Mapping[str, str | None], c
     avspeech = found.data.format == "avspeech"
     if avspeech and not found.oracle.speakers and not storage.is_remote(found.data.csv) and storage.exists(truth):
         found = override(found, {"oracle.speakers": truth})
-    paths = {f"data.{name}": getattr(found.data, name) for name in ("csv", "test_csv", "clips", "faces", "labels")}
-    paths["oracle.speakers"] = found.oracle.speakers
-    return override(found, {name: storage.absolute(path) for name, path in paths.items() if path})
+    return found
+
+
+def _absolute(config: Config) -> Config:
+    """With every path absolute, for jobs run in other folders than this command."""
+    return override(config, {name: storage.absolute(place) for name, place in given_places(config).items()})
 
 
 def _read_config(uri: str) -> Config:

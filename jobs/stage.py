@@ -14,6 +14,7 @@ from typing import Any
 from arspm import config as configuration
 from arspm import stages, storage
 from arspm.config import Config
+from arspm.retries import without_credentials
 from cluster.job import EXIT_TEMPORARY
 
 # (configuration, run, fingerprint) -> (files: path relative to the run -> size and hash, figures)
@@ -39,8 +40,8 @@ def readable_end(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        traceback.print_exc()
-        line = str(error).strip().splitlines()
+        print(without_credentials(traceback.format_exc()), file=sys.stderr)
+        line = without_credentials(str(error)).strip().splitlines()
         print(f"error: {name}: {line[0] if line else type(error).__name__}", file=sys.stderr, flush=True)
         sys.exit(EXIT_TEMPORARY if getattr(error, "temporary", False) else 1)
 

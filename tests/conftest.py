@@ -91,8 +91,8 @@ class Bucket(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
-    """A bucket of a real S3 server on loopback, with credentials of its own."""
+def seaweed_bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
+    """A bucket of a real S3 server on loopback, with credentials of its own, which it checks."""
     folder = tmp_path_factory.mktemp("s3")
     names = ("s3", "s3.grpc", "master", "master.grpc", "volume", "volume.grpc", "filer", "filer.grpc")
     names += ("admin", "admin.grpc", "s3.iceberg", "s3.lance")
@@ -111,7 +111,7 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
 
 @pytest.fixture(scope="session")
 def moto_bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
-    """A bucket of moto's server on loopback: another S3 than `bucket`'s, which looks at no secret."""
+    """A bucket of moto's server on loopback: another S3, which looks at no secret."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     server = Moto(tmp_path_factory.mktemp("moto"), port=port)
@@ -120,6 +120,13 @@ def moto_bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
         yield Bucket(f"s3://{BUCKET}", s3_env("127.0.0.1", port))
     finally:
         server.kill()
+
+
+@pytest.fixture(scope="session", params=["seaweed", pytest.param("moto", marks=pytest.mark.slow)])
+def bucket(request: pytest.FixtureRequest) -> Bucket:
+    """A bucket on each of two independent servers in turn."""
+    found: Bucket = request.getfixturevalue(f"{request.param}_bucket")
+    return found
 
 
 @pytest.fixture

@@ -71,6 +71,19 @@ def test_only_the_groups_that_are_asked_for_are_read(small, monkeypatch):
     assert read == [(1, [schema.CLIP_ID, schema.FACE_FEATURE])] * 2  # of the first and of the last shard
 
 
+def test_scattered_rows_take_the_memory_of_one_shard(write_corpus, monkeypatch):
+    """Else a thousandth of a large corpus, drawn at random, would bring all of it into memory."""
+    uri, _ = write_corpus({"train": (8,) * 12}, feature_dim=4096)
+    split, held = corpus.open_split(uri, "train"), []
+    original, before = corpus._read_groups, pa.total_allocated_bytes()
+    monkeypatch.setattr(
+        corpus, "_read_groups", lambda *asked: held.append(pa.total_allocated_bytes() - before) or original(*asked)
+    )
+    corpus.read_rows(split, {"features": (schema.FACE_FEATURE,)}, np.arange(1, 96, 4))
+    assert len(held) == 12
+    assert max(held) < 2 * 8 * 4096 * 4
+
+
 @pytest.mark.parametrize("subset", [1, 3, 4, 8, 9, 10, 13, 14, 19])
 def test_a_subset_is_the_first_rows(small, subset):
     uri, told = small

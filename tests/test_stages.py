@@ -135,6 +135,18 @@ def test_inputs_are_the_tables_contents_and_the_clips_names_and_sizes(tmp_path):
         describe()
 
 
+@pytest.mark.parametrize("field", ["vggface.weights", "face.detector", "oracle.speakers", "evaluate.judge"])
+def test_a_later_stages_file_that_is_not_there_is_told_first(tmp_path, field):
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "x.mp4").touch()
+    (tmp_path / "clips.csv").write_text("a,0,1,,\n")
+    given = {"data.csv": f"{tmp_path}/clips.csv", "data.clips": f"{tmp_path}/clips", field: f"{tmp_path}/none"}
+    with pytest.raises(FileNotFoundError, match=rf"^{field}: {tmp_path}/none does not exist$"):
+        stages.describe_inputs(override(Config(), given))
+    (tmp_path / "none").touch()
+    stages.describe_inputs(override(Config(), given))
+
+
 @pytest.mark.parametrize("missing", ["csv", "clips"])
 def test_inputs_that_are_not_given_are_named(tmp_path, missing):
     (tmp_path / "clips").mkdir()
@@ -229,6 +241,15 @@ def test_the_first_commit_stands(tmp_path):
     first = storage.read_bytes(f"{run}/preprocess/{stages.SUCCESS}")
     finish(run, "preprocess", n=99)
     assert storage.read_bytes(f"{run}/preprocess/{stages.SUCCESS}") == first
+
+
+def test_a_stage_that_two_made_with_other_settings_is_not_done(tmp_path):
+    """Neither's manifest vouches for what lies there."""
+    run = str(tmp_path)
+    finish(run, "preprocess", fingerprint="a" * 64)
+    with pytest.raises(ValueError, match=r"_SUCCESS\.json: the stage was run with other settings at the same time"):
+        finish(run, "preprocess", fingerprint="b" * 64)
+    assert stages.success(run, "preprocess") is None
 
 
 @pytest.mark.parametrize("value", [{}, [], "text", {"fingerprint": "f"}, 3])

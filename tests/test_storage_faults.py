@@ -55,7 +55,7 @@ class Place(NamedTuple):
 @pytest.fixture(params=["seaweedfs", "moto"])
 def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     """Both servers, with short waits, and each try a single request, so that every fault reaches `retried`."""
-    bucket = request.getfixturevalue({"seaweedfs": "bucket", "moto": "moto_bucket"}[request.param])
+    bucket = request.getfixturevalue({"seaweedfs": "seaweed_bucket", "moto": "moto_bucket"}[request.param])
     monkeypatch.delenv("AWS_MAX_ATTEMPTS", raising=False)
     monkeypatch.setattr(retries, "REQUEST_TRIES", 1)
     monkeypatch.setattr(retries, "FIRST_WAIT_SECONDS", 0.002)
@@ -283,6 +283,17 @@ def test_after_the_limit_one_error_says_all(place: Place, monkeypatch: pytest.Mo
         said[-1],
     )
     assert sum("Traceback" in line for line in said) == 1  # no chain of causes
+
+
+def test_a_stages_error_shows_no_credentials(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """Whoever raised it: Train and others ask storage by clients of their own."""
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not/to+be/told")
+    with pytest.raises(SystemExit), readable_end("encoder"):
+        raise RuntimeError("PUT s3://AKIAIOSFODNN7EXAMPLE:not/to+be/told@b/x failed: key AKIAIOSFODNN7EXAMPLE")
+    said = capsys.readouterr().err
+    assert said.endswith("error: encoder: PUT s3://***@b/x failed: key ***\n")
+    assert "told" not in said
+    assert "AKIA" not in said
 
 
 @ONE_SERVER

@@ -20,23 +20,24 @@ _GROUPS, _WINDOW = 1, 2  # what a random generator is for; without it (seed, epo
 class Groups(NamedTuple):
     """Row groups of a split, in the order of its files. Rows are numbered through all of them from 0.
 
-    `rows[i]`: the row numbers of group i that take part, rising. Groups with none are left out.
+    `rows`: the row numbers that take part, rising. Those of group i are rows[begins[i]:begins[i + 1]]; groups with none
+    are left out. Two arrays, for a corpus has tens of thousands of groups and every read task is handed them all.
     """
 
-    rows: tuple[np.ndarray, ...]
+    rows: np.ndarray
+    begins: np.ndarray
 
     @property
     def num_rows(self) -> int:
-        return sum(len(group) for group in self.rows)
+        return len(self.rows)
 
 
 def groups(sizes: Sequence[int], keep: np.ndarray | None = None) -> Groups:
     """Groups of these sizes. `keep`: (rows,) booleans, the rows that take part; all of them when None."""
-    ends = np.cumsum(sizes)
-    stretches = [np.arange(end - size, end) for size, end in zip(sizes, ends, strict=True)]
-    if keep is not None:
-        stretches = [rows[keep[rows]] for rows in stretches]
-    return Groups(tuple(rows for rows in stretches if len(rows)))
+    ends = np.cumsum(sizes, dtype=np.int64)
+    rows = np.arange(ends[-1]) if keep is None else np.flatnonzero(keep)
+    begins = np.searchsorted(rows, np.concatenate([[0], ends]))
+    return Groups(rows, np.unique(begins))
 
 
 class Order(NamedTuple):
@@ -91,11 +92,11 @@ def window(order: Order, epoch: int, index: int, rank: int, world_size: int) -> 
     steps = min(order.window_steps, order.num_steps - first)
     width, length = steps * order.lane_batch, order.num_steps * order.lane_batch
 
-    sequence = list(range(len(order.groups.rows)))
+    starts, total = order.groups.begins, order.groups.num_rows
+    sequence = np.arange(len(starts) - 1)
     if order.shuffle:
         _rng(order.seed, epoch, _GROUPS).shuffle(sequence)
-    begins = np.cumsum([0] + [len(order.groups.rows[i]) for i in sequence])
-    total = int(begins[-1])
+    begins = np.concatenate([[0], np.cumsum(np.diff(starts)[sequence])])
 
     rows, weights = [], []
     for lane in own:
@@ -104,7 +105,7 @@ def window(order: Order, epoch: int, index: int, rank: int, world_size: int) -> 
             _rng(order.seed, epoch, _WINDOW, lane, index).shuffle(positions)
         wrapped = positions % total
         which = np.searchsorted(begins, wrapped, side="right") - 1
-        rows.append([order.groups.rows[sequence[g]][p - begins[g]] for g, p in zip(which, wrapped, strict=True)])
+        rows.append(order.groups.rows[starts[sequence[which]] + wrapped - begins[which]])
         weights.append(positions < total)
     shape = (len(own), steps, order.lane_batch)
 

@@ -17,6 +17,7 @@ import cv2
 import dlib
 import numpy as np
 
+from arspm import storage
 from arspm.media.clips import DroppedClip
 from arspm.schema import FACE_SIZE, DropReason
 
@@ -66,11 +67,17 @@ class FaceDetector(Protocol):
 
 
 def make_detector(name_or_path: str) -> FaceDetector:
-    """`hog`, or the path of a YuNet model. Raises ValueError or FileNotFoundError with what to do."""
+    """`hog`, or a YuNet model by its path or s3://. Raises ValueError or FileNotFoundError with what to do."""
     if name_or_path == "hog":
         return hog_detector()
     if name_or_path.endswith(".onnx"):
-        return yunet_detector(name_or_path)
+        if not storage.is_remote(name_or_path):
+            return yunet_detector(name_or_path)
+        with storage.local_copy(name_or_path) as path:  # it is read at once
+            try:
+                return yunet_detector(path)
+            except ValueError as error:
+                raise ValueError(str(error).replace(str(path), name_or_path)) from error
     raise ValueError(f"face detector {name_or_path!r}: expected 'hog' or the path of a YuNet .onnx file")
 
 

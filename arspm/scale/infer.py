@@ -45,11 +45,12 @@ def make_features(config: Config, run: str) -> tuple[dict[str, Any], dict[str, A
 
 
 def predict(config: Config, run: str, split_name: str = "test") -> tuple[pa.Table, dict[str, Any]]:
-    """Features of every clip of a split as the trained model gives them, and the files that hold them.
+    """Features of a split's first `evaluate.num_clips` clips as the trained model gives them, and the files that hold
+    them. Rows are in order of a hash, so the first are as good a sample as any.
 
     The table has `clip_id`, `video_id`, the labels, and the columns named above beside `face_feature`.
     """
-    split = corpus.open_split(stages.corpus(run), split_name)
+    split = corpus.open_split(stages.corpus(run), split_name, config.evaluate.num_clips)
     items = [(split_name, shard) for shard in range(len(split.shards))]
     results = _map_shards(_Predictor, items, {split_name: split}, config, run)
     files = {path: described for each in results for path, described in each.items()}

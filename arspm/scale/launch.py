@@ -112,7 +112,7 @@ def fit_on_workers(
         )
         try:
             # Without a report there was nothing left to train.
-            return trainer.fit().checkpoint or (before and ray.train.Checkpoint(before))
+            return trainer.fit().checkpoint or (ray.train.Checkpoint(before) if before else None)
         except ray.train.WorkerGroupError as error:
             cause = _own_error(error)
             if cause is not None:

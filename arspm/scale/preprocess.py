@@ -7,6 +7,7 @@ the shards that have no receipt, and the shards come out byte-identical however 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -14,11 +15,12 @@ import logging
 import pickle
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import ray.data
+from pydantic import BaseModel, Field, ValidationError
 
 from arspm import config as configuration
 from arspm import corpus, schema, stages, storage
@@ -43,6 +45,24 @@ class Shard(NamedTuple):
     split: str
     name: str
     rows: tuple[ClipRow, ...]
+
+
+class _Dropped(BaseModel):
+    row: int
+    clip_id: str | None
+    reason: Annotated[str, Field(pattern=f"^({'|'.join(reason.value for reason in DropReason)})$")]
+    detail: str
+
+
+class _Receipt(BaseModel):
+    """What a shard's task leaves last: what it made, of which clips."""
+
+    fingerprint: str
+    rows: Annotated[int, Field(ge=0)]
+    videos: list[str]
+    ids: str
+    dropped: list[_Dropped]
+    files: dict[str, dict[str, Any]]
 
 
 def assign_splits(
@@ -101,7 +121,6 @@ def preprocess(config: Config, run: str, fingerprint: str) -> tuple[dict[str, An
     ids = [row.video_id for row in clips]
     split_of = assign_splits(ids, config.data.val_fraction, config.data.test_fraction, unit, test_videos)
     shards = plan_shards(clips, split_of, config.data.rows_per_shard)
-    _clear_others(place, shards, fingerprint)
     receipts = _make_shards(shards, labels, config, place, fingerprint)
 
     dropped = [_drop(row, row.reason, row.detail) for row in rows if isinstance(row, DroppedRow)]
@@ -184,7 +203,7 @@ def make_shard(shard: Shard, labels: dict[str, Labels], config: Config, place: s
             path = f"{shard.split}/{family}/{shard.name}.parquet"
             uri = storage.join(place, path)
             receipt["files"][path] = corpus.write_table(uri, table, config.data.rows_per_group)
-    storage.write_json(_receipt_uri(place, shard.split, shard.name), receipt)
+    storage.write_json(storage.join(place, RECEIPTS, _receipt_name(shard)), receipt)
     return receipt
 
 
@@ -198,11 +217,11 @@ def _make_shards(
     shards: Sequence[Shard], labels: dict[str, Labels], config: Config, place: str, fingerprint: str
 ) -> dict[tuple[str, str], dict[str, Any]]:
     """Every shard's receipt, making those that are not there."""
-    there = storage.files_below(storage.join(place, RECEIPTS))
+    made = kept(place, fingerprint)
     receipts, missing = {}, []
     for shard in shards:
-        if f"{shard.split}-{shard.name}.json" in there:
-            receipts[shard.split, shard.name] = storage.read_json(_receipt_uri(place, shard.split, shard.name))
+        if (receipt := made.get(_receipt_name(shard))) is not None:
+            receipts[shard.split, shard.name] = receipt
         else:
             missing.append(shard)
     total = sum(len(shard.rows) for shard in shards)
@@ -234,19 +253,23 @@ def _make_shards(
     return receipts
 
 
-def _clear_others(place: str, shards: Sequence[Shard], fingerprint: str) -> None:
-    """Remove what another configuration left: receipts with another fingerprint mean another corpus."""
-    there = storage.files_below(storage.join(place, RECEIPTS))
-    if not there:
+def kept(place: str, fingerprint: str) -> dict[str, dict[str, Any]]:
+    """The receipts of shards that are made, by the receipt's file name; what is no receipt vouches for nothing.
+
+    Another corpus than this fingerprint's is removed.
+    """
+    found = {}
+    for name, data in storage.read_folder(storage.join(place, RECEIPTS), ".json").items():
+        with contextlib.suppress(ValidationError):
+            found[name] = _Receipt.model_validate_json(data, strict=True).model_dump()
+    if {receipt["fingerprint"] for receipt in found.values()} != {fingerprint}:
         storage.remove(place)
-        return
-    first = storage.read_json(storage.join(place, RECEIPTS, next(iter(there))))
-    if first.get("fingerprint") != fingerprint:
-        storage.remove(place)
+        return {}
+    return found
 
 
-def _receipt_uri(place: str, split: str, name: str) -> str:
-    return storage.join(place, RECEIPTS, f"{split}-{name}.json")
+def _receipt_name(shard: Shard) -> str:
+    return f"{shard.split}-{shard.name}.json"
 
 
 def _drop(row: ClipRow | DroppedRow, reason: DropReason, detail: str) -> dict[str, Any]:

@@ -305,6 +305,16 @@ def test_a_live_job_is_joined_and_a_dead_ones_id_is_not_used_again() -> None:
     assert [event.attached for event in seen if isinstance(event, events.Started)] == [True]
 
 
+def test_nothing_is_submitted_where_something_is_in_the_way_but_a_live_job_is_joined() -> None:
+    cluster = Cluster()
+    cluster.jobs["t-a-01234567-1"] = Job("t-a-01234567-1", "RUNNING")
+    cluster.steps["t-a-01234567-1"], cluster.stages["t-a-01234567-1"] = ["RUNNING", "SUCCEEDED"], "a"
+    outcomes = run(cluster, [stage("a"), stage("b", "a")], in_the_way=lambda: "c is at work")
+    assert statuses(outcomes) == {"a": "done", "b": "failed"}
+    assert outcomes["b"].reason == "c is at work"
+    assert cluster.submitted == []
+
+
 def test_ctrl_c_stops_what_runs_and_cancels_the_rest() -> None:
     cluster, seen = Cluster(left=[["RUNNING", "RUNNING", KeyboardInterrupt()]], right=[["RUNNING"] * 100]), []
     outcomes = run(cluster, DIAMOND, seen=seen)

@@ -15,8 +15,10 @@ import pytest
 import soundfile
 
 from arspm import stages
-from arspm.config import ConfigError, dump
+from arspm.config import ConfigError, dump, given_places
 from arspm.media.clips import load_speech
+from cluster import client
+from jobs import chain
 from jobs.cli import _settings
 from tests.jobs.conftest import Chain, arspm, submit
 
@@ -86,6 +88,26 @@ def test_each_format_names_its_data_and_finds_its_labels(tmp_path: Path, monkeyp
     )
     found = _settings("smoke", None, {"format": "folder", "clips": "s3://b/people"}, ["data.val_fraction=0.3"]).data
     assert (found.clips, found.labels, found.val_fraction) == ("s3://b/people", "", 0.3)
+
+
+def test_every_path_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Jobs run in another folder than the command that names them."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/me")
+    Path("labels.csv").write_text("video_id\n")
+    given = {"csv": f"file://{tmp_path}/clips.csv", "clips": "~/clips"}
+    sets = ["vggface.weights=w.pth", "face.detector=yunet.onnx", "evaluate.judge=s3://b/judge.onnx"]
+    found = given_places(_settings("smoke", None, given, sets))
+    assert found == {
+        "data.csv": f"{tmp_path}/clips.csv",
+        "data.clips": "/home/me/clips",
+        "data.labels": f"{tmp_path}/labels.csv",
+        "vggface.weights": f"{tmp_path}/w.pth",
+        "face.detector": f"{tmp_path}/yunet.onnx",
+        "evaluate.judge": "s3://b/judge.onnx",
+    }
+    named = _settings("smoke", None, given, [])
+    assert (named.face.detector, named.evaluate.judge) == ("hog", "classifier")
 
 
 def test_the_true_causes_of_made_up_speakers_are_found_beside_the_csv(tmp_path: Path):
@@ -327,6 +349,27 @@ def test_a_detached_chain_is_driven_by_the_cluster_and_can_be_cancelled(
     assert "-vggface-" in said
     assert "running" not in arspm("status", run).stdout
     assert not (run / "vggface" / "_SUCCESS.json").exists()
+
+
+@pytest.mark.ray
+def test_two_people_with_other_settings_do_not_work_on_one_run_at_once(
+    clips: Path, run: tuple[Path, str], tmp_path: Path, jobs_client: Any
+):
+    """They would overwrite each other. The second is told, and nothing of the first is touched."""
+    copy = shutil.copytree(run[0], tmp_path / "run")
+    first = f"{chain.prefix(str(copy))}-decoder-01234567-1"
+    client.submit(
+        jobs_client, submission_id=first, entrypoint="sleep 300", metadata={"run": str(copy), "stage": "decoder"}
+    )
+    try:
+        before = {path: path.read_bytes() for path in copy.rglob("_SUCCESS.json")}
+        done = submit(clips, copy, "--set", "loss.lambda1=2")
+        assert done.returncode == 1
+        why = f"encoder: FAILED: decoder of this run is at work with other settings ({first}): wait for it, stop it"
+        assert why in done.stdout
+        assert {path: path.read_bytes() for path in copy.rglob("_SUCCESS.json")} == before
+    finally:
+        client.cancel(jobs_client, {"run": str(copy)})
 
 
 @pytest.mark.ray

@@ -265,6 +265,14 @@ def test_of_many_clips_some_look_for_their_speaker(run: Run, monkeypatch: pytest
     assert {(row["n"], row["gallery"]) for row in found["retrieval"]} == {(7, 6)}
 
 
+def test_of_many_clips_the_first_are_measured(run: Run) -> None:
+    evaluate.evaluate(override(CONFIG, {"evaluate.num_clips": 9}), run.uri, "f" * 64)
+    found = storage.read_json(storage.join(run.uri, "evaluate", "metrics.json"))
+    assert found["n"] == 9 < len(run.test[schema.CLIP_ID])
+    clips = pq.read_table(Path(run.uri, "evaluate", evaluate.CLIPS))[schema.CLIP_ID].to_pylist()
+    assert clips == run.test[schema.CLIP_ID][:9]
+
+
 def test_variants_are_called_what_table_4_calls_them() -> None:
     names = {name: evaluate.model_name(override(CONFIG, variant.changes)) for name, variant in VARIANTS.items()}
     assert {name for name, variant in VARIANTS.items() if variant.published} == {

@@ -27,7 +27,7 @@ from arspm.config import Config, override
 from arspm.learning.batch import to_batch
 from arspm.media.synthetic import draw_face, sample_speakers, speak, write_clip
 from arspm.presets import preset
-from arspm.scale.preprocess import assign_splits, log, preprocess
+from arspm.scale.preprocess import assign_splits, kept, log, preprocess
 from tests.scale.conftest import FINGERPRINT, FPS, REPO, Clips, Prepared, busy_workers
 
 on_ray = pytest.mark.ray
@@ -48,6 +48,31 @@ def shard_hashes(run: Path) -> dict[str, str]:
         for path in run.rglob("*")
         if path.suffix in (".parquet", ".json")
     }
+
+
+# --- receipts
+
+
+def test_what_is_no_receipt_vouches_for_nothing(tmp_path: Path) -> None:
+    """And where one is of another corpus, nothing is kept."""
+    folder = tmp_path / "corpus" / "receipts"
+    folder.mkdir(parents=True)
+    good: dict[str, Any] = {
+        "fingerprint": FINGERPRINT,
+        "rows": 1,
+        "videos": ["a"],
+        "ids": "0",
+        "dropped": [],
+        "files": {},
+    }
+    spoilt = [[], None, "text", {}, good | {"rows": -1}, good | {"dropped": [{"reason": "boredom"}]}]
+    for number, value in enumerate([good, *spoilt]):
+        (folder / f"train-shard-{number:05d}.json").write_text(json.dumps(value))
+    (folder / "train-shard-00100.json").write_text(json.dumps(good)[:-1])
+    assert kept(f"{tmp_path}/corpus", FINGERPRINT) == {"train-shard-00000.json": good}
+    (folder / "val-shard-00000.json").write_text(json.dumps(good | {"fingerprint": "0" * 64}))
+    assert kept(f"{tmp_path}/corpus", FINGERPRINT) == {}
+    assert not folder.exists()
 
 
 # --- the contract

@@ -14,6 +14,7 @@ import pytest
 from arspm import config as configuration
 from arspm import stages, storage
 from arspm.config import Config, override
+from arspm.media.faces import make_detector
 from cluster import client as jobs
 from tests.conftest import Bucket
 from tests.scale.conftest import FINGERPRINT, REPO, Clips
@@ -52,9 +53,19 @@ def test_files_are_written_found_described_and_removed(s3: str, tmp_path: Path) 
         storage.read_bytes(storage.join(place, "large"))
 
 
+def test_a_face_detector_is_fetched(s3: str) -> None:
+    """As far as without a model: what is read is what lies in the bucket, and is called by that name."""
+    uri = storage.join(s3, "models/yunet.onnx")
+    with pytest.raises(FileNotFoundError, match=f"{uri}: no such file"):
+        make_detector(uri)
+    storage.write_bytes(uri, b"no model")
+    with pytest.raises(ValueError, match=f"^{uri} is not a YuNet model"):
+        make_detector(uri)
+
+
 def run_job(jobs_client: Any, bucket: Bucket, stage: str, run: str, config_uri: str) -> None:
     command = ["python", "-m", f"jobs.{stage}", "--run", run, "--config", config_uri, "--fingerprint", FINGERPRINT]
-    name = f"s3-{stage}"
+    name = f"s3-{stage}-{bucket.env['AWS_ACCESS_KEY_ID']}"
     env = {**bucket.env, "PYTHONPATH": str(REPO)}
     jobs.submit(jobs_client, submission_id=name, entrypoint=shlex.join(command), env_vars=env)
     lines: list[str] = []
@@ -103,13 +114,14 @@ def test_preprocess_and_a_training_stage_run_as_jobs_from_and_to_the_bucket(
     ids=["wrong secret", "no server"],
 )
 def test_a_bucket_that_cannot_be_reached_is_one_clear_line(
-    bucket: Bucket, changes: dict[str, str], told: str, tmp_path: Path
+    seaweed_bucket: Bucket, changes: dict[str, str], told: str, tmp_path: Path
 ) -> None:
-    run = f"{bucket.uri}/runs/two"
+    env = {**os.environ, **seaweed_bucket.env, **changes}
+    run = f"{seaweed_bucket.uri}/runs/two"
     command = [sys.executable, "-m", "jobs.preprocess", "--run", run, "--config", f"{run}/c.json"]
     said = subprocess.run(
         [*command, "--fingerprint", FINGERPRINT],
-        env={**os.environ, **bucket.env, **changes},
+        env=env,
         cwd=REPO,
         capture_output=True,
         text=True,
@@ -120,4 +132,4 @@ def test_a_bucket_that_cannot_be_reached_is_one_clear_line(
     assert last.startswith("error: preprocess: ")
     assert told in last
     for name in ("AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID"):
-        assert {**bucket.env, **changes}[name] not in last
+        assert env[name] not in said.stderr + said.stdout, "in no line of the traceback either"

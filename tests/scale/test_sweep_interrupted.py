@@ -119,14 +119,15 @@ def test_a_sweep_over_a_bucket(
         storage.upload(Path(uri, path), storage.join(remote, path))
     place = planned(remote, config, 3)
     command = ["python", "-m", "jobs.sweep", "--run", remote, "--name", NAME]
+    name = f"s3-sweep-{bucket.env['AWS_ACCESS_KEY_ID']}"
     jobs.submit(
         jobs_client,
-        submission_id="s3-sweep",
+        submission_id=name,
         entrypoint=shlex.join(command),
         env_vars={**bucket.env, "PYTHONPATH": str(REPO)},
     )
     lines: list[str] = []
-    assert jobs.wait(jobs_client, "s3-sweep", lines.append).status == "SUCCEEDED", "\n".join(lines)
+    assert jobs.wait(jobs_client, name, lines.append).status == "SUCCEEDED", "\n".join(lines)
     check_whole(place, {}, 3)
     found = {path.split("/")[0] for path in storage.files_below(place)}
     assert found == {"sweep.json", "results.json", "index.html", "clips.jpg", "trials", "tensorboard"}
