@@ -11,7 +11,6 @@ import re
 import socketserver
 import threading
 import time
-import webbrowser
 from base64 import b64encode
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
@@ -50,7 +49,7 @@ def dashboard(uri: str, port: int | None = None) -> None:
     serve(uri, PORT if port is None else port)
 
 
-def serve(uri: str, port: int = PORT, open_browser: bool = False, host: str = "127.0.0.1") -> None:
+def serve(uri: str, port: int = PORT, host: str = "127.0.0.1") -> None:
     """Serve a sweep's folder, or all sweeps of a run (a path or s3://), on loopback until Ctrl-C; say where.
 
     A taken port is replaced by the next free one, 0 is any. There is `/`, `/SWEEP/`, `/SWEEP/index.html` and
@@ -62,8 +61,6 @@ def serve(uri: str, port: int = PORT, open_browser: bool = False, host: str = "1
         if port not in (0, server.port):
             print(f"port {port} is taken")
         print(f"the page is at {address} (Ctrl-C ends it)", flush=True)
-        if open_browser:
-            webbrowser.open(address)
         try:
             server.serve_forever()
         except KeyboardInterrupt:
