@@ -279,7 +279,7 @@ def dashboard(
     uri: Annotated[str, typer.Argument(metavar="URI", help="A run's directory, or a sweep's in it.")],
     port: Annotated[int | None, typer.Option(help="8266, or the next that is free.")] = None,
 ) -> None:
-    """Serve the pages of a run's sweeps on loopback, as storage has them; no cluster is needed."""
+    """Serve the pages of a run's sweeps on loopback, to who has the address; no cluster is needed."""
     from jobs.dashboard import dashboard as serve
 
     serve(storage.absolute(uri), port)

@@ -1,4 +1,9 @@
-"""A sweep's page, live: read from its folder in storage and served to this machine's own browser, read-only."""
+"""A sweep's page, live: read from its folder in storage and served on loopback, read-only, to who has its address.
+
+Every user of the machine reaches loopback, so the address's path begins with a token, another at each start. It is no
+cookie, for a browser sends those of 127.0.0.1 to every port there, and one may be another user's. What is served has
+relative links alone: they work below the token and do not tell it.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +13,7 @@ import html
 import json
 import math
 import re
+import secrets
 import socketserver
 import threading
 import time
@@ -16,7 +22,7 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from time import monotonic
 from typing import Any, Generic, NamedTuple, TypeVar
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote
 
 from arspm import storage, sweeps
 
@@ -41,6 +47,11 @@ _OWN_POLICY = (
     f"default-src 'none'; style-src 'sha256-{b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()}'; {_SHUT}"
 )
 
+_STRANGER = (
+    b"This page is for who has its address: the whole one that `arspm dashboard` printed, with its token."
+    b" Each start has another.\n"
+)
+
 T = TypeVar("T")
 
 
@@ -52,15 +63,14 @@ def dashboard(uri: str, port: int | None = None) -> None:
 def serve(uri: str, port: int = PORT, host: str = "127.0.0.1") -> None:
     """Serve a sweep's folder, or all sweeps of a run (a path or s3://), on loopback until Ctrl-C; say where.
 
-    A taken port is replaced by the next free one, 0 is any. There is `/`, `/SWEEP/`, `/SWEEP/index.html` and
-    `/SWEEP/results.json`, nothing else. Raises ValueError where there is no sweep, for another host than loopback, and
-    for a port that cannot be had.
+    A taken port is replaced by the next free one, 0 is any. Below the address that is printed there is `SWEEP/`,
+    `SWEEP/index.html` and `SWEEP/results.json`, nothing else, and beside it nothing. Raises ValueError where there is
+    no sweep, for another host than loopback, and for a port that cannot be had.
     """
     with start(uri, port, host) as server:
-        address = f"http://127.0.0.1:{server.port}/"
         if port not in (0, server.port):
             print(f"port {port} is taken")
-        print(f"the page is at {address} (Ctrl-C ends it)", flush=True)
+        print(f"the page is at {server.address} (Ctrl-C ends it)", flush=True)
         try:
             server.serve_forever()
         except KeyboardInterrupt:
@@ -144,23 +154,23 @@ class Site:
             if not self._sweeps.get():
                 raise ValueError(f"{uri}: no sweep here; `arspm sweep SPACE --run {uri}` makes one in a finished run")
 
-    def answer(self, target: str) -> Answer:
-        """The answer to a GET of a request's target. Raises what storage raises."""
+    def answer(self, path: str) -> Answer:
+        """The answer to a GET of what follows the token in a request's target. Raises what storage raises."""
         known = self._sweeps.get()
-        parts = urlsplit(target).path.split("/") if target.startswith("/") else []
-        if parts == ["", ""]:
+        parts = path.partition("?")[0].split("/")
+        if parts == [""]:
             if len(known) == 1:
-                return Answer(302, b"", location=f"/{quote(next(iter(known)), safe='')}/")
+                return Answer(302, b"", location=f"{quote(next(iter(known)), safe='')}/")
             return _own_page("Sweeps", self._table(known), 15)
-        if len(parts) == 3 and (name := unquote(parts[1])) in known and (parts[2] or sweeps.PAGE) in _TYPES:
-            file = parts[2] or sweeps.PAGE
+        if len(parts) == 2 and (name := unquote(parts[0])) in known and (parts[1] or sweeps.PAGE) in _TYPES:
+            file = parts[1] or sweeps.PAGE
             data = self._read(known[name], file)
             if data is not None:
                 return Answer(200, data, _TYPES[file], _PAGE_POLICY)
             if file == sweeps.PAGE:
                 told = f"<p>{html.escape(name)} has not begun to write. This page looks again every few seconds.</p>"
                 return _own_page("Waiting for the sweep", told, 5)
-        return Answer(404, b"There is no such page. The sweeps are at /\n")
+        return Answer(404, b"There is no such page. The sweeps are at the address that `arspm dashboard` printed.\n")
 
     def _read(self, folder: str, name: str) -> bytes | None:
         uri = storage.join(folder, name)
@@ -171,25 +181,31 @@ class Site:
         heads = "".join(f"<th>{head}</th>" for head in ("Sweep", "State", "Trials", "Best", "Last renewed"))
         rows = []
         for name, folder in known.items():
-            link = f'<a href="/{html.escape(quote(name, safe=""))}/">{html.escape(name)}</a>'
+            link = f'<a href="{html.escape(quote(name, safe=""))}/">{html.escape(name)}</a>'
             cells = "".join(f"<td>{html.escape(cell)}</td>" for cell in _told(self._read(folder, sweeps.RESULTS)))
             rows.append(f"<tr><td>{link}</td>{cells}</tr>")
         return f"<table><tr>{heads}</tr>{''.join(rows)}</table>"
 
 
 class Server(socketserver.ThreadingTCPServer):
-    """Bound to loopback. Raises OSError for a port that cannot be had."""
+    """Bound to loopback, with a token of its own. Raises OSError for a port that cannot be had."""
 
     allow_reuse_address = True
     daemon_threads = True
 
     def __init__(self, port: int, site: Site) -> None:
         self.site = site
+        self.root = f"/{secrets.token_urlsafe(16)}/"  # 128 bits, and the line with the address fits a terminal
         super().__init__(("127.0.0.1", port), Handler)
 
     @property
     def port(self) -> int:
         return int(self.server_address[1])
+
+    @property
+    def address(self) -> str:
+        """Where the page is. Who has it can read the page."""
+        return f"http://127.0.0.1:{self.port}{self.root}"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Nothing: it is a browser that went away."""
@@ -209,8 +225,12 @@ class Handler(BaseHTTPRequestHandler):
         if len(hosts) != 1 or not _HOST_HEADER.fullmatch(hosts[0].strip()):
             self._send(Answer(403, b"This server answers to the names localhost and 127.0.0.1 only.\n"))
             return
+        root = self.server.root
+        if not secrets.compare_digest(self.path[: len(root)].encode(), root.encode()):
+            self._send(Answer(403, _STRANGER))
+            return
         try:
-            answer = self.server.site.answer(self.path)
+            answer = self.server.site.answer(self.path[len(root) :])
         except Exception as error:  # whatever storage or its library says; the next request asks again
             line = (str(error).strip() or type(error).__name__).splitlines()[0]
             answer = Answer(503, f"The sweep's folder cannot be read: {line}\n".encode())

@@ -32,15 +32,27 @@ class Reply(NamedTuple):
 
 
 class Client(NamedTuple):
-    """Requests as they are written here: http.client changes neither path nor Host."""
+    """Requests as they are written here: http.client changes neither path nor Host.
+
+    Paths go below `root`, which begins with the token; a stranger's is empty.
+    """
 
     port: int
+    root: str = ""
+
+    @property
+    def token(self) -> str:
+        return self.root.removeprefix("/")
+
+    @property
+    def stranger(self) -> Client:
+        return Client(self.port)
 
     def __call__(self, path: str, method: str = "GET", **headers: str) -> Reply:
         headers = {"Host": f"127.0.0.1:{self.port}", **{name.replace("_", "-"): v for name, v in headers.items()}}
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
         try:
-            connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
+            connection.putrequest(method, self.root + path, skip_host=True, skip_accept_encoding=True)
             for name, value in headers.items():
                 connection.putheader(name, value)
             connection.endheaders()
@@ -50,6 +62,7 @@ class Client(NamedTuple):
             connection.close()
 
     def raw(self, data: bytes) -> bytes:
+        """The answer to bytes that are sent as they are."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=20) as connection:
             connection.sendall(data)
             connection.shutdown(socket.SHUT_WR)
@@ -68,7 +81,7 @@ def serve() -> Iterator[Serve]:
         server = dashboard.start(uri, port=0)
         servers.append(server)
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        return Client(server.port)
+        return Client(server.port, server.root.removesuffix("/"))
 
     yield begin
     for server in servers:
@@ -101,7 +114,7 @@ def write_sweep(run: str, name: str = "loss_weights", page: bytes | None = PAGE,
 def test_a_run_with_one_sweep_leads_to_its_page(tmp_path: Path, serve: Serve) -> None:
     folder = write_sweep(str(tmp_path))
     get = serve(str(tmp_path))
-    assert (get("/").status, get("/").headers["location"]) == (302, "/loss_weights/")
+    assert (get("/").status, get("/").headers["location"]) == (302, "loss_weights/")
     for path in ("/loss_weights/", "/loss_weights/index.html", "/loss_weights/?again=1"):
         reply = get(path)
         assert (reply.status, reply.body, reply.headers["content-type"]) == (200, PAGE, "text/html; charset=utf-8")
@@ -141,7 +154,7 @@ def test_several_sweeps_are_listed(tmp_path: Path, serve: Serve) -> None:
         "torn": ["unreadable", "", "", ""],
     }
     for link in re.findall(r'href="(.*?)"', text):
-        assert get(link).status == 200
+        assert get(f"/{link}").status == 200
     assert "default-src 'none'" in page.headers["content-security-policy"]
     assert "unsafe" not in page.headers["content-security-policy"]
 
@@ -156,13 +169,13 @@ def test_names_and_figures_of_others_are_shown_as_text(tmp_path: Path, serve: Se
     assert "<img" not in text
     assert "&lt;script&gt;alert(1)" in text
     [link] = [link for link in re.findall(r'href="(.*?)"', text) if "plain" not in link]
-    assert re.fullmatch(r"/[A-Za-z0-9%._~-]+/", link)
-    assert get(link).body == PAGE
+    assert re.fullmatch(r"[A-Za-z0-9%._~-]+/", link)
+    assert get(f"/{link}").body == PAGE
     (tmp_path / "sweeps" / hostile / "index.html").unlink()
     get = serve(str(tmp_path / "sweeps" / hostile))
     location = get("/").headers["location"]
-    assert re.fullmatch(r"/[A-Za-z0-9%._~-]+/", location)
-    assert "<script" not in get(location).body.decode()
+    assert re.fullmatch(r"[A-Za-z0-9%._~-]+/", location)
+    assert "<script" not in get(f"/{location}").body.decode()
 
 
 def test_a_sweep_that_has_not_begun_is_waited_for(
@@ -253,6 +266,78 @@ def test_a_fault_of_storage_is_said_or_bridged(tmp_path: Path, serve: Serve, mon
     assert re.fullmatch(rb"The sweep's folder cannot be read: .*\n", fault.body)
 
 
+# --- whom it refuses
+
+
+def strange(token: str) -> list[str]:
+    """Paths of who has not the whole token, to what there is and to what there is not."""
+    names = ("", "loss_weights/", "loss_weights/index.html", "loss_weights/results.json", "none/", "favicon.ico")
+    other = token[:-1] + ("a" if token[-1] != "a" else "b")
+    guesses = ("", other, token[:-1], token + "a", token.swapcase(), f"%{ord(token[0]):02x}{token[1:]}", "..")
+    return [
+        *(f"/{name}" for name in names),
+        *(f"/{guess}/{name}" for guess in guesses for name in names),
+        *(f"/{token}{end}" for end in ("", "?", "%2f", "%2floss_weights/", "\\loss_weights/")),
+        *(f"/loss_weights/?{token}", f"/?token={token}", f"/loss_weights/{token}/", f"/./{token}/"),
+    ]
+
+
+def test_a_stranger_is_refused_whatever_there_is(tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the token, or with another: the same answer to every path and method, with no look at storage."""
+    get = serve(write_sweep(str(tmp_path)))
+    assert get("/loss_weights/").body == PAGE
+    etag = get("/loss_weights/").headers["etag"]
+    asked: list[str] = []
+    monkeypatch.setattr(dashboard.Site, "answer", lambda _, path: asked.append(path))
+    replies = []
+    for path in strange(get.token):
+        replies += [get.stranger(path), get.stranger(path, If_None_Match=f"{etag}, *")]
+        head = get.stranger(path, "HEAD")
+        assert (head.status, head.body) == (403, b"")
+        assert get.stranger(path, "POST", Content_Length="0").status == 405
+    assert asked == []
+    assert {reply.status for reply in replies} == {403}
+    [body] = {reply.body for reply in replies}
+    assert b"the whole one that `arspm dashboard` printed" in body
+    assert len({str(reply.headers | {"date": ""}) for reply in replies}) == 1
+    assert "etag" not in replies[0].headers
+    assert replies[0].headers["referrer-policy"] == "no-referrer"
+
+
+def test_a_server_has_a_token_of_its_own(tmp_path: Path, serve: Serve) -> None:
+    folder = write_sweep(str(tmp_path))
+    servers = [serve(folder) for _ in range(3)]
+    assert len({get.token for get in servers}) == 3
+    for get in servers:
+        assert re.fullmatch(r"[A-Za-z0-9_-]{22}", get.token), "128 bits"
+        for other in servers:
+            reply = get._replace(root=other.root)("/loss_weights/")
+            assert (reply.status, reply.body == PAGE) == ((200, True) if other is get else (403, False))
+
+
+def test_the_token_is_in_nothing_that_is_sent(tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither to who has it, for a page may be saved, printed and passed on, nor to a stranger."""
+    monkeypatch.setattr(dashboard, "FILE_SECONDS", 0.0)
+    alone = serve(write_sweep(str(tmp_path / "alone")))
+    write_sweep(str(tmp_path))
+    write_sweep(str(tmp_path), "later", page=None)
+    Path(write_sweep(str(tmp_path), "broken", page=None), "results.json").mkdir()
+    get = serve(str(tmp_path))
+    asked = [(alone, "/", 302), (alone, "/loss_weights", 404), (get, "/", 503), (get, "/loss_weights/", 200)]
+    asked += [(get, "/loss_weights/results.json", 200), (get, "/later/", 200), (get, "/none/", 404)]
+    asked += [(get, "/broken/results.json", 503), (get.stranger, "/", 403)]
+    for client, path, status in asked:
+        reply = client(path)
+        assert reply.status == status
+        for each in (alone, get):
+            assert each.token not in f"{reply.headers}{reply.body!r}"
+    (tmp_path / "sweeps" / "broken" / "results.json").rmdir()
+    listed = get("/")
+    assert (listed.status, listed.body.count(b"<td><a ")) == (200, 3)
+    assert get.token not in f"{listed.headers}{listed.body!r}"
+    assert get.token not in str(get("/", "POST", Content_Length="0"))
+
+
 # --- what it refuses
 
 
@@ -281,9 +366,9 @@ def test_a_fault_of_storage_is_said_or_bridged(tmp_path: Path, serve: Serve, mon
         "/index.html",
         "/secret",
         "/" + "a" * 60_000,
-        "http://127.0.0.1/loss_weights/",
-        "loss_weights/",
-        "*",
+        "//loss_weights/",
+        "//there/loss_weights/",
+        "/#/loss_weights/",
     ],
 )
 def test_nothing_else_is_there(path: str, tmp_path: Path, serve: Serve) -> None:
@@ -296,25 +381,35 @@ def test_nothing_else_is_there(path: str, tmp_path: Path, serve: Serve) -> None:
     assert reply.headers["content-type"] == "text/plain; charset=utf-8"
     assert b"hidden" not in reply.body
     assert b"root:" not in reply.body
-    assert path.encode() not in reply.body or path in ("*", "/")
+    assert path.encode() not in reply.body
 
 
 @pytest.mark.parametrize(
     ("request_line", "status"),
     [
-        (b"GET /\x00 HTTP/1.1", b"404"),
-        (b"GET /loss_weights/\x00 HTTP/1.1", b"404"),
-        (b"GET /\xff\xfe HTTP/1.1", b"404"),
-        (b"GET /" + b"a" * 70_000 + b" HTTP/1.1", b"414"),
-        (b"BREW / HTTP/1.1", b"501"),
+        (b"GET ROOT/\x00 HTTP/1.1", b"404"),
+        (b"GET ROOT/loss_weights/\x00 HTTP/1.1", b"404"),
+        (b"GET ROOT/\xff\xfe HTTP/1.1", b"404"),
+        (b"GET ROOT/" + b"a" * 70_000 + b" HTTP/1.1", b"414"),
+        (b"BREW ROOT/ HTTP/1.1", b"501"),
+        (b"GET /\x00 HTTP/1.1", b"403"),
+        (b"GET /\xff\xfe HTTP/1.1", b"403"),
+        (b"GET * HTTP/1.1", b"403"),
+        (b"GET http://127.0.0.1ROOT/loss_weights/ HTTP/1.1", b"403"),
+        (b"GET TOKEN/loss_weights/ HTTP/1.1", b"403"),
+        (b"GET /loss_weights/ HTTP/1.1\r\nCookie: token=TOKEN\r\nAuthorization: Bearer TOKEN", b"403"),
     ],
 )
 def test_odd_requests_are_answered_with_an_error(
     request_line: bytes, status: bytes, tmp_path: Path, serve: Serve
 ) -> None:
     client = serve(write_sweep(str(tmp_path)))
+    for word, value in ((b"ROOT", client.root), (b"TOKEN", client.token)):
+        request_line = request_line.replace(word, value.encode())
     reply = client.raw(request_line + b"\r\nHost: localhost\r\n\r\n")
     assert reply.split(b" ")[1] == status
+    assert client.token.encode() not in reply
+    assert PAGE not in reply
     assert b"X-Content-Type-Options: nosniff" in reply
     assert b"default-src 'none'" in reply
     for nonsense in (b"nonsense\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"\x16\x03\x01", b""):
@@ -351,8 +446,9 @@ def test_other_names_of_this_host_are_refused(host: str, status: int, tmp_path: 
 def test_no_host_and_two_hosts_are_refused(tmp_path: Path, serve: Serve) -> None:
     client = serve(write_sweep(str(tmp_path)))
     for hosts in (b"", b"Host: localhost\r\nHost: evil.example\r\n"):
-        reply = client.raw(b"GET /loss_weights/ HTTP/1.1\r\n" + hosts + b"\r\n")
+        reply = client.raw(f"GET {client.root}/loss_weights/ HTTP/1.1\r\n".encode() + hosts + b"\r\n")
         assert reply.split(b" ")[1] == b"403"
+        assert PAGE not in reply
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"])
@@ -371,6 +467,7 @@ def test_head_is_get_without_the_body(tmp_path: Path, serve: Serve) -> None:
         assert head.body == b""
         assert {**head.headers, "date": ""} == {**whole.headers, "date": ""}
         assert head.status == whole.status
+    assert get("/loss_weights/").status == get("/loss_weights/", "HEAD").status == 200
 
 
 # --- where it listens
@@ -389,6 +486,7 @@ def test_it_listens_on_loopback_only(tmp_path: Path) -> None:
 
 
 def test_the_command_takes_the_next_free_port_says_so_and_ends_at_ctrl_c(tmp_path: Path) -> None:
+    """And writes its token in the address alone, whatever is asked of it."""
     folder = write_sweep(str(tmp_path))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -405,11 +503,16 @@ def test_the_command_takes_the_next_free_port_says_so_and_ends_at_ctrl_c(tmp_pat
             assert command.stdout is not None
             assert command.stdout.readline() == f"port {port} is taken\n"
             said = re.fullmatch(
-                r"the page is at http://127\.0\.0\.1:(\d+)/ \(Ctrl-C ends it\)\n", command.stdout.readline()
+                r"the page is at http://127\.0\.0\.1:(\d+)(/[\w-]+)/ \(Ctrl-C ends it\)\n", command.stdout.readline()
             )
             assert said is not None
             assert int(said[1]) > port
-            assert Client(int(said[1]))("/loss_weights/").body == PAGE
+            get = Client(int(said[1]), said[2])
+            assert get("/loss_weights/").body == PAGE
+            assert get("/none/").status == 404
+            assert get.stranger("/loss_weights/").status == 403
+            assert b"400" in get.raw(f"nonsense {get.root}/\r\n\r\n".encode())
+            assert get.raw(f"BREW {get.root}/ HTTP/1.1\r\n\r\n".encode()).split(b" ")[1] == b"501"
             command.send_signal(signal.SIGINT)
             out, errors = command.communicate(timeout=20)
             assert (command.returncode, out, errors) == (0, "\n", "")

@@ -19,6 +19,7 @@ import pytest
 
 from arspm import storage
 from arspm.report.sweep import PAGE, RESULTS, render, write_sweep
+from jobs import dashboard
 from tests.report import swept
 from tests.report.conftest import CONTRAST, HOSTILE, Opened
 
@@ -471,6 +472,46 @@ def test_it_follows_a_sweep_and_keeps_the_readers_place(browser: Any, served: st
     assert abs(page.evaluate("scrollY") - scrolled) < 150
     assert [text for text in said if "404" not in text] == []
     page.close()
+
+
+def test_it_is_followed_below_the_token_of_its_server(
+    browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the printed address by a click to a page that renews itself; without the token the browser sees nothing."""
+    monkeypatch.setattr(dashboard, "FILE_SECONDS", 0.0)
+    results = swept.loss_weights(4, running=True)
+    for name in ("one", "two"):
+        folder = storage.join(str(tmp_path), "sweeps", name)
+        storage.write_json(storage.join(folder, "sweep.json"), {"name": name})
+        write_sweep(folder, results)
+    with dashboard.start(str(tmp_path), port=0) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        page = browser.new_page()
+        try:
+            answers: list[tuple[str, int]] = []
+            page.on("response", lambda response: answers.append((response.url, response.status)))
+            page.goto(server.address)
+            page.get_by_role("link", name="two").click()
+            page.wait_for_url(f"{server.address}two/")
+            later = results | {"updated": results["updated"] + 20, "state": "finished"}
+            later["trials"][2] |= {"state": "finished", "best": 12.34, "best_epoch": 3}
+            write_sweep(folder, later | {"best": 2})
+            page.evaluate(COME_BACK)
+            _wait(page, "document.getElementById('best-told').innerText.startsWith('Trial 2 is the best: ')")
+            assert (f"{server.address}two/{RESULTS}", 200) in answers
+            assert [url for url, _ in answers if not url.startswith(server.address)] == []
+            assert page.evaluate("document.referrer") == ""
+            stranger = f"http://127.0.0.1:{server.port}/"
+            for address in (stranger, f"{stranger}two/", f"{stranger}guessed/two/"):
+                assert page.goto(address).status == 403
+                text = page.locator("body").inner_text()
+                assert "the whole one that `arspm dashboard` printed" in text
+                assert server.root not in page.content()
+        finally:
+            page.close()
+            server.shutdown()
+            thread.join()
 
 
 def _wait(page: Any, expression: str) -> None:
