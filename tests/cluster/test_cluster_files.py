@@ -3,17 +3,20 @@ them, and against each other: one version, one shape, drivers off spot nodes, a 
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 import yaml
+from ray.autoscaler._private.command_runner import DockerCommandRunner
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
@@ -21,6 +24,7 @@ from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingReque
 from ray.autoscaler.v2.utils import ResourceRequestUtil
 
 from cluster import tls
+from cluster.access import token_file
 
 try:
     import tomllib
@@ -80,6 +84,13 @@ def pods() -> dict[str, dict[str, Any]]:
 
 def environment(container: dict[str, Any]) -> dict[str, str]:
     return {each["name"]: each["value"] for each in container.get("env", []) if "value" in each}
+
+
+def image_environment() -> dict[str, str]:
+    """What the Dockerfile's ENV instructions set."""
+    lines = DOCKERFILE.read_text().replace("\\\n", " ").splitlines()
+    words = [word for line in lines if line.startswith("ENV ") for word in shlex.split(line)[1:]]
+    return dict(word.split("=", 1) for word in words)
 
 
 # --- by the rules of those who read them
@@ -279,6 +290,38 @@ def test_no_pod_is_root_or_may_become_it() -> None:
         for container in [*pod["initContainers"], *pod["containers"], ray_cluster()["autoscalerOptions"]]:
             context = container["securityContext"]
             assert context == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+
+
+@pytest.mark.parametrize("as_head", [True, False])
+def test_the_launcher_mounts_token_and_authority_where_the_container_looks(
+    as_head: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the launcher's own way of starting the container, on a machine that has the image and runs nothing yet."""
+    config, asked = launcher(), []
+
+    def over_ssh(command: str, **_: Any) -> bytes:
+        asked.append(command)
+        environment = [f"{name}={value}" for name, value in image_environment().items()]
+        return json.dumps(environment).encode() if ".Config.Env" in command else b""
+
+    own = {"auth_config": config["auth"], "cluster_name": config["cluster_name"], "use_internal_ip": False}
+    runner = DockerCommandRunner(
+        config["docker"], log_prefix="", node_id="", provider=None, process_runner=subprocess, **own
+    )
+    monkeypatch.setattr(runner.ssh_command_runner, "run", over_ssh)
+    runner.run_init(as_head=as_head, file_mounts=config["file_mounts"], sync_run_yet=True)
+    [start] = [shlex.split(command) for command in asked if command.startswith("docker run ")]
+    mounted = {word.rpartition(":")[2] for flag, word in pairwise(start) if flag == "-v"}
+
+    [user] = re.findall(r"useradd .* (\w+) ", DOCKERFILE.read_text())
+    monkeypatch.setenv("HOME", f"/home/{user}")  # as Docker has it for whom the image names
+    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH")
+    commands = config["head_start_ray_commands" if as_head else "worker_start_ray_commands"]
+    [authority] = [Path(shlex.split(each)[4]).expanduser() for each in commands if "cluster.tls node" in each]
+    assert mounted == {str(token_file()), str(authority)}
+    folders = re.search(r"install --directory --owner=(\w+) .* --mode=700 (.*)$", DOCKERFILE.read_text(), re.MULTILINE)
+    assert folders[1] == user
+    assert {str(Path(each).parent) for each in mounted} == set(folders[2].split()), "else they are root's"
 
 
 # --- TLS
