@@ -53,9 +53,9 @@ def autoscaling() -> dict[str, Any]:
 
 
 def pools(nodes: Nodes) -> list[str]:
-    """The group of each node that was ever started, by its resources."""
+    """The pool of each node that was ever started, by its resources."""
     found = [each for each in list_nodes(nodes.address, detail=True, limit=1000) if not each.is_head_node]
-    return [next((name for name in ("spot", "on_demand") if name in each.resources_total), "cpu") for each in found]
+    return [name for each in found for name in ("cpu_only", "spot", "on_demand") if name in each.resources_total]
 
 
 def test_nodes_come_when_a_stage_asks_for_them_and_go_when_none_does(
@@ -76,6 +76,7 @@ def test_nodes_come_when_a_stage_asks_for_them_and_go_when_none_does(
     clips, run = tmp_path / "clips", tmp_path / "run"
     write_corpus(clips, num_speakers=14, clips_per_speaker=2, seconds=(1.0, 1.5), fps=10)
     asks = {f"resources.{stage}.pool": "spot" for stage in (*TRAINED_STAGES, "infer")}
+    asks |= {"resources.preprocess.pool": "cpu_only"}
     words = [ARSPM, "submit", "--run", run, "--preset", "smoke", "--ray-address", nodes.address]
     words += ["--csv", clips / "avspeech.csv", "--clips", clips / "clips"]
     words += [word for name, value in asks.items() for word in ("--set", f"{name}={value}")]
@@ -84,7 +85,7 @@ def test_nodes_come_when_a_stage_asks_for_them_and_go_when_none_does(
     assert (run / "report/index.html").exists()
 
     came = Counter(pools(nodes))
-    assert came["cpu"] >= 1, "for preprocess"
+    assert came["cpu_only"] >= 1, "for preprocess, whose pool this is"
     assert came["spot"] >= 1, "for all whose pool this is"
     assert came["on_demand"] == 0, "nobody asked for these"
     drivers = {job.metadata["stage"]: job.driver_node_id for job in client.connect(nodes.address).list_jobs()}

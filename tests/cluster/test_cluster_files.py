@@ -21,8 +21,12 @@ from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscali
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
 from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
+from ray.autoscaler.v2.schema import AutoscalerInstance
 from ray.autoscaler.v2.utils import ResourceRequestUtil
+from ray.core.generated.instance_manager_pb2 import Instance
 
+from arspm.config import Asks, override
+from arspm.presets import PAPER
 from cluster import tls
 from cluster.access import token_file
 
@@ -38,6 +42,7 @@ DOCKERFILE = REPO / "cluster/Dockerfile"
 SBATCH = REPO / "cluster/slurm/arspm.sbatch"
 MANIFESTS = [REPO / "cluster/kuberay" / f"{name}.yaml" for name in ("access", "raycluster", "rayjob")]
 FILES = [LAUNCHER, DOCKERFILE, SBATCH, *MANIFESTS]
+DOCUMENT = REPO / "docs/cluster.md"
 
 
 def launcher() -> dict[str, Any]:
@@ -178,6 +183,15 @@ def test_without_spot_nodes_training_goes_on_demand(read: Callable[[], dict[str,
     assert to_launch(read(), {"GPU": 1}, 2, recoverable_resource_availabilities={"gpu_spot": 0.0}) == {"gpu": 2}
 
 
+@pytest.mark.parametrize("read", [launcher, kuberay])
+def test_tasks_that_ask_for_cpu_nodes_leave_those_with_gpus_alone(read: Callable[[], dict[str, Any]]) -> None:
+    """A GPU node is on its way, with 16 CPUs: tasks that ask for no pool would be put there."""
+    queued = Instance(instance_type="gpu_spot", status=Instance.QUEUED)
+    coming = {"current_instances": [AutoscalerInstance(im_instance=queued)]}
+    assert to_launch(read(), Asks().bundle, 16, **coming) == {}
+    assert to_launch(read(), Asks(pool="cpu_only").bundle, 16, **coming) == {"cpu": 1}
+
+
 def to_launch(read: dict[str, Any], asked: dict[str, float], number: int, **state: Any) -> dict[str, int]:
     """The nodes that Ray's autoscaler starts for so many requests, from nothing."""
     config = AutoscalingConfig(read, skip_content_hash=True)
@@ -191,6 +205,37 @@ def to_launch(read: dict[str, Any], asked: dict[str, float], number: int, **stat
     reply = ResourceDemandScheduler(None).schedule(request)
     assert not reply.infeasible_resource_requests
     return {each.instance_type: each.count for each in reply.to_launch}
+
+
+def test_every_group_is_a_pool_and_commands_name_no_other() -> None:
+    """On GPU nodes alone, or on CPU nodes alone, in each market: what a stage may ask for."""
+    resources = {
+        name: kind["resources"].keys() - {"CPU", "GPU"}
+        for name, kind in launcher()["available_node_types"].items()
+        if name != "head"
+    }
+    assert resources == {"cpu": {"cpu_only"}, "gpu": {"on_demand"}, "gpu_spot": {"spot"}}
+    shown = [
+        each for path in [*FILES, DOCUMENT] for each in re.findall(r"(resources\.\w+\.pool)=(\w+)", path.read_text())
+    ]
+    assert {stage for stage, _ in shown} >= {"resources.preprocess.pool", "resources.encoder.pool"}
+    for name, pool in shown:
+        assert pool in set().union(*resources.values())
+        override(PAPER, {name: pool})
+
+
+def test_the_document_has_the_launchers_groups() -> None:
+    rows = re.findall(r"^\| (\w+) \| (\S+), (spot|on demand) \| (.*?) \| (\d+) \|", DOCUMENT.read_text(), re.MULTILINE)
+    told = {name: (machine, market, resources, int(most)) for name, machine, market, resources, most in rows}
+    assert told == {
+        name: (
+            kind["node_config"]["InstanceType"],
+            "spot" if "InstanceMarketOptions" in kind["node_config"] else "on demand",
+            ", ".join(f"{name} {amount}" for name, amount in kind["resources"].items()),
+            1 if name == "head" else kind["max_workers"],
+        )
+        for name, kind in launcher()["available_node_types"].items()
+    }
 
 
 def test_the_groups_are_the_launchers_machines() -> None:
