@@ -8,7 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
+from moto.utilities.utils import load_resource
+from ray.autoscaler._private.aws import node_provider
 from ray.autoscaler._private.command_runner import DockerCommandRunner
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 from ray.autoscaler._private.util import prepare_config, validate_config
@@ -23,9 +25,10 @@ from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
 from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
 from ray.autoscaler.v2.schema import AutoscalerInstance
 from ray.autoscaler.v2.utils import ResourceRequestUtil
+from ray.core.generated.autoscaler_pb2 import GangResourceRequest
 from ray.core.generated.instance_manager_pb2 import Instance
 
-from arspm.config import Asks, override
+from arspm.config import Asks, Tasks, override
 from arspm.presets import PAPER
 from cluster import tls
 from cluster.access import token_file
@@ -48,6 +51,16 @@ DOCUMENT = REPO / "docs/cluster.md"
 def launcher() -> dict[str, Any]:
     """The launcher's file as Ray reads it."""
     return prepare_config(yaml.safe_load(LAUNCHER.read_text()))
+
+
+def aws() -> dict[str, Any]:
+    """The launcher's file as Ray's provider for AWS fills it in: with a worker's memory, from what EC2 says of it."""
+    config = launcher()
+    types = load_resource("ec2/resources/instance_types.json")
+    used = [types[kind["node_config"]["InstanceType"]] for kind in config["available_node_types"].values()]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(node_provider, "list_ec2_instances", lambda *_: used)
+        return node_provider.AWSNodeProvider.fillout_available_node_types_resources(config)
 
 
 def manifests() -> Iterator[dict[str, Any]]:
@@ -161,7 +174,7 @@ def test_kuberays_autoscaler_sees_the_launchers_cluster() -> None:
             assert groups()[name]["replicas"] == 0, "from nothing"
 
 
-@pytest.mark.parametrize("read", [launcher, kuberay])
+@pytest.mark.parametrize("read", [aws, kuberay])
 @pytest.mark.parametrize(
     ("asked", "number", "launched"),
     [
@@ -175,35 +188,83 @@ def test_kuberays_autoscaler_sees_the_launchers_cluster() -> None:
 def test_rays_autoscaler_starts_the_group_that_is_meant(
     read: Callable[[], dict[str, Any]], asked: dict[str, float], number: int, launched: dict[str, int]
 ) -> None:
-    assert to_launch(read(), asked, number) == launched
+    assert to_launch(read(), [asked] * number) == launched
 
 
-@pytest.mark.parametrize("read", [launcher, kuberay])
+@pytest.mark.parametrize("read", [aws, kuberay])
+@pytest.mark.parametrize(
+    ("stage", "changes", "launched"),
+    [
+        ("preprocess", {}, {"cpu": 4}),
+        ("preprocess", {"preprocess.pool": "cpu_only"}, {"cpu": 4}),
+        ("preprocess", {"preprocess.num_tasks": 200, "preprocess.pool": ""}, {"cpu": 8, "gpu_spot": 5}),
+        ("preprocess", {"preprocess.memory_gib": 1}, {"cpu": 4}),
+        ("preprocess", {"preprocess.memory_gib": 5, "preprocess.num_tasks": 8}, {"cpu": 2}),
+        ("vggface", {}, {"gpu_spot": 4}),
+        ("gender", {}, {"gpu_spot": 4}),
+        ("decoder", {}, {"gpu_spot": 4}),
+        ("encoder", {}, {"gpu_spot": 4}),
+        ("encoder", {"encoder.pool": "on_demand"}, {"gpu": 4}),
+        ("encoder", {"encoder.pool": "spot", "encoder.memory_gib": 40, "read.memory_gib": 1}, {"gpu_spot": 4}),
+        ("encoder", {"read.pool": "cpu_only", "read.cpus": 2}, {"gpu_spot": 4, "cpu": 2}),
+        ("infer", {}, {"gpu_spot": 4}),
+        ("infer", {"infer.gpus": 0.5, "infer.memory_gib": 20}, {"gpu_spot": 2}),
+        ("infer", {"infer.gpus": 0.5, "infer.memory_gib": 30}, {"gpu_spot": 4}),
+    ],
+)
+def test_the_papers_preset_gets_the_nodes_that_are_meant(
+    read: Callable[[], dict[str, Any]], stage: str, changes: dict[str, Any], launched: dict[str, int]
+) -> None:
+    """Each stage alone, from nothing: training's workers come all together, beside their readers."""
+    resources = override(PAPER, {f"resources.{name}": value for name, value in changes.items()}).resources
+    asks = getattr(resources, stage)
+    if isinstance(asks, Tasks):
+        assert to_launch(read(), [asks.bundle] * asks.num_tasks) == launched
+    else:
+        readers = [resources.read.bundle] * (asks.num_workers * resources.read.num_tasks)
+        assert to_launch(read(), readers, [asks.bundle] * asks.num_workers) == launched
+
+
+@pytest.mark.parametrize(("read", "launched"), [(aws, {"cpu": 6}), (kuberay, {"cpu": 5})])
+def test_memory_is_what_a_nodes_tasks_may_have_of_it(
+    read: Callable[[], dict[str, Any]], launched: dict[str, int]
+) -> None:
+    """64 tasks of 2 GiB each: 70% of a machine's 32 GiB on AWS, a pod's 27 GiB on Kubernetes."""
+    tasks = override(PAPER, {"resources.preprocess.memory_gib": 2}).resources.preprocess
+    assert to_launch(read(), [tasks.bundle] * tasks.num_tasks) == launched
+
+
+@pytest.mark.parametrize("read", [aws, kuberay])
 def test_without_spot_nodes_training_goes_on_demand(read: Callable[[], dict[str, Any]]) -> None:
-    assert to_launch(read(), {"GPU": 1}, 2, recoverable_resource_availabilities={"gpu_spot": 0.0}) == {"gpu": 2}
+    assert to_launch(read(), [{"GPU": 1}] * 2, recoverable_resource_availabilities={"gpu_spot": 0.0}) == {"gpu": 2}
 
 
-@pytest.mark.parametrize("read", [launcher, kuberay])
+@pytest.mark.parametrize("read", [aws, kuberay])
 def test_tasks_that_ask_for_cpu_nodes_leave_those_with_gpus_alone(read: Callable[[], dict[str, Any]]) -> None:
     """A GPU node is on its way, with 16 CPUs: tasks that ask for no pool would be put there."""
     queued = Instance(instance_type="gpu_spot", status=Instance.QUEUED)
     coming = {"current_instances": [AutoscalerInstance(im_instance=queued)]}
-    assert to_launch(read(), Asks().bundle, 16, **coming) == {}
-    assert to_launch(read(), Asks(pool="cpu_only").bundle, 16, **coming) == {"cpu": 1}
+    assert to_launch(read(), [Asks().bundle] * 16, **coming) == {}
+    assert to_launch(read(), [Asks(pool="cpu_only").bundle] * 16, **coming) == {"cpu": 1}
 
 
-def to_launch(read: dict[str, Any], asked: dict[str, float], number: int, **state: Any) -> dict[str, int]:
-    """The nodes that Ray's autoscaler starts for so many requests, from nothing."""
+def to_launch(
+    read: dict[str, Any], asked: list[dict[str, float]], together: Sequence[dict[str, float]] = (), **state: Any
+) -> dict[str, int]:
+    """The nodes that Ray's autoscaler starts, from nothing, for tasks and for a placement group's bundles."""
     config = AutoscalingConfig(read, skip_content_hash=True)
+    group = GangResourceRequest(requests=[ResourceRequestUtil.make(bundle) for bundle in together])
     request = SchedulingRequest(
         disable_launch_config_check=True,
         node_type_configs=config.get_node_type_configs(),
         max_num_nodes=config.get_max_num_nodes(),
-        resource_requests=ResourceRequestUtil.group_by_count([ResourceRequestUtil.make(asked)] * number),
+        resource_requests=ResourceRequestUtil.group_by_count([ResourceRequestUtil.make(each) for each in asked]),
+        gang_resource_requests=[group] if together else [],
         **state,
     )
     reply = ResourceDemandScheduler(None).schedule(request)
     assert not reply.infeasible_resource_requests
+    assert not reply.infeasible_gang_resource_requests
     return {each.instance_type: each.count for each in reply.to_launch}
 
 
