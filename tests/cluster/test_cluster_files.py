@@ -45,6 +45,7 @@ DOCKERFILE = REPO / "cluster/Dockerfile"
 SBATCH = REPO / "cluster/slurm/arspm.sbatch"
 MANIFESTS = [REPO / "cluster/kuberay" / f"{name}.yaml" for name in ("access", "raycluster", "rayjob")]
 FILES = [LAUNCHER, DOCKERFILE, SBATCH, *MANIFESTS]
+STORAGE = "ARSPM_STORAGE"
 DOCUMENT = REPO / "docs/cluster.md"
 
 
@@ -102,6 +103,12 @@ def pods() -> dict[str, dict[str, Any]]:
 
 def environment(container: dict[str, Any]) -> dict[str, str]:
     return {each["name"]: each["value"] for each in container.get("env", []) if "value" in each}
+
+
+def launcher_environment() -> dict[str, str]:
+    """What the launcher adds to the image's environment."""
+    words = [shlex.split(option) for option in launcher()["docker"]["run_options"]]
+    return dict(word.split("=", 1) for flag, word in words if flag == "--env")
 
 
 def image_environment() -> dict[str, str]:
@@ -343,14 +350,37 @@ def test_the_rayjob_is_a_command_that_arspm_takes() -> None:
 
     from jobs.cli import app
 
-    words = shlex.split(manifest("RayJob", "arspm-one")["spec"]["entrypoint"])
+    command = manifest("RayJob", "arspm-one")["spec"]["entrypoint"]
+    words = on_the_head(command, {STORAGE: "/nowhere"}).splitlines()
     assert words[:2] == ["arspm", "submit"]
     unreachable = ["http://127.0.0.1:1" if word == "http://127.0.0.1:8265" else word for word in words]
-    local = [re.sub("^s3://BUCKET", "/nowhere", word) for word in unreachable]
-    assert local != words
-    result = typer.testing.CliRunner().invoke(app, local[1:])
+    result = typer.testing.CliRunner().invoke(app, unreachable[1:])
     assert result.exit_code != 2, result.output  # 2: no such option, or one is missing
     assert "/nowhere" in str(result.exception), "it got as far as the clips, which are not there"
+
+
+def test_one_place_of_a_cluster_names_its_bucket() -> None:
+    """And what runs on the head reads it there. Where it is missing the RayJob does not run with half a place."""
+    named = {launcher_environment()[STORAGE]}
+    named |= {environment(container)[STORAGE] for pod in pods().values() for container in pod["containers"]}
+    [storage] = named
+    said = [(path.name, line) for path in FILES for line in path.read_text().splitlines() if "s3://" in line]
+    assert {match for _, line in said for match in re.findall(r"s3://[\w.-]+", line)} == {storage}
+    assert set(re.findall(r"s3://[\w.-]+", DOCUMENT.read_text())) == {storage}
+    assert [name for name, line in said if not line.startswith("#")] == ["ray_cluster.yaml", "raycluster.yaml"]
+
+    [example] = re.findall(r"# ray exec ray_cluster.yaml '(.*)'$", LAUNCHER.read_text(), re.MULTILINE)
+    entrypoint = manifest("RayJob", "arspm-one")["spec"]["entrypoint"]
+    for command in (entrypoint, example):
+        assert f"{storage}/runs/one" in on_the_head(command, {STORAGE: storage}).splitlines()
+    with pytest.raises(subprocess.CalledProcessError):
+        on_the_head(entrypoint, {})
+
+
+def on_the_head(command: str, env: dict[str, str]) -> str:
+    """The command's words, a line each, as the head's shell makes them."""
+    script = f"printf '%s\\n' {command}"
+    return subprocess.run(["sh", "-c", script], env=env, check=True, capture_output=True, text=True).stdout
 
 
 # --- who gets in
@@ -434,9 +464,7 @@ def test_the_launcher_mounts_token_and_authority_where_the_container_looks(
 
 
 def test_every_node_of_the_launcher_makes_its_certificate_before_ray_starts() -> None:
-    config = launcher()
-    words = [shlex.split(option) for option in config["docker"]["run_options"]]
-    variables = dict(word.split("=", 1) for flag, word in words if flag == "--env")
+    config, variables = launcher(), launcher_environment()
     assert variables.pop("RAY_USE_TLS") == "1"
     paths = {name: path for name, path in variables.items() if name.startswith("RAY_TLS")}
     for commands in (config["head_start_ray_commands"], config["worker_start_ray_commands"]):
@@ -466,7 +494,9 @@ def test_every_pod_makes_its_certificate_and_ray_sees_no_authoritys_key() -> Non
         [volume] = [each for each in pod["volumes"] if each["name"] == "ca"]
         assert volume["secret"]["secretName"] == "arspm-ca"
         for user in (container, options):
-            assert environment(user) == {
+            variables = environment(user)
+            variables.pop(STORAGE)
+            assert variables == {
                 "RAY_USE_TLS": "1",
                 "RAY_TLS_SERVER_CERT": f"{certificates}/{tls.NODE_CERT}",
                 "RAY_TLS_SERVER_KEY": f"{certificates}/{tls.NODE_KEY}",
