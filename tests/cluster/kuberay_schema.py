@@ -1,9 +1,9 @@
 """What KubeRay takes for a RayCluster and a RayJob (ray.io/v1): a JSON Schema with every field of their specs.
 
 KubeRay's resource definitions are in no package that a test could install, so their facts are written down here, of
-KubeRay 1.7.0: fields, types, limits, defaults and CEL rules as in ray-operator/apis/ray/v1/raycluster_types.go and
-rayjob_types.go, which the definitions are generated from. What is Kubernetes' own inside, such as the template of a
-pod, is a reference to Kubernetes' own schemas. kuberay_rules.py has what the operator asks beyond that.
+the version KUBERAY: fields, types, limits, defaults and CEL rules as in ray-operator/apis/ray/v1/raycluster_types.go
+and rayjob_types.go, which the definitions are generated from. What is Kubernetes' own inside, such as the template of
+a pod, is a reference to Kubernetes' own schemas. kuberay_rules.py has what the operator asks beyond that.
 
 Unknown fields are mistakes. Fields with a default are not required: Kubernetes fills them in before it checks. What
 the operator alone refuses is here where a schema can say it: a negative number, a pod without a container, a
@@ -20,6 +20,7 @@ from referencing import Registry, Resource
 
 Json = dict[str, Any]
 
+KUBERAY = "1.7.0"  # what docs/cluster.md has people install
 KUBERNETES = "1.33"  # the oldest that is still maintained
 DEFINITIONS = schema_contents(f"kubernetes-json-schema/v{KUBERNETES}.0-local-strict/_definitions.json", KUBERNETES)
 

@@ -32,6 +32,7 @@ from arspm.config import Asks, Tasks, override
 from arspm.presets import PAPER
 from cluster import tls
 from cluster.access import token_file
+from tests.cluster.kuberay_schema import KUBERAY, KUBERNETES
 
 try:
     import tomllib
@@ -141,8 +142,9 @@ def test_every_file_has_the_versions_of_the_project() -> None:
     pins = dict(line.split("==", 1) for line in (REPO / "constraints.txt").read_text().splitlines() if "==" in line)
     python = re.search(r"^FROM python:(\d+\.\d+)-", DOCKERFILE.read_text(), re.MULTILINE)[1]
 
-    tags = [(path.name, tag) for path in FILES for tag in re.findall(r"/arspm:([\w.-]+)", path.read_text())]
-    assert {name for name, _ in tags} == {"Dockerfile", "ray_cluster.yaml", "raycluster.yaml"}
+    texts = {path.name: path.read_text() for path in [*FILES, DOCUMENT]}
+    tags = [(name, tag) for name, text in texts.items() for tag in re.findall(r"/arspm:([\w.-]+)", text)]
+    assert {name for name, _ in tags} == {"Dockerfile", "ray_cluster.yaml", "raycluster.yaml", "cluster.md"}
     assert {tag for _, tag in tags} == {project}
     images = {launcher()["docker"]["image"]}
     for pod in pods().values():
@@ -154,8 +156,14 @@ def test_every_file_has_the_versions_of_the_project() -> None:
     assert python == mypy, "the Python that is tested"
     [install] = [line for line in DOCKERFILE.read_text().splitlines() if line.startswith("RUN pip install")]
     assert shlex.split(install)[1:5] == ["pip", "install", "--constraint", "constraints.txt"]
-    named = [path.name for path in FILES if re.search(rf"(?<![\d.]){re.escape(pins['torch'])}", path.read_text())]
+    named = [name for name, text in texts.items() if re.search(rf"(?<![\d.]){re.escape(pins['torch'])}", text)]
     assert named == [], "torch's version is for constraints.txt alone"
+
+    [installed] = re.findall(r"helm install kuberay-operator .* --version (\S+)", texts["cluster.md"])
+    assert installed == KUBERAY, "the version whose rules the manifests are tried by"
+    kuberays = [each for text in texts.values() for each in re.findall(r"KubeRay (\d+(?:\.\d+)+)", text)]
+    assert set(kuberays) <= {KUBERAY, KUBERAY.rpartition(".")[0]}
+    assert f"schemas for {KUBERNETES}, strict" in texts["cluster.md"]
 
 
 def test_the_launcher_installs_nothing_beside_the_image() -> None:
