@@ -1,12 +1,16 @@
 """What KubeRay's operator refuses in a RayCluster or RayJob whose fields are all right: rules between fields.
 
-As in ray-operator/controllers/ray/utils/validation.go of KubeRay 1.7.0, with the feature gates that are on by default.
+As in ray-operator/controllers/ray/utils/validation.go of kuberay_schema's KUBERAY, with the feature gates that are on
+by default. One more is of KubeRay's webhook, which has to be installed of its own: groups have different names. Where
+it is not, groups of one name end each other's pods (github.com/ray-project/kuberay/issues/718).
+
 Not here: the rules for Redis and RocksDB, KubeRay's own network policies, its history server, and the order in which
 what a finished job leaves is deleted.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 import yaml
@@ -52,6 +56,9 @@ def cluster_rules(spec: Json, gates: set[str]) -> Iterator[str]:
             yield f"{name}: labels are in `labels`, not in rayStartParams"
         if v2 and pod.get("restartPolicy", "Never") != "Never":
             yield f"{name}: autoscaler v2 wants restartPolicy Never"
+    for name, number in Counter(name for name, _ in workers).items():
+        if number > 1:
+            yield f"{name}: {number} groups have this name"
     for name, group in workers:
         if group.get("minReplicas", 0) > group.get("maxReplicas", 2**31 - 1):
             yield f"{name}: minReplicas are more than maxReplicas"

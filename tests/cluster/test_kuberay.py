@@ -106,6 +106,7 @@ AUTOSCALER_V1 = {"spec/autoscalerOptions/version": "v1"}
     [
         ({f"{CPU}/rayStartParams/num-cpus": "16"}, ["cpu: resources are either in `resources` or in rayStartParams"]),
         ({f"{HEAD}/rayStartParams/labels": "a=b"}, ["head: labels are in `labels`, not in rayStartParams"]),
+        ({f"{GPU}/groupName": "cpu"}, ["cpu: 2 groups have this name"]),
         ({f"{CPU}/minReplicas": 9}, ["cpu: minReplicas are more than maxReplicas"]),
         ({f"{CPU}/suspend": True}, ["cpu: no group is suspended where the autoscaler is on"]),
         ({f"{GPU}/template/spec/restartPolicy": "Always"}, ["gpu: autoscaler v2 wants restartPolicy Never"]),
