@@ -6,15 +6,39 @@ import contextlib
 import ipaddress
 import os
 import secrets
+import stat
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from cluster.errors import ClusterError
+
 
 def state_home() -> Path:
-    """Where this user's state lives: ARSPM_HOME, else ~/.arspm. Created, closed to others."""
-    home = Path(os.environ.get("ARSPM_HOME") or Path.home() / ".arspm").expanduser().absolute()
-    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    """Where this user's state lives: ARSPM_HOME, else ~/.arspm. Created, closed to others; one that is open is closed.
+
+    Raises ClusterError for an open one that is not this user's alone, as /tmp is not.
+    """
+    home = _home()
+    make_closed(home)
+    status = home.stat()
+    if status.st_mode & 0o077:
+        if status.st_uid != os.getuid() or status.st_mode & stat.S_ISVTX:
+            raise ClusterError(f"{home} is open to others and not yours to close: name another folder in ARSPM_HOME")
+        home.chmod(0o700)
     return home
+
+
+def make_closed(folder: Path) -> None:
+    """Create the folder and what is missing above it, for this user only. The state's home around it is closed."""
+    folder = folder.absolute()
+    if _home() in folder.parents:
+        state_home()
+    for missing in [each for each in (folder, *folder.parents) if not each.exists()][::-1]:
+        missing.mkdir(mode=0o700, exist_ok=True)
+
+
+def _home() -> Path:
+    return Path(os.environ.get("ARSPM_HOME") or Path.home() / ".arspm").expanduser().absolute()
 
 
 def token_file() -> Path:
@@ -50,7 +74,7 @@ def ensure_token() -> None:
     path = token_file()
     if os.environ.get("RAY_AUTH_TOKEN") or (path.is_file() and path.read_text().strip()):
         return
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_closed(path.parent)
     path.unlink(missing_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(secrets.token_hex(32))

@@ -30,6 +30,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from cluster.access import make_closed
 from cluster.errors import ClusterError
 
 CA_CERT, CA_KEY = "ca.crt", "ca.key"
@@ -59,7 +60,7 @@ def make_authority(folder: Path) -> None:
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .sign(key, SHA256())
     )
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_closed(folder)
     _write(folder / CA_KEY, _pem(key))
     _write(folder / CA_CERT, certificate.public_bytes(Encoding.PEM))
 
@@ -100,7 +101,7 @@ def make_node(authority: Path, folder: Path, names: Sequence[str]) -> None:
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
         .sign(ca_key, SHA256())
     )
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_closed(folder)
     _write(folder / NODE_KEY, _pem(key))
     _write(folder / NODE_CERT, certificate.public_bytes(Encoding.PEM))
     _write(folder / CA_CERT, ca_pem)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -65,6 +66,24 @@ def test_rays_own_channels_stand_between_nodes_of_one_cluster_only(
         assert not answers_a_call(address), "who trusts us but is not ours"
     finally:
         server.stop(grace=None).wait()
+
+
+def test_an_authority_made_first_leaves_the_states_home_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`python -m cluster.tls ca ~/.arspm/ca` as the first of all commands, with the usual umask; then one left open."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("ARSPM_HOME")
+    home = tmp_path / ".arspm"
+    before = os.umask(0o022)
+    try:
+        tls.main(["ca", str(home / "ca")])
+        tls.main(["node", str(home / "ca"), str(tmp_path / "some/where"), "10.0.0.7"])
+        folders = [home, home / "ca", tmp_path / "some", tmp_path / "some/where"]
+        assert {path.stat().st_mode & 0o777 for path in folders} == {0o700}
+        home.chmod(0o755)
+        tls.main(["node", str(home / "ca"), str(home / "tls"), "10.0.0.7"])
+        assert home.stat().st_mode & 0o777 == 0o700
+    finally:
+        os.umask(before)
 
 
 def test_certificates_belong_to_their_owner_and_an_authority_stays(tmp_path: Path) -> None:

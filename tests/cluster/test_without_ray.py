@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from cluster import head as heads
-from cluster.access import auth_headers, ensure_token, token_file
+from cluster.access import auth_headers, ensure_token, state_home, token_file
 from cluster.client import connect, normal_address
 from cluster.errors import ClusterError, Unreachable
 from cluster.host import free_port, own_directory
@@ -75,6 +75,23 @@ def test_a_token_is_made_once_and_for_its_owner_only(tmp_path: Path, monkeypatch
     assert token_file().read_text() == token
     assert len(token) == 64
     assert stat.S_IMODE(token_file().stat().st_mode) == 0o600
+
+
+def test_the_states_home_is_closed_and_one_of_everyones_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "deep/home"
+    monkeypatch.setenv("ARSPM_HOME", str(home))
+    assert state_home() == home
+    for folder in (home, home.parent):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    home.chmod(0o775)
+    state_home()
+    assert stat.S_IMODE(home.stat().st_mode) == 0o700
+    home.chmod(0o1777)
+    with pytest.raises(ClusterError, match=r"deep/home is open to others and not yours to close: name another folder"):
+        state_home()
+    assert stat.S_IMODE(home.stat().st_mode) == 0o1777
 
 
 def test_the_token_goes_to_this_machine_or_where_token_mode_is_asked_for(
