@@ -14,7 +14,8 @@ from typing import Any
 REPO = Path(__file__).parents[2]
 SBATCH = REPO / "cluster/slurm/arspm.sbatch"
 
-# What Slurm, Ray and the chain are to the script; the last two write down how they were called.
+# What Slurm, Ray and the chain are to the script; the last two write down how they were called. The chain's work begins
+# once the workers were called, however slow this machine is.
 STAND_INS = {
     "srun": "while [[ $1 == --* ]]; do case $1 in --cpu-bind=*) shift ;; *) shift 2 ;; esac; done\n"
     'SLURM_CPUS_ON_NODE=4 exec "$@"',
@@ -23,6 +24,7 @@ STAND_INS = {
     "ray": 'echo "ray $* $(stat -c %a "$RAY_AUTH_TOKEN_PATH" "$RAY_TLS_SERVER_KEY" | tr "\\n" " ")" >>"$TRACE"\n'
     '[[ $* == *--head* ]] && touch "$TRACE.up"\nexec sleep 60',
     "arspm": '[[ $1 == status ]] && exec test -e "$TRACE.up"\necho "arspm $*" >>"$TRACE"\n'
+    'for _ in {1..300}; do grep -q -e --address= "$TRACE" && break; sleep 0.1; done\n'
     'exec python -c "import sys, time; time.sleep($SECONDS_OF_WORK); sys.exit(3)"',
     "python": f'exec {shlex.quote(sys.executable)} "$@"',
 }
