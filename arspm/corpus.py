@@ -92,7 +92,7 @@ def open_split(corpus: str, name: str, subset: int | None = None) -> Split:
 def read_rows(split: Split, wanted: Mapping[str, Sequence[str]], rows: np.ndarray) -> dict[str, Any]:
     """Rows of some columns, in the order asked for: column -> array (rows, *shape), or pa.Array for plain columns.
 
-    `wanted`: family -> columns. `clip_id` always comes along. Of rows that lie scattered no more than a shard's row
+    `wanted`: family -> columns. `clip_id` always comes along. Of rows that lie scattered a few shards' row
     groups are in memory at once. Raises ValueError where the families' ids differ, or where one has fewer rows than the
     manifest says.
     """
