@@ -150,10 +150,12 @@ def _unknown_to_train(place: str) -> str | None:
     except ValueError:
         log.warning("%s was cut short", uri)
     whole = {}
-    for folder in {path.partition("/")[0] for path in storage.files_below(place)} - {_LIST}:
-        with contextlib.suppress(ValueError):
-            found = storage.join(place, folder)
-            whole[found] = checkpoint.verify(found).step
+    for path in storage.files_below(place):
+        folder, _, file = path.rpartition("/")
+        if file == checkpoint.PROGRESS:
+            with contextlib.suppress(ValueError):
+                found = storage.join(place, folder)
+                whole[found] = checkpoint.verify(found).step
     storage.remove(uri)
     newest = max(whole, key=whole.__getitem__, default=None)
     if newest is not None:
