@@ -119,8 +119,9 @@ def test_a_line_that_is_too_long_costs_itself_alone(tmp_path: Path, folder: Path
     assert [(row.line, type(row)) for row in rows] == [(1, DroppedRow), (2, ClipRow)]
 
 
-def file_names(path: Path, root: Path) -> None:
+def file_names(path: Path) -> None:
     """The names in a file, one a line, as those of a tree's files."""
+    root = path.parent / "tree"
     root.mkdir()
     try:
         for name in path.read_bytes().split(b"\n"):
@@ -140,13 +141,12 @@ def file_names(path: Path, root: Path) -> None:
         shutil.rmtree(root)
 
 
-def test_names_of_files(tmp_path: Path) -> None:
-    root = tmp_path / "tree"
+def test_names_of_files() -> None:
     odd = [name.encode("utf-8", "surrogateescape") for name in ODD_TEXTS if len(name) < 200]
     seeds = (b"\n".join(f"s{n % 3}/v/{name}".encode() for n, name in enumerate(NAMES)),)
     seeds += (b"\n".join(b"s/%b.wav\ns/%b.jpg\n%b/v/1.wav" % (name, name, name) for name in odd),)
     seeds += (b"s/http://host/x.wav\ns/a::b.wav\ns/simplecache::x.wav\n\xff\xfe/v/x.wav\ns/\xe2\x80\xae.wav",)
-    tally = try_inputs(file_names, Spoilt(seeds, TABLE, number(75)), name="names", root=root)
+    tally = try_inputs(file_names, Spoilt(seeds, TABLE, number(75)), name="names")
     assert tally["accepted"] > tally.total() // 10
 
 
