@@ -10,7 +10,9 @@ PAPER = override(
     Config(preset="paper"),
     {f"resources.{stage}.{name}": value for stage in TRAINED_STAGES for name, value in _GPU_WORKERS.items()}
     | {f"training.{stage}.precision": "bf16" for stage in TRAINED_STAGES}
-    | {f"training.{stage}.checkpoint_steps": 2000 for stage in TRAINED_STAGES}  # an epoch of AVSpeech has 100 times that
+    | {
+        f"training.{stage}.checkpoint_steps": 2000 for stage in TRAINED_STAGES
+    }  # an epoch of AVSpeech has 100 times that
     | {
         "resources.preprocess.num_tasks": 64,
         "resources.read.num_tasks": 4,

@@ -61,7 +61,7 @@ class Nodes:
         self.env = dict(env or {})
         self._folder = Path(tempfile.mkdtemp(prefix="arspm-"))
         self.nodes: list[Node] = []
-        self._keepers: list[subprocess.Popen[bytes]] = []
+        self._keepers: list[tuple[Node, subprocess.Popen[bytes]]] = []
 
     def __enter__(self) -> Nodes:
         _ip("link", "add", self._bridge, "type", "bridge")
@@ -73,7 +73,7 @@ class Nodes:
         for node in self.nodes:
             self.kill(node)
             _ip("netns", "del", node.namespace)
-        for keeper in self._keepers:
+        for _, keeper in self._keepers:
             keeper.wait()
         _ip("link", "del", self._bridge)
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -135,12 +135,16 @@ class Nodes:
         before = self.alive() if node != self.head else {}
         with log.open("wb") as file:
             keeper = self.popen(node, ["ray", "start", *flags], stdout=file, stderr=subprocess.STDOUT)
-        self._keepers.append(keeper)
+        self._keepers.append((node, keeper))
         deadline = time.monotonic() + _READY_SECONDS
         while node.address not in {address for id, address in self.alive().items() if id not in before}:
             if keeper.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"node {node.address} did not join ({keeper.poll()}):\n{log.read_text()}")
             time.sleep(0.3)
+
+    def keeper(self, node: Node) -> subprocess.Popen[bytes]:
+        """The `ray start --block` of a node, which Kubernetes and Slurm send SIGTERM."""
+        return [keeper for where, keeper in self._keepers if where == node][-1]
 
     def popen(self, node: Node, command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
         """A program on a node, by the python of this process."""

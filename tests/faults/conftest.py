@@ -27,6 +27,7 @@ from tests.s3_servers import SeaweedFS, s3_env
 STAGE = "gender"
 FINGERPRINT = "f" * 64
 STEPS_AN_EPOCH, EPOCHS, CHECKPOINT_STEPS = 20, 8, 5
+GRACE_SECONDS = 15.0
 NODE_CPUS = 4
 WORKER_CPUS = 2.4  # one worker a node, and room for its reader
 TABLE = Path("runs/faults.json")
@@ -135,7 +136,7 @@ def cluster(small_disk: Path) -> Iterator[Nodes]:
     if reason := cannot():
         pytest.fail(f"faults need nodes of their own, and these network namespaces: {reason}")
     with Nodes() as made:
-        made.env |= s3_env(made.host, _S3_PORT)
+        made.env |= s3_env(made.host, _S3_PORT) | {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": str(int(GRACE_SECONDS))}
         for num_cpus in (0, NODE_CPUS, NODE_CPUS):
             made.add(num_cpus=num_cpus)
         yield made
