@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from random import Random
@@ -143,7 +144,10 @@ def test_an_installed_package_finds_the_cluster_where_it_is_run(
 
 def head_state(path: Path, processes: Path) -> None:
     """It asks whether the process is there, in `processes`."""
-    os.environ["ARSPM_HOME"] = str(path.parent)
+    home = path.parent / "home"  # which is closed to others if it is open
+    home.mkdir(exist_ok=True)
+    shutil.copy(path, home)
+    os.environ["ARSPM_HOME"] = str(home)
     found = current()
     assert found is None  # no such process
 
