@@ -11,15 +11,17 @@ import hashlib
 import importlib.metadata
 import json
 import platform
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from arspm import storage
 from arspm.config import Config, ConfigError, VggFace, given_places, parse
 
 SUCCESS = "_SUCCESS.json"
+HISTORY = "history.json"  # of a stage that trains a network
 CORPUS = "corpus"  # the folder of a run that preprocess and features fill
 VARIANTS = "_variants"  # the folder of a run that holds its variants, each a run that shares what comes before
 _OWN = ("encoder", "evaluate", "report")  # the stages that a variant does not share
@@ -69,6 +71,28 @@ class _Manifest(BaseModel):
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     figures: dict[str, Any]
     config: dict[str, Any]
+
+
+class _Epoch(BaseModel):
+    """An epoch's figures: `val_` and `train_` ones beside these."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Annotated[float, Field(allow_inf_nan=False)] | None]
+    epoch: Annotated[int, Field(ge=1, le=2**53)]
+    step: Annotated[int, Field(ge=0, le=2**53)]
+    clips_per_second: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+    @model_validator(mode="after")
+    def _names(self) -> _Epoch:
+        if not all(re.fullmatch("[a-z0-9_]{1,50}", name) for name in self.model_extra or ()):
+            raise ValueError("a figure's name is of small letters, digits and _")
+        return self
+
+
+class _History(BaseModel):
+    epochs: Annotated[list[_Epoch], Field(min_length=1)]
+    losses: list[tuple[Annotated[int, Field(ge=0, le=2**53)], Annotated[float, Field(allow_inf_nan=False)]]]
+    best_epoch: int
 
 
 class Success(NamedTuple):
@@ -170,6 +194,17 @@ def _manifest(uri: str) -> _Manifest:
         return _Manifest.model_validate_json(storage.read_bytes(uri), strict=True)
     except ValidationError:
         raise ValueError(f"{uri}: not a stage's manifest; remove the file to run the stage again") from None
+
+
+def history(run: str, stage: str) -> dict[str, Any] | None:
+    """How a stage's network was trained; None where none was trained.
+
+    `epochs`: the figures of each. `losses`: pairs of a step and the mean loss since the pair before. `best_epoch`.
+    """
+    uri = storage.join(folder(run, stage), HISTORY)
+    if not storage.exists(uri):
+        return None
+    return storage.read_model(uri, _History, "a training's history").model_dump(mode="json")
 
 
 def upstream(run: str, stage: str) -> dict[str, str]:

@@ -143,6 +143,7 @@ def read_model(uri: str, kind: type[Model], what: str) -> Model:
     except pydantic.ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(map(str, first["loc"]))[:100]
+        where = where if where.isprintable() else repr(where)  # names of the file's own are in it
         raise ValueError(f"{uri}: not {what} ({where or 'JSON'}: {first['msg']})") from None
 
 

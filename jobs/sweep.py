@@ -67,7 +67,9 @@ def estimate(run: str, sweep: Mapping[str, Any], max_concurrent: int | None) -> 
     """
     config = configuration.parse(sweep["config"])
     workers = stages.finished_config(run, "encoder").resources.encoder.most
-    history = storage.read_json(storage.join(stages.folder(run, "encoder"), "history.json"))
+    history = stages.history(run, "encoder")
+    if history is None:
+        raise FileNotFoundError(f"{run}: the encoder has no {stages.HISTORY}, so no step was measured")
     speed = statistics.median(epoch["clips_per_second"] for epoch in history["epochs"]) / workers
     trial, recipe = config.resources.trial, config.training.encoder
     clips = sweep["epochs"] * sweep["steps_per_epoch"] * recipe.global_batch_size

@@ -19,7 +19,7 @@ from arspm.model.vggface import VGGFace
 
 M = TypeVar("M", bound=nn.Module)
 MODEL = "model.safetensors"
-HISTORY = "history.json"
+HISTORY = stages.HISTORY
 PRIORS = "priors.safetensors"
 PRIORS_BY_COUNT = "priors_by_count.safetensors"  # "neutral/100": the mean of a hundred faces
 

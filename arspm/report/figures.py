@@ -121,7 +121,8 @@ def loss_chart(stage: str, history: Mapping[str, Any]) -> Chart | None:
         layout["yaxis"]["domain"] = [0.57, 0.94]
         layout["yaxis2"] = {**layout["yaxis"], "domain": [0.0, 0.38], "tickformat": ".0%" if share else ""}
         if share:
-            layout["yaxis2"]["range"] = [0, min(1.05, 1.2 * max(epoch[objective] for epoch in scored) or 1.05)]
+            top = 1.2 * max(epoch[objective] for epoch in scored)
+            layout["yaxis2"]["range"] = [0, top if 0 < top < 1.05 else 1.05]
         layout["xaxis"]["anchor"] = "y2"
         layout["annotations"][0]["y"] = 0.96
         layout["annotations"].append(note(OBJECTIVE_WORDS[objective], 0.4))

@@ -16,7 +16,6 @@ from arspm.report import words
 _EVALUATED = "evaluate/metrics.json"
 _MANIFEST = "manifest.json"
 _DROPPED = "dropped.parquet"
-_HISTORY = "history.json"
 
 EXAMPLES_PER_REASON = 3
 _BATCH_ROWS = 65_536
@@ -63,13 +62,9 @@ def gather(config: Config, run: str) -> dict[str, Any]:
 
 
 def histories(run: str) -> dict[str, dict[str, Any]]:
-    """The `history.json` of each stage that was trained here."""
-    found = {}
-    for stage in TRAINED_STAGES:
-        uri = storage.join(stages.folder(run, stage), _HISTORY)
-        if storage.exists(uri):
-            found[stage] = finite(storage.read_json(uri))
-    return found
+    """The history of each stage that was trained here. Raises ValueError, naming the file, for one that is none."""
+    found = {stage: stages.history(run, stage) for stage in TRAINED_STAGES}
+    return {stage: history for stage, history in found.items() if history is not None}
 
 
 def dropped_examples(run: str, reasons: Iterable[str]) -> dict[str, list[dict[str, Any]]]:

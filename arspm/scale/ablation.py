@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 
 from arspm import corpus, stages, storage
 from arspm.config import Config
-from arspm.learning import artifacts
-from arspm.learning.ablation import Trained, compare
+from arspm.learning.ablation import VALIDATION, Trained, compare
 from arspm.report.ablation import write_ablation
 from arspm.scale import evaluate
 
@@ -71,12 +70,15 @@ def write_page(
 
 
 def _read(model: Finished) -> Trained:
-    measured, learnt = (stages.folder(model.run, stage) for stage in ("evaluate", "encoder"))
+    measured = stages.folder(model.run, "evaluate")
+    history = stages.history(model.run, "encoder")
+    if history is None or not all(isinstance(epoch.get(VALIDATION), float) for epoch in history["epochs"]):
+        raise ValueError(f"{storage.join(stages.folder(model.run, 'encoder'), stages.HISTORY)}: no {VALIDATION}")
     clips = corpus.read_table(storage.join(measured, evaluate.CLIPS))
     return Trained(
         *model,
         storage.read_json(storage.join(measured, evaluate.METRICS)),
-        storage.read_json(storage.join(learnt, artifacts.HISTORY)),
+        history,
         {name: clips[name].to_numpy() for name in clips.column_names},
     )
 

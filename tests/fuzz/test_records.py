@@ -17,6 +17,7 @@ from arspm import config as configuration
 from arspm import corpus, presets, schema, stages, storage, sweeps
 from arspm.config import ConfigError
 from arspm.model.vggface_check import NUM_STATED, parse_stated
+from arspm.report import figures, gather
 from tests.fuzz.doors import Spoilt, number, try_inputs
 from tests.fuzz.mutations import BYTES, JSON, ODD_TEXTS, json_field
 from tune_spaces import space as spaces
@@ -238,6 +239,40 @@ def test_manifests_of_stages(tmp_path: Path) -> None:
     tally = try_inputs(stage_manifest, Spoilt(seeds, JSON, number(200)), name=stages.SUCCESS)
     assert tally["refused"] > tally.total() // 10
     assert try_inputs(stage_manifest, [DEEP, b"null", b"[]", b'"x"'], name=stages.SUCCESS)["refused"] == 4
+
+
+def history_file(path: Path) -> None:
+    """What the report draws of it."""
+    run = path.parent / "run"
+    for stage in configuration.TRAINED_STAGES:
+        (run / stage).mkdir(parents=True, exist_ok=True)
+        (run / stage / path.name).write_bytes(path.read_bytes())
+    found = gather.histories(str(run))
+    assert set(found) == set(configuration.TRAINED_STAGES)
+    for stage, history in found.items():
+        json.dumps(figures.loss_chart(stage, history), allow_nan=False)
+        assert math.isfinite(sum(epoch["clips_per_second"] for epoch in history["epochs"]))
+
+
+def test_histories_of_trainings() -> None:
+    epochs = [
+        {"train_loss": 3.0 / n, objective: 0.5, "epoch": n, "step": 10 * n, "clips_per_second": 51.2, "data_wait": 0.0}
+        for n, objective in enumerate(gather.OBJECTIVES.values(), 1)
+    ]
+    history = {"epochs": epochs, "losses": [[step, 3.0 / step] for step in range(1, 9)], "best_epoch": 2}
+    seeds = (json.dumps(history).encode(),)
+    tally = try_inputs(history_file, Spoilt(seeds, JSON, number(125)), name=stages.HISTORY)
+    assert min(tally["refused"], tally["accepted"]) > tally.total() // 10
+    inputs = [DEEP, b"null", b"[]", b"{}", json.dumps(history | {"epochs": []}).encode()]
+    for odd in ("NaN", "1e999", "-1e308", '"1"', "9" * 400, "true", "[]", "null", "0"):
+        inputs.append(seeds[0].replace(b"51.2", odd.encode()))
+    for odd in ("a\n\u001b[31m", "x" * 5000, "<script>", ""):
+        inputs.append(json.dumps(history | {"epochs": [epochs[0] | {odd: 1.0}]}).encode())
+        inputs.append(json.dumps(history | {"epochs": [epochs[0] | {odd: "x" * 5000}]}).encode())
+    assert try_inputs(history_file, inputs, name=stages.HISTORY)["refused"] == len(inputs)
+    for value in (1e308, -1.7e308, 1.7e308, 0):  # of which an axis is made
+        inputs = [seeds[0].replace(b"0.5", json.dumps(value).encode())]
+        assert try_inputs(history_file, inputs, name=stages.HISTORY)["accepted"] == 1
 
 
 # --- sweeps

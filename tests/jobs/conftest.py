@@ -90,8 +90,9 @@ def encoded_run(write_corpus: Callable[..., Any], tmp_path: Path) -> str:
     config = override(preset("smoke"), {"data.csv": f"{tmp_path}/no.csv", "data.clips": f"{tmp_path}/clips"})
     for stage in ("gender", "prior", "decoder", "encoder"):
         commit(str(tmp_path), stage, config)
-    epochs = [{"epoch": n, "val_cos_degrees": 40.0, "val_l2": 3.0, "clips_per_second": 20.0 * n} for n in (1, 2, 3)]
-    storage.write_json(f"{tmp_path}/encoder/history.json", {"epochs": epochs})
+    figures = {"val_cos_degrees": 40.0, "val_l2": 3.0}
+    epochs = [{"epoch": n, "step": 3 * n, "clips_per_second": 20.0 * n} | figures for n in (1, 2, 3)]
+    storage.write_json(f"{tmp_path}/encoder/history.json", {"epochs": epochs, "losses": [], "best_epoch": 1})
     return str(tmp_path)
 
 
