@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import reprlib
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, get_args
 
@@ -55,6 +56,13 @@ WorkerCount = Annotated[Count | tuple[Count, Count], WrapValidator(_in_one_line)
 
 _TOLD_PROBLEMS = 20
 _LONGEST = 100  # characters of a name or a value in an error
+_BRIEF = reprlib.Repr()  # of a value, however large: the first few of each list in it, three deep
+_BRIEF.maxlevel, _BRIEF.maxstring, _BRIEF.maxlong, _BRIEF.maxother = (
+    3,
+    10_000,
+    1000,
+    1000,
+)  # texts whole, see places.bare
 
 
 class ConfigError(ValueError):
@@ -488,7 +496,14 @@ def plain(name: str) -> str:
 
 def shown(value: Any) -> str:
     """A value that anybody may have written, in a line."""
-    text = repr(places.bare(value)[:_LONGEST]) if isinstance(value, str) else places.bare_text(repr(value))
+    if isinstance(value, str):
+        text = repr(places.bare(value)[:_LONGEST])
+    else:
+        try:
+            text = " ".join(places.bare_text(_BRIEF.repr(value)).split())
+        except (ValueError, RecursionError):  # a number of thousands of digits
+            text = f"a value of type {type(value).__name__}"
+        text = text if text.isprintable() else repr(text)
     return text if len(text) <= 2 * _LONGEST else f"{text[: 2 * _LONGEST]} ..."
 
 

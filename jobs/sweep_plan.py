@@ -5,12 +5,13 @@ The same command goes on with a sweep that stands there; one that would mix two 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from arspm import corpus, presets, stages, storage, sweeps
+from arspm import corpus, places, presets, stages, storage, sweeps
 from arspm.config import Config, ConfigError, override
 from tune_spaces import space as spaces
 from tune_spaces.space import Choice, LogUniform, Space, Uniform
@@ -57,13 +58,15 @@ def plan(run: str, space_name: str, options: Options, changes: Mapping[str, Any]
     _require_own(changes)
     for need in stages.STAGES["encoder"].needs:
         stages.finished_config(run, need)  # says what to do where it is not done
-    spaces.check(space, base, varies=VARIES)
+    with _naming(space_name):
+        spaces.check(space, base, varies=VARIES)
     ranges = [each.name for each in spaces.dimensions(space) if not isinstance(each.domain, Choice)]
     search = options.search or ("optuna" if ranges else "grid")
     scheduler = options.scheduler or ("none" if search == "grid" else "asha")
     _require_known(search, scheduler, options, space)
     _require_measured(run, options.metric)
-    grid_size = len(spaces.grid(space)) if search == "grid" else None
+    with _naming(space_name):
+        grid_size = len(spaces.grid(space)) if search == "grid" else None
     num_trials = options.num_trials or grid_size or NUM_TRIALS
     if grid_size is not None and num_trials > grid_size:
         raise ConfigError(f"num-trials: the grid of {space_name} has {grid_size}, not {num_trials}")
@@ -92,6 +95,15 @@ def plan(run: str, space_name: str, options: Options, changes: Mapping[str, Any]
     if storage.exists(storage.join(place, sweeps.SWEEP)):
         sweep |= _agreed(place, sweeps.load(place), sweep, options.num_trials)
     return place, sweep
+
+
+@contextlib.contextmanager
+def _naming(space_name: str) -> Iterator[None]:
+    """Say of which space it is that something is wrong."""
+    try:
+        yield
+    except ConfigError as error:
+        raise error.of(places.shown(space_name)) from None
 
 
 def _require_known(search: str, scheduler: str, options: Options, space: Space) -> None:
@@ -132,8 +144,8 @@ def _require_own(changes: Mapping[str, Any]) -> None:
 
 def _require_measured(run: str, metric: str) -> None:
     """Where the run has trained its own encoder, its epochs tell which figures there are."""
-    history = storage.join(stages.folder(run, "encoder"), "history.json")
-    epochs = storage.read_json(history)["epochs"] if storage.exists(history) else []
+    history = stages.history(run, "encoder")
+    epochs = history["epochs"] if history else []
     known = sorted({name for epoch in epochs for name in epoch if name.startswith(("val_", "train_"))})
     if known and metric not in known:
         raise ConfigError(f"metric: {metric} is not measured; there are {', '.join(known)}")
@@ -145,7 +157,8 @@ def _epochs(space: Space, base: Config) -> int:
     for key, domain in space.items():
         if field in ((key,) if isinstance(key, str) else key):
             one: Space = {key: domain}
-            return max(int(spaces.changes(one, sample)[field]) for sample in spaces.grid(one))
+            values = [spaces.changes(one, sample)[field] for sample in spaces.grid(one)]
+            return max(override(base, {field: value}).training.encoder.epochs for value in values)
     return base.training.encoder.epochs
 
 
@@ -190,7 +203,13 @@ def pack(space: Space) -> list[dict[str, Any]]:
     """A space in JSON, whole: the job that draws from it need not have the user's file."""
     found = []
     for _, fields, domain in spaces.dimensions(space):
-        ends = {"values": domain.values} if isinstance(domain, Choice) else {"low": domain.low, "high": domain.high}
+        ends: dict[str, Any] = {}
+        if not isinstance(domain, Choice):
+            ends = {"low": domain.low, "high": domain.high}
+        elif isinstance(domain.values, Mapping):
+            ends = {"values": dict(domain.values)}
+        else:
+            ends = {"values": list(domain.values)}
         found.append({"fields": list(fields), "domain": type(domain).__name__, **ends})
     return json.loads(json.dumps(found))
 

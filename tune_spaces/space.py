@@ -14,12 +14,14 @@ A *dimension* is one entry. Its name is the field's, or the names of those that 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import itertools
 import math
 import pkgutil
-import runpy
+import sys
 import traceback
+import types
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -27,6 +29,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 import tune_spaces
+from arspm import places
 from arspm.config import Config, ConfigError, names, override, plain, refusal, shown
 from tune_spaces.domains import (
     Choice,
@@ -68,6 +71,8 @@ Sample: TypeAlias = dict[str, Label]
 _KINDS = {LogUniform: "loguniform", Uniform: "uniform", Choice: "choice"}
 _ALL = 4096  # combinations that are all tried
 _DRAWN = 512  # samples that are tried where there are more, or endlessly many
+_MAX_GRID = 10_000  # trials
+_MAX_TOLD = 500  # characters of a sample, or of an error's own words
 
 
 def shipped() -> list[str]:
@@ -88,29 +93,53 @@ def load(name_or_path: str) -> tuple[str, Space]:
                 "and a file of your own is named by its path, ending in .py"
             )
         return name_or_path, importlib.import_module(f"tune_spaces.{name_or_path}").SPACE
-    path = Path(name_or_path)
+    path, told = Path(name_or_path), places.shown(name_or_path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such file; a space of your own is a local .py file")
+        raise FileNotFoundError(f"{told}: there is no such file; a space of your own is a local .py file")
     try:
-        defined = runpy.run_path(str(path))
+        defined = _defined(path)
     except (Exception, SystemExit) as error:
-        raise ConfigError(_told(error, path)) from error
+        raise ConfigError(f"{told}{_cause(error, path)}") from error
     if "SPACE" not in defined:
-        raise ConfigError(f"{path}: it defines no SPACE; write SPACE = {{field: domain}}, as docs/sweeps.md shows")
+        raise ConfigError(f"{told}: it defines no SPACE; write SPACE = {{field: domain}}, as docs/sweeps.md shows")
     problems, _ = faults(defined["SPACE"])
     if problems:
-        raise ConfigError("\n".join(f"{path}: {problem}" for problem in problems))
+        raise refusal(problems).of(told)
     return path.stem, defined["SPACE"]
 
 
-def _told(error: BaseException, path: Path) -> str:
-    """An error of a user's file in one line, with the file's own line that led to it."""
+def _defined(path: Path) -> dict[str, Any]:
+    """Run a program; the names that it defines.
+
+    Not by runpy, which runs archives and compiled code too, whatever they are called.
+    """
+    code = compile(path.read_bytes(), str(path), "exec", dont_inherit=True)
+    module = types.ModuleType("<space>")
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module  # where a dataclass looks for what its types name
+    try:
+        exec(code, vars(module))
+    finally:
+        del sys.modules[module.__name__]
+    return vars(module)
+
+
+def _cause(error: BaseException, path: Path) -> str:
+    """An error of a user's file in one line, after the file's own line that led to it."""
     if isinstance(error, SyntaxError) and error.filename == str(path):
         line, message = error.lineno, error.msg
     else:
         inside = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-        line, message = inside[-1].lineno if inside else None, " ".join(str(error).split())
-    return f"{path}{f', line {line}' if line else ''}: {type(error).__name__}: {message or 'no message'}"
+        line, message = inside[-1].lineno if inside else None, ""
+        with contextlib.suppress(Exception):  # of a class of the user's own
+            message = places.bare_text(str(error))
+    message = _short(" ".join(message.split()))
+    message = message if message.isprintable() else repr(message)
+    return f"{f', line {line}' if line else ''}: {type(error).__name__}: {message or 'no message'}"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _MAX_TOLD else f"{text[:_MAX_TOLD]} ..."
 
 
 def check(space: Space, config: Config, seed: int = 0, *, varies: Sequence[str]) -> None:
@@ -119,7 +148,7 @@ def check(space: Space, config: Config, seed: int = 0, *, varies: Sequence[str])
     `varies`: the sections and fields that the swept stage reads; "seed" is always allowed. Numbers from a range are
     for fractional fields only. Samples are tried on `config`: all combinations of choices and of ranges' ends up to
     4096 of them, else each of these once; and, where that is not all there is and none was refused, 512 samples drawn
-    with the seed. Raises ConfigError with every problem at once, a line each.
+    with the seed. Raises ConfigError with the first twenty problems, a line each.
     """
     problems, sound = faults(space)
     unknown = [field for each in sound for field in each.fields if field not in names()]
@@ -144,7 +173,7 @@ def check(space: Space, config: Config, seed: int = 0, *, varies: Sequence[str])
             usable[fields if len(fields) > 1 else fields[0]] = domain
     problems += _refusals(usable, config, seed)
     if problems:
-        raise ConfigError("\n".join(problems))
+        raise refusal(problems)
 
 
 def _refusals(space: Space, config: Config, seed: int) -> list[str]:
@@ -163,7 +192,7 @@ def _refusals(space: Space, config: Config, seed: int) -> list[str]:
                     found.setdefault(line, []).append(sample)
     return [
         f"{line}; in {len(samples)} of {num_tried} samples tried, the first "
-        + ", ".join(f"{name} = {value}" for name, value in samples[0].items())
+        + _short(", ".join(f"{name} = {value}" for name, value in samples[0].items()))
         for line, samples in found.items()
     ]
 
@@ -214,7 +243,7 @@ def changes(space: Space, sample: Mapping[str, Any]) -> dict[str, Any]:
             if isinstance(value, str | int | float) and value in labels:
                 found |= _assigned(fields, labels[value])
             else:
-                problems.append(f"{name}: {shown(value)} is none of {', '.join(map(str, labels))}")
+                problems.append(f"{name}: {shown(value)} is none of {_short(', '.join(map(str, labels)))}")
         elif is_number(value):
             found[name] = value
         else:
@@ -225,7 +254,10 @@ def changes(space: Space, sample: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def grid(space: Space) -> list[Sample]:
-    """Every combination, the last dimension fastest. Raises ConfigError naming the dimensions that are ranges."""
+    """Every combination, the last dimension fastest.
+
+    Raises ConfigError naming the dimensions that are ranges, and for more combinations than a sweep has trials.
+    """
     labels: dict[str, list[Label]] = {}
     problems = []
     for name, _, domain in dimensions(space):
@@ -234,7 +266,11 @@ def grid(space: Space) -> list[Sample]:
         else:
             problems.append(f"{name}: a grid needs a Choice, not {type(domain).__name__}; or search at random")
     if problems:
-        raise ConfigError("\n".join(problems))
+        raise refusal(problems)
+    if (size := math.prod(map(len, labels.values()))) > _MAX_GRID:
+        raise ConfigError(
+            f"SPACE: a grid of {size:,} trials; at most {_MAX_GRID:,}: leave values out, or search at random"
+        )
     return [dict(zip(labels, each, strict=True)) for each in itertools.product(*labels.values())]
 
 

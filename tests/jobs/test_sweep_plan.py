@@ -138,7 +138,7 @@ def test_values_of_every_kind_come_back_whole() -> None:
             "metric: train_loss contains loss.lambda1, loss.lambda2, loss.lambda3, so it cannot say which is better",
         ),
         ({"search": "random", "warm_start": "x"}, "warm-start: a random search learns nothing from other trials; use"),
-        ({"search": "grid"}, "loss.lambda1: a grid needs a Choice, not LogUniform; or search at random"),
+        ({"search": "grid"}, "loss_weights: loss.lambda1: a grid needs a Choice, not LogUniform; or search at random"),
         ({"warm_start": "loss_weights"}, "warm-start: a sweep goes on from its own trials anyway; name another one"),
     ],
 )
@@ -169,6 +169,27 @@ def test_the_metric_of_a_loss_is_no_metric_where_losses_differ(run: str, tmp_pat
     )
     with pytest.raises(ConfigError, match=r"^metric: train_identity is another figure for each loss.identity"):
         plan(run, str(file), Options(metric="train_identity"), {})
+
+
+def test_of_a_file_each_line_names_the_file(run: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text('from tune_spaces.space import Choice\nSPACE = {"loss.l": Choice([1]), "seed": Choice([-1])}')
+    with pytest.raises(ConfigError) as caught:
+        plan(run, str(file), Options(), {})
+    assert [line.split(": ")[:2] for line in str(caught.value).splitlines()] == [
+        [str(file), "loss.l"],
+        [str(file), "seed"],
+    ]
+
+
+def test_a_range_of_whole_numbers_is_a_list_of_values(run: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from tune_spaces.space import Choice\n"
+        'SPACE = {"seed": Choice(range(3)), "training.encoder.epochs": Choice(["4.0", 2])}'
+    )
+    _, sweep = plan(run, str(file), Options(), {})
+    assert (sweep["dimensions"][0]["values"], sweep["epochs"], sweep["num_trials"]) == ([0, 1, 2], 4, 6)
 
 
 def test_a_grid_has_no_more_trials_than_combinations(run: str) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import marshal
 import math
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +120,13 @@ def test_a_grid_refuses_ranges_by_name():
     assert [line.split(":")[0] for line in lines] == ["loss.lambda1", "loss.lambda2"]
     assert "LogUniform" in lines[0]
     assert "Choice" in lines[0]
+
+
+def test_a_grid_has_an_end():
+    space = {"loss.lambda1": Choice(range(100)), "loss.lambda2": Choice(range(100))}
+    assert len(spaces.grid(space)) == 10_000
+    with pytest.raises(ConfigError, match=r"^SPACE: a grid of 20,000 trials; at most 10,000: leave values out"):
+        spaces.grid(space | {"seed": Choice([0, 1])})
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.004, 0.4), (1e-6, 30.0), (2, 3)])
@@ -248,6 +258,22 @@ def test_the_line_told_is_the_users_own(tmp_path):
     path = write(tmp_path, "import json\n\n\nSPACE = json.loads('{')\n")
     with pytest.raises(ConfigError, match=r"my_space\.py, line 4: JSONDecodeError: "):
         spaces.load(path)
+
+
+def test_what_is_no_text_of_a_program_is_not_run(tmp_path):
+    """An archive with a program in it, and a compiled one, whose names end in .py."""
+    with zipfile.ZipFile(tmp_path / "archive.py", "w") as file:
+        file.writestr("__main__.py", OWN)
+    compiled = importlib.util.MAGIC_NUMBER + bytes(12) + marshal.dumps(compile(OWN, "x", "exec"))
+    (tmp_path / "compiled.py").write_bytes(compiled)
+    for name in ("archive.py", "compiled.py"):
+        with pytest.raises(ConfigError, match=rf"{name}: \w+Error: source code string cannot contain null bytes$"):
+            spaces.load(str(tmp_path / name))
+
+
+def test_a_file_may_have_classes_of_its_own(tmp_path):
+    program = "from __future__ import annotations\nimport dataclasses\n\n@dataclasses.dataclass\nclass A:\n    x: int\n"
+    assert spaces.load(write(tmp_path, program + OWN))[0] == "my_space"
 
 
 def test_files_and_names_that_are_not_there(tmp_path):

@@ -67,6 +67,12 @@ def problems(space: Any, config: Config = PAPER) -> list[str]:
         ({"loss.lambda1": Uniform(math.nan, 1)}, ["loss.lambda1: low and high must be finite", "nan"]),
         ({"loss.lambda1": Uniform("0", 1)}, ["loss.lambda1: low and high must be finite", "'0'"]),
         ({"loss.lambda1": Uniform(0, 10**400)}, ["loss.lambda1: low and high must be finite"]),
+        ({"seed": Choice(b"012")}, ["seed: a Choice takes a list of values", "b'012'"]),
+        ({"seed": Choice(range(10**30))}, ["seed: a Choice of more than 1000 values"]),
+        ({"seed": Choice([0] * 100_000)}, ["seed: a Choice of more than 1000 values"]),
+        ({"seed": Choice(range(600)), "loss.lambda1": Choice(range(600))}, ["SPACE: 1200 values in all its Choices"]),
+        ({"seed": Choice({"x" * 201: 1})}, ["seed: a label or a value of 201 characters; at most 200"]),
+        ({"speech_encoder.cbam": Choice(["x" * 201])}, ["cbam: a label or a value of 201 characters; at most 200"]),
         ({"speech_encoder.cbam_reduction": Uniform(4, 16)}, ["cbam_reduction: Uniform is for", "use Choice here"]),
         ({"training.encoder.epochs": LogUniform(1, 30)}, ["epochs: LogUniform is for", "use Choice here"]),
         ({"prior.kind": Uniform(0, 1)}, ["prior.kind: Uniform is for", "use Choice here"]),
@@ -85,6 +91,25 @@ def test_one_clear_line(space, told):
         assert any(part in line for line in lines), lines
     if "num_lanes" not in str(space):  # to which every stage has something to say
         assert len(lines) == 1, lines
+
+
+def test_what_is_too_large_to_print_is_told_in_short():
+    (line,) = problems({"loss.lambda1": Uniform(0, 10**5000)})
+    assert line == "loss.lambda1: low and high must be finite numbers, got 0 and a value of type int"
+    lines = problems({("seed",) * 50_000: Choice([1])})
+    assert [line.partition(" ...: ")[2] for line in lines] == [
+        "each value is a tuple of 50000, one for each field, got 1",
+        "seed is named twice",
+    ]
+    assert max(map(len, lines)) < 600
+
+
+def test_of_many_problems_the_first_are_told():
+    lines = problems({f"x{n}": Uniform(1, 0) for n in range(1000)})
+    assert lines[19:] == ["x19: low must be under high, got 1 and 0", "and more problems"]
+    lines = problems({"loss.lambda1": Choice([-n for n in range(1, 500)])})
+    assert len(lines) == 21
+    assert lines[0].endswith("(got -1); in 1 of 499 samples tried, the first loss.lambda1 = -1")
 
 
 def test_all_problems_are_told_at_once():
