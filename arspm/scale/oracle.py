@@ -11,15 +11,17 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray.data
 import torch
 
 from arspm import config as configuration
 from arspm import corpus, schema, stages, storage
-from arspm.config import Config
+from arspm.config import Config, plain
 from arspm.learning import artifacts, metrics
 from arspm.learning.batch import FACE, to_batch
+from arspm.media.clip_rows import MAX_ID_BYTES
 from arspm.media.faces import FaceDetector, decode_jpeg, make_detector
 from arspm.media.oracle_faces import alike_faces
 from arspm.model.vggface import VGGFace
@@ -29,6 +31,7 @@ from arspm.scale.ingest import plain_errors, quiet
 
 ORACLE = "oracle.parquet"
 _HALF_DEGREES = "half_degrees"
+_MAX_SPEAKERS, _MAX_BYTES = 1_000_000, 256 << 20
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -115,21 +118,11 @@ def true_causes(uri: str, video_ids: Sequence[str]) -> dict[str, np.ndarray]:
     """
     data = storage.read_bytes(uri)
     try:
-        with pq.ParquetFile(pa.BufferReader(data)) as file:
-            there = file.schema_arrow
-            missing = [name for name in (schema.VIDEO_ID, *_TYPES) if name not in there.names]
-            if not missing:
-                table = file.read(columns=[schema.VIDEO_ID, *_TYPES])
+        table = _read_causes(data)
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{uri}: not a whole Parquet file ({str(error).splitlines()[0]})") from None
-    if missing:
-        raise ValueError(f"{uri}: no column {', '.join(missing)}; `arspm synth` writes such a file")
-    # Types before values: a column of another library's type might be unpickled as it is read.
-    for name, (fits, what) in {schema.VIDEO_ID: (_is_text, "text"), **_TYPES}.items():
-        if not fits(table[name].type):
-            raise ValueError(f"{uri}: column {name} must be {what}, not {table[name].type}")
-        if table[name].null_count:
-            raise ValueError(f"{uri}: column {name} is empty in {table[name].null_count} rows")
+        raise ValueError(f"{uri}: not a whole Parquet file ({plain((str(error).splitlines() or [''])[0])})") from None
+    except ValueError as error:
+        raise ValueError(f"{uri}: {error}") from None
     known = {video_id: row for row, video_id in enumerate(table[schema.VIDEO_ID].to_pylist())}
     if len(known) < len(table):
         raise ValueError(f"{uri}: a {schema.VIDEO_ID} stands in two rows")
@@ -145,15 +138,53 @@ def true_causes(uri: str, video_ids: Sequence[str]) -> dict[str, np.ndarray]:
     return found
 
 
+def _read_causes(data: bytes) -> pa.Table:
+    """The columns that are read, of the right types and without an empty cell. Raises what does not name the file."""
+    wanted = {schema.VIDEO_ID: (_is_text, "text"), **_TYPES}
+    with pq.ParquetFile(pa.BufferReader(data)) as file:
+        there, about = file.schema_arrow, file.metadata
+    if missing := [name for name in wanted if name not in there.names]:
+        raise ValueError(f"no column {', '.join(missing)}; `arspm synth` writes such a file")
+    if twice := [name for name in wanted if there.names.count(name) > 1]:
+        raise ValueError(f"column {twice[0]} is there twice")
+    # Types before values: a column of another library's type might be unpickled as it is read.
+    for name, (fits, what) in wanted.items():
+        kind = there.field(name).type
+        if not fits(kind):
+            raise ValueError(f"column {name} must be {what}, not {plain(str(kind))}")
+    size = sum(about.row_group(number).total_byte_size for number in range(about.num_row_groups))
+    if about.num_rows > _MAX_SPEAKERS or size > _MAX_BYTES:
+        raise ValueError(
+            f"{about.num_rows} rows of {size >> 20} MiB; at most {_MAX_SPEAKERS} of {_MAX_BYTES >> 20} MiB"
+        )
+    texts = [name for name, (fits, _) in wanted.items() if fits is _is_text]
+    # As dictionaries: a few bytes repeat a large cell until it fills the memory.
+    with pq.ParquetFile(pa.BufferReader(data), read_dictionary=texts) as file:
+        table = file.read(columns=list(wanted))
+    table.validate(full=True)  # of a damaged file, text is as it says
+    for name in wanted:
+        if table[name].null_count:
+            raise ValueError(f"column {name} is empty in {table[name].null_count} rows")
+    for name in texts:
+        chunks = table[name].chunks
+        longest = max((pc.max(pc.binary_length(chunk.dictionary)).as_py() or 0 for chunk in chunks), default=0)
+        if longest > MAX_ID_BYTES:
+            raise ValueError(f"column {name} has a text of {longest} bytes; at most {MAX_ID_BYTES}")
+        table = table.set_column(table.column_names.index(name), name, table[name].cast(pa.string()))
+    return table
+
+
 def _check_causes(uri: str, found: Mapping[str, np.ndarray], video_ids: Sequence[str]) -> None:
+    age, body_size = (found[name].astype(np.float64) for name in (schema.AGE, schema.BODY_SIZE))
     for name, right, what in (
         (schema.SEX, np.isin(found[schema.SEX].astype(str), schema.GENDERS), "female or male"),
-        (schema.AGE, (found[schema.AGE] >= 20) & (found[schema.AGE] <= 80), "from 20 to 80 years"),
-        (schema.BODY_SIZE, np.abs(found[schema.BODY_SIZE]) <= 2, "from -2 to 2"),
+        (schema.AGE, (age >= 20) & (age <= 80), "from 20 to 80 years"),
+        (schema.BODY_SIZE, np.abs(body_size) <= 2, "from -2 to 2"),
     ):
         if not right.all():
             row = int(np.argmin(right))
-            raise ValueError(f"{uri}: {name} of {video_ids[row]} is {found[name][row]}; it must be {what}")
+            value = plain(str(found[name][row]))
+            raise ValueError(f"{uri}: {name} of {video_ids[row]} is {value}; it must be {what}")
 
 
 class _Artist:

@@ -38,7 +38,7 @@ LONGEST_LINE = 2500
 PRELOAD = (
     *("arspm.corpus", "arspm.stages", "arspm.sweeps", "arspm.learning.artifacts", "arspm.learning.judges"),
     *("arspm.media.datasets", "arspm.media.prepare", "arspm.model.vggface_weights", "arspm.presets", "cluster.cost"),
-    *("cluster.head", "s3fs"),
+    *("arspm.scale.oracle", "cluster.head", "jobs.sweep_plan", "s3fs"),
     *("torch._dynamo", "torch.optim.adam", "h5py", "onnx", "pytest", "soundfile"),
 )
 _PROCESSES = multiprocessing.get_context("forkserver")

@@ -1,0 +1,114 @@
+"""speakers.parquet, the true causes of made-up speakers, which a configuration names and another program may write."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import asdict, replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from arspm import schema
+from arspm.media.made_up_people import sample_speakers
+from arspm.scale.oracle import true_causes
+from tests.fuzz.doors import Spoilt, number, try_inputs
+from tests.fuzz.mutations import BYTES, ODD_VALUES, Mutation
+
+WANTED = ("test0002", "test0000", "test0002")
+PEOPLE = [asdict(replace(each, video_id=f"test{at:04d}")) for at, each in enumerate(sample_speakers(4, seed=3))]
+NAMES = ("video_id", "sex", "age", "body_size", "hair_colour", "glasses", "f0_hz")
+COLUMNS = {name: [person[name] for person in PEOPLE] for name in NAMES}
+
+
+def parquet(columns: dict[str, Any] | pa.Table, **options: Any) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(columns if isinstance(columns, pa.Table) else pa.table(columns), sink, **options)
+    return sink.getvalue()
+
+
+SEEDS = (parquet(COLUMNS), parquet(COLUMNS, compression="none", use_dictionary=False))
+
+
+def cell(rng: Random, data: bytes, _: bytes) -> bytes:
+    """Another value, all of a column of another type, a column more or less, or rows twice."""
+    try:
+        return parquet(_changed(rng, pq.read_table(io.BytesIO(data))))
+    except (pa.ArrowException, OSError, TypeError, OverflowError) as error:
+        raise ValueError(error) from None  # no column, or spoilt beyond another
+
+
+def _changed(rng: Random, table: pa.Table) -> pa.Table:
+    at = rng.randrange(table.num_columns)
+    name, values = table.column_names[at], table.column(at).to_pylist()
+    odd = rng.choice(ODD_VALUES)
+    values[rng.randrange(len(values))] = odd
+    wrapped = [[each] for each in values], [{"a": each} for each in values], [odd] * len(values)
+    kinds = (pa.large_string(), pa.binary(), pa.float16(), pa.int8(), pa.uint64(), pa.decimal128(9, 2), pa.bool_())
+    kinds += (pa.dictionary(pa.int8(), pa.string()), pa.timestamp("ns"), pa.null(), pa.float32(), pa.string_view())
+    what = rng.randrange(8)
+    if what < 3:
+        return table.set_column(at, name, pa.array(rng.choice((values, values, *wrapped))))
+    if what < 5:
+        return table.set_column(at, name, table.column(at).cast(rng.choice(kinds), safe=False))
+    if what == 5:
+        return table.append_column(rng.choice((name, "x" * 5000, "", "a\n\x1b[31m")), table.column(at))
+    return rng.choice((table.remove_column(at), pa.concat_tables([table, table]), table.slice(0, rng.randrange(5))))
+
+
+MUTATIONS: tuple[Mutation, ...] = (*BYTES, *[cell] * 20)
+
+
+def speakers(path: Path) -> None:
+    found = true_causes(str(path), WANTED)
+    assert set(found) == {schema.SEX, schema.AGE, schema.BODY_SIZE, schema.HAIR_COLOUR, schema.GLASSES}
+    assert all(len(values) == len(WANTED) for values in found.values())
+    assert set(found[schema.SEX]) <= set(schema.GENDERS)
+    assert (found[schema.AGE].astype(float) >= 20).all()
+    assert (found[schema.AGE].astype(float) <= 80).all()
+    assert (np.abs(found[schema.BODY_SIZE].astype(float)) <= 2).all()
+    assert found[schema.GLASSES].dtype == bool
+    assert all(isinstance(colour, str) for colour in found[schema.HAIR_COLOUR])
+
+
+def test_true_causes() -> None:
+    tally = try_inputs(speakers, Spoilt(SEEDS, MUTATIONS, number(200)), name="speakers.parquet")
+    assert min(tally["refused"], tally["accepted"]) > tally.total() // 10
+
+
+def test_true_causes_that_cannot_be() -> None:
+    table = pa.table(COLUMNS)
+    inputs = [
+        parquet(table.append_column("age", table["age"])),
+        parquet(table.append_column("x", table["age"]).rename_columns([*COLUMNS, "video_id"])),
+        parquet(COLUMNS | {"sex": ["x" * 10**6] * 4}),
+        parquet(COLUMNS | {"sex": ["\x1b[31m\n"] * 4}),
+        parquet(COLUMNS | {"age": [{"x" * 5000: 1}] * 4}),
+        parquet(COLUMNS | {"age": pa.array([10**30] * 4, pa.decimal128(38))}),
+        parquet(COLUMNS | {"age": [1e308, -1e308, float("inf"), float("nan")]}),
+        parquet(COLUMNS | {"body_size": pa.array([2**64 - 1] * 4, pa.uint64())}),
+        parquet(COLUMNS | {"body_size": pa.array([-(2**63)] * 4, pa.int64())}),
+        parquet(COLUMNS | {"body_size": pa.array([-128] * 4, pa.int8())}),
+        parquet(COLUMNS | {"sex": pa.array(["male"] * 4).dictionary_encode()}),
+        parquet(COLUMNS | {"video_id": [None] * 4}),
+        parquet({name: pa.nulls(0, pa.array(values).type) for name, values in COLUMNS.items()}),
+        parquet({}),
+        parquet({f"x{n}": [1] for n in range(5000)}),
+        repeated("hair_colour", 40, "x" * (64 << 20)),  # 2.7 GB, were they read
+        repeated("video_id", 40, "x" * (64 << 20)),
+        repeated("hair_colour", 1_000_001, "red"),
+    ]
+    assert max(map(len, inputs)) < 30_000_000
+    tally = try_inputs(speakers, inputs, name="speakers.parquet")
+    assert tally["refused"] == len(inputs)
+
+
+def repeated(column: str, times: int, text: str) -> bytes:
+    """A file in which a column has one text so many times, by a dictionary."""
+    columns = {name: pa.repeat(pa.scalar(values[0]), times) for name, values in COLUMNS.items()}
+    columns["video_id"] = pa.array([f"v{n}" for n in range(times)])
+    columns[column] = pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), times), [text])
+    return parquet(columns, compression="zstd", store_schema=False)
