@@ -15,13 +15,13 @@ import csv
 import json
 import os
 import re
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import urllib.request
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -153,50 +153,44 @@ def measure(head: Head, clips: Path, table: Path, run: Path, epochs: int) -> dic
     return found
 
 
-def table(small: dict[str, Memory], large: dict[str, Memory]) -> list[Sequence[str]]:
-    """Peaks of each kind of process in each stage, over either corpus."""
-    lines: list[Sequence[str]] = [("stage", "", "small, MiB", "large, MiB", "more")]
-    for stage in STAGES:
-        for kind in (DRIVER, TRAINING, DATA, STORE):
-            peaks = small[stage].peak(kind), large[stage].peak(kind)
-            if any(peaks):
-                lines.append((stage, kind, f"{peaks[0]:.0f}", f"{peaks[1]:.0f}", f"{peaks[1] - peaks[0]:+.0f}"))
-    return lines
+def run(speakers: int, times: int, epochs: int) -> tuple[dict[str, dict[str, Memory]], dict[str, float]]:
+    """The memory of each stage over the small corpus and the large one, and the corpora's size in MiB."""
+    with tempfile.TemporaryDirectory(prefix="arspm-") as scratch:
+        folder = Path(scratch)
+        os.environ["ARSPM_HOME"] = str(folder / "home")  # a head of its own, whatever else runs
+        made = write_corpus(folder / "made", num_speakers=speakers, clips_per_speaker=2, seconds=(1.0, 1.5))
+        found, sizes = {}, {}
+        metrics = {"RAY_enable_metrics_collection": "1", "RAY_metrics_report_interval_ms": "1000"}
+        head = up(num_cpus=2, object_store_memory=STORE_BYTES, env=metrics)
+        try:
+            for name, copies, passes in (("small", 1, SHORT_EPOCHS), ("large", times, epochs)):
+                table, place = enlarge(made, copies, folder / name), folder / f"run-{name}"
+                found[name] = measure(head, made.clips_dir, table, place, passes)
+                tables = (place / "corpus").rglob("*.parquet")
+                sizes[name] = sum(file.stat().st_size for file in tables) / _MIB
+        finally:
+            down()
+            shutil.rmtree(head.temp_dir, ignore_errors=True)
+    return found, sizes
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.long_runs", description=__doc__)
-    parser.add_argument("--speakers", type=int, default=20, help="of two clips each, in the small corpus")
+    parser.add_argument("--speakers", type=int, default=14, help="of two clips each, in the small corpus")
     parser.add_argument("--times", type=int, default=20, help="how much larger the large one is")
     parser.add_argument("--epochs", type=int, default=30, help="of the encoder over the large one")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="arspm-") as scratch:
-        folder = Path(scratch)
-        os.environ["ARSPM_HOME"] = str(folder / "home")  # a head of its own, whatever else runs
-        made = write_corpus(folder / "made", num_speakers=arguments.speakers, clips_per_speaker=2, seconds=(1.0, 1.5))
-        table_of = {
-            name: enlarge(made, times, folder / name) for name, times in (("small", 1), ("large", arguments.times))
-        }
-        metrics = {"RAY_enable_metrics_collection": "1", "RAY_metrics_report_interval_ms": "1000"}
-        head = up(num_cpus=2, object_store_memory=STORE_BYTES, env=metrics)
-        try:
-            epochs = {"small": SHORT_EPOCHS, "large": arguments.epochs}
-            found = {
-                name: measure(head, made.clips_dir, path, folder / f"run-{name}", epochs[name])
-                for name, path in table_of.items()
-            }
-        finally:
-            down()
-        sizes = {
-            name: sum(file.stat().st_size for file in (folder / f"run-{name}" / "corpus").rglob("*.parquet")) / _MIB
-            for name in table_of
-        }
-    print(f"corpus: {sizes['small']:.0f} and {sizes['large']:.0f} MiB; object store {STORE_BYTES / _MIB:.0f} MiB")
-    for line in table(found["small"], found["large"]):
-        print("{:<11} {:<16} {:>10} {:>10} {:>6}".format(*line))
+    found, sizes = run(arguments.speakers, arguments.times, arguments.epochs)
+    print(f"corpus: {sizes['small']:.0f} and {sizes['large']:.0f} MiB; object store: {STORE_BYTES / _MIB:.0f} MiB")
+    print("{:<11} {:<16} {:>11} {:>11} {:>6}".format("stage", "", "small, MiB", "large, MiB", "more"))
+    for stage in STAGES:
+        for kind in (DRIVER, TRAINING, DATA, STORE):
+            small, large = (found[name][stage].peak(kind) for name in ("small", "large"))
+            if small or large:
+                print(f"{stage:<11} {kind:<16} {small:>11.0f} {large:>11.0f} {large - small:>+6.0f}")
     for kind in (TRAINING, DATA, DRIVER, STORE):
         early, late = found["large"]["encoder"].drift(kind)
-        print(f"encoder, {arguments.epochs} epochs of the large corpus, {kind}: {early:.0f} MiB early, {late:.0f} late")
+        print(f"encoder, {arguments.epochs} epochs of the large one, {kind}: {early:.0f} MiB early, {late:.0f} late")
 
 
 if __name__ == "__main__":

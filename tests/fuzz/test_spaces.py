@@ -144,7 +144,7 @@ def space_file(path: Path, run: Path) -> None:
 
 
 def test_files_of_spaces(run: Path) -> None:
-    tally = try_inputs(space_file, Spoilt(SEEDS, MUTATIONS, number(120)), name="my_space.py", run=run)
+    tally = try_inputs(space_file, Spoilt(SEEDS, MUTATIONS, number(80)), name="my_space.py", run=run)
 
     assert min(tally["refused"], tally["accepted"]) > tally.total() // 10
 
