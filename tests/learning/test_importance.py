@@ -206,8 +206,14 @@ def test_it_says_nothing_and_leaves_optuna_as_it_was(capfd: pytest.CaptureFixtur
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_thousand_trials_take_no_more_than_two_seconds_of_a_core() -> None:
-    trials = uniform_trials([5.0, 4.0, 3.0, 2.0, 1.0], 1000, noise=0.3)
-    begun = time.process_time()
-    importance(trials, {f"x{i}": UNIT for i in range(5)}, mode="min")
-    assert time.process_time() - begun < 2.0  # 0.6 s where it was measured
+def test_a_thousand_trials_take_no_more_than_fifteen_times_as_long_as_a_hundred() -> None:
+    """With trees of any depth it is with the square of their number, and 17 s of a core."""
+    space = {f"x{i}": UNIT for i in range(5)}
+
+    def seconds(num_trials: int) -> float:
+        trials = uniform_trials([5.0, 4.0, 3.0, 2.0, 1.0], num_trials, noise=0.3)
+        begun = time.process_time()
+        importance(trials, space, mode="min")
+        return time.process_time() - begun
+
+    assert seconds(1000) < 15 * min(seconds(100) for _ in range(2))
