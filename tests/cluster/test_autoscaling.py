@@ -80,7 +80,7 @@ def test_nodes_come_when_a_stage_asks_for_them_and_go_when_none_does(
     words = [ARSPM, "submit", "--run", run, "--preset", "smoke", "--ray-address", nodes.address]
     words += ["--csv", clips / "avspeech.csv", "--clips", clips / "clips"]
     words += [word for name, value in asks.items() for word in ("--set", f"{name}={value}")]
-    chain = subprocess.run([str(word) for word in words], capture_output=True, text=True, timeout=400)
+    chain = subprocess.run([str(word) for word in words], capture_output=True, text=True, timeout=900)
     assert chain.returncode == 0, chain.stdout + chain.stderr
     assert (run / "report/index.html").exists()
 

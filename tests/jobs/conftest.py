@@ -24,7 +24,7 @@ def arspm(*arguments: object, **environment: str) -> subprocess.CompletedProcess
         [str(Path(sys.executable).with_name("arspm")), *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1200,
         env={**os.environ, "COLUMNS": "120", **environment},
     )
 
