@@ -76,7 +76,8 @@ def test_ctrl_c_stops_a_sweep_and_the_same_command_goes_on(
     decoded_run: tuple[str, Config], head: Any, wait_until: Callable[..., None], tmp_path: Path
 ) -> None:
     uri, config = decoded_run
-    place, best = planned(uri, config, 5), tmp_path / "best.json"
+    epochs = "training.encoder.epochs=30"  # so that a trial outlasts the way of a Ctrl-C
+    place, best = planned(uri, config, 5, dict([epochs.split("=")])), tmp_path / "best.json"
     command = [
         str(Path(sys.executable).with_name("arspm")),
         "sweep",
@@ -88,7 +89,7 @@ def test_ctrl_c_stops_a_sweep_and_the_same_command_goes_on(
         "--search",
         "random",
     ]
-    command += ["--scheduler", "none", "--ray-address", head.address, "--export-best", str(best)]
+    command += ["--scheduler", "none", "--set", epochs, "--ray-address", head.address, "--export-best", str(best)]
     env = {**os.environ, "PYTHONPATH": str(REPO)}
     first = subprocess.Popen(command, env=env, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     wait_until(lambda: first.poll() is not None or ended(place), 180)
@@ -103,7 +104,7 @@ def test_ctrl_c_stops_a_sweep_and_the_same_command_goes_on(
     assert not [job for job in jobs.list_jobs(jobs.connect(head.address), {"run": uri}) if job.active]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
-    after = check_whole(place, before, 5)
+    after = check_whole(place, before, 5, num_epochs=30)
     winner = min(after.values(), key=lambda each: each["best"])
     chosen = storage.read_json(str(best))["loss"]
     assert {f"loss.{name}": chosen[name] for name in ("lambda1", "lambda2", "lambda3")} == winner["sample"]
