@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 REPO = Path(__file__).parents[2]
-_GCS, _API, _READY_SECONDS = 6379, 8265, 90
+_GCS, _API, _READY_SECONDS = 6379, 8265, 180
 
 
 def cannot() -> str:
