@@ -16,7 +16,7 @@ from tests.jobs.conftest import Chain, arspm, left_by
 from tests.learning.conftest import TIMINGS
 from tests.s3_servers import BUCKET, Moto, SeaweedFS, s3_env
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]  # two chains and two sweeps: minutes
 PORT = 8333
 NODE_CPUS, WORKER_CPUS = 4, 2.4  # one training worker a node, and room for its reader
 NAME = "on-nodes"
@@ -39,7 +39,7 @@ def nodes() -> Iterator[Nodes]:
     yield from make_nodes(own_disks=True)
 
 
-@pytest.fixture(params=["seaweedfs", pytest.param("moto", marks=pytest.mark.slow)])
+@pytest.fixture(params=["seaweedfs", "moto"])
 def bucket(
     request: pytest.FixtureRequest, nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Bucket]:
