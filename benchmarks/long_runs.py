@@ -1,4 +1,4 @@
-"""What memory a long run and a large corpus take: `python -m benchmarks.long_runs`, about 12 minutes on two cores.
+"""What memory a long run and a large corpus take: `python -m benchmarks.long_runs`.
 
 Two questions, put to a local head of its own: does training take more with every epoch, and does a stage take more of
 a larger corpus? `arspm submit` runs the chain stage by stage, over a small corpus and over one `--times` as large: the
@@ -44,7 +44,7 @@ Sample = dict[str, float]  # MiB of the largest process of each kind, and of the
 
 
 class Memory(NamedTuple):
-    """What one stage took, with those that it needs: samples in order, and the seconds in all."""
+    """What one stage took, with those that it needs: samples in order."""
 
     samples: list[Sample]
 
@@ -95,7 +95,7 @@ def kind_of(process: Process) -> str:
         return ""
     if "RayTrainWorker" in title:
         return TRAINING
-    return DATA if re.match(r"ray::(Map|Read|_?Map)", title) else ""
+    return DATA if re.match(r"ray::_?(Map|Read)", title) else ""
 
 
 def stored_mib(head: Head) -> float:
