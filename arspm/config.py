@@ -217,7 +217,7 @@ class Evaluate(Section):
 
     judge: Place = "classifier"  # of sex and age: one trained here, or the path of a .csv of predictions or of an .onnx
     landmarks: Place = ""  # a YuNet ONNX file, for craniofacial measures; empty: the face detector's, if it gives any
-    num_clips: Count = 10_000  # of the test split, the first so many: their features are in memory, by estimate 0.6 MB a clip
+    num_clips: Count = 10_000  # of the test split, the first so many, held in memory: an estimated 0.6 MB a clip
     num_resamples: Count = 2000  # bootstrap
     num_portraits: Count = 12  # speakers in the report's grid
     batch_size: Count = 32
