@@ -51,11 +51,11 @@ class Memory(NamedTuple):
     def peak(self, kind: str) -> float:
         return max((sample[kind] for sample in self.samples if kind in sample), default=0.0)
 
-    def drift(self, kind: str) -> tuple[float, float]:
-        """Medians of the second fifth of a kind's time and of its last: start-up is in neither."""
+    def course(self, kind: str) -> list[float]:
+        """Medians of ten equal parts of a kind's time, the first of which is start-up."""
         seen = [sample[kind] for sample in self.samples if kind in sample]
-        fifth = max(1, len(seen) // 5)
-        return statistics.median(seen[fifth : 2 * fifth]), statistics.median(seen[-fifth:])
+        tenth = max(1, len(seen) // 10)
+        return [statistics.median(seen[begin : begin + tenth]) for begin in range(0, tenth * 10, tenth) if seen[begin:]]
 
 
 class Watch:
@@ -188,9 +188,9 @@ def main() -> None:
             small, large = (found[name][stage].peak(kind) for name in ("small", "large"))
             if small or large:
                 print(f"{stage:<11} {kind:<16} {small:>11.0f} {large:>11.0f} {large - small:>+6.0f}")
-    for kind in (TRAINING, DATA, DRIVER, STORE):
-        early, late = found["large"]["encoder"].drift(kind)
-        print(f"encoder, {arguments.epochs} epochs of the large one, {kind}: {early:.0f} MiB early, {late:.0f} late")
+    print(f"MiB in the tenths of the encoder's {arguments.epochs} epochs of the large one")
+    for kind in (DRIVER, TRAINING, DATA, STORE):
+        print(f"{kind:<16}", *(f"{each:>4.0f}" for each in found["large"]["encoder"].course(kind)))
 
 
 if __name__ == "__main__":

@@ -67,18 +67,21 @@ def make_batch(config: Config, rows: int, device: torch.device) -> Batch:
     )
 
 
-def measure(name: str, rows: int, steps: int, precision: str, device: torch.device) -> dict[str, Any]:
+def measure(
+    name: str, rows: int, steps: int, recipe: Recipe, device: torch.device, config: Config | None = None
+) -> dict[str, Any]:
     """What `steps` optimisation steps of a network take, after one that is not timed: it makes Adam's state."""
     torch.manual_seed(0)
     stage, changes = NETWORKS[name]
-    config, recipe = override(Config(), changes), Recipe(precision=precision)
+    config = override(config or Config(), changes)
     task, batch = make_task(stage, config, device), make_batch(config, rows, device)
     model = task.model.to(device, memory_format=torch.channels_last).train()
     optimizer = make_optimizer(model, recipe)
+    wrapped = torch.compile(model) if recipe.compile else model
     seconds, losses = [], []
     for _ in range(steps + 1):
         begun = time.perf_counter()
-        terms = train_step(task, model, optimizer, batch, rate=recipe.learning_rate, precision=recipe.precision)
+        terms = train_step(task, wrapped, optimizer, batch, rate=recipe.learning_rate, precision=recipe.precision)
         losses.append(float(terms["loss"]))  # waits for the device
         seconds.append(time.perf_counter() - begun)
     gradients = [parameter.grad for parameter in model.parameters()]
@@ -88,9 +91,10 @@ def measure(name: str, rows: int, steps: int, precision: str, device: torch.devi
         "network": name,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "rows": rows,
-        "precision": precision,
-        "seconds_median": round(statistics.median(seconds[1:]), 2),
-        "seconds": [round(each, 2) for each in seconds[1:]],
+        "precision": recipe.precision,
+        "compile": recipe.compile,
+        "seconds_median": float(f"{statistics.median(seconds[1:]):.3g}"),
+        "seconds": [float(f"{each:.3g}") for each in seconds[1:]],
         "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else peak, 2),
         "loss": losses[-1],
         "finite": finite and all(map(math.isfinite, losses)),
@@ -121,6 +125,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=16, help="the batch")
     parser.add_argument("--steps", type=int, default=3, help="timed, after one that is not")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--compile", action="store_true", help="by torch.compile")
     parser.add_argument("--limit-gib", type=float, default=24.0, help="more is an error")
     parser.add_argument("--here", action="store_true", help="one network, in this process, whatever it takes")
     arguments = parser.parse_args()
@@ -129,13 +134,15 @@ def main() -> None:
     if arguments.rows < 2 or arguments.steps < 1:
         parser.error("--rows must be at least 2, for BatchNorm, and --steps at least 1")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    rows, steps, precision = arguments.rows, arguments.steps, arguments.precision
+    rows, steps = arguments.rows, arguments.steps
     if arguments.here:
-        print(json.dumps(measure(arguments.networks[0], rows, steps, precision, device)))
+        recipe = Recipe(precision=arguments.precision, compile=arguments.compile)
+        print(json.dumps(measure(arguments.networks[0], rows, steps, recipe, device)))
         return
     name = torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.machine()} CPU"
     print(f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}, median of {steps} steps", flush=True)
-    options = ["--rows", str(rows), "--steps", str(steps), "--precision", precision]
+    options = ["--rows", str(rows), "--steps", str(steps), "--precision", arguments.precision]
+    options += ["--compile"] if arguments.compile else []
     for each in arguments.networks:
         print(measure_apart(each, options, arguments.limit_gib), flush=True)
 

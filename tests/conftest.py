@@ -67,6 +67,25 @@ def jobs_client(head: Any) -> Any:
     return connect(head.address)
 
 
+@pytest.fixture(scope="session")
+def listening(head: Any) -> Callable[[], set[tuple[str, str, int]]]:
+    """Where that head's processes listen: the process's name, the address, the port."""
+    from psutil import NoSuchProcess
+
+    from cluster.host import marked_processes
+
+    def look() -> set[tuple[str, str, int]]:
+        found = set()
+        for process in marked_processes(head.pid, head.id):
+            with contextlib.suppress(NoSuchProcess):  # ended meanwhile
+                for each in process.net_connections(kind="inet"):
+                    if each.status == "LISTEN":
+                        found.add((process.name(), each.laddr.ip.removeprefix("::ffff:"), each.laddr.port))
+        return found
+
+    return look
+
+
 @pytest.fixture
 def nodes() -> Iterator[Nodes]:
     """A cluster without a node yet."""

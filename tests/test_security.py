@@ -12,7 +12,7 @@ import os
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ import pytest
 
 from cluster import client as jobs
 from cluster.access import token_file
-from cluster.host import marked_processes
 
 REPO = Path(__file__).parents[1]
 OURS = ("arspm", "jobs", "cluster", "tune_spaces")
@@ -99,17 +98,15 @@ def test_what_the_dashboard_shows_to_all_is_an_empty_page(port: int, jobs_client
 
 
 @pytest.mark.ray
-def test_no_port_of_the_head_takes_a_strangers_job(head: Any, port: int, token: str, tmp_path: Path) -> None:
+def test_no_port_of_the_head_takes_a_strangers_job(
+    listening: Callable[[], set[tuple[str, str, int]]], port: int, token: str, tmp_path: Path
+) -> None:
     """Whatever listens: the dashboard, the agent beside it, and what speaks something else."""
-    listening = set()
-    for process in marked_processes(head.pid, head.id):
-        for connection in process.net_connections(kind="inet"):
-            if connection.status == "LISTEN":
-                listening.add(connection.laddr.port)
-    assert port in listening
+    ports = {number for _, _, number in listening()}
+    assert port in ports
     job = {"entrypoint": f"touch {tmp_path}/ran", "submission_id": "strangers"}
     answers = {}
-    for each, path in product(sorted(listening), ("/api/jobs/", "/api/job_agent/jobs/", "/get_or_create_runtime_env")):
+    for each, path in product(sorted(ports), ("/api/jobs/", "/api/job_agent/jobs/", "/get_or_create_runtime_env")):
         for headers, refusal in strangers():
             status, _ = ask(each, "POST", path, job, **headers)
             assert status in (0, 404, 405, refusal), (each, path, headers)  # 405: a metrics port, which is only read

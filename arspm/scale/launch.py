@@ -90,6 +90,7 @@ def fit_on_workers(
     attempts = config.resources.max_failures + 1
     for variable, value in _TRAIN_SETTINGS.items():
         os.environ.setdefault(variable, value)
+    lost: Exception
     for attempt in range(1, attempts + 1):
         before = _unknown_to_train(storage.join(storage_path, name))
         trainer = TorchTrainer(
@@ -117,20 +118,22 @@ def fit_on_workers(
             cause = _own_error(error)
             if cause is not None:
                 raise _failed(cause) from error
-            said = " / ".join({_first_line(each) for each in error.worker_failures.values()})
-            if attempt == attempts:
-                raise LostWorkers(f"lost workers {attempts} times, the last time so: {said}") from error
-            log.warning(
-                "lost a worker of %s (%d of at most %d): going on from the last checkpoint. %s",
-                stage,
-                attempt,
-                attempts - 1,
-                said,
-            )
+            lost, said = error, " / ".join({_first_line(each) for each in error.worker_failures.values()})
+        except ray.exceptions.RayActorError as error:  # Train's controller: killed, or it did not start
+            lost, said = error, _last_line(error)
         except ray.train.PreemptionError as error:  # Train itself gave up
             raise LostWorkers(_first_line(error)) from error
         except ray.train.ControllerError as error:
             raise _failed(error.controller_failure) from error
+        if attempt == attempts:
+            raise LostWorkers(f"lost workers {attempts} times, the last time so: {said}") from lost
+        log.warning(
+            "lost a worker of %s (%d of at most %d): going on from the last checkpoint. %s",
+            stage,
+            attempt,
+            attempts - 1,
+            said,
+        )
     raise AssertionError("unreachable")
 
 
@@ -138,24 +141,30 @@ def _unknown_to_train(place: str) -> str | None:
     """The newest whole checkpoint at a place, if there is one that Train would not go on from; else None.
 
     Train goes by its own list of checkpoints, which it writes in place: a full disk or a lost machine may leave a part
-    of it, and that of another version of Ray it refuses. A list that it could not use is taken away.
+    of it. That of another version of Ray it refuses, and one that names a checkpoint that is gone. A list that it
+    could not use is taken away.
     """
     uri = storage.join(place, _LIST)
+    folders = {
+        folder
+        for path in storage.files_below(place)
+        for folder, _, file in [path.rpartition("/")]
+        if file == checkpoint.PROGRESS
+    }
     try:
         known = storage.read_json(uri)
-        if isinstance(known, dict) and known.get("ray_version") == ray.__version__:
+        named = {each["checkpoint_dir_name"] for each in known["checkpoint_results"]}
+        if known["ray_version"] == ray.__version__ and named <= folders:
             return None
     except FileNotFoundError:
         pass
-    except ValueError:
+    except (ValueError, TypeError, KeyError):
         log.warning("%s was cut short", uri)
     whole = {}
-    for path in storage.files_below(place):
-        folder, _, file = path.rpartition("/")
-        if file == checkpoint.PROGRESS:
-            with contextlib.suppress(ValueError):
-                found = storage.join(place, folder)
-                whole[found] = checkpoint.verify(found).step
+    for folder in folders:
+        with contextlib.suppress(ValueError):
+            found = storage.join(place, folder)
+            whole[found] = checkpoint.verify(found).step
     storage.remove(uri)
     newest = max(whole, key=whole.__getitem__, default=None)
     if newest is not None:
@@ -198,6 +207,11 @@ def _unwrapped(error: Exception) -> Exception:
 def _first_line(error: Exception) -> str:
     error = _unwrapped(error)
     return next((line for line in str(error).splitlines() if line.strip()), repr(error))
+
+
+def _last_line(error: ray.exceptions.RayActorError) -> str:
+    """What an actor died of; Ray's text is a sentence, and a traceback where the actor did not start."""
+    return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), repr(error))
 
 
 def _export(

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -191,21 +192,17 @@ def test_without_the_token_one_is_refused(head: heads.Head, env: dict[str, str],
     assert said.stdout.count("\n") == 1
 
 
-def test_nothing_listens_beyond_loopback(head: heads.Head, jobs_client: Any) -> None:
+def test_nothing_listens_beyond_loopback(jobs_client: Any, listening: Callable[[], set[tuple[str, str, int]]]) -> None:
     """Looked at while a job runs Ray tasks, whose workers listen too."""
     program = "import ray; ray.init(); print(ray.get(ray.remote(lambda: 1).remote())); import time; time.sleep(3)"
     jobs.submit(jobs_client, submission_id="listener", entrypoint=f"python -c '{program}'")
     while "\n1\n" not in jobs.logs(jobs_client, "listener"):
         assert jobs.info(jobs_client, "listener").active
         time.sleep(0.2)
-    listening = set()
-    for process in marked_processes(head.pid, head.id):
-        for connection in process.net_connections(kind="inet"):
-            if connection.status == "LISTEN":
-                listening.add((process.name(), connection.laddr.ip.removeprefix("::ffff:"), connection.laddr.port))
-    assert len(listening) > 5
-    assert {ip for _, ip, _ in listening} <= {"127.0.0.1", "::1"}, listening
-    assert not [name for name, _, port in listening if port == 10001], "the Ray Client server is off"
+    listens = listening()
+    assert len(listens) > 5
+    assert {ip for _, ip, _ in listens} <= {"127.0.0.1", "::1"}, listens
+    assert not [name for name, _, port in listens if port == 10001], "the Ray Client server is off"
     jobs.wait(jobs_client, "listener")
 
 

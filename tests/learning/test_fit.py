@@ -31,7 +31,7 @@ def smoke(**changes: Any) -> Config:
     return override(preset("smoke"), {name.replace("__", "."): value for name, value in changes.items()})
 
 
-def make_task(stage: str, config: Config) -> Task:
+def make_task(stage: str, config: Config, device: str = "cpu") -> Task:
     if stage == "vggface":
         return tasks.vggface_task(config, num_identities=3, held_out=True)
     if stage == "gender":
@@ -42,8 +42,9 @@ def make_task(stage: str, config: Config) -> Task:
     hidden, means = speech_portrait.face_decoder(config).fc1, {"neutral": torch.randn(config.feature_dim)}
     torch.set_rng_state(state)
     if stage == "decoder":
-        return tasks.decoder_task(config, network)
-    return tasks.encoder_task(config, FacePrior("neutral", means), hidden, network.fc8)
+        return tasks.decoder_task(config, network.to(device))
+    prior = FacePrior("neutral", means).to(device)
+    return tasks.encoder_task(config, prior, hidden.to(device), network.fc8.to(device))
 
 
 def columns(stage: str, *key: int) -> dict[str, Any]:

@@ -75,21 +75,28 @@ def test_its_checkpoint_describes_itself(prepared: Prepared, unbroken: tuple[str
     assert (folder / checkpoint.BEST).read_bytes() == Path(run, "gender", artifacts.MODEL).read_bytes()
 
 
+@pytest.mark.parametrize("title", ["RayTrainWorker", "TrainController"])
 def test_a_killed_worker_is_replaced_and_the_weights_are_those_of_an_unbroken_run(
-    head: Any, prepared: Prepared, unbroken: tuple[str, dict, dict], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    head: Any,
+    prepared: Prepared,
+    unbroken: tuple[str, dict, dict],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    title: str,
 ) -> None:
+    """As is Train's own process beside them, which has the workers end with it."""
     (tmp_path / "corpus").symlink_to(prepared.run / "corpus")
     seen: list[list[dict[str, Any]]] = []
     ended = threading.Event()
 
     def kill() -> None:
-        """Kill a worker as soon as Train knows of a checkpoint, and note the epochs that this one tells."""
+        """Kill one as soon as Train knows of a checkpoint, and note the epochs that this one tells."""
         while not ended.wait(0.02):
             for snapshot in tmp_path.glob("gender/*/checkpoint_manager_snapshot.json"):
                 folders = sorted(path for path in snapshot.parent.glob("checkpoint_*") if path.is_dir())
                 if folders and folders[0].name in snapshot.read_text():
                     seen.append(json.loads((folders[0] / checkpoint.PROGRESS).read_text())["progress"]["epochs"])
-                    busy_workers(head, "RayTrainWorker")[-1].kill()
+                    busy_workers(head, title)[-1].kill()
                     return
 
     killer = threading.Thread(target=kill)
@@ -118,7 +125,8 @@ def test_training_goes_on_where_trains_list_of_checkpoints_was_cut_short(
     head: Any, prepared: Prepared, unbroken: tuple[str, dict, dict], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Train writes it in place, so a full disk may leave the half of it. Beside it lies a torn checkpoint. And again
-    where nothing was left to learn, and where whoever took the half away was killed then.
+    where nothing was left to learn: the list names what is gone, whoever took it away was killed then, and an older
+    version of Ray wrote it.
     """
     (tmp_path / "corpus").symlink_to(prepared.run / "corpus")
     config = two_workers(prepared.config)
@@ -140,18 +148,22 @@ def test_training_goes_on_where_trains_list_of_checkpoints_was_cut_short(
     found = history(str(tmp_path), "gender")["epochs"]
     assert timeless(found) == timeless(history(unbroken[0], "gender")["epochs"])
     assert found[: EPOCHS // 2] == half, "to the clock: not done again"
-    for cut in (snapshot.read_bytes()[:-1], None, json.dumps({"ray_version": "2.59.0"}).encode()):
-        snapshot.unlink(missing_ok=True) if cut is None else snapshot.write_bytes(cut)
+    known = json.loads(snapshot.read_text())
+    gone = [each | {"checkpoint_dir_name": "checkpoint_gone"} for each in known["checkpoint_results"]]
+    for bad in (known | {"checkpoint_results": gone}, None, known | {"ray_version": "2.59.0"}):
+        snapshot.unlink(missing_ok=True) if bad is None else snapshot.write_text(json.dumps(bad))
         train_stage("gender", config, str(tmp_path), FINGERPRINT)
         assert history(str(tmp_path), "gender")["epochs"] == found
 
 
+@pytest.mark.parametrize("gpus", [0, pytest.param(1, marks=pytest.mark.gpu)])
 def test_the_encoder_needs_fc8_of_vggface_and_fc1_of_the_decoder_and_nothing_else_of_them(
-    driver: None, write_corpus: Callable[..., tuple[str, Any]], tmp_path: Path
+    driver: None, write_corpus: Callable[..., tuple[str, Any]], tmp_path: Path, gpus: int
 ) -> None:
     """Their files hold just these layers, so that no convolution of either could run."""
     write_corpus({"train": (9, 4), "val": (5,)}, feature_dim=16)
-    config = override(preset("smoke"), {"feature_dim": 16, "data.storage": "waveform", "training.encoder.epochs": 1})
+    changes = {"feature_dim": 16, "data.storage": "waveform", "training.encoder.epochs": 1}
+    config = override(preset("smoke"), changes | {"resources.encoder.gpus": gpus})
     generator = torch.Generator().manual_seed(0)
 
     def weights(stage: str, name: str, layers: dict[str, tuple[int, ...]]) -> None:
