@@ -1,123 +1,40 @@
 """The files of clusters elsewhere: Ray's launcher on AWS, KubeRay, Slurm, the image. By the rules of those who read
-them, and against each other: one version, one shape, drivers off spot nodes, a token and TLS everywhere."""
+them, and against each other: one version, one shape, drivers off spot nodes."""
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import subprocess
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
-from pathlib import Path
-from typing import Any
 
 import jsonschema
 import pytest
-import yaml
-from moto.utilities.utils import load_resource
-from ray.autoscaler._private.aws import node_provider
-from ray.autoscaler._private.command_runner import DockerCommandRunner
-from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
-from ray.autoscaler._private.util import prepare_config, validate_config
-from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
-from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
-from ray.autoscaler.v2.schema import AutoscalerInstance
-from ray.autoscaler.v2.utils import ResourceRequestUtil
-from ray.core.generated.autoscaler_pb2 import GangResourceRequest
-from ray.core.generated.instance_manager_pb2 import Instance
+from ray.autoscaler._private.util import validate_config
 
-from arspm.config import Asks, Tasks, override
+from arspm.config import override
 from arspm.presets import PAPER
-from cluster import tls
-from cluster.access import token_file
+from tests.cluster.cluster_files import (
+    DOCKERFILE,
+    DOCUMENT,
+    FILES,
+    LAUNCHER,
+    REPO,
+    SBATCH,
+    STORAGE,
+    TOOLS,
+    environment,
+    launcher,
+    launcher_environment,
+    manifest,
+    pods,
+    ray_cluster,
+)
 from tests.cluster.kuberay_schema import KUBERAY, KUBERNETES
 
 try:
     import tomllib
 except ModuleNotFoundError:  # Python 3.10
     import tomli as tomllib
-
-REPO = Path(__file__).parents[2]
-TOOLS = Path(sys.executable).parent  # hadolint and shellcheck lie beside Python
-LAUNCHER = REPO / "ray_cluster.yaml"
-DOCKERFILE = REPO / "cluster/Dockerfile"
-SBATCH = REPO / "cluster/slurm/arspm.sbatch"
-MANIFESTS = [REPO / "cluster/kuberay" / f"{name}.yaml" for name in ("access", "raycluster", "rayjob")]
-FILES = [LAUNCHER, DOCKERFILE, SBATCH, *MANIFESTS]
-STORAGE = "ARSPM_STORAGE"
-DOCUMENT = REPO / "docs/cluster.md"
-
-
-def launcher() -> dict[str, Any]:
-    """The launcher's file as Ray reads it."""
-    return prepare_config(yaml.safe_load(LAUNCHER.read_text()))
-
-
-def aws() -> dict[str, Any]:
-    """The launcher's file as Ray's provider for AWS fills it in: with a worker's memory, from what EC2 says of it."""
-    config = launcher()
-    types = load_resource("ec2/resources/instance_types.json")
-    used = [types[kind["node_config"]["InstanceType"]] for kind in config["available_node_types"].values()]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(node_provider, "list_ec2_instances", lambda *_: used)
-        return node_provider.AWSNodeProvider.fillout_available_node_types_resources(config)
-
-
-def manifests() -> Iterator[dict[str, Any]]:
-    for path in MANIFESTS:
-        yield from yaml.safe_load_all(path.read_text())
-
-
-def manifest(kind: str, name: str) -> dict[str, Any]:
-    [found] = [each for each in manifests() if (each["kind"], each["metadata"]["name"]) == (kind, name)]
-    return found
-
-
-def ray_cluster() -> dict[str, Any]:
-    """The RayCluster's spec."""
-    return manifest("RayCluster", "arspm")["spec"]
-
-
-def kuberay() -> dict[str, Any]:
-    """The RayCluster as Ray's autoscaler reads it, its groups by the launcher's names."""
-    cluster = manifest("RayCluster", "arspm")
-    cluster["metadata"]["namespace"] = "default"
-    config = _derive_autoscaling_config_from_ray_cr(cluster)
-    types = {name.replace("-", "_"): kind for name, kind in config["available_node_types"].items()}
-    types["head"] = types.pop(config["head_node_type"])
-    return config | {"available_node_types": types, "head_node_type": "head"}
-
-
-def groups() -> dict[str, dict[str, Any]]:
-    """The RayCluster's groups of pods by the launcher's name for them."""
-    spec = ray_cluster()
-    return {"head": spec["headGroupSpec"]} | {
-        group["groupName"].replace("-", "_"): group for group in spec["workerGroupSpecs"]
-    }
-
-
-def pods() -> dict[str, dict[str, Any]]:
-    return {name: group["template"]["spec"] for name, group in groups().items()}
-
-
-def environment(container: dict[str, Any]) -> dict[str, str]:
-    return {each["name"]: each["value"] for each in container.get("env", []) if "value" in each}
-
-
-def launcher_environment() -> dict[str, str]:
-    """What the launcher adds to the image's environment."""
-    words = [shlex.split(option) for option in launcher()["docker"]["run_options"]]
-    return dict(word.split("=", 1) for flag, word in words if flag == "--env")
-
-
-def image_environment() -> dict[str, str]:
-    """What the Dockerfile's ENV instructions set."""
-    lines = DOCKERFILE.read_text().replace("\\\n", " ").splitlines()
-    words = [word for line in lines if line.startswith("ENV ") for word in shlex.split(line)[1:]]
-    return dict(word.split("=", 1) for word in words)
-
 
 # --- by the rules of those who read them
 
@@ -173,114 +90,6 @@ def test_the_launcher_installs_nothing_beside_the_image() -> None:
 
 
 # --- one shape
-
-
-def test_kuberays_autoscaler_sees_the_launchers_cluster() -> None:
-    seen, wanted = kuberay(), launcher()
-    assert seen["idle_timeout_minutes"] == wanted["idle_timeout_minutes"]
-    types = seen["available_node_types"]
-    assert set(types) == set(wanted["available_node_types"])
-    for name, kind in wanted["available_node_types"].items():
-        there = types[name]
-        assert {key: value for key, value in there["resources"].items() if key != "memory"} == kind["resources"]
-        assert there.get("priority", 0) == kind.get("priority", 0)
-        if name != "head":
-            assert (there["min_workers"], there["max_workers"]) == (kind["min_workers"], kind["max_workers"])
-            assert groups()[name]["replicas"] == 0, "from nothing"
-
-
-@pytest.mark.parametrize("read", [aws, kuberay])
-@pytest.mark.parametrize(
-    ("asked", "number", "launched"),
-    [
-        ({"CPU": 1}, 1, {"cpu": 1}),
-        ({"CPU": 1, "GPU": 1}, 3, {"gpu_spot": 3}),
-        ({"GPU": 0.5, "on_demand": 0.01}, 2, {"gpu": 1}),
-        ({"GPU": 0.5, "spot": 0.01}, 2, {"gpu_spot": 1}),
-        ({"GPU": 1}, 10, {"gpu_spot": 8, "gpu": 2}),
-    ],
-)
-def test_rays_autoscaler_starts_the_group_that_is_meant(
-    read: Callable[[], dict[str, Any]], asked: dict[str, float], number: int, launched: dict[str, int]
-) -> None:
-    assert to_launch(read(), [asked] * number) == launched
-
-
-@pytest.mark.parametrize("read", [aws, kuberay])
-@pytest.mark.parametrize(
-    ("stage", "changes", "launched"),
-    [
-        ("preprocess", {}, {"cpu": 4}),
-        ("preprocess", {"preprocess.pool": "cpu_only"}, {"cpu": 4}),
-        ("preprocess", {"preprocess.num_tasks": 200, "preprocess.pool": ""}, {"cpu": 8, "gpu_spot": 5}),
-        ("preprocess", {"preprocess.memory_gib": 1}, {"cpu": 4}),
-        ("preprocess", {"preprocess.memory_gib": 5, "preprocess.num_tasks": 8}, {"cpu": 2}),
-        ("vggface", {}, {"gpu_spot": 4}),
-        ("gender", {}, {"gpu_spot": 4}),
-        ("decoder", {}, {"gpu_spot": 4}),
-        ("encoder", {}, {"gpu_spot": 4}),
-        ("encoder", {"encoder.pool": "on_demand"}, {"gpu": 4}),
-        ("encoder", {"encoder.pool": "spot", "encoder.memory_gib": 40, "read.memory_gib": 1}, {"gpu_spot": 4}),
-        ("encoder", {"read.pool": "cpu_only", "read.cpus": 2}, {"gpu_spot": 4, "cpu": 2}),
-        ("infer", {}, {"gpu_spot": 4}),
-        ("infer", {"infer.gpus": 0.5, "infer.memory_gib": 20}, {"gpu_spot": 2}),
-        ("infer", {"infer.gpus": 0.5, "infer.memory_gib": 30}, {"gpu_spot": 4}),
-    ],
-)
-def test_the_papers_preset_gets_the_nodes_that_are_meant(
-    read: Callable[[], dict[str, Any]], stage: str, changes: dict[str, Any], launched: dict[str, int]
-) -> None:
-    """Each stage alone, from nothing: training's workers come all together, beside their readers."""
-    resources = override(PAPER, {f"resources.{name}": value for name, value in changes.items()}).resources
-    asks = getattr(resources, stage)
-    if isinstance(asks, Tasks):
-        assert to_launch(read(), [asks.bundle] * asks.num_tasks) == launched
-    else:
-        readers = [resources.read.bundle] * (asks.num_workers * resources.read.num_tasks)
-        assert to_launch(read(), readers, [asks.bundle] * asks.num_workers) == launched
-
-
-@pytest.mark.parametrize(("read", "launched"), [(aws, {"cpu": 6}), (kuberay, {"cpu": 5})])
-def test_memory_is_what_a_nodes_tasks_may_have_of_it(
-    read: Callable[[], dict[str, Any]], launched: dict[str, int]
-) -> None:
-    """64 tasks of 2 GiB each: 70% of a machine's 32 GiB on AWS, a pod's 27 GiB on Kubernetes."""
-    tasks = override(PAPER, {"resources.preprocess.memory_gib": 2}).resources.preprocess
-    assert to_launch(read(), [tasks.bundle] * tasks.num_tasks) == launched
-
-
-@pytest.mark.parametrize("read", [aws, kuberay])
-def test_without_spot_nodes_training_goes_on_demand(read: Callable[[], dict[str, Any]]) -> None:
-    assert to_launch(read(), [{"GPU": 1}] * 2, recoverable_resource_availabilities={"gpu_spot": 0.0}) == {"gpu": 2}
-
-
-@pytest.mark.parametrize("read", [aws, kuberay])
-def test_tasks_that_ask_for_cpu_nodes_leave_those_with_gpus_alone(read: Callable[[], dict[str, Any]]) -> None:
-    """A GPU node is on its way, with 16 CPUs: tasks that ask for no pool would be put there."""
-    queued = Instance(instance_type="gpu_spot", status=Instance.QUEUED)
-    coming = {"current_instances": [AutoscalerInstance(im_instance=queued)]}
-    assert to_launch(read(), [Asks().bundle] * 16, **coming) == {}
-    assert to_launch(read(), [Asks(pool="cpu_only").bundle] * 16, **coming) == {"cpu": 1}
-
-
-def to_launch(
-    read: dict[str, Any], asked: list[dict[str, float]], together: Sequence[dict[str, float]] = (), **state: Any
-) -> dict[str, int]:
-    """The nodes that Ray's autoscaler starts, from nothing, for tasks and for a placement group's bundles."""
-    config = AutoscalingConfig(read, skip_content_hash=True)
-    group = GangResourceRequest(requests=[ResourceRequestUtil.make(bundle) for bundle in together])
-    request = SchedulingRequest(
-        disable_launch_config_check=True,
-        node_type_configs=config.get_node_type_configs(),
-        max_num_nodes=config.get_max_num_nodes(),
-        resource_requests=ResourceRequestUtil.group_by_count([ResourceRequestUtil.make(each) for each in asked]),
-        gang_resource_requests=[group] if together else [],
-        **state,
-    )
-    reply = ResourceDemandScheduler(None).schedule(request)
-    assert not reply.infeasible_resource_requests
-    assert not reply.infeasible_gang_resource_requests
-    return {each.instance_type: each.count for each in reply.to_launch}
 
 
 def test_every_group_is_a_pool_and_commands_name_no_other() -> None:
@@ -389,127 +198,3 @@ def on_the_head(command: str, env: dict[str, str]) -> str:
     """The command's words, a line each, as the head's shell makes them."""
     script = f"printf '%s\\n' {command}"
     return subprocess.run(["sh", "-c", script], env=env, check=True, capture_output=True, text=True).stdout
-
-
-# --- who gets in
-
-
-def test_every_way_in_wants_the_token() -> None:
-    config = launcher()
-    for commands in (config["head_start_ray_commands"], config["worker_start_ray_commands"]):
-        [start] = [command for command in commands if " ray start " in command]
-        assert start.startswith("RAY_AUTH_MODE=token ")
-    assert config["file_mounts"]["~/.ray/auth_token"].endswith("/.ray/auth_token")
-    assert "RAY_AUTH_MODE=token" in DOCKERFILE.read_text()
-    assert ray_cluster()["authOptions"] == {"mode": "token", "secretName": "arspm-token"}
-    assert not [each for each in manifests() if each["kind"] == "Secret"], "secrets are made where they are used"
-    assert "export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=" in SBATCH.read_text()
-
-
-def test_dashboards_listen_on_loopback_or_behind_a_policy() -> None:
-    [start] = [command for command in launcher()["head_start_ray_commands"] if " ray start " in command]
-    assert "--dashboard-host=127.0.0.1" in start
-    assert "--dashboard-host=127.0.0.1" in SBATCH.read_text()
-    # In a pod KubeRay has to reach it; so a policy names who else may: one pod on one port.
-    policy, head = manifest("NetworkPolicy", "arspm")["spec"], manifest("NetworkPolicy", "arspm-head")["spec"]
-    cluster = {"ray.io/cluster": manifest("RayCluster", "arspm")["metadata"]["name"]}
-    assert policy["podSelector"]["matchLabels"] == cluster
-    assert policy["policyTypes"] == ["Ingress", "Egress"]
-    assert policy["ingress"] == [{"from": [{"podSelector": {"matchLabels": cluster}}]}]
-    assert head["podSelector"]["matchLabels"] == {**cluster, "ray.io/node-type": "head"}
-    assert [rule["ports"] for rule in head["ingress"]] == [[{"protocol": "TCP", "port": 8265}]]
-    assert [len(rule["from"]) for rule in head["ingress"]] == [1]
-
-
-def test_no_pod_is_root_or_may_become_it() -> None:
-    image_user = re.findall(r"^USER (\S+)$", DOCKERFILE.read_text(), re.MULTILINE)[-1]
-    assert "--uid 1000 " in DOCKERFILE.read_text()
-    for name, pod in pods().items():
-        context = pod["securityContext"]
-        assert context["runAsNonRoot"]
-        assert str(context["runAsUser"]) == image_user == "1000"
-        assert context["seccompProfile"] == {"type": "RuntimeDefault"}
-        assert name == "head" or not pod["automountServiceAccountToken"]
-        assert manifest("ServiceAccount", pod["serviceAccountName"])
-        for container in [*pod["initContainers"], *pod["containers"], ray_cluster()["autoscalerOptions"]]:
-            context = container["securityContext"]
-            assert context == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
-
-
-@pytest.mark.parametrize("as_head", [True, False])
-def test_the_launcher_mounts_token_and_authority_where_the_container_looks(
-    as_head: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """By the launcher's own way of starting the container, on a machine that has the image and runs nothing yet."""
-    config, asked = launcher(), []
-
-    def over_ssh(command: str, **_: Any) -> bytes:
-        asked.append(command)
-        environment = [f"{name}={value}" for name, value in image_environment().items()]
-        return json.dumps(environment).encode() if ".Config.Env" in command else b""
-
-    own = {"auth_config": config["auth"], "cluster_name": config["cluster_name"], "use_internal_ip": False}
-    runner = DockerCommandRunner(
-        config["docker"], log_prefix="", node_id="", provider=None, process_runner=subprocess, **own
-    )
-    monkeypatch.setattr(runner.ssh_command_runner, "run", over_ssh)
-    runner.run_init(as_head=as_head, file_mounts=config["file_mounts"], sync_run_yet=True)
-    [start] = [shlex.split(command) for command in asked if command.startswith("docker run ")]
-    mounted = {word.rpartition(":")[2] for flag, word in pairwise(start) if flag == "-v"}
-
-    [user] = re.findall(r"useradd .* (\w+) ", DOCKERFILE.read_text())
-    monkeypatch.setenv("HOME", f"/home/{user}")  # as Docker has it for whom the image names
-    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH")
-    commands = config["head_start_ray_commands" if as_head else "worker_start_ray_commands"]
-    [authority] = [Path(shlex.split(each)[4]).expanduser() for each in commands if "cluster.tls node" in each]
-    assert mounted == {str(token_file()), str(authority)}
-    folders = re.search(r"install --directory --owner=(\w+) .* --mode=700 (.*)$", DOCKERFILE.read_text(), re.MULTILINE)
-    assert folders[1] == user
-    assert {str(Path(each).parent) for each in mounted} == set(folders[2].split()), "else they are root's"
-
-
-# --- TLS
-
-
-def test_every_node_of_the_launcher_makes_its_certificate_before_ray_starts() -> None:
-    config, variables = launcher(), launcher_environment()
-    assert variables.pop("RAY_USE_TLS") == "1"
-    paths = {name: path for name, path in variables.items() if name.startswith("RAY_TLS")}
-    for commands in (config["head_start_ray_commands"], config["worker_start_ray_commands"]):
-        make = next(i for i, command in enumerate(commands) if "cluster.tls" in command)
-        assert make < next(i for i, command in enumerate(commands) if " ray start " in command)
-        _, _, module, _, authority, folder, *names = shlex.split(commands[make])
-        assert module == "cluster.tls"
-        assert names == ["$(hostname", "-I)"]
-        assert config["file_mounts"][authority].endswith("/.arspm/ca")
-        assert authority != folder, "the head hands on what is in the first"
-        home = folder.replace("~", "/home/ray")
-        assert paths == {
-            "RAY_TLS_SERVER_CERT": f"{home}/tls.crt",
-            "RAY_TLS_SERVER_KEY": f"{home}/tls.key",
-            "RAY_TLS_CA_CERT": f"{home}/ca.crt",
-        }
-
-
-def test_every_pod_makes_its_certificate_and_ray_sees_no_authoritys_key() -> None:
-    options = ray_cluster()["autoscalerOptions"]
-    for name, pod in pods().items():
-        [init], [container] = pod["initContainers"], pod["containers"]
-        [certificates] = [each["mountPath"] for each in init["volumeMounts"] if each["name"] == "tls"]
-        [authority] = [each["mountPath"] for each in init["volumeMounts"] if each["name"] == "ca"]
-        addresses = ["$(POD_IP)", "$(FQ_RAY_IP)"] if name == "head" else ["$(POD_IP)"]
-        assert init["command"] == ["python", "-m", "cluster.tls", "node", authority, certificates, *addresses]
-        [volume] = [each for each in pod["volumes"] if each["name"] == "ca"]
-        assert volume["secret"]["secretName"] == "arspm-ca"
-        for user in (container, options):
-            variables = environment(user)
-            variables.pop(STORAGE)
-            assert variables == {
-                "RAY_USE_TLS": "1",
-                "RAY_TLS_SERVER_CERT": f"{certificates}/{tls.NODE_CERT}",
-                "RAY_TLS_SERVER_KEY": f"{certificates}/{tls.NODE_KEY}",
-                "RAY_TLS_CA_CERT": f"{certificates}/{tls.CA_CERT}",
-            }
-            mounts = {each["name"]: each["mountPath"] for each in user["volumeMounts"]}
-            assert mounts["tls"] == certificates
-            assert "ca" not in mounts

@@ -1,0 +1,126 @@
+"""The nodes that Ray's autoscaler starts for what is asked, with the launcher's file and with KubeRay's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
+from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
+from ray.autoscaler.v2.schema import AutoscalerInstance
+from ray.autoscaler.v2.utils import ResourceRequestUtil
+from ray.core.generated.autoscaler_pb2 import GangResourceRequest
+from ray.core.generated.instance_manager_pb2 import Instance
+
+from arspm.config import Asks, Tasks, override
+from arspm.presets import PAPER
+from tests.cluster.cluster_files import aws, groups, kuberay, launcher
+
+
+def test_kuberays_autoscaler_sees_the_launchers_cluster() -> None:
+    seen, wanted = kuberay(), launcher()
+    assert seen["idle_timeout_minutes"] == wanted["idle_timeout_minutes"]
+    types = seen["available_node_types"]
+    assert set(types) == set(wanted["available_node_types"])
+    for name, kind in wanted["available_node_types"].items():
+        there = types[name]
+        assert {key: value for key, value in there["resources"].items() if key != "memory"} == kind["resources"]
+        assert there.get("priority", 0) == kind.get("priority", 0)
+        if name != "head":
+            assert (there["min_workers"], there["max_workers"]) == (kind["min_workers"], kind["max_workers"])
+            assert groups()[name]["replicas"] == 0, "from nothing"
+
+
+@pytest.mark.parametrize("read", [aws, kuberay])
+@pytest.mark.parametrize(
+    ("asked", "number", "launched"),
+    [
+        ({"CPU": 1}, 1, {"cpu": 1}),
+        ({"CPU": 1, "GPU": 1}, 3, {"gpu_spot": 3}),
+        ({"GPU": 0.5, "on_demand": 0.01}, 2, {"gpu": 1}),
+        ({"GPU": 0.5, "spot": 0.01}, 2, {"gpu_spot": 1}),
+        ({"GPU": 1}, 10, {"gpu_spot": 8, "gpu": 2}),
+    ],
+)
+def test_rays_autoscaler_starts_the_group_that_is_meant(
+    read: Callable[[], dict[str, Any]], asked: dict[str, float], number: int, launched: dict[str, int]
+) -> None:
+    assert to_launch(read(), [asked] * number) == launched
+
+
+@pytest.mark.parametrize("read", [aws, kuberay])
+@pytest.mark.parametrize(
+    ("stage", "changes", "launched"),
+    [
+        ("preprocess", {}, {"cpu": 4}),
+        ("preprocess", {"preprocess.pool": "cpu_only"}, {"cpu": 4}),
+        ("preprocess", {"preprocess.num_tasks": 200, "preprocess.pool": ""}, {"cpu": 8, "gpu_spot": 5}),
+        ("preprocess", {"preprocess.memory_gib": 1}, {"cpu": 4}),
+        ("preprocess", {"preprocess.memory_gib": 5, "preprocess.num_tasks": 8}, {"cpu": 2}),
+        ("vggface", {}, {"gpu_spot": 4}),
+        ("gender", {}, {"gpu_spot": 4}),
+        ("decoder", {}, {"gpu_spot": 4}),
+        ("encoder", {}, {"gpu_spot": 4}),
+        ("encoder", {"encoder.pool": "on_demand"}, {"gpu": 4}),
+        ("encoder", {"encoder.pool": "spot", "encoder.memory_gib": 40, "read.memory_gib": 1}, {"gpu_spot": 4}),
+        ("encoder", {"read.pool": "cpu_only", "read.cpus": 2}, {"gpu_spot": 4, "cpu": 2}),
+        ("infer", {}, {"gpu_spot": 4}),
+        ("infer", {"infer.gpus": 0.5, "infer.memory_gib": 20}, {"gpu_spot": 2}),
+        ("infer", {"infer.gpus": 0.5, "infer.memory_gib": 30}, {"gpu_spot": 4}),
+    ],
+)
+def test_the_papers_preset_gets_the_nodes_that_are_meant(
+    read: Callable[[], dict[str, Any]], stage: str, changes: dict[str, Any], launched: dict[str, int]
+) -> None:
+    """Each stage alone, from nothing: training's workers come all together, beside their readers."""
+    resources = override(PAPER, {f"resources.{name}": value for name, value in changes.items()}).resources
+    asks = getattr(resources, stage)
+    if isinstance(asks, Tasks):
+        assert to_launch(read(), [asks.bundle] * asks.num_tasks) == launched
+    else:
+        readers = [resources.read.bundle] * (asks.num_workers * resources.read.num_tasks)
+        assert to_launch(read(), readers, [asks.bundle] * asks.num_workers) == launched
+
+
+@pytest.mark.parametrize(("read", "launched"), [(aws, {"cpu": 6}), (kuberay, {"cpu": 5})])
+def test_memory_is_what_a_nodes_tasks_may_have_of_it(
+    read: Callable[[], dict[str, Any]], launched: dict[str, int]
+) -> None:
+    """64 tasks of 2 GiB each: 70% of a machine's 32 GiB on AWS, a pod's 27 GiB on Kubernetes."""
+    tasks = override(PAPER, {"resources.preprocess.memory_gib": 2}).resources.preprocess
+    assert to_launch(read(), [tasks.bundle] * tasks.num_tasks) == launched
+
+
+@pytest.mark.parametrize("read", [aws, kuberay])
+def test_without_spot_nodes_training_goes_on_demand(read: Callable[[], dict[str, Any]]) -> None:
+    assert to_launch(read(), [{"GPU": 1}] * 2, recoverable_resource_availabilities={"gpu_spot": 0.0}) == {"gpu": 2}
+
+
+@pytest.mark.parametrize("read", [aws, kuberay])
+def test_tasks_that_ask_for_cpu_nodes_leave_those_with_gpus_alone(read: Callable[[], dict[str, Any]]) -> None:
+    """A GPU node is on its way, with 16 CPUs: tasks that ask for no pool would be put there."""
+    queued = Instance(instance_type="gpu_spot", status=Instance.QUEUED)
+    coming = {"current_instances": [AutoscalerInstance(im_instance=queued)]}
+    assert to_launch(read(), [Asks().bundle] * 16, **coming) == {}
+    assert to_launch(read(), [Asks(pool="cpu_only").bundle] * 16, **coming) == {"cpu": 1}
+
+
+def to_launch(
+    read: dict[str, Any], asked: list[dict[str, float]], together: Sequence[dict[str, float]] = (), **state: Any
+) -> dict[str, int]:
+    """The nodes that Ray's autoscaler starts, from nothing, for tasks and for a placement group's bundles."""
+    config = AutoscalingConfig(read, skip_content_hash=True)
+    group = GangResourceRequest(requests=[ResourceRequestUtil.make(bundle) for bundle in together])
+    request = SchedulingRequest(
+        disable_launch_config_check=True,
+        node_type_configs=config.get_node_type_configs(),
+        max_num_nodes=config.get_max_num_nodes(),
+        resource_requests=ResourceRequestUtil.group_by_count([ResourceRequestUtil.make(each) for each in asked]),
+        gang_resource_requests=[group] if together else [],
+        **state,
+    )
+    reply = ResourceDemandScheduler(None).schedule(request)
+    assert not reply.infeasible_resource_requests
+    assert not reply.infeasible_gang_resource_requests
+    return {each.instance_type: each.count for each in reply.to_launch}
