@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -343,13 +342,12 @@ def _settings(preset: str, config: str | None, data: Mapping[str, str | None], c
         own = needs if name != "test_csv" else [name] if found.data.format == "avspeech" else []
         if name not in own and getattr(found.data, name):
             raise ConfigError(f"data.{name}: format {found.data.format} has none; it takes {' '.join(words)}")
-    place = str(Path(found.data.csv).parent) if "csv" in needs else found.data.clips
+    place = found.data.csv.rpartition("/")[0] if "csv" in needs else found.data.clips
     beside = storage.join(place, "labels.csv")
-    if not found.data.labels and not storage.is_remote(found.data.csv or place) and storage.exists(beside):
+    if not found.data.labels and storage.exists(beside):
         found = override(found, {"data.labels": beside})
     truth = storage.join(place, "speakers.parquet")  # of made-up speakers, whose corpora are in AVSpeech's form
-    avspeech = found.data.format == "avspeech"
-    if avspeech and not found.oracle.speakers and not storage.is_remote(found.data.csv) and storage.exists(truth):
+    if found.data.format == "avspeech" and not found.oracle.speakers and storage.exists(truth):
         found = override(found, {"oracle.speakers": truth})
     return found
 

@@ -14,7 +14,7 @@ import cv2
 import pytest
 import soundfile
 
-from arspm import stages
+from arspm import stages, storage
 from arspm.config import ConfigError, dump, given_places
 from arspm.media.clips import load_speech
 from cluster import client
@@ -86,8 +86,6 @@ def test_each_format_names_its_data_and_finds_its_labels(tmp_path: Path, monkeyp
     assert (found.csv, found.clips, found.faces, found.labels) == tuple(
         f"{tmp_path}/{name}" for name in ("vox1_meta.csv", "wav", "unzippedFaces", "labels.csv")
     )
-    found = _settings("smoke", None, {"format": "folder", "clips": "s3://b/people"}, ["data.val_fraction=0.3"]).data
-    assert (found.clips, found.labels, found.val_fraction) == ("s3://b/people", "", 0.3)
 
 
 def test_every_path_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -115,8 +113,23 @@ def test_the_true_causes_of_made_up_speakers_are_found_beside_the_csv(tmp_path: 
     data: dict[str, str | None] = {"csv": f"{tmp_path}/avspeech.csv", "clips": f"{tmp_path}/clips"}
     assert _settings("smoke", None, data, []).oracle.speakers == f"{tmp_path}/speakers.parquet"
     assert _settings("smoke", None, data, ["oracle.speakers=/other"]).oracle.speakers == "/other"
-    assert _settings("smoke", None, data | {"csv": "s3://b/avspeech.csv"}, []).oracle.speakers == ""
     assert _settings("smoke", None, {"format": "folder", "clips": str(tmp_path)}, []).oracle.speakers == ""
+
+
+def test_labels_and_true_causes_are_found_in_a_bucket_too(s3: str):
+    data: dict[str, str | None] = {"csv": f"{s3}/beside/avspeech.csv", "clips": f"{s3}/beside/clips"}
+    found = _settings("smoke", None, data, [])
+    assert (found.data.labels, found.oracle.speakers) == ("", "")
+    for name in ("labels.csv", "speakers.parquet", "people/labels.csv"):
+        storage.write_bytes(f"{s3}/beside/{name}", b"x")
+    found = _settings("smoke", None, data, ["data.val_fraction=0.3"])
+    assert (found.data.labels, found.oracle.speakers, found.data.val_fraction) == (
+        f"{s3}/beside/labels.csv",
+        f"{s3}/beside/speakers.parquet",
+        0.3,
+    )
+    found = _settings("smoke", None, {"format": "folder", "clips": f"{s3}/beside/people"}, [])
+    assert (found.data.labels, found.oracle.speakers) == (f"{s3}/beside/people/labels.csv", "")
 
 
 @pytest.mark.parametrize(
