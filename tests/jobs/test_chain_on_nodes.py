@@ -19,19 +19,11 @@ from tests.s3_servers import BUCKET, Moto, SeaweedFS, s3_env
 pytestmark = [pytest.mark.ray, pytest.mark.slow]  # two chains and two sweeps: minutes
 PORT = 8333
 NODE_CPUS, WORKER_CPUS = 4, 2.4  # one training worker a node, and room for its reader
-NAME = "on-nodes"
-SWEEP = [
-    "sweep",
-    "loss_weights",
-    "--num-trials",
-    4,
-    "--scheduler",
-    "none",
-    "--set",
-    "training.encoder.epochs=2",
-    "--name",
-    NAME,
-]
+SWEEP = ["sweep", "loss_weights", "--scheduler", "none", "--set", "training.encoder.epochs=2"]
+SWEEPS = {  # name: how many trials, and the workers of each
+    "apart": (4, 1),
+    "across": (1, 2),
+}
 
 
 @pytest.fixture
@@ -58,13 +50,25 @@ def bucket(
         server.kill()
 
 
-def trials(run: str) -> dict[int, tuple[object, list[dict[str, float]]]]:
+def sweep(run: str | Path, name: str, cpus: float, *words: str) -> None:
+    number, workers = SWEEPS[name]
+    asks = ["--set", f"resources.trial.num_workers={workers}", "--set", f"resources.trial.cpus={cpus}"]
+    done = arspm(*SWEEP, "--run", run, "--name", name, "--num-trials", number, *asks, *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def trials(run: str | Path, name: str) -> dict[int, tuple[object, list[dict[str, float]]]]:
     """What each trial of the sweep tried, and its epochs without what the clock says."""
-    records = sweeps.read_records(sweeps.folder(run, NAME)).values()
+    records = sweeps.read_records(sweeps.folder(str(run), name)).values()
     assert {record["state"] for record in records} == {"finished"}
     timings = {*TIMINGS, "seconds"}
     figures = [[{key: epoch[key] for key in epoch if key not in timings} for epoch in r["epochs"]] for r in records]
     return {r["number"]: (r["sample"], epochs) for r, epochs in zip(records, figures, strict=True)}
+
+
+def hosts(log: str) -> set[str]:
+    """The addresses of training workers, by what Ray Train says when they start."""
+    return {line.partition("(ip=")[2].partition(",")[0] for line in log.splitlines() if "world_rank=" in line}
 
 
 def test_nodes_that_share_a_bucket_alone_make_what_one_node_makes_on_its_disk(
@@ -77,27 +81,29 @@ def test_nodes_that_share_a_bucket_alone_make_what_one_node_makes_on_its_disk(
     for cpus in (0, NODE_CPUS, NODE_CPUS):
         nodes.add(num_cpus=cpus)
     where = ["--csv", f"{data}/avspeech.csv", "--clips", f"{data}/clips", "--run", run, "--preset", "smoke"]
-    sets = {"data.labels": f"{data}/labels.csv", "oracle.speakers": f"{data}/speakers.parquet"}
-    sets |= {f"resources.{stage}.cpus": str(WORKER_CPUS) for stage in ("decoder", "encoder")}
+    sets = {f"resources.{stage}.cpus": str(WORKER_CPUS) for stage in ("decoder", "encoder")}
     words = [word for name, value in sets.items() for word in ("--set", f"{name}={value}")]
     done = arspm("submit", *where, *words, "--ray-address", nodes.address)
     assert done.returncode == 0, done.stdout + done.stderr
     assert left_by(run) == chain.left
 
-    done = arspm(*SWEEP, "--run", run, "--set", "resources.trial.cpus=2.4", "--ray-address", nodes.address)
-    assert done.returncode == 0, done.stdout + done.stderr
     disk = shutil.copytree(chain.run, tmp_path / "disk")  # the run is other tests' too
-    alone = arspm(*SWEEP, "--run", disk)
-    assert alone.returncode == 0, alone.stdout + alone.stderr
-    assert trials(run) == trials(str(disk))
+    for name in SWEEPS:
+        sweep(run, name, WORKER_CPUS, "--ray-address", nodes.address)
+        sweep(disk, name, 0.4)
+        assert trials(run, name) == trials(disk, name)
+    results = storage.read_json(storage.join(sweeps.folder(run, "apart"), sweeps.RESULTS))
+    assert results["sweep"]["max_concurrent"] == 2, "one a node, for two have no room on either"
 
     jobs = client.connect(nodes.address)
-    logs = {job.metadata["stage"]: client.logs(jobs, job.submission_id) for job in client.list_jobs(jobs, {})}
+    logs = {job.submission_id: client.logs(jobs, job.submission_id) for job in client.list_jobs(jobs, {})}
+    stage_of = {job.submission_id: job.metadata["stage"] for job in client.list_jobs(jobs, {})}
     workers = {node.address for node in nodes.nodes[1:]}
-    for stage in ("decoder", "encoder"):
-        told = [line for line in logs[stage].splitlines() if "world_rank=" in line]
-        assert {line.partition("(ip=")[2].partition(",")[0] for line in told} == workers, "one worker a node"
+    for job, log in logs.items():
+        if stage_of[job] in ("decoder", "encoder"):
+            assert hosts(log) == workers, "one worker a node"
+    assert [hosts(log) for log in logs.values() if "across" in log] == [workers], "so had the trial of two"
     secrets = [bucket.env[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")]
     written = {path: storage.read_bytes(storage.join(run, path)) for path in storage.files_below(run)}
-    written |= {f"log of {stage}": log.encode() for stage, log in logs.items()}
+    written |= {f"log of {job}": log.encode() for job, log in logs.items()}
     assert not [path for path, content in written.items() for secret in secrets if secret.encode() in content]
