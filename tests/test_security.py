@@ -99,7 +99,7 @@ def test_what_the_dashboard_shows_to_all_is_an_empty_page(port: int, jobs_client
 
 @pytest.mark.ray
 def test_no_port_of_the_head_takes_a_strangers_job(
-    listening: Callable[[], set[tuple[str, str, int]]], port: int, token: str, tmp_path: Path
+    head: Any, listening: Callable[[], set[tuple[str, str, int]]], port: int, token: str, tmp_path: Path
 ) -> None:
     """Whatever listens: the dashboard, the agent beside it, and what speaks something else."""
     ports = {number for _, _, number in listening()}
