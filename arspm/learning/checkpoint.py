@@ -9,6 +9,7 @@ progress.json          where training is, its history, the configuration, the ve
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -78,6 +79,21 @@ def save(
             files[path.name] = storage.describe_stream(file)
     value = {"progress": asdict(progress), "config": config, "versions": stages.versions(), "files": files}
     (folder / PROGRESS).write_text(json.dumps(value))  # last: it vouches for the others
+
+
+def upload(folder: Path, place: str) -> None:
+    """Copy a checkpoint to a path or URI, PROGRESS last: without it a place holds no checkpoint."""
+    for file in sorted(folder.iterdir(), key=lambda file: file.name == PROGRESS):
+        storage.upload(file, storage.join(place, file.name))
+
+
+def download(place: str, folder: Path) -> Path:
+    """Copy a checkpoint's files into a new local folder, which is returned."""
+    folder.mkdir(parents=True)
+    for name in {MODEL, BEST, OPTIMIZER, PROGRESS} & storage.files_below(place).keys():
+        with storage.local_copy(storage.join(place, name)) as file:
+            shutil.copyfile(file, folder / name)
+    return folder
 
 
 def verify(place: str) -> Progress:

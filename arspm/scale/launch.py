@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import ray.exceptions
@@ -66,7 +64,7 @@ def train_stage(stage: str, config: Config, run: str, fingerprint: str) -> tuple
         name=stages.training_name(run, stage, fingerprint),
         storage_path=storage.join(run, stage),
     )
-    return _export(stage, config, run, last)
+    return _export(stage, run, last)
 
 
 def fit_on_workers(
@@ -79,23 +77,25 @@ def fit_on_workers(
     storage_path: str,
     callbacks: Sequence[Any] = (),
     on_report: Callable[[Config, Report, nn.Module], None] | None = None,
-) -> ray.train.Checkpoint | None:
-    """Train on Ray Train's workers; the same name at the same place goes on from its last checkpoint. The last one.
+) -> str | None:
+    """Train on Ray Train's workers; the same name at the same place goes on from its last checkpoint. The last one's
+    place.
 
     `callbacks`: Ray Train's. `on_report`: called by rank 0 with the model when a checkpoint is due. Raises
     TrainingFailed with the cause in one line.
     """
     workers: Workers = getattr(config.resources, stage)
+    place = storage.join(storage_path, name)
     settings = {"stage": stage, "run": run, "config": configuration.dump(config), "rows": rows, "on_report": on_report}
     attempts = config.resources.max_failures + 1
     for variable, value in _TRAIN_SETTINGS.items():
         os.environ.setdefault(variable, value)
     lost: Exception
     for attempt in range(1, attempts + 1):
-        before = _unknown_to_train(storage.join(storage_path, name))
+        before = _unknown_to_train(place)
         trainer = TorchTrainer(
             train_worker,
-            train_loop_config=settings | {"go_on_from": before},
+            train_loop_config=settings | {"place": place, "go_on_from": before},
             scaling_config=ray.train.ScalingConfig(
                 num_workers=workers.num_workers,  # type: ignore[arg-type]  # mypy sees Train V1's
                 use_gpu=workers.gpus > 0,
@@ -112,8 +112,9 @@ def fit_on_workers(
             ),
         )
         try:
+            last = trainer.fit().checkpoint
             # Without a report there was nothing left to train.
-            return trainer.fit().checkpoint or (ray.train.Checkpoint(before) if before else None)
+            return before if last is None else storage.join(place, Path(last.path).name)
         except ray.train.WorkerGroupError as error:
             cause = _own_error(error)
             if cause is not None:
@@ -214,19 +215,16 @@ def _last_line(error: ray.exceptions.RayActorError) -> str:
     return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), repr(error))
 
 
-def _export(
-    stage: str, config: Config, run: str, last: ray.train.Checkpoint | None
-) -> tuple[dict[str, Any], dict[str, Any]]:
+def _export(stage: str, run: str, last: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
     """Leave the best epoch's weights and the history beside the training directory."""
     if last is None:
         raise TrainingFailed("training ended without a checkpoint")
-    with TemporaryDirectory() as scratch:
-        folder = Path(last.to_directory(scratch))
-        value = json.loads((folder / checkpoint.PROGRESS).read_text())
-        progress = value["progress"]
+    progress = checkpoint.verify(last)
+    assert progress.best_epoch is not None, "an epoch has ended"
+    with storage.local_copy(storage.join(last, checkpoint.BEST)) as best_weights:
         model_uri = storage.join(run, stage, artifacts.MODEL)
-        files = {f"{stage}/{artifacts.MODEL}": storage.upload(folder / checkpoint.BEST, model_uri)}
-    history = {"epochs": progress["epochs"], "losses": progress["losses"], "best_epoch": progress["best_epoch"]}
+        files = {f"{stage}/{artifacts.MODEL}": storage.upload(best_weights, model_uri)}
+    history = {"epochs": progress.epochs, "losses": progress.losses, "best_epoch": progress.best_epoch}
     files[f"{stage}/{artifacts.HISTORY}"] = storage.write_json(storage.join(run, stage, artifacts.HISTORY), history)
-    best = progress["epochs"][progress["best_epoch"] - 1]
-    return files, {"best_epoch": progress["best_epoch"], **best}
+    best = progress.epochs[progress.best_epoch - 1]
+    return files, {"best_epoch": progress.best_epoch, **best}

@@ -22,8 +22,8 @@ from torch import nn
 
 from arspm import corpus, schema, stages, storage, sweeps
 from arspm.config import Asks, Config, override
+from arspm.learning import checkpoint
 from arspm.learning.batch import to_batch
-from arspm.learning.checkpoint import PROGRESS
 from arspm.learning.fit import Place, Report
 from arspm.media.faces import decode_jpeg, encode_jpeg
 from arspm.model.face_decoder import FaceDecoder
@@ -142,12 +142,11 @@ def draw_if_best(setup: Setup, number: int, config: Config, report: Report, mode
 
 
 def save_checkpoint(place: str, number: int, report: Report, scratch: Path) -> None:
-    """Leave a checkpoint of a trial, whole or not at all: progress.json, which vouches for the others, comes last."""
+    """Leave a checkpoint of a trial in the place of the one before."""
     above, own = storage.join(place, sweeps.stem(number)), f"step-{report.progress.step:08d}"
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         report.save(Path(folder))
-        for path in sorted(Path(folder).iterdir(), key=lambda path: path.name == PROGRESS):
-            storage.upload(path, storage.join(above, own, path.name))
+        checkpoint.upload(Path(folder), storage.join(above, own))
     for older in {path.split("/")[0] for path in storage.files_below(above)} - {own}:
         storage.remove(storage.join(above, older))
 
@@ -155,15 +154,8 @@ def save_checkpoint(place: str, number: int, report: Report, scratch: Path) -> N
 def fetch_checkpoint(place: str, number: int, folder: Path) -> Path | None:
     """The trial's last whole checkpoint, in a local folder; None if it has none."""
     above = storage.join(place, sweeps.stem(number))
-    files = storage.files_below(above)
-    whole = sorted(path.split("/")[0] for path in files if path.endswith(f"/{PROGRESS}"))
-    if not whole:
-        return None
-    folder.mkdir(parents=True)
-    for path in files:
-        if path.startswith(f"{whole[-1]}/"):
-            (folder / path.split("/")[-1]).write_bytes(storage.read_bytes(storage.join(above, path)))
-    return folder
+    whole = [path.split("/")[0] for path in storage.files_below(above) if path.endswith(f"/{checkpoint.PROGRESS}")]
+    return checkpoint.download(storage.join(above, max(whole)), folder) if whole else None
 
 
 @torch.no_grad()

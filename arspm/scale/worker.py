@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray.train.torch
 
 from arspm import config as configuration
+from arspm import storage
+from arspm.learning import checkpoint
 from arspm.learning.checkpoint import Progress
 from arspm.learning.fit import Place
 from arspm.learning.order import lanes
@@ -26,7 +28,9 @@ ASK_STEPS = 10
 
 
 def train_worker(settings: dict[str, Any]) -> None:
-    """One worker's life. `settings`: stage, run, the configuration as JSON text, the rows, and rank 0's on_report."""
+    """One worker's life. `settings`: stage, run, the configuration as JSON text, the rows, rank 0's on_report, where
+    this training's checkpoints lie, and one of them to go on from, if Train knows of none.
+    """
     stage, run, rows = settings["stage"], settings["run"], settings["rows"]
     config = configuration.load(settings["config"])
     recipe = getattr(config.training, stage)
@@ -44,9 +48,8 @@ def train_worker(settings: dict[str, Any]) -> None:
 
     with tempfile.TemporaryDirectory() as scratch:
         last = ray.train.get_checkpoint()
-        if last is None and settings["go_on_from"]:
-            last = ray.train.Checkpoint(settings["go_on_from"])
-        resume = _fetch(last, Path(scratch, "resume"))
+        source = settings["go_on_from"] if last is None else storage.join(settings["place"], Path(last.path).name)
+        resume = checkpoint.download(source, Path(scratch, "resume")) if source else None
         task = make_task(stage, config, run, place.device, rows)
         reports = train(
             stage,
@@ -59,7 +62,7 @@ def train_worker(settings: dict[str, Any]) -> None:
             on_step=on_step,
             save_now=_warned(place),
         )
-        with _by_its_own_name(last, resume):
+        with _by_its_own_name(source, resume):
             for report in reports:
                 if place.rank:
                     ray.train.report(report.figures)
@@ -68,7 +71,11 @@ def train_worker(settings: dict[str, Any]) -> None:
                     settings["on_report"](config, report, task.model)
                 with tempfile.TemporaryDirectory(dir=scratch) as folder:
                     report.save(Path(folder))
-                    ray.train.report(report.figures, checkpoint=ray.train.Checkpoint.from_directory(folder))
+                    ray.train.report(
+                        report.figures,
+                        checkpoint=ray.train.Checkpoint.from_directory(folder),
+                        checkpoint_upload_fn=partial(_upload, settings["place"]),
+                    )
                 # Train hears of it at its next look. A worker that were lost before would lose the checkpoint too.
                 ray.train.get_all_reported_checkpoints(ray.train.CheckpointConsistencyMode.COMMITTED)
 
@@ -93,22 +100,23 @@ def _warned(place: Place) -> Callable[[Progress], bool]:
     return save_now
 
 
-def _fetch(checkpoint: ray.train.Checkpoint | None, folder: Path) -> Path | None:
-    if checkpoint is None:
-        return None
-    return Path(os.fspath(checkpoint.to_directory(str(folder))))
+def _upload(place: str, local: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
+    """Put a checkpoint where Train looks for it, as `storage` does: Train's own copy gives up after three tries."""
+    checkpoint.upload(Path(local.path), storage.join(place, name))
+    kept = ray.train.get_context().get_storage()
+    return ray.train.Checkpoint(f"{kept.experiment_fs_path}/{name}", kept.storage_filesystem)
 
 
 @contextmanager
-def _by_its_own_name(checkpoint: ray.train.Checkpoint | None, folder: Path | None) -> Iterator[None]:
+def _by_its_own_name(source: str | None, folder: Path | None) -> Iterator[None]:
     """A checkpoint that is refused is called by where it lies, not by this worker's copy, with what to do."""
     try:
         yield
     except ValueError as error:
-        if checkpoint is None or str(folder) not in str(error):
+        if source is None or str(folder) not in str(error):
             raise
-        told = str(error).replace(str(folder), checkpoint.path)
-        raise ValueError(f"{told}; remove {checkpoint.path.rpartition('/')[0]} to train anew") from None
+        told = str(error).replace(str(folder), source)
+        raise ValueError(f"{told}; remove {source.rpartition('/')[0]} to train anew") from None
 
 
 def _message(progress: Progress, epochs: int) -> str:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import arspm.learning
+from arspm import storage
 from arspm.config import Recipe
 from arspm.learning import checkpoint
 from arspm.learning.checkpoint import Progress
@@ -57,6 +58,26 @@ def saved(tmp_path) -> Path:
 def load(folder: Path, model: nn.Module | None = None) -> tuple[Progress, dict[str, torch.Tensor] | None]:
     model = network() if model is None else model
     return checkpoint.load(folder, model, make_optimizer(model, Recipe()))
+
+
+def test_a_checkpoint_is_carried_to_a_bucket_and_back(saved, s3, tmp_path):
+    place = f"{s3}/training/checkpoint_1"
+    checkpoint.upload(saved, place)
+    assert asdict(checkpoint.verify(place)) == asdict(PROGRESS)
+    storage.write_bytes(f"{place}/other", b"")  # nobody's, and left there
+    found = checkpoint.download(place, tmp_path / "found")
+    assert sorted(path.name for path in found.iterdir()) == FILES
+    assert {path.name: path.read_bytes() for path in found.iterdir()} == {
+        path.name: path.read_bytes() for path in saved.iterdir()
+    }
+
+
+def test_one_that_was_carried_in_part_is_none(saved, tmp_path):
+    (tmp_path / "place/optimizer.safetensors").mkdir(parents=True)  # where a file is to come
+    with pytest.raises(OSError, match="optimizer"):
+        checkpoint.upload(saved, str(tmp_path / "place"))
+    with pytest.raises(ValueError, match="not a checkpoint"):
+        checkpoint.verify(str(tmp_path / "place"))
 
 
 def test_what_was_saved_is_loaded(saved):
