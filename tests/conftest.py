@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import tempfile
 import time
@@ -39,6 +40,8 @@ os.environ.update(
     RAY_USAGE_STATS_ENABLED="0",
 )
 ensure_token()
+# What runs in the background of a script has Ctrl-C ignored, and so would have the programs whose Ctrl-C is tested.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile(
     "arspm", database=None, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
