@@ -326,6 +326,7 @@ def test_the_best_encoder_is_what_generate_uses(clips: Path, run: tuple[Path, st
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_the_best_of_a_sweep_is_trained_to_the_end_and_nothing_before_the_encoder_again(run: tuple[Path, str]):
     folder, best = run[0], run[0].parent / "best.json"
     space = run[0].parent / "my_space.py"

@@ -136,6 +136,7 @@ def test_a_sweep_over_a_bucket(
     assert bucket.env["AWS_SECRET_ACCESS_KEY"] not in told
 
 
+@pytest.mark.slow
 def test_a_sweep_outlives_a_lost_node(
     nodes: Nodes, decoded_run: tuple[str, Config], wait_until: Callable[..., None]
 ) -> None:

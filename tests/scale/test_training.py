@@ -75,7 +75,7 @@ def test_its_checkpoint_describes_itself(prepared: Prepared, unbroken: tuple[str
     assert (folder / checkpoint.BEST).read_bytes() == Path(run, "gender", artifacts.MODEL).read_bytes()
 
 
-@pytest.mark.parametrize("title", ["RayTrainWorker", "TrainController"])
+@pytest.mark.parametrize("title", ["RayTrainWorker", pytest.param("TrainController", marks=pytest.mark.slow)])
 def test_a_killed_worker_is_replaced_and_the_weights_are_those_of_an_unbroken_run(
     head: Any,
     prepared: Prepared,
@@ -121,6 +121,7 @@ def test_a_killed_worker_is_replaced_and_the_weights_are_those_of_an_unbroken_ru
     assert found["epochs"][: len(before)] == before
 
 
+@pytest.mark.slow
 def test_training_goes_on_where_trains_list_of_checkpoints_was_cut_short(
     head: Any, prepared: Prepared, unbroken: tuple[str, dict, dict], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
