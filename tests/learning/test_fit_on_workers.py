@@ -30,8 +30,6 @@ from arspm.schema import CLIP_ID, GENDER, IDENTITY, SPECTROGRAM
 
 CONFIG = override(preset("smoke"), {
     "training.vggface.checkpoint_steps": 2, "training.vggface.augment": False, "vggface.dropout": 0.0,
-    # Beside a small eps Adam blows the order of summation up: a gradient of nothing but rounding becomes a full step.
-    "training.vggface.eps": 1e-2, "training.vggface.learning_rate": 1e-2,
 })
 
 def work(rank, world_size, folder, resume=None, ends=None):
@@ -50,8 +48,11 @@ def work(rank, world_size, folder, resume=None, ends=None):
                     yield {FACE: faces[own], IDENTITY: people[own], WEIGHT: weight[own], CLIP_ID: ids}
 
     torch.manual_seed(7)
+    task = tasks.vggface_task(CONFIG, 3, True)
+    # In float32 a convolution of 3 rows may be another algorithm than one of 8, and off by more than a sum's order.
+    task.model.double().register_forward_pre_hook(lambda _, inputs: tuple(tensor.double() for tensor in inputs))
     reports = fit(
-        tasks.vggface_task(CONFIG, 3, True), CONFIG.training.vggface, seed=0, num_steps=3, num_score_steps=2,
+        task, CONFIG.training.vggface, seed=0, num_steps=3, num_score_steps=2,
         batches=batches, place=Place(rank, world_size, share=(end - first) * world_size / 8), config={}, resume=resume,
     )
     for number, report in enumerate(reports):
@@ -123,9 +124,9 @@ def check_same_training(expected: Path, found: Path) -> None:
     for file in ("model.safetensors", "best.safetensors"):
         weights, others = (safetensors.torch.load_file(folder / file) for folder in (expected, found))
         for name, tensor in weights.items():
-            torch.testing.assert_close(others[name], tensor, rtol=1e-4, atol=3e-5)
+            torch.testing.assert_close(others[name], tensor, rtol=1e-9, atol=1e-12)
     for one, two in zip(progress_of(expected)["epochs"], progress_of(found)["epochs"], strict=True):
-        assert two == pytest.approx(one, rel=1e-5)
+        assert two == pytest.approx(one, rel=1e-6)
 
 
 def test_two_workers_learn_what_one_learns_from_the_same_global_batches(one_and_two_workers):
@@ -135,7 +136,7 @@ def test_two_workers_learn_what_one_learns_from_the_same_global_batches(one_and_
         check_same_training(one / number, two / number)
     begin, end = (safetensors.torch.load_file(one / number / "model.safetensors") for number in "03")
     for name in ("conv1_1.weight", "fc8.weight"):
-        assert (begin[name] - end[name]).abs().max() > 3e-3  # a hundred times what may differ
+        assert (begin[name] - end[name]).abs().max() > 1e-3  # far more than may differ
 
 
 def test_workers_with_unequal_shares_learn_what_one_learns(one_and_two_workers):
