@@ -10,8 +10,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import ray
 import ray.exceptions
 import ray.train
+from ray.core.generated.common_pb2 import NodeDeathInfo  # type: ignore[attr-defined]
 from ray.train.torch import TorchConfig, TorchTrainer
 from torch import nn
 
@@ -87,11 +89,11 @@ def fit_on_workers(
     workers: Workers = getattr(config.resources, stage)
     place = storage.join(storage_path, name)
     settings = {"stage": stage, "run": run, "config": configuration.dump(config), "rows": rows, "on_report": on_report}
-    attempts = config.resources.max_failures + 1
+    allowed, lost, gone = config.resources.max_failures, 0, _taken_away()
     for variable, value in _TRAIN_SETTINGS.items():
         os.environ.setdefault(variable, value)
-    lost: Exception
-    for attempt in range(1, attempts + 1):
+    failed: Exception
+    while True:
         before = _unknown_to_train(place)
         trainer = TorchTrainer(
             train_worker,
@@ -119,23 +121,32 @@ def fit_on_workers(
             cause = _own_error(error)
             if cause is not None:
                 raise _failed(cause) from error
-            lost, said = error, " / ".join({_first_line(each) for each in error.worker_failures.values()})
+            failed, said = error, " / ".join({_first_line(each) for each in error.worker_failures.values()})
         except ray.exceptions.RayActorError as error:  # Train's controller: killed, or it did not start
-            lost, said = error, _last_line(error)
+            failed, said = error, _last_line(error)
         except ray.train.PreemptionError as error:  # Train itself gave up
             raise LostWorkers(_first_line(error)) from error
         except ray.train.ControllerError as error:
             raise _failed(error.controller_failure) from error
-        if attempt == attempts:
-            raise LostWorkers(f"lost workers {attempts} times, the last time so: {said}") from lost
+        # Train sees a warning by itself, but where Ray ends the node at its time, Train may hear of that end first.
+        known, gone = gone, _taken_away()
+        if gone - known:
+            log.warning("a node of %s was taken away: going on from the last checkpoint", stage)
+            continue
+        lost += 1
+        if lost > allowed:
+            raise LostWorkers(f"lost workers {lost} times, the last time so: {said}") from failed
         log.warning(
-            "lost a worker of %s (%d of at most %d): going on from the last checkpoint. %s",
-            stage,
-            attempt,
-            attempts - 1,
-            said,
+            "lost a worker of %s (%d of at most %d): going on from the last checkpoint. %s", stage, lost, allowed, said
         )
-    raise AssertionError("unreachable")
+
+
+def _taken_away() -> set[str]:
+    """The ids of the nodes that have left with warning since the cluster began: stopped by SIGTERM, or drained."""
+    if not ray.is_initialized():
+        ray.init()  # where RAY_ADDRESS says, as Train itself would
+    reasons = (NodeDeathInfo.EXPECTED_TERMINATION, NodeDeathInfo.AUTOSCALER_DRAIN_PREEMPTED)
+    return {node["NodeID"] for node in ray.nodes() if not node["Alive"] and node["DeathReason"] in reasons}
 
 
 def _unknown_to_train(place: str) -> str | None:
