@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import s3fs
 
 from arspm import storage, sweeps
 from cluster import client
@@ -18,7 +19,7 @@ from tests.s3_servers import BUCKET, Moto, SeaweedFS, s3_env
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]  # two chains and two sweeps: minutes
 PORT = 8333
-NODE_CPUS, WORKER_CPUS = 4, 2.4  # one training worker a node, and room for its reader
+NODE_CPUS, WORKER_CPUS = 4, 2.4  # one training worker a node, for two have no room; and room for its reader
 SWEEP = ["sweep", "loss_weights", "--scheduler", "none", "--set", "training.encoder.epochs=2"]
 SWEEPS = {  # name: how many trials, and the workers of each
     "apart": (4, 1),
@@ -42,12 +43,14 @@ def bucket(
         server = SeaweedFS(tmp_path, env, host=nodes.host, ports=[f"-s3.port={PORT}"])
     for name, value in env.items():
         monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()  # it knows the server before
     nodes.env |= env
     try:
         server.start()
         yield Bucket(f"s3://{BUCKET}", env)
     finally:
         server.kill()
+        s3fs.S3FileSystem.clear_instance_cache()
 
 
 def sweep(run: str | Path, name: str, cpus: float, *words: str) -> None:
@@ -102,7 +105,6 @@ def test_nodes_that_share_a_bucket_alone_make_what_one_node_makes_on_its_disk(
     for job, log in logs.items():
         if stage_of[job] in ("decoder", "encoder"):
             assert hosts(log) == workers, "one worker a node"
-    assert [hosts(log) for log in logs.values() if "across" in log] == [workers], "so had the trial of two"
     secrets = [bucket.env[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")]
     written = {path: storage.read_bytes(storage.join(run, path)) for path in storage.files_below(run)}
     written |= {f"log of {job}": log.encode() for job, log in logs.items()}
