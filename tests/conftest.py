@@ -24,7 +24,7 @@ from hypothesis import HealthCheck, settings
 from arspm import schema
 from cluster.access import ensure_token
 from tests.cluster.nodes import Nodes, cannot
-from tests.s3_servers import BUCKET, Moto, SeaweedFS, s3_env
+from tests.s3_servers import BUCKET, Moto, SeaweedFS, reached_by, s3_env
 
 # Before anything imports ray, which reads most of these once.
 _home = Path(tempfile.mkdtemp(prefix="arspm-test-"))
@@ -152,14 +152,10 @@ def bucket(request: pytest.FixtureRequest) -> Bucket:
 
 
 @pytest.fixture
-def s3(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def s3(bucket: Bucket) -> Iterator[str]:
     """The bucket's URI, reached from this process."""
-    s3fs = pytest.importorskip("s3fs")
-    for name, value in bucket.env.items():
-        monkeypatch.setenv(name, value)
-    s3fs.S3FileSystem.clear_instance_cache()
-    yield bucket.uri
-    s3fs.S3FileSystem.clear_instance_cache()
+    with reached_by(bucket.env):
+        yield bucket.uri
 
 
 @pytest.fixture

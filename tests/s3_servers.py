@@ -8,8 +8,12 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
+import s3fs
 
 BUCKET = "speech"
 
@@ -24,6 +28,17 @@ def s3_env(host: str, port: int) -> dict[str, str]:
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_EC2_METADATA_DISABLED": "true",
     }
+
+
+@contextmanager
+def reached_by(env: Mapping[str, str]) -> Iterator[None]:
+    """This process has a server's environment, and no client of another server, which s3fs keeps."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in env.items():
+            patch.setenv(name, value)
+        s3fs.S3FileSystem.clear_instance_cache()
+        yield
+        s3fs.S3FileSystem.clear_instance_cache()
 
 
 class SeaweedFS:

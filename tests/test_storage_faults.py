@@ -31,6 +31,7 @@ from cluster.job import EXIT_TEMPORARY
 from jobs.stage import readable_end
 from tests import faulty_server as faults
 from tests.faulty_server import FaultyServer, faulty_server
+from tests.s3_servers import reached_by
 
 FOREVER = 1_000_000
 # Where the proxy or the client is what is tested. moto takes any secret, and two of its threads may both find nothing
@@ -61,11 +62,8 @@ def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
     monkeypatch.setattr(retries, "FIRST_WAIT_SECONDS", 0.002)
     monkeypatch.setattr(retries, "LONGEST_WAIT_SECONDS", 0.02)
     with faulty_server(bucket.env["AWS_ENDPOINT_URL"]) as server:
-        for name, value in (bucket.env | {"AWS_ENDPOINT_URL": server.url}).items():
-            monkeypatch.setenv(name, value)
-        s3fs.S3FileSystem.clear_instance_cache()
-        yield Place(f"{bucket.uri}/{request.node.name}", server, request.param)
-        s3fs.S3FileSystem.clear_instance_cache()
+        with reached_by(bucket.env | {"AWS_ENDPOINT_URL": server.url}):
+            yield Place(f"{bucket.uri}/{request.node.name}", server, request.param)
 
 
 def table() -> pa.Table:

@@ -89,9 +89,11 @@ def fit_on_workers(
     workers: Workers = getattr(config.resources, stage)
     place = storage.join(storage_path, name)
     settings = {"stage": stage, "run": run, "config": configuration.dump(config), "rows": rows, "on_report": on_report}
-    allowed, lost, gone = config.resources.max_failures, 0, _taken_away()
     for variable, value in _TRAIN_SETTINGS.items():
         os.environ.setdefault(variable, value)
+    if not ray.is_initialized():
+        ray.init()  # as Train itself would, where RAY_ADDRESS says
+    allowed, lost, gone = config.resources.max_failures, 0, _taken_away()
     failed: Exception
     while True:
         before = _unknown_to_train(place)
@@ -131,7 +133,7 @@ def fit_on_workers(
         # Train sees a warning by itself, but where Ray ends the node at its time, Train may hear of that end first.
         known, gone = gone, _taken_away()
         if gone - known:
-            log.warning("a node of %s was taken away: going on from the last checkpoint", stage)
+            log.warning("a node was taken away: %s goes on from the last checkpoint", stage)
             continue
         lost += 1
         if lost > allowed:
@@ -143,8 +145,6 @@ def fit_on_workers(
 
 def _taken_away() -> set[str]:
     """The ids of the nodes that have left with warning since the cluster began: stopped by SIGTERM, or drained."""
-    if not ray.is_initialized():
-        ray.init()  # where RAY_ADDRESS says, as Train itself would
     reasons = (NodeDeathInfo.EXPECTED_TERMINATION, NodeDeathInfo.AUTOSCALER_DRAIN_PREEMPTED)
     return {node["NodeID"] for node in ray.nodes() if not node["Alive"] and node["DeathReason"] in reasons}
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import s3fs
+from ray.util.state import list_actors
 
 from arspm import storage, sweeps
 from cluster import client
@@ -15,7 +15,7 @@ from tests.cluster.nodes import Nodes
 from tests.conftest import Bucket, make_nodes
 from tests.jobs.conftest import Chain, arspm, left_by
 from tests.learning.conftest import TIMINGS
-from tests.s3_servers import BUCKET, Moto, SeaweedFS, s3_env
+from tests.s3_servers import BUCKET, Moto, SeaweedFS, reached_by, s3_env
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]  # two chains and two sweeps: minutes
 PORT = 8333
@@ -33,24 +33,19 @@ def nodes() -> Iterator[Nodes]:
 
 
 @pytest.fixture(params=["seaweedfs", "moto"])
-def bucket(
-    request: pytest.FixtureRequest, nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Bucket]:
+def bucket(request: pytest.FixtureRequest, nodes: Nodes, tmp_path: Path) -> Iterator[Bucket]:
     """A bucket that nodes and this process reach, with credentials that they have from their environment."""
     env = s3_env(nodes.host, PORT)
     server: SeaweedFS | Moto = Moto(tmp_path, host=nodes.host, port=PORT)
     if request.param == "seaweedfs":
         server = SeaweedFS(tmp_path, env, host=nodes.host, ports=[f"-s3.port={PORT}"])
-    for name, value in env.items():
-        monkeypatch.setenv(name, value)
-    s3fs.S3FileSystem.clear_instance_cache()  # it knows the server before
     nodes.env |= env
     try:
         server.start()
-        yield Bucket(f"s3://{BUCKET}", env)
+        with reached_by(env):
+            yield Bucket(f"s3://{BUCKET}", env)
     finally:
         server.kill()
-        s3fs.S3FileSystem.clear_instance_cache()
 
 
 def sweep(run: str | Path, name: str, cpus: float, *words: str) -> None:
@@ -72,6 +67,15 @@ def trials(run: str | Path, name: str) -> dict[int, tuple[object, list[dict[str,
 def hosts(log: str) -> set[str]:
     """The addresses of training workers, by what Ray Train says when they start."""
     return {line.partition("(ip=")[2].partition(",")[0] for line in log.splitlines() if "world_rank=" in line}
+
+
+def hosts_of_sweep(nodes: Nodes, name: str) -> set[str]:
+    """The addresses of a sweep's training workers, which Ray knows after their end; its log does not name them."""
+    jobs = client.connect(nodes.address).list_jobs()
+    [job] = [job for job in jobs if (job.metadata or {}).get("stage") == f"sweep-{name}"]
+    actors = list_actors(nodes.address, filters=[("job_id", "=", job.job_id)], limit=10_000)
+    ids = {actor.node_id for actor in actors if "RayTrainWorker" in actor.class_name}
+    return {address for node, address in nodes.alive().items() if node in ids}
 
 
 def test_nodes_that_share_a_bucket_alone_make_what_one_node_makes_on_its_disk(
@@ -105,6 +109,7 @@ def test_nodes_that_share_a_bucket_alone_make_what_one_node_makes_on_its_disk(
     for job, log in logs.items():
         if stage_of[job] in ("decoder", "encoder"):
             assert hosts(log) == workers, "one worker a node"
+    assert hosts_of_sweep(nodes, "across") == workers, "so had the trial of two"
     secrets = [bucket.env[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")]
     written = {path: storage.read_bytes(storage.join(run, path)) for path in storage.files_below(run)}
     written |= {f"log of {job}": log.encode() for job, log in logs.items()}

@@ -30,6 +30,7 @@ from arspm.schema import CLIP_ID, GENDER, IDENTITY, SPECTROGRAM
 
 CONFIG = override(preset("smoke"), {
     "training.vggface.checkpoint_steps": 2, "training.vggface.augment": False, "vggface.dropout": 0.0,
+    "training.vggface.learning_rate": 1e-2,
 })
 
 def work(rank, world_size, folder, resume=None, ends=None):
@@ -136,7 +137,7 @@ def test_two_workers_learn_what_one_learns_from_the_same_global_batches(one_and_
         check_same_training(one / number, two / number)
     begin, end = (safetensors.torch.load_file(one / number / "model.safetensors") for number in "03")
     for name in ("conv1_1.weight", "fc8.weight"):
-        assert (begin[name] - end[name]).abs().max() > 1e-3  # far more than may differ
+        assert (begin[name] - end[name]).abs().max() > 3e-3  # far more than may differ
 
 
 def test_workers_with_unequal_shares_learn_what_one_learns(one_and_two_workers):
