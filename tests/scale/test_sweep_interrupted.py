@@ -72,6 +72,7 @@ def test_a_killed_sweep_goes_on_and_has_every_trial_once(
     check_whole(place, before, 6)
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_a_sweep_and_the_same_command_goes_on(
     decoded_run: tuple[str, Config], head: Any, wait_until: Callable[..., None], tmp_path: Path
 ) -> None:

@@ -75,7 +75,8 @@ def test_its_checkpoint_describes_itself(prepared: Prepared, unbroken: tuple[str
     assert (folder / checkpoint.BEST).read_bytes() == Path(run, "gender", artifacts.MODEL).read_bytes()
 
 
-@pytest.mark.parametrize("title", ["RayTrainWorker", pytest.param("TrainController", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("title", ["RayTrainWorker", "TrainController"])
 def test_a_killed_worker_is_replaced_and_the_weights_are_those_of_an_unbroken_run(
     head: Any,
     prepared: Prepared,
