@@ -65,7 +65,7 @@ function ranked(results) {
 /** Where a value lies between the best (0) and the worst (1); the worst tenth counts as 1, for a run that went astray. */
 function scaleOf(results) {
   const values = ranked(results).map((trial) => trial.best);
-  const near = values[0], far = values[Math.floor(0.9 * (values.length - 1))];
+  const near = values[0], far = values[Math.ceil(0.9 * (values.length - 1))];
   const share = (value) => (near === far ? 0 : Math.min(1, Math.max(0, (value - near) / (far - near))));
   return { near, far, share };
 }

@@ -307,6 +307,15 @@ def test_values_are_drawn_where_they_were_sampled(weights: Any) -> None:
     assert "30 trials are few" in page.locator("#importance").inner_text()
 
 
+def test_two_trials_lie_at_the_ends_of_the_scale(open_sweep: Open) -> None:
+    results = swept.loss_weights(2)
+    page = open_sweep(results).page
+    best, worst = sorted(trial["best"] for trial in results["trials"])
+    assert page.locator("#values .scale").inner_text().split("\n") == [f"{best:.2f}°", f"{worst:.2f}° or worse"]
+    (dots,) = traces(page, "#slices figure:nth-child(3)")
+    assert dots["color"] == [0, 1]
+
+
 def test_choices_have_means_over_seeds(grid: Any) -> None:
     page, results = grid
     dots, means = traces(page, "#categories figure:nth-child(1)")
