@@ -22,7 +22,7 @@ demo: .venv/installed
 
 test: .venv/installed
 	@tests/install-system
-	@$(BIN)/python -m pytest -m 'not slow and not gpu and not faults' --jaxtyping-packages=arspm.model,arspm.learning,beartype.beartype
+	@$(BIN)/python -m pytest -m 'not slow and not gpu and not faults' --jaxtyping-packages=arspm.model,arspm.training,arspm.evaluation,beartype.beartype
 
 check: .venv/installed
 	@$(BIN)/ruff format --check .

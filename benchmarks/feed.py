@@ -20,12 +20,14 @@ import ray
 import safetensors.torch
 import torch
 
-from arspm import corpus, schema, stages, storage
+from arspm import storage
 from arspm.config import Config, Recipe, override
-from arspm.learning import artifacts
+from arspm.config.presets import PRESETS
+from arspm.corpus import schema, tables
+from arspm.distributed.train.launch import train_stage
 from arspm.model import speech_portrait
-from arspm.presets import PRESETS
-from arspm.scale.launch import train_stage
+from arspm.runs import stages
+from arspm.training import artifacts
 from benchmarks.paper_size import measure
 
 KINDS = ("waveform", "spectrogram")
@@ -48,18 +50,18 @@ def write_corpus(config: Config, clips: int, run: Path) -> None:
         for shard in shards:
             ids = [f"{split}-{shard['name']}-{row}" for row in range(rows)]
             whose = dict.fromkeys(field.name for field in speech if field.name != config.data.storage)
-            tables = {
+            families = {
                 "speech": pa.table([*([ids] * len(whose)), schema.tensor_column(values)], schema=speech),
                 "features": pa.table(
                     [ids, schema.tensor_column(features)],
                     schema=schema.features_schema(config.feature_dim, config.vggface.feature_dtype),
                 ),
             }
-            for family, table in tables.items():
+            for family, table in families.items():
                 uri = storage.join(str(run), "corpus", split, family, f"{shard['name']}.parquet")
-                corpus.write_table(uri, table, config.data.rows_per_group)
+                tables.write_table(uri, table, config.data.rows_per_group)
     manifest = {"rows_per_group": config.data.rows_per_group, "splits": described}
-    storage.write_json(storage.join(stages.corpus(str(run)), corpus.MANIFEST), manifest)
+    storage.write_json(storage.join(stages.corpus(str(run)), tables.MANIFEST), manifest)
 
 
 def write_guides(config: Config, run: Path) -> None:

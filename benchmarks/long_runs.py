@@ -28,7 +28,7 @@ from typing import NamedTuple
 import ray  # noqa: F401  it carries a psutil and makes it importable
 from psutil import Error, Process
 
-from arspm.media.synthetic import CorpusSummary, write_corpus
+from arspm.synthetic.films import CorpusSummary, write_corpus
 from cluster.head import Head, client_env, down, up
 from cluster.host import marked_processes
 

@@ -20,11 +20,11 @@ from typing import Any
 import torch
 
 from arspm.config import Config, Recipe, override
-from arspm.learning import tasks
-from arspm.learning.batch import Batch
-from arspm.learning.train_step import Task, make_optimizer, train_step
 from arspm.model import speech_portrait
 from arspm.model.speech_portrait import FacePrior
+from arspm.training import tasks
+from arspm.training.batch import Batch
+from arspm.training.train_step import Task, make_optimizer, train_step
 
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {  # name: stage, and what differs from the paper's configuration
     "encoder": ("encoder", {}),

@@ -10,7 +10,8 @@ import argparse
 import time
 from typing import Any
 
-from arspm import storage, sweeps
+from arspm import storage
+from arspm.runs import sweeps
 from cluster.head import find_head
 from jobs import sweep as work
 from jobs import sweep_plan

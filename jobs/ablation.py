@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from arspm import stages
 from arspm.config import Config, ConfigError, override
+from arspm.runs import stages
 from cluster import chain, client, events
 from jobs.chain import PYTHON, asks, cluster_address, prefix, save_config, source
 from jobs.console import watch
@@ -163,7 +163,7 @@ def run_ablation(
             absent.append({"variant": model.variant, "seed": model.seed, "reason": bad.reason})
     if not whole:
         raise ValueError(f"no model of the ablation could be trained; the first: {absent[0]['reason']}")
-    from arspm.scale.ablation import Finished, write_page  # after the jobs: it needs torch
+    from arspm.distributed.ablation import Finished, write_page
 
     write_page(
         run,

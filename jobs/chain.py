@@ -16,8 +16,9 @@ import cluster
 import jobs
 import tune_spaces
 from arspm import config as configuration
-from arspm import stages, storage
-from arspm.config import TRAINED_STAGES, Asks, Config
+from arspm import storage
+from arspm.config import TRAINED_STAGES, Config, ResourceRequest
+from arspm.runs import stages
 from cluster import chain, client, events
 from cluster.errors import ClusterError
 from cluster.head import find_head
@@ -144,7 +145,7 @@ def asks(config: Config, stage: str) -> tuple[float, float, float]:
     return asked((tasks.num_tasks, tasks)) if tasks else asked()
 
 
-def asked(*groups: tuple[int, Asks]) -> tuple[float, float, float]:
+def asked(*groups: tuple[int, ResourceRequest]) -> tuple[float, float, float]:
     """CPUs, GPUs and bytes of memory of so many of each together."""
     return (
         sum(number * each.cpus for number, each in groups),

@@ -9,8 +9,10 @@ from typing import Annotated
 
 import typer
 
-from arspm import places, presets, stages, storage, sweeps
-from arspm.config import Config, ConfigError, given_places, load, override
+from arspm import storage
+from arspm.config import Config, ConfigError, given_uris, load, override, presets
+from arspm.runs import stages, sweeps
+from arspm.storage import uris
 from cluster.errors import ClusterError
 
 app = typer.Typer(
@@ -56,7 +58,7 @@ def synth(
     seed: Annotated[int, typer.Option(min=0, help="Another seed, other people.")] = 0,
 ) -> None:
     """Write talking clips of made-up people, in AVSpeech's form."""
-    from arspm.media.synthetic import write_corpus
+    from arspm.synthetic.films import write_corpus
 
     out = storage.absolute(out)
     if storage.is_remote(out):
@@ -100,7 +102,7 @@ def submit(
     from jobs import chain
     from jobs.console import watch
 
-    run = storage.run_place(run)
+    run = storage.run_uri(run)
     data = {"format": format_, "csv": csv, "clips": clips, "faces": faces, "labels": labels}
     settings = _settings(preset, config, data, set_ or [])
     address = _address(ray_address)
@@ -123,16 +125,16 @@ def submit(
 def status(run: RunArgument, ray_address: Address = None) -> None:
     """Say which stages of a run are done, and which jobs run."""
     from jobs import chain
-    from jobs.console import duration
+    from jobs.console import format_duration
 
-    run = storage.run_place(run)
+    run = storage.run_uri(run)
     jobs = chain.live_jobs(run, _address(ray_address, required=False))
     for name in stages.STAGES:
         done = stages.success(run, name)
         if name in jobs:
             print(f"{name:<11} {jobs[name].status.lower()}: {jobs[name].submission_id}")
         elif done is not None:
-            print(f"{name:<11} done in {duration(done.seconds)}")
+            print(f"{name:<11} done in {format_duration(done.seconds)}")
         else:
             print(f"{name:<11} not done")
     for name in sweeps.names(run):
@@ -148,7 +150,7 @@ def logs(
     """Print what a stage's last job wrote."""
     from jobs import chain
 
-    print(chain.last_log(storage.run_place(run), stage, _address(ray_address)))
+    print(chain.last_log(storage.run_uri(run), stage, _address(ray_address)))
 
 
 @app.command()
@@ -156,7 +158,7 @@ def cancel(run: RunArgument, ray_address: Address = None) -> None:
     """Stop the jobs of a run; what is done stays done."""
     from jobs import chain
 
-    stopped = chain.cancel(storage.run_place(run), _address(ray_address))
+    stopped = chain.cancel(storage.run_uri(run), _address(ray_address))
     print("\n".join(f"{job.submission_id}: {job.status.lower()}" for job in stopped) or "nothing runs")
 
 
@@ -166,7 +168,7 @@ def report(run: RunArgument) -> None:
     from jobs.report import report as work
     from jobs.stage import run_stage
 
-    run = storage.run_place(run)
+    run = storage.run_uri(run)
     config = stages.finished_config(run, "evaluate")
     evaluated = stages.success(run, "evaluate")
     assert evaluated is not None  # finished_config has read it
@@ -192,7 +194,7 @@ def ablation(
     from jobs import ablation as work
     from jobs.console import watch
 
-    run = storage.run_place(run)
+    run = storage.run_uri(run)
     names = variants.split(",") if variants else work.TABLE4
     models, missing = work.plan(run, names, seeds, _changes(set_ or []))
     for gap in missing:
@@ -241,7 +243,7 @@ def sweep(
     from jobs import sweep_plan
     from jobs.console import watch
 
-    run = storage.run_place(run)
+    run = storage.run_uri(run)
     if space is None:
         if export_best is None:
             raise ConfigError("say which space to sweep, or --export-best FILE for what a sweep has found")
@@ -290,7 +292,7 @@ def pictures(run: Run, out: Annotated[str, typer.Option(help="The folder of the 
     from jobs.pictures import export
 
     out = storage.absolute(out)
-    print(f"{export(storage.run_place(run), out)} pictures are in {out}; fill gender and age into index.csv")
+    print(f"{export(storage.run_uri(run), out)} pictures are in {out}; fill gender and age into index.csv")
     print(f"and measure them: arspm submit ... --set evaluate.judge={storage.join(out, 'index.csv')}")
 
 
@@ -304,7 +306,7 @@ def generate(
     from jobs.generate import generate as draw
 
     recordings = [storage.absolute(recording) for recording in recordings]
-    for target in draw(storage.run_place(run), recordings, storage.absolute(out)):
+    for target in draw(storage.run_uri(run), recordings, storage.absolute(out)):
         print(target)
 
 
@@ -354,7 +356,7 @@ def _settings(preset: str, config: str | None, data: Mapping[str, str | None], c
 
 def _absolute(config: Config) -> Config:
     """With every path absolute, for jobs run in other folders than this command."""
-    return override(config, {name: storage.absolute(place) for name, place in given_places(config).items()})
+    return override(config, {name: storage.absolute(place) for name, place in given_uris(config).items()})
 
 
 def _read_config(uri: str) -> Config:
@@ -362,7 +364,7 @@ def _read_config(uri: str) -> Config:
     try:
         return load(storage.read_bytes(storage.absolute(uri)))
     except ConfigError as error:
-        raise error.of(uri) from None
+        raise error.with_source(uri) from None
 
 
 def _export_best(run: str, name: str | None, file: str) -> None:
@@ -382,7 +384,7 @@ def _changes(texts: Sequence[str]) -> dict[str, str]:
     """What `--set` says, name -> value. Raises ConfigError."""
     unreadable = [text for text in texts if "=" not in text]
     if unreadable:
-        raise ConfigError(f"--set {places.shown(unreadable[0])}: write it as name=value")
+        raise ConfigError(f"--set {uris.display_uri(unreadable[0])}: write it as name=value")
     return dict(text.split("=", 1) for text in texts)
 
 

@@ -42,7 +42,7 @@ def sentence(event: events.Event) -> str | None:
         case events.Reused():
             return f"{event.stage}: done before, reused"
         case events.Finished(seconds=seconds):
-            return f"{event.stage}: done in {duration(seconds)}"
+            return f"{event.stage}: done in {format_duration(seconds)}"
         case events.Failed(error=error):
             return f"{event.stage}: FAILED: {error.removeprefix('error: ').removeprefix(event.stage + ': ')}"
         case events.Skipped(reason=reason):
@@ -56,7 +56,7 @@ def sentence(event: events.Event) -> str | None:
     return None
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Seconds as a person says them: 42 s, 3 min 10 s, 2 h 5 min."""
     if seconds < 60:
         return f"{seconds:.0f} s"
@@ -115,9 +115,7 @@ def _lines() -> Callable[[events.Event], None]:
             shown[event.stage] = now
             eta = ""
             if event.current > before:  # since then: a stage's start takes longer than many steps
-                eta = (
-                    f", about {duration((now - begun) * (event.total - event.current) / (event.current - before))} left"
-                )
+                eta = f", about {format_duration((now - begun) * (event.total - event.current) / (event.current - before))} left"
             message = f", {event.message}" if event.message else ""
             print(f"{event.stage}: {event.current:.0f} of {event.total:.0f} {event.unit}{message}{eta}", flush=True)
         elif text := sentence(event):

@@ -24,7 +24,8 @@ from time import monotonic
 from typing import Any, Generic, NamedTuple, TypeVar
 from urllib.parse import quote, unquote
 
-from arspm import storage, sweeps
+from arspm import storage
+from arspm.runs import sweeps
 
 PORT = 8266  # Ray's dashboard is 8265
 FILE_SECONDS = 2.0  # between two looks at a file in storage, however many read the page

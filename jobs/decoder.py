@@ -3,7 +3,7 @@
 from typing import Any
 
 from arspm.config import Config
-from arspm.scale.launch import train_stage
+from arspm.distributed.train.launch import train_stage
 from jobs.stage import main
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cluster import head
 from jobs import cli
-from jobs.console import duration
+from jobs.console import format_duration
 
 NUM_SPEAKERS, CLIPS_PER_SPEAKER = 240, 3
 
@@ -39,7 +39,7 @@ def demo(folder: Path, preset: str, num_speakers: int) -> None:
     finally:
         if started:
             head.down()
-    print(f"all in {duration(time.monotonic() - begun)}; figures: {folder / 'report' / 'metrics.json'}")
+    print(f"all in {format_duration(time.monotonic() - begun)}; figures: {folder / 'report' / 'metrics.json'}")
     print(f"open {(folder / 'report' / 'index.html').resolve().as_uri()}")
 
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from arspm.config import Config
-from arspm.scale.infer import make_features
+from arspm.distributed.data.infer import make_features
 from jobs.stage import main
 
 

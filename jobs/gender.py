@@ -3,8 +3,8 @@
 from typing import Any
 
 from arspm.config import Config
-from arspm.scale.launch import train_stage
-from arspm.scale.training import NothingToLearn
+from arspm.distributed.train.launch import train_stage
+from arspm.distributed.train.rows import NothingToLearn
 from jobs.stage import main
 
 

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import torch
 
-from arspm import schema, stages, storage
-from arspm.learning.artifacts import load_speech_portrait
+from arspm import storage
+from arspm.corpus import schema
 from arspm.media.audio import fit_length, spectrogram
 from arspm.media.clips import load_speech
 from arspm.media.faces import encode_jpeg
+from arspm.runs import stages
+from arspm.training.artifacts import load_speech_portrait
 
 
 def generate(run: str, recordings: Sequence[str], out: str) -> Iterator[str]:

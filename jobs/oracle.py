@@ -12,7 +12,7 @@ def oracle(config: Config, run: str, fingerprint: str) -> tuple[dict[str, Any], 
         reason = "oracle.speakers is not given: the true causes are known of made-up speakers only"
         print(f"no oracle: {reason}")
         return {}, {"made": False, "reason": reason}
-    from arspm.scale.oracle import make_oracle  # here, since most runs have no oracle and this takes seconds
+    from arspm.distributed.data.oracle import make_oracle
 
     return make_oracle(config, run)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import io
 
-from arspm import corpus, schema, stages, storage
+from arspm import storage
+from arspm.corpus import schema, tables
+from arspm.runs import stages
 
 INDEX = "index.csv"
 
@@ -20,7 +22,7 @@ def export(run: str, out: str) -> int:
     stages.finished_config(run, "evaluate")
     place = stages.folder(run, "evaluate")
     model = storage.read_json(storage.join(place, "metrics.json"))["model"]
-    split = corpus.open_split(stages.corpus(run), "test")
+    split = tables.open_split(stages.corpus(run), "test")
     drawn = {"face-to-face": schema.FACE_TO_FACE_JPEG, model: schema.PORTRAIT_JPEG}
     index = io.StringIO()
     rows = csv.writer(index, lineterminator="\n")
@@ -28,8 +30,8 @@ def export(run: str, out: str) -> int:
     count = 0
     for shard, name in enumerate(split.shards):
         predictions = storage.join(place, "predictions", f"test-{name}.parquet")
-        table = corpus.read_table(predictions, [schema.CLIP_ID, *drawn.values()])
-        real = corpus.read_columns(split.only(shard), "faces", (schema.FACE_JPEG,))[schema.FACE_JPEG]
+        table = tables.read_table(predictions, [schema.CLIP_ID, *drawn.values()])
+        real = tables.read_columns(split.only(shard), "faces", (schema.FACE_JPEG,))[schema.FACE_JPEG]
         columns = {"real": real} | {pictures: table[column] for pictures, column in drawn.items()}
         for pictures, column in columns.items():
             for clip, jpeg in zip(table[schema.CLIP_ID].to_pylist(), column.to_pylist(), strict=True):

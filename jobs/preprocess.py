@@ -1,6 +1,6 @@
 """Talking clips to corpus: decode, find faces, make spectrograms, write aligned Parquet shards."""
 
-from arspm.scale.preprocess import preprocess
+from arspm.distributed.data.preprocess import preprocess
 from jobs.stage import main
 
 if __name__ == "__main__":

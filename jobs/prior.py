@@ -6,27 +6,29 @@ from typing import Any
 
 import torch
 
-from arspm import corpus, schema, stages, storage
+from arspm import storage
 from arspm.config import Config
-from arspm.learning import artifacts, checkpoint
-from arspm.learning.prior import choose_rows, convergence, running_means
+from arspm.corpus import schema, tables
+from arspm.runs import stages
+from arspm.training import artifacts, checkpoint
+from arspm.training.prior import choose_rows, convergence, running_means
 from jobs.stage import main
 
 
 def prior(config: Config, run: str, fingerprint: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Average the face features of the training split (eq. 3) and measure Table 1."""
-    train = corpus.open_split(stages.corpus(run), "train")
-    genders = corpus.read_columns(train, "faces", (schema.GENDER,))[schema.GENDER].to_pylist()
+    train = tables.open_split(stages.corpus(run), "train")
+    genders = tables.read_columns(train, "faces", (schema.GENDER,))[schema.GENDER].to_pylist()
     means, by_count, table = {}, {}, {}
     for name, choice in choose_rows(genders, config.prior.num_faces, config.seed).items():
-        found = corpus.read_rows(train, {"features": (schema.FACE_FEATURE,)}, choice.rows)
+        found = tables.read_rows(train, {"features": (schema.FACE_FEATURE,)}, choice.rows)
         values = found[schema.FACE_FEATURE].astype("float32")
         for count, mean in running_means(values).items():
             by_count[f"{name}/{count}"] = means[name] = torch.from_numpy(mean.astype("float32"))  # the last is of all
         table[name] = {
             "n": len(values),
             "gender_balanced": choice.balanced,
-            "clips": corpus.ids_hash(found[schema.CLIP_ID].to_pylist()),
+            "clips": tables.ids_hash(found[schema.CLIP_ID].to_pylist()),
             "convergence": convergence(values),
         }
     files = {}

@@ -3,7 +3,7 @@
 from typing import Any
 
 from arspm.config import Config
-from arspm.presets import PRESETS
+from arspm.config.presets import PRESETS
 from arspm.report.page import write_report
 from jobs.stage import main
 

@@ -12,9 +12,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from arspm import config as configuration
-from arspm import stages, storage
+from arspm import storage
 from arspm.config import Config
-from arspm.retries import without_credentials
+from arspm.runs import stages
+from arspm.storage.retries import without_credentials
 from cluster.job import EXIT_TEMPORARY
 
 # (configuration, run, fingerprint) -> (files: path relative to the run -> size and hash, figures)

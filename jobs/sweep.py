@@ -16,8 +16,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from arspm import config as configuration
-from arspm import stages, storage, sweeps
+from arspm import storage
 from arspm.config import Config, override
+from arspm.runs import stages, sweeps
 from cluster import chain, client, cost, events
 from cluster.errors import ClusterError
 from jobs.chain import PYTHON, asked, prefix, source
@@ -27,7 +28,7 @@ from tune_spaces import space as spaces
 from tune_spaces.space import Space
 
 if TYPE_CHECKING:
-    from arspm.scale.search import Search
+    from arspm.distributed.tune.search import Search
 
 TRACKERS = ("mlflow", "wandb")
 
@@ -45,7 +46,7 @@ def run_sweep(
     stage_name, stem = _job(run, sweep)
     _require_free(run, stage_name, stem, jobs_client)
     save(place, sweep)
-    config = configuration.parse(sweep["config"])
+    config = configuration.from_dict(sweep["config"])
     trial = config.resources.trial  # without one, the sweep cannot begin
     stage = chain.Stage(stage_name, (), _entrypoint(run, sweep["name"], extra), *asked((trial.num_workers, trial)))
     outcomes = chain.run_chain(
@@ -65,7 +66,7 @@ def estimate(run: str, sweep: Mapping[str, Any], max_concurrent: int | None) -> 
 
     Raises FileNotFoundError where the run has not trained its encoder: then no step was measured.
     """
-    config = configuration.parse(sweep["config"])
+    config = configuration.from_dict(sweep["config"])
     workers = stages.finished_config(run, "encoder").resources.encoder.most
     history = stages.history(run, "encoder")
     if history is None:
@@ -151,7 +152,7 @@ def best(place: str) -> tuple[sweeps.Record, Config]:
     found = sweeps.best(sweeps.read_records(place).values(), sweep["mode"])
     if found is None:
         raise ValueError(f"{place}: no trial has a {sweep['metric']} yet")
-    return found, override(configuration.parse(sweep["config"]), found["changes"])
+    return found, override(configuration.from_dict(sweep["config"]), found["changes"])
 
 
 def _entrypoint(run: str, name: str, extra: Sequence[str]) -> str:
@@ -176,7 +177,7 @@ def work(run: str, place: str, max_concurrent: int | None, trackers: Sequence[st
     """Run what is left of a sweep; its results."""
     import ray
 
-    from arspm.scale import tuning
+    from arspm.distributed.tune import tuning
 
     sweep = sweeps.load(place)
     space = unpack(sweep["dimensions"])
@@ -185,7 +186,7 @@ def work(run: str, place: str, max_concurrent: int | None, trackers: Sequence[st
     return tuning.run_sweep(
         place,
         run,
-        configuration.parse(sweep["config"]),
+        configuration.from_dict(sweep["config"]),
         sweep,
         searching(sweep, space),
         lambda sample: spaces.changes(space, sample),
@@ -199,7 +200,7 @@ def work(run: str, place: str, max_concurrent: int | None, trackers: Sequence[st
 def searching(sweep: Mapping[str, Any], space: Space) -> Search:
     """Where a sweep's samples come from. A search that is no grid begins with the paper's values, if the space has
     them, so that the best trial has something to be compared with."""
-    from arspm.scale.search import Listed, Optuna
+    from arspm.distributed.tune.search import Listed, Optuna
 
     first = [sweep["paper"]] if sweep["paper"].keys() == sweep["space"].keys() else []
     if sweep["search"] == "optuna":

@@ -11,8 +11,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from arspm import corpus, places, presets, stages, storage, sweeps
-from arspm.config import Config, ConfigError, override
+from arspm import storage
+from arspm.config import Config, ConfigError, override, presets
+from arspm.corpus import tables
+from arspm.runs import stages, sweeps
+from arspm.storage import uris
 from tune_spaces import space as spaces
 from tune_spaces.space import Choice, LogUniform, Space, Uniform
 
@@ -71,7 +74,7 @@ def plan(run: str, space_name: str, options: Options, changes: Mapping[str, Any]
     if grid_size is not None and num_trials > grid_size:
         raise ConfigError(f"num-trials: the grid of {space_name} has {grid_size}, not {num_trials}")
     place = sweeps.folder(run, options.name or default_name)
-    split = corpus.open_split(stages.corpus(run), "train", base.ingest.subset)
+    split = tables.open_split(stages.corpus(run), "train", base.ingest.subset)
     sweep = {
         "name": options.name or default_name,
         "run": run.rstrip("/").rsplit("/", 1)[-1],
@@ -103,7 +106,7 @@ def _naming(space_name: str) -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
-        raise error.of(places.shown(space_name)) from None
+        raise error.with_source(uris.display_uri(space_name)) from None
 
 
 def _require_known(search: str, scheduler: str, options: Options, space: Space) -> None:

@@ -7,16 +7,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from arspm import corpus, schema, stages, storage
+from arspm import storage
 from arspm.config import Config
-from arspm.learning import artifacts, checkpoint, metrics
+from arspm.corpus import schema, tables
+from arspm.distributed.train.launch import train_stage
+from arspm.evaluation import metrics
 from arspm.media.clips import DroppedClip, read_picture
 from arspm.media.faces import decode_jpeg
 from arspm.model import speech_portrait
 from arspm.model.vggface import MEAN_RGB, VGGFace, load_published, scale_features
 from arspm.model.vggface_check import StatedActivations, check, parse_stated
 from arspm.model.vggface_weights import read_published
-from arspm.scale.launch import train_stage
+from arspm.runs import stages
+from arspm.training import artifacts, checkpoint
 from jobs.stage import main
 
 # The mean length of a face feature behind the paper's figures: L2 / (2 sin(Cos / 2)) over the seven models of Table 4
@@ -90,11 +93,11 @@ def _require_learnt(features: torch.Tensor, config: Config) -> None:
 @torch.no_grad()
 def _some_features(model: VGGFace, config: Config, run: str) -> torch.Tensor:
     """The face features of the first training faces: (faces, feature)."""
-    train = corpus.open_split(stages.corpus(run), "train", NUM_FACES)
+    train = tables.open_split(stages.corpus(run), "train", NUM_FACES)
     found = []
     for begin in range(0, train.num_rows, config.evaluate.batch_size):
         rows = np.arange(begin, min(begin + config.evaluate.batch_size, train.num_rows))
-        pictures = corpus.read_rows(train, {"faces": (schema.FACE_JPEG,)}, rows)[schema.FACE_JPEG].to_pylist()
+        pictures = tables.read_rows(train, {"faces": (schema.FACE_JPEG,)}, rows)[schema.FACE_JPEG].to_pylist()
         faces = np.stack([decode_jpeg(picture, config.image_size) for picture in pictures])
         found.append(model.features(torch.from_numpy(faces).permute(0, 3, 1, 2) / 255))
     return torch.cat(found)

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, settings
 
-from arspm import schema
+from arspm.corpus import schema
 from cluster.access import ensure_token
 from tests.cluster.nodes import Nodes, cannot
 from tests.s3_servers import BUCKET, Moto, SeaweedFS, reached_by, s3_env

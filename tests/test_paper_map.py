@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from arspm.config import Config, names
+from arspm.config import Config, field_names
 from tune_spaces.paper_ablation import TABLE4, VARIANTS
 
 ROOT = Path(__file__).parents[1]
@@ -97,7 +97,7 @@ def test_settings_are_fields():
     words = re.findall(r"`([a-z_0-9]+(?:\.[a-z_0-9]+)+)(?:=[^`]*)?`", PAGE)
     told = [word for word in words if word.partition(".")[0] in Config.model_fields]
     assert len(told) > 10
-    assert set(told) <= set(names())
+    assert set(told) <= set(field_names())
 
 
 def test_sections_and_keys_are_those_of_the_pages():
@@ -105,7 +105,7 @@ def test_sections_and_keys_are_those_of_the_pages():
     templates = "".join(path.read_text() for path in (ROOT / "arspm" / "report").glob("*.j2"))
     for place in set(re.findall(r"`#([a-z0-9]+)`", PAGE)):
         assert f'"{place}"' in templates, place
-    writers = ("scale/evaluate.py", "report/gather.py", "learning/ablation.py", "scale/ablation.py")
+    writers = ("distributed/evaluate.py", "report/gather.py", "evaluation/ablation.py", "distributed/ablation.py")
     source = "".join((ROOT / "arspm" / path).read_text() for path in writers)
     keys = re.findall(r"key `(\w+)`", PAGE) + re.findall(r"`#[a-z0-9]+`; `(\w+)`", PAGE)
     assert len(set(keys)) > 12

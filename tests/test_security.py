@@ -188,7 +188,7 @@ def test_nothing_of_a_file_is_run() -> None:
         text=True,
     )
     found = [(str(Path(each["filename"]).relative_to(REPO)), each["code"]) for each in json.loads(said.stdout)]
-    assert sorted(found) == [("arspm/scale/preprocess.py", "S301"), ("tune_spaces/space.py", "S102")]
+    assert sorted(found) == [("arspm/distributed/data/preprocess.py", "S301"), ("tune_spaces/space.py", "S102")]
 
 
 def test_what_could_unpickle_is_told_not_to() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
-from arspm.config import plain, shown
+from arspm.config import quote_name, quote_value
 
 MAX_VALUES = 1000  # of all Choices of a space together: each is tried before a sweep begins
 MAX_TEXT = 200  # characters of a label, or of a value that is text
@@ -97,17 +97,19 @@ def faults(space: Any) -> tuple[list[str], list[Dimension]]:
     for key, domain in space.items():
         fields = (key,) if isinstance(key, str) else key
         if not isinstance(fields, tuple) or not fields or not all(_is_text(each) and each for each in fields):
-            problems.append(f"{shown(key)}: a key is a field's name, or a tuple of names of fields that move together")
+            problems.append(
+                f"{quote_value(key)}: a key is a field's name, or a tuple of names of fields that move together"
+            )
             continue
         name = _named(fields)
         found = _domain_faults(domain, len(fields))
         if isinstance(key, tuple) and len(key) == 1:
-            found.append(f"a tuple of one field; write {shown(key[0])} alone")
+            found.append(f"a tuple of one field; write {quote_value(key[0])} alone")
         for field, times in Counter(fields).items():
             if times > 1:
-                found.append(f"{plain(field)} is named twice")
+                found.append(f"{quote_name(field)} is named twice")
             if field in seen:
-                found.append(f"{plain(field)} is varied by {seen[field]} too; keep one of them")
+                found.append(f"{quote_name(field)} is varied by {seen[field]} too; keep one of them")
             seen.setdefault(field, name)
         problems += [f"{name}: {problem}" for problem in found]
         if not found:
@@ -120,7 +122,7 @@ def faults(space: Any) -> tuple[list[str], list[Dimension]]:
 
 def _named(fields: Sequence[str]) -> str:
     """A dimension's name as an error has it."""
-    name = "+".join(map(plain, fields[:20]))
+    name = "+".join(map(quote_name, fields[:20]))
     return name if len(fields) <= 20 and len(name) <= 500 else f"{name[:500]} ..."
 
 
@@ -128,22 +130,22 @@ def _domain_faults(domain: Any, num_fields: int) -> list[str]:
     if isinstance(domain, Choice):
         return _choice_faults(domain, num_fields)
     if not isinstance(domain, LogUniform | Uniform):
-        return [f"a domain is LogUniform(low, high), Uniform(low, high) or Choice(values), got {shown(domain)}"]
+        return [f"a domain is LogUniform(low, high), Uniform(low, high) or Choice(values), got {quote_value(domain)}"]
     if num_fields > 1:
         return ["fields that move together take a Choice of tuples"]
     low, high = domain.low, domain.high
     if not _is_finite(low) or not _is_finite(high):
-        return [f"low and high must be finite numbers, got {shown(low)} and {shown(high)}"]
-    problems = [] if low < high else [f"low must be under high, got {shown(low)} and {shown(high)}"]
+        return [f"low and high must be finite numbers, got {quote_value(low)} and {quote_value(high)}"]
+    problems = [] if low < high else [f"low must be under high, got {quote_value(low)} and {quote_value(high)}"]
     if isinstance(domain, LogUniform) and low <= 0:
-        problems.append(f"the low of a LogUniform must be above 0, got {shown(low)}")
+        problems.append(f"the low of a LogUniform must be above 0, got {quote_value(low)}")
     return problems
 
 
 def _choice_faults(domain: Choice, num_fields: int) -> list[str]:
     given = domain.values
     if not isinstance(given, Sequence | Mapping) or isinstance(given, str | bytes | bytearray):
-        return [f"a Choice takes a list of values or a mapping label -> value, got {shown(given)}"]
+        return [f"a Choice takes a list of values or a mapping label -> value, got {quote_value(given)}"]
     named = isinstance(given, Mapping)
     values = list(itertools.islice(given.values() if isinstance(given, Mapping) else given, MAX_VALUES + 1))
     if not values:
@@ -152,13 +154,13 @@ def _choice_faults(domain: Choice, num_fields: int) -> list[str]:
         return [f"a Choice of more than {MAX_VALUES} values; a range has endlessly many"]
     problems = []
     if named:
-        problems += [f"a label is text, got {shown(each)}" for each in given if not (_is_text(each) and each)]
+        problems += [f"a label is text, got {quote_value(each)}" for each in given if not (_is_text(each) and each)]
     for value in values:
         parts = value if num_fields > 1 else (value,)
         if not isinstance(parts, tuple | list) or len(parts) != num_fields:
-            problems.append(f"each value is a tuple of {num_fields}, one for each field, got {shown(value)}")
+            problems.append(f"each value is a tuple of {num_fields}, one for each field, got {quote_value(value)}")
         elif not all(part is None or isinstance(part, bool) or _is_text(part) or _is_finite(part) for part in parts):
-            problems.append(f"a value is text, a finite number, true or false, or None, got {shown(value)}")
+            problems.append(f"a value is text, a finite number, true or false, or None, got {quote_value(value)}")
     if problems:
         return problems
     texts = [*(given if named else ()), *itertools.chain.from_iterable(values if num_fields > 1 else [values])]
@@ -167,7 +169,7 @@ def _choice_faults(domain: Choice, num_fields: int) -> list[str]:
         return [f"a label or a value of {longest} characters; at most {MAX_TEXT}"]
     if named:
         return []
-    return [f"{shown(each)} is there twice" for each, times in Counter(map(_label, values)).items() if times > 1]
+    return [f"{quote_value(each)} is there twice" for each, times in Counter(map(_label, values)).items() if times > 1]
 
 
 def _label(value: Any) -> Label:

@@ -29,8 +29,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 import tune_spaces
-from arspm import places
-from arspm.config import Config, ConfigError, names, override, plain, refusal, shown
+from arspm.config import Config, ConfigError, config_error, field_names, override, quote_name, quote_value
+from arspm.storage import uris
 from tune_spaces.domains import (
     Choice,
     Dimension,
@@ -89,11 +89,11 @@ def load(name_or_path: str) -> tuple[str, Space]:
     if not name_or_path.endswith(".py"):
         if name_or_path not in shipped():
             raise ConfigError(
-                f"{plain(name_or_path)}: there is no such space; there are {', '.join(shipped())}, "
+                f"{quote_name(name_or_path)}: there is no such space; there are {', '.join(shipped())}, "
                 "and a file of your own is named by its path, ending in .py"
             )
         return name_or_path, importlib.import_module(f"tune_spaces.{name_or_path}").SPACE
-    path, told = Path(name_or_path), places.shown(name_or_path)
+    path, told = Path(name_or_path), uris.display_uri(name_or_path)
     if not path.is_file():
         raise FileNotFoundError(f"{told}: there is no such file; a space of your own is a local .py file")
     try:
@@ -104,7 +104,7 @@ def load(name_or_path: str) -> tuple[str, Space]:
         raise ConfigError(f"{told}: it defines no SPACE; write SPACE = {{field: domain}}, as docs/sweeps.md shows")
     problems, _ = faults(defined["SPACE"])
     if problems:
-        raise refusal(problems).of(told)
+        raise config_error(problems).with_source(told)
     return path.stem, defined["SPACE"]
 
 
@@ -132,7 +132,7 @@ def _cause(error: BaseException, path: Path) -> str:
         inside = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         line, message = inside[-1].lineno if inside else None, ""
         with contextlib.suppress(Exception):  # of a class of the user's own
-            message = places.bare_text(str(error))
+            message = uris.redact_text(str(error))
     message = _short(" ".join(message.split()))
     message = message if message.isprintable() else repr(message)
     return f"{f', line {line}' if line else ''}: {type(error).__name__}: {message or 'no message'}"
@@ -151,7 +151,7 @@ def check(space: Space, config: Config, seed: int = 0, *, varies: Sequence[str])
     with the seed. Raises ConfigError with the first twenty problems, a line each.
     """
     problems, sound = faults(space)
-    unknown = [field for each in sound for field in each.fields if field not in names()]
+    unknown = [field for each in sound for field in each.fields if field not in field_names()]
     if unknown:
         try:
             override(config, dict.fromkeys(unknown))
@@ -173,7 +173,7 @@ def check(space: Space, config: Config, seed: int = 0, *, varies: Sequence[str])
             usable[fields if len(fields) > 1 else fields[0]] = domain
     problems += _refusals(usable, config, seed)
     if problems:
-        raise refusal(problems)
+        raise config_error(problems)
 
 
 def _refusals(space: Space, config: Config, seed: int) -> list[str]:
@@ -232,7 +232,7 @@ def changes(space: Space, sample: Mapping[str, Any]) -> dict[str, Any]:
     """
     known = dimensions(space)
     named = {each.name for each in known}
-    problems = [f"{plain(name)}: not a dimension of the space" for name in sample if name not in named]
+    problems = [f"{quote_name(name)}: not a dimension of the space" for name in sample if name not in named]
     found: dict[str, Any] = {}
     for name, fields, domain in known:
         value = sample.get(name)
@@ -243,13 +243,13 @@ def changes(space: Space, sample: Mapping[str, Any]) -> dict[str, Any]:
             if isinstance(value, str | int | float) and value in labels:
                 found |= _assigned(fields, labels[value])
             else:
-                problems.append(f"{name}: {shown(value)} is none of {_short(', '.join(map(str, labels)))}")
+                problems.append(f"{name}: {quote_value(value)} is none of {_short(', '.join(map(str, labels)))}")
         elif is_number(value):
             found[name] = value
         else:
-            problems.append(f"{name}: a number, got {shown(value)}")
+            problems.append(f"{name}: a number, got {quote_value(value)}")
     if problems:
-        raise refusal(problems)
+        raise config_error(problems)
     return found
 
 
@@ -266,7 +266,7 @@ def grid(space: Space) -> list[Sample]:
         else:
             problems.append(f"{name}: a grid needs a Choice, not {type(domain).__name__}; or search at random")
     if problems:
-        raise refusal(problems)
+        raise config_error(problems)
     if (size := math.prod(map(len, labels.values()))) > _MAX_GRID:
         raise ConfigError(
             f"SPACE: a grid of {size:,} trials; at most {_MAX_GRID:,}: leave values out, or search at random"

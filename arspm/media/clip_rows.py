@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import TextIO, cast
 
 from arspm import storage
+from arspm.corpus.schema import GENDERS, DropReason
 from arspm.media.clips import DroppedClip
-from arspm.schema import GENDERS, DropReason
 
 VIDEO_EXTENSIONS = ("mp4", "webm", "mkv", "mov", "avi", "m4v", "mpg", "mpeg")
 SOUND_EXTENSIONS = ("wav", "flac", "m4a", "mp3", "ogg", "opus", "aac")

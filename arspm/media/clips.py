@@ -21,9 +21,9 @@ import numpy as np
 from av.container import InputContainer
 
 from arspm import storage
+from arspm.corpus.schema import DropReason
 from arspm.media.audio import level_dbfs, speech_signs
-from arspm.places import bare
-from arspm.schema import DropReason
+from arspm.storage.uris import redact
 
 T = TypeVar("T")
 
@@ -110,7 +110,7 @@ def load_speech(source: Source, *, sample_rate: int = 16_000, max_seconds: float
 
     Raises ValueError with one line that says what is wrong with the file.
     """
-    name = bare(str(source)) if isinstance(source, (str, os.PathLike)) else "the recording"
+    name = redact(str(source)) if isinstance(source, (str, os.PathLike)) else "the recording"
     try:
         with _opened(source) as file, _container(file, CONTAINERS) as container:
             _, waveform = _decode(container, _Limits(max_seconds, MAX_PIXELS, sample_rate), 0, cut=True)

@@ -18,6 +18,7 @@ from typing import NamedTuple, TextIO
 
 from arspm import storage
 from arspm.config import Data
+from arspm.corpus.schema import GENDERS, DropReason
 from arspm.media.clip_rows import (
     PICTURE_EXTENSIONS,
     SOUND_EXTENSIONS,
@@ -34,7 +35,6 @@ from arspm.media.clip_rows import (
     shown,
 )
 from arspm.media.clips import DroppedClip
-from arspm.schema import GENDERS, DropReason
 
 LABELS_CSV = "labels.csv"  # where a speakers' folder may keep its labels
 CLIP_EXTENSIONS = (*VIDEO_EXTENSIONS, *SOUND_EXTENSIONS)  # of two files with one name the earlier is the clip

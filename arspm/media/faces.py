@@ -18,8 +18,8 @@ import dlib
 import numpy as np
 
 from arspm import storage
+from arspm.corpus.schema import FACE_SIZE, DropReason
 from arspm.media.clips import DroppedClip
-from arspm.schema import FACE_SIZE, DropReason
 
 # Of the box's side, on each side: hair and chin are in, as in the loose crops that VGGFace's networks were shown.
 MARGIN = 0.25

@@ -18,12 +18,12 @@ from typing import TypeAlias
 import numpy as np
 import torch
 
-from arspm import schema
 from arspm.config import Config
+from arspm.corpus import schema
+from arspm.corpus.schema import DropReason
 from arspm.media import audio, faces
 from arspm.media.clip_rows import ClipRow
 from arspm.media.clips import DroppedClip, decode_clip
-from arspm.schema import DropReason
 
 Prepared: TypeAlias = tuple[np.ndarray, bytes]  # the speech tensor as configured, and the face as JPEG
 

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from arspm import schema
 from arspm.config import Config
+from arspm.corpus import schema
 from arspm.model.face_decoder import FaceDecoder
 from arspm.model.gender_classifier import GenderClassifier
 from arspm.model.speech_encoder import SpeechEncoder

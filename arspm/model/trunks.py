@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from torch import nn
 
+from arspm.corpus.schema import SPECTROGRAM_SHAPE
 from arspm.model.width import scaled
-from arspm.schema import SPECTROGRAM_SHAPE
 
 ARCHITECTURES = ("arspm", "speech2face", "resnet18", "resnet34", "densenet121")
 

@@ -67,7 +67,7 @@ def _environment() -> jinja2.Environment:
         "significant": words.significant,
         "percent": words.percent,
         "percent_interval": words.percent_interval,
-        "duration": words.duration,
+        "duration": words.format_duration,
         "nearer": words.nearer,
         "verdict": words.verdict,
         "learnt": words.learnt,

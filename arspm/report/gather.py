@@ -8,9 +8,11 @@ from typing import Any
 
 import pyarrow.parquet
 
-from arspm import schema, stages, storage
+from arspm import storage
 from arspm.config import TRAINED_STAGES, Config
+from arspm.corpus import schema
 from arspm.report import words
+from arspm.runs import stages
 
 # Where the stages leave what is read here.
 _EVALUATED = "evaluate/metrics.json"
@@ -20,7 +22,7 @@ _DROPPED = "dropped.parquet"
 EXAMPLES_PER_REASON = 3
 _BATCH_ROWS = 65_536
 
-# The validation figure by which each stage keeps its best epoch (`learning.tasks`).
+# The validation figure by which each stage keeps its best epoch (`training.tasks`).
 OBJECTIVES = {
     "vggface": "val_accuracy",
     "gender": "val_accuracy",

@@ -88,7 +88,7 @@ def settings(config: Config) -> dict[str, Any]:
     """Every field's dotted name and plain value."""
     tree = config.model_dump(mode="json")
     found = {}
-    for name in configuration.names():
+    for name in configuration.field_names():
         value: Any = tree
         for part in name.split("."):
             value = value[part]

@@ -16,7 +16,7 @@ from jinja2.utils import htmlsafe_json_dumps
 from arspm import storage
 from arspm.report import figures, gather
 from arspm.report.document import document
-from arspm.sweeps import PAGE, RESULTS
+from arspm.runs.sweeps import PAGE, RESULTS
 
 _FILES = ("sweep_charts.js", "sweep.js")  # the second calls the first
 _SOURCE = "".join(Path(__file__).with_name(name).read_text(encoding="utf-8") for name in _FILES)

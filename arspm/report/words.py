@@ -117,7 +117,7 @@ def percent_interval(ends: Sequence[float | None] | None) -> str:
     return _range([_number(100 * end, 1) for end in ends]) + " %" if known(ends) else ""
 
 
-def duration(seconds: float | None) -> str:
+def format_duration(seconds: float | None) -> str:
     """Seconds as a person says them: 0.3 s, 49.8 s, 1 min 31 s, 2 h 05 min."""
     if seconds is None:
         return "–"

@@ -18,9 +18,9 @@ from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE
 from ray.autoscaler._private.util import prepare_config
 from ray.util.state import list_nodes
 
-from arspm import stages
 from arspm.config import TRAINED_STAGES
-from arspm.media.synthetic import write_corpus
+from arspm.runs import stages
+from arspm.synthetic.films import write_corpus
 from cluster import client
 from tests.cluster.nodes import REPO, Nodes
 

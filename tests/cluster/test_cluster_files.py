@@ -12,7 +12,7 @@ import pytest
 from ray.autoscaler._private.util import validate_config
 
 from arspm.config import override
-from arspm.presets import PAPER
+from arspm.config.presets import PAPER
 from tests.cluster.cluster_files import (
     DOCKERFILE,
     DOCUMENT,

@@ -13,8 +13,8 @@ from ray.autoscaler.v2.utils import ResourceRequestUtil
 from ray.core.generated.autoscaler_pb2 import GangResourceRequest
 from ray.core.generated.instance_manager_pb2 import Instance
 
-from arspm.config import Asks, Tasks, override
-from arspm.presets import PAPER
+from arspm.config import ResourceRequest, Tasks, override
+from arspm.config.presets import PAPER
 from tests.cluster.cluster_files import aws, groups, kuberay, launcher
 
 
@@ -102,8 +102,8 @@ def test_tasks_that_ask_for_cpu_nodes_leave_those_with_gpus_alone(read: Callable
     """A GPU node is on its way, with 16 CPUs: tasks that ask for no pool would be put there."""
     queued = Instance(instance_type="gpu_spot", status=Instance.QUEUED)
     coming = {"current_instances": [AutoscalerInstance(im_instance=queued)]}
-    assert to_launch(read(), [Asks().bundle] * 16, **coming) == {}
-    assert to_launch(read(), [Asks(pool="cpu_only").bundle] * 16, **coming) == {"cpu": 1}
+    assert to_launch(read(), [ResourceRequest().bundle] * 16, **coming) == {}
+    assert to_launch(read(), [ResourceRequest(pool="cpu_only").bundle] * 16, **coming) == {"cpu": 1}
 
 
 def to_launch(

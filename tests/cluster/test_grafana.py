@@ -15,7 +15,7 @@ import pytest
 import ray
 import ray.dashboard.modules.metrics.dashboards as ray_dashboards
 
-from arspm.scale import metrics
+from arspm.distributed.train import metrics
 
 BOARD = json.loads((Path(__file__).parents[2] / "cluster/grafana/arspm.json").read_text())
 PANELS = [panel for panel in BOARD["panels"] if panel["type"] != "row"]

@@ -16,13 +16,14 @@ from typing import Any, NamedTuple
 import pytest
 
 from arspm import config as configuration
-from arspm import stages, storage
+from arspm import storage
 from arspm.config import Config, override
-from arspm.learning import artifacts
-from arspm.presets import preset
+from arspm.config.presets import preset
+from arspm.runs import stages
+from arspm.training import artifacts
 from tests.cluster.nodes import Node, Nodes, cannot
-from tests.learning.conftest import TIMINGS
 from tests.s3_servers import SeaweedFS, s3_env
+from tests.training.conftest import TIMINGS
 
 STAGE = "gender"
 FINGERPRINT = "f" * 64

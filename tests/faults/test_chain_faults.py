@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from arspm import stages
-from arspm.learning import artifacts
-from arspm.media.synthetic import write_corpus
+from arspm.runs import stages
+from arspm.synthetic.films import write_corpus
+from arspm.training import artifacts
 from cluster import client
 from tests.cluster.nodes import Nodes
 from tests.faults.conftest import STAGE, mend, workers

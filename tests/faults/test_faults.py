@@ -18,9 +18,10 @@ from pathlib import Path
 
 import pytest
 
-from arspm import stages, storage
+from arspm import storage
 from arspm.config import Config
-from arspm.learning import artifacts, checkpoint
+from arspm.runs import stages
+from arspm.training import artifacts, checkpoint
 from cluster.job import EXIT_TEMPORARY
 from tests.cluster.nodes import Node, Nodes
 from tests.faults.conftest import (

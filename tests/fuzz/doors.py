@@ -36,9 +36,21 @@ BYTES = 1 << 30
 LONGEST_LINE = 2500
 # What a child has before it looks at an input, brought in once for all of them.
 PRELOAD = (
-    *("arspm.corpus", "arspm.stages", "arspm.sweeps", "arspm.learning.artifacts", "arspm.learning.judges"),
-    *("arspm.media.datasets", "arspm.media.prepare", "arspm.model.vggface_weights", "arspm.presets", "cluster.cost"),
-    *("arspm.scale.oracle", "cluster.head", "jobs.sweep_plan", "s3fs"),
+    *(
+        "arspm.corpus.tables",
+        "arspm.runs.stages",
+        "arspm.runs.sweeps",
+        "arspm.training.artifacts",
+        "arspm.evaluation.judges",
+    ),
+    *(
+        "arspm.media.datasets",
+        "arspm.media.prepare",
+        "arspm.model.vggface_weights",
+        "arspm.config.presets",
+        "cluster.cost",
+    ),
+    *("arspm.distributed.data.oracle", "cluster.head", "jobs.sweep_plan", "s3fs"),
     *("torch._dynamo", "torch.optim.adam", "h5py", "onnx", "pytest", "soundfile"),
 )
 _PROCESSES = multiprocessing.get_context("forkserver")

@@ -15,18 +15,18 @@ import numpy as np
 import pytest
 import soundfile
 
-from arspm import schema
 from arspm.config import Config, override
+from arspm.config.presets import preset
+from arspm.corpus import schema
+from arspm.corpus.schema import DropReason
 from arspm.media import prepare as preparing
 from arspm.media.clip_rows import ClipRow
 from arspm.media.clips import DroppedClip, load_speech
-from arspm.media.drawn_face import draw_face
 from arspm.media.faces import decode_jpeg, encode_jpeg
-from arspm.media.made_up_people import sample_speakers
 from arspm.media.prepare import Preparer, prepare
-from arspm.media.synthetic import speak
-from arspm.presets import preset
-from arspm.schema import DropReason
+from arspm.synthetic.face import draw_face
+from arspm.synthetic.films import speak
+from arspm.synthetic.people import sample_speakers
 from tests.fuzz.doors import Spoilt, number, try_inputs
 from tests.fuzz.mutations import BYTES
 

@@ -12,14 +12,16 @@ import pyarrow.fs
 import pytest
 
 from arspm import config as configuration
-from arspm import places, presets, stages, storage
-from arspm.config import ConfigError
+from arspm import storage
+from arspm.config import ConfigError, presets
+from arspm.runs import stages
+from arspm.storage import uris
 from jobs import cli
 from tests.fuzz.doors import Spoilt, number, try_inputs
 from tests.fuzz.mutations import BYTES, ODD_TEXTS
 
 SECRET = "pass-word"
-FIELDS = [name for name in configuration.names() if name.startswith("data.") and name.count(".") == 1][1:6]
+FIELDS = [name for name in configuration.field_names() if name.startswith("data.") and name.count(".") == 1][1:6]
 FIELDS += ["face.detector", "vggface.weights", "oracle.speakers", "evaluate.judge", "evaluate.landmarks"]
 SCHEMES = ("", "", "s3://", "s3://", "s3a://", "S3://", "s3:/", "s3:", "file://", "file:///", "FILE:///", "file:")
 SCHEMES += (
@@ -100,13 +102,13 @@ def place(path: Path) -> None:
         assert SECRET not in bucket
         assert fs.split_path(where) == (bucket, key.rstrip("/"), None)
         try:
-            run = storage.run_place(text)
+            run = storage.run_uri(text)
         except ValueError:
             return
         # As Ray Train reads it. With a region, it asks nobody for one.
         assert pyarrow.fs.FileSystem.from_uri(f"{run}?region=us-east-1")[1] == where
         return
-    assert taken == where == storage.filesystem(text)[1] == storage.arrow_filesystem(text)[1] == storage.run_place(text)
+    assert taken == where == storage.filesystem(text)[1] == storage.arrow_filesystem(text)[1] == storage.run_uri(text)
     assert os.path.realpath(taken) == os.path.realpath(
         os.path.normpath(os.path.expanduser(text.removeprefix("file://")))
     )
@@ -245,7 +247,7 @@ def test_an_odd_name_on_s3_is_the_same_to_all_who_ask(s3: str, name: str, tmp_pa
 def test_a_bucket_alone_is_a_folder_and_no_file(s3: str) -> None:
     storage.write_bytes(f"{s3}/right-in-the-bucket", b"1")
     for bucket in (s3, f"{s3}/"):
-        assert storage.run_place(bucket) == s3
+        assert storage.run_uri(bucket) == s3
         assert "right-in-the-bucket" in storage.files_below(bucket)
         for read in (storage.read_bytes, lambda uri: storage.local_copy(uri).__enter__()):
             with pytest.raises(ValueError, match=rf"^{s3}/?: no name of a file on S3 \([^\n]*\)$"):
@@ -255,9 +257,9 @@ def test_a_bucket_alone_is_a_folder_and_no_file(s3: str) -> None:
 
 @pytest.mark.parametrize("name", ["my run", "a%20b", "a#b", "é", "a?b"])
 def test_a_run_whose_name_ray_train_reads_otherwise_is_refused(name: str) -> None:
-    assert storage.run_place(f"/tmp/{name}") == f"/tmp/{name}"
+    assert storage.run_uri(f"/tmp/{name}") == f"/tmp/{name}"
     if "?" not in name:
         assert storage.absolute(f"s3://bucket/{name}") == f"s3://bucket/{name}"
     with pytest.raises(ValueError, match=r"a run's name on S3 is of letters"):
-        storage.run_place(f"s3://bucket/{name}")
-    assert places.run_fault("s3://bucket/Run_1.2-x/~a@b:c") == ""
+        storage.run_uri(f"s3://bucket/{name}")
+    assert uris.run_problem("s3://bucket/Run_1.2-x/~a@b:c") == ""

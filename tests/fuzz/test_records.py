@@ -14,10 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from arspm import config as configuration
-from arspm import corpus, presets, schema, stages, storage, sweeps
-from arspm.config import ConfigError
+from arspm import storage
+from arspm.config import ConfigError, presets
+from arspm.corpus import schema, tables
 from arspm.model.vggface_check import NUM_STATED, parse_stated
 from arspm.report import figures, gather
+from arspm.runs import stages, sweeps
 from tests.fuzz.doors import Spoilt, number, try_inputs
 from tests.fuzz.mutations import BYTES, JSON, ODD_TEXTS, json_field
 from tune_spaces import space as spaces
@@ -69,7 +71,7 @@ def test_configurations() -> None:
 
 
 def test_changes_of_a_configuration() -> None:
-    names = configuration.names()
+    names = configuration.field_names()
     seeds = ("\n".join(f"{name}=1" for name in names[:20]).encode(), b"loss.lambda1=0.5\nprior.kind=gender\nseed=3")
     seeds += tuple(f"{name}={value}".encode() for name in names[::9] for value in ODD_TEXTS[::4])
     tally = try_inputs(changes, Spoilt(seeds, BYTES, number(150)), name="changes")
@@ -90,22 +92,22 @@ def corpus_manifest(path: Path, made: Path) -> None:
     if not place.exists():
         place.mkdir()
         (place / "train").symlink_to(made / "train")
-    (place / corpus.MANIFEST).write_bytes(path.read_bytes())
+    (place / tables.MANIFEST).write_bytes(path.read_bytes())
     for subset in (None, 3):
-        split = corpus.open_split(str(place), "train", subset)
+        split = tables.open_split(str(place), "train", subset)
         assert 0 < split.num_rows <= 10
         read_all(split)
 
 
-def read_all(split: corpus.Split) -> None:
+def read_all(split: tables.Split) -> None:
     wanted = {"speech": (schema.WAVEFORM,), "faces": (schema.FACE_JPEG, schema.AGE), "features": (schema.FACE_FEATURE,)}
-    rows = corpus.read_rows(split, wanted, np.arange(split.num_rows)[::-1])
+    rows = tables.read_rows(split, wanted, np.arange(split.num_rows)[::-1])
     assert rows[schema.WAVEFORM].shape == (split.num_rows, *schema.WAVEFORM_SHAPE)
     assert rows[schema.WAVEFORM].dtype == np.int16
     assert rows[schema.FACE_FEATURE].shape == (split.num_rows, 16)
     assert len(rows[schema.FACE_JPEG]) == len(rows[schema.CLIP_ID]) == split.num_rows
-    table = corpus.read_columns(split, "faces", [schema.CLIP_ID, schema.VIDEO_ID, schema.IDENTITY])
-    assert len(corpus.speakers(table)) == split.num_rows
+    table = tables.read_columns(split, "faces", [schema.CLIP_ID, schema.VIDEO_ID, schema.IDENTITY])
+    assert len(tables.speakers(table)) == split.num_rows
 
 
 def shard(path: Path, made: Path, family: str) -> None:
@@ -115,14 +117,14 @@ def shard(path: Path, made: Path, family: str) -> None:
         (place / "train" / name).mkdir(parents=True, exist_ok=True)
         source = path if name == family else made / "train" / name / path.name
         (place / "train" / name / path.name).write_bytes(source.read_bytes())
-    (place / corpus.MANIFEST).write_bytes((made / corpus.MANIFEST).read_bytes())
-    read_all(corpus.open_split(str(place), "train").only(0))
+    (place / tables.MANIFEST).write_bytes((made / tables.MANIFEST).read_bytes())
+    read_all(tables.open_split(str(place), "train").only(0))
 
 
 def test_manifests_of_a_corpus(made: Path) -> None:
-    seeds = ((made / corpus.MANIFEST).read_bytes(),)
+    seeds = ((made / tables.MANIFEST).read_bytes(),)
     tally = try_inputs(
-        corpus_manifest, Spoilt(seeds, JSON, number(125)), name=corpus.MANIFEST, says="corpus", made=made
+        corpus_manifest, Spoilt(seeds, JSON, number(125)), name=tables.MANIFEST, says="corpus", made=made
     )
     assert tally["refused"] > tally.total() // 10
     huge = json.loads(seeds[0])
@@ -138,7 +140,7 @@ def test_manifests_of_a_corpus(made: Path) -> None:
         lost = json.loads(seeds[0])
         lost["splits"]["train"]["shards"][0]["name"] = name
         inputs.append(json.dumps(lost).encode())
-    tally = try_inputs(corpus_manifest, inputs, name=corpus.MANIFEST, says="corpus", made=made)
+    tally = try_inputs(corpus_manifest, inputs, name=tables.MANIFEST, says="corpus", made=made)
     assert tally["refused"] == len(inputs)
 
 

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 import tune_spaces
-from arspm import stages
-from arspm.config import override, parse
-from arspm.presets import preset
+from arspm.config import from_dict, override
+from arspm.config.presets import preset
+from arspm.runs import stages
 from jobs.sweep_plan import Options, plan, unpack
 from tests.fuzz.doors import Spoilt, number, try_inputs
 from tests.fuzz.mutations import BYTES, ODD_TEXTS, Mutation
@@ -83,7 +83,7 @@ def odd_value(rng: Random) -> str:
 def value(rng: Random, data: bytes, _: bytes) -> bytes:
     """Another expression where one is, the names that it needs at hand."""
     try:
-        tree = ast.parse(data)
+        tree = ast.from_dict(data)
     except SyntaxError as error:
         raise ValueError(error) from None  # spoilt beyond another
     places = [
@@ -95,7 +95,7 @@ def value(rng: Random, data: bytes, _: bytes) -> bytes:
         if isinstance(child, ast.expr)
     ]
     among, at = rng.choice(places)
-    odd = ast.parse(odd_value(rng), mode="eval").body
+    odd = ast.from_dict(odd_value(rng), mode="eval").body
     among[at : at + rng.choice((0, 1, 1, 1, 1))] = [rng.choice((odd, odd, odd, rng.choice(among)))]
     program = ast.unparse(ast.fix_missing_locations(tree)).replace("from __future__ import annotations", "")
     return NAMES + program.encode()
@@ -131,7 +131,7 @@ def space_file(path: Path, run: Path) -> None:
     """What a sweep over the space would be, or what is wrong with it."""
     _, sweep = plan(str(run), str(path), Options(), {})
     assert json.loads(json.dumps(sweep, allow_nan=False)) == sweep
-    space, base = unpack(sweep["dimensions"]), parse(sweep["config"])
+    space, base = unpack(sweep["dimensions"]), from_dict(sweep["config"])
     assert spaces.describe(space) == sweep["space"]
     for sample in spaces.random_samples(space, 5, 0):
         assert json.loads(json.dumps(sample, allow_nan=False)) == sample

@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from arspm import schema
-from arspm.media.made_up_people import sample_speakers
-from arspm.scale.oracle import true_causes
+from arspm.corpus import schema
+from arspm.distributed.data.oracle import true_causes
+from arspm.synthetic.people import sample_speakers
 from tests.fuzz.doors import Spoilt, number, try_inputs
 from tests.fuzz.mutations import BYTES, ODD_VALUES, Mutation
 

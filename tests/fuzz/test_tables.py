@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from arspm.learning.judges import CsvJudge
+from arspm.corpus.schema import GENDERS, DropReason
+from arspm.evaluation.judges import CsvJudge
 from arspm.media.clip_rows import (
     MAX_ID_BYTES,
     UNREADABLE,
@@ -21,7 +22,6 @@ from arspm.media.clip_rows import (
 )
 from arspm.media.clips import DroppedClip, decode_clip
 from arspm.media.datasets import folder_rows, read_voxceleb_metadata, voxceleb_rows
-from arspm.schema import GENDERS, DropReason
 from tests.fuzz.doors import LONGEST_LINE, Spoilt, number, try_inputs
 from tests.fuzz.mutations import ODD_TEXTS, TABLE
 

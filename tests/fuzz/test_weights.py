@@ -18,15 +18,15 @@ import torch
 from onnx import TensorProto, helper
 
 from arspm.config import override
-from arspm.learning import artifacts, checkpoint
-from arspm.learning.checkpoint import Progress
-from arspm.learning.judges import OnnxJudge, Pictures
+from arspm.config.presets import preset
+from arspm.evaluation.judges import OnnxJudge, Pictures
 from arspm.media.clip_rows import ClipRow
 from arspm.media.faces import encode_jpeg, make_detector
 from arspm.media.prepare import Preparer
 from arspm.model.vggface import VGGFace
 from arspm.model.vggface_weights import read_published
-from arspm.presets import preset
+from arspm.training import artifacts, checkpoint
+from arspm.training.checkpoint import TrainingState
 from tests.fuzz.doors import Spoilt, number, try_inputs
 from tests.fuzz.mutations import BYTES, JSON, SAFETENSORS
 from tests.model.published_files import WRITERS
@@ -175,7 +175,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     optimizer = optimizer_of(model)
     model(torch.randn(5, 3)).sum().backward()
     optimizer.step()
-    progress = Progress(2, 1, 9, 0.5, 1, [{"val_loss": 0.5}], [[4, 0.6]], [0.7, 1.0], {"loss": [0.5, 2.0]})
+    progress = TrainingState(2, 1, 9, 0.5, 1, [{"val_loss": 0.5}], [[4, 0.6]], [0.7, 1.0], {"loss": [0.5, 2.0]})
     checkpoint.save(folder, model, optimizer, progress, model.state_dict(), {"seed": 0})
     return folder
 

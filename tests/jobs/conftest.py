@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from arspm import stages, storage
+from arspm import storage
 from arspm.config import Config, override
-from arspm.presets import preset
+from arspm.config.presets import preset
+from arspm.runs import stages
 from jobs.sweep import save
 from jobs.sweep_plan import Options, plan
-from tests.learning.conftest import TIMINGS
+from tests.training.conftest import TIMINGS
 
 
 def arspm(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:

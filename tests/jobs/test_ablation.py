@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from arspm import stages
 from arspm.config import ConfigError
-from arspm.presets import preset
+from arspm.config.presets import preset
+from arspm.runs import stages
 from jobs.ablation import plan
 from tune_spaces.paper_ablation import TABLE4, VARIANTS
 

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 from ray.util.state import list_actors
 
-from arspm import storage, sweeps
+from arspm import storage
+from arspm.runs import sweeps
 from cluster import client
 from tests.cluster.nodes import Nodes
 from tests.conftest import Bucket, make_nodes
 from tests.jobs.conftest import Chain, arspm, left_by
-from tests.learning.conftest import TIMINGS
 from tests.s3_servers import BUCKET, Moto, SeaweedFS, reached_by, s3_env
+from tests.training.conftest import TIMINGS
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]  # two chains and two sweeps: minutes
 PORT = 8333

@@ -14,9 +14,10 @@ import cv2
 import pytest
 import soundfile
 
-from arspm import stages, storage
-from arspm.config import ConfigError, dump, given_places
+from arspm import storage
+from arspm.config import ConfigError, dump, given_uris
 from arspm.media.clips import load_speech
+from arspm.runs import stages
 from cluster import client
 from jobs import chain
 from jobs.cli import _settings
@@ -95,7 +96,7 @@ def test_every_path_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyP
     Path("labels.csv").write_text("video_id\n")
     given = {"csv": f"file://{tmp_path}/clips.csv", "clips": "~/clips"}
     sets = ["vggface.weights=w.pth", "face.detector=yunet.onnx", "evaluate.judge=s3://b/judge.onnx"]
-    found = given_places(_settings("smoke", None, given, sets))
+    found = given_uris(_settings("smoke", None, given, sets))
     assert found == {
         "data.csv": f"{tmp_path}/clips.csv",
         "data.clips": "/home/me/clips",

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from arspm import corpus, schema, storage
+from arspm import storage
 from arspm.config import override
-from arspm.learning import artifacts
-from arspm.learning.prior import choose_rows
-from arspm.presets import preset
+from arspm.config.presets import preset
+from arspm.corpus import schema, tables
+from arspm.training import artifacts
+from arspm.training.prior import choose_rows
 from jobs.prior import prior
 
 
@@ -32,7 +33,7 @@ def test_priors_are_means_of_training_faces_alone(write_corpus: Callable[..., An
         said = figures["priors"][name]
         rows = choice.rows
         assert (said["n"], said["gender_balanced"]) == (len(rows), name == "neutral")
-        assert said["clips"] == corpus.ids_hash([told["train"][schema.CLIP_ID][row] for row in rows])
+        assert said["clips"] == tables.ids_hash([told["train"][schema.CLIP_ID][row] for row in rows])
         assert list(by_count[name]) == [10, len(rows)]
         for count, mean in by_count[name].items():
             np.testing.assert_allclose(mean.numpy(), features[rows[:count]].mean(axis=0), rtol=1e-5, atol=1e-6)

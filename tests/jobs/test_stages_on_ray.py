@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from arspm import config as configuration
-from arspm import stages, storage
+from arspm import storage
 from arspm.config import Config, override
-from arspm.presets import preset
+from arspm.config.presets import preset
+from arspm.runs import stages
 from jobs.stage import main
 
 REPO = Path(__file__).parents[2]

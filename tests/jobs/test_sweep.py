@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from arspm import config as configuration
-from arspm import stages, storage, sweeps
+from arspm import storage
 from arspm.config import override
+from arspm.runs import stages, sweeps
 from cluster.chain import check
 from cluster.errors import ClusterError
 from jobs import sweep as work
@@ -70,7 +71,7 @@ def test_a_search_begins_with_the_paper_s_values_and_has_them_once(run: str, sea
     samples = [found.suggest(number) for number in range(12)]
     assert samples[0] == sweep["paper"]
     assert [work.is_paper(sweep["paper"], sample) for sample in samples] == [True] + [False] * 11
-    base = configuration.parse(sweep["config"])
+    base = configuration.from_dict(sweep["config"])
     assert [base.loss.lambda1, base.loss.lambda2, base.loss.lambda3] == list(samples[0].values())[:3]
 
 

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from arspm import config as configuration
-from arspm import stages, storage, sweeps
+from arspm import storage
 from arspm.config import ConfigError
-from arspm.presets import preset
+from arspm.config.presets import preset
+from arspm.runs import stages, sweeps
 from jobs.cli import app, readable
 from jobs.sweep_plan import Options, pack, plan, unpack
 from tests.jobs.conftest import keep
@@ -49,7 +50,7 @@ def test_a_sweep_is_what_the_page_and_its_job_need(run: str) -> None:
     assert sweep["steps_per_epoch"] == 3  # 24 rows, 8 a step
     assert sweep["paper"] == {"loss.lambda1": 1.0, "loss.lambda2": 0.04, "loss.lambda3": 1.2}
     assert (sweep["metric"], sweep["mode"], sweep["seed"], sweep["warm_start"]) == ("val_cos_degrees", "min", 0, None)
-    assert configuration.parse(sweep["config"]).training.encoder.epochs == 7
+    assert configuration.from_dict(sweep["config"]).training.encoder.epochs == 7
     assert json.loads(json.dumps(sweep, allow_nan=False)) == sweep
     assert not Path(place).exists()
 
@@ -240,7 +241,7 @@ def test_a_setting_of_another_stage_is_refused(run: str, changes: dict[str, str]
 def test_settings_of_the_encoder_and_of_resources_are_taken(run: str) -> None:
     changes = {"seed": "3", "ingest.subset": "8", "resources.trial.cpus": "2", "speech_encoder.width": "0.125"}
     _, sweep = plan(run, "prior_type", Options(), changes)
-    config = configuration.parse(sweep["config"])
+    config = configuration.from_dict(sweep["config"])
     assert (config.seed, config.resources.trial.cpus, sweep["steps_per_epoch"]) == (3, 2.0, 1)
 
 
@@ -267,7 +268,7 @@ def test_what_may_change_between_two_sessions(run: str) -> None:
     _, before = keep(run)
     _, after = plan(run, "loss_weights", Options(), {"resources.trial.cpus": "0.5"})
     assert after["created"] == before["created"]
-    assert configuration.parse(after["config"]).resources.trial.cpus == 0.5
+    assert configuration.from_dict(after["config"]).resources.trial.cpus == 0.5
 
 
 @pytest.mark.parametrize(

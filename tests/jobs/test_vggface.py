@@ -9,10 +9,10 @@ import torch
 
 from arspm import storage
 from arspm.config import Config, override
-from arspm.learning import artifacts
+from arspm.config.presets import preset
 from arspm.model import speech_portrait
 from arspm.model.vggface import VGGFace
-from arspm.presets import preset
+from arspm.training import artifacts
 from jobs.vggface import _require_learnt, vggface
 
 FINGERPRINT = "f" * 64

@@ -3,8 +3,8 @@ import io
 import fsspec
 import pytest
 
+from arspm.corpus.schema import DropReason
 from arspm.media.clip_rows import ClipRow, DroppedRow, Labels, read_clip_rows, read_labels
-from arspm.schema import DropReason
 
 
 @pytest.fixture

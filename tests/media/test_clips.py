@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from arspm.corpus.schema import DropReason
 from arspm.media.clips import DroppedClip, decode_clip, load_speech
-from arspm.schema import DropReason
 
 RATE = 44_100
 

@@ -10,9 +10,9 @@ import fsspec
 import pytest
 
 from arspm.config import Data
+from arspm.corpus.schema import DropReason
 from arspm.media.clip_rows import ClipRow, DroppedRow, Labels
 from arspm.media.datasets import Dataset, folder_rows, read_dataset, read_voxceleb_metadata, voxceleb_rows
-from arspm.schema import DropReason
 
 VOX1_META = """VoxCeleb1 ID\tVGGFace1 ID\tGender\tNationality\tSet
 id10001\tDrawn_A._One\tm\tIreland\tdev

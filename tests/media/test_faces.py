@@ -2,8 +2,8 @@ import cv2
 import numpy as np
 import pytest
 
+from arspm.corpus.schema import DropReason
 from arspm.media.clips import DroppedClip
-from arspm.media.drawn_face import draw_face
 from arspm.media.faces import (
     FaceBox,
     best_face,
@@ -16,8 +16,8 @@ from arspm.media.faces import (
     without_strays,
     yunet_detector,
 )
-from arspm.media.made_up_people import sample_speakers
-from arspm.schema import DropReason
+from arspm.synthetic.face import draw_face
+from arspm.synthetic.people import sample_speakers
 
 FRAME = (400, 200)  # width, height
 LEFT = FaceBox(20, 50, 120, 150, score=0.8)

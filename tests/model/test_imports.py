@@ -8,7 +8,7 @@ import importlib, pkgutil, sys
 import arspm.model
 for module in pkgutil.iter_modules(arspm.model.__path__):
     importlib.import_module(f"arspm.model.{module.name}")
-import arspm.learning.losses, arspm.learning.metrics
+import arspm.training.losses, arspm.evaluation.metrics
 found = sorted(name for name in sys.modules if name.split(".")[0] == "ray")
 assert "arspm.model.cbam" in sys.modules
 assert not found, found

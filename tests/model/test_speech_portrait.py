@@ -5,11 +5,11 @@ import torch
 from torch import nn
 
 from arspm.config import Config, override
+from arspm.config.presets import preset
+from arspm.corpus.schema import GENDERS
 from arspm.model import speech_portrait
 from arspm.model.gender_classifier import FEMALE, MALE, GenderClassifier
 from arspm.model.speech_portrait import FacePrior, SpeechPortrait
-from arspm.presets import preset
-from arspm.schema import GENDERS
 
 SMOKE = preset("smoke")
 SPEECH = torch.randn(3, 2, 97, 65, generator=torch.Generator().manual_seed(1))

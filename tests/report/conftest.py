@@ -11,10 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from arspm import schema, stages, storage
+from arspm import storage
 from arspm.config import TRAINED_STAGES, Config, override
-from arspm.presets import PRESETS, preset
+from arspm.config.presets import PRESETS, preset
+from arspm.corpus import schema
 from arspm.report.page import PAGE, write_report
+from arspm.runs import stages
 from tests.report.measured import FIGURES, drawn, evaluated, judged_row, picture, row, six
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")

@@ -8,11 +8,11 @@ from typing import Any
 import plotly.graph_objects as go
 import pytest
 
-from arspm import schema
-from arspm.learning import tasks
+from arspm.config.presets import preset
+from arspm.corpus import schema
 from arspm.model import speech_portrait
-from arspm.presets import preset
 from arspm.report import curves, figures, gather, page
+from arspm.training import tasks
 
 STYLE = Path(page.__file__).with_name("page.css").read_text()
 

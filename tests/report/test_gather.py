@@ -8,10 +8,11 @@ from typing import Any, NoReturn
 import fsspec
 import pytest
 
-from arspm import stages, storage
-from arspm.presets import PRESETS
+from arspm import storage
+from arspm.config.presets import PRESETS
 from arspm.report import gather
 from arspm.report.page import METRICS, PAGE, write_report
+from arspm.runs import stages
 
 
 def _no_constants(name: str) -> NoReturn:

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from arspm import config as configuration
-from arspm import stages, storage
-from arspm.presets import preset
+from arspm import storage
+from arspm.config.presets import preset
 from arspm.report.page import PAGE, changed, command, write_report
+from arspm.runs import stages
 from jobs.report import report
 from jobs.stage import run_stage
 from tests.report.conftest import CONTRAST, HOSTILE

@@ -44,7 +44,7 @@ def test_an_interval_has_the_digits_of_its_value() -> None:
     ],
 )
 def test_durations(seconds: float | None, text: str) -> None:
-    assert words.duration(seconds) == text
+    assert words.format_duration(seconds) == text
 
 
 def _table(make_row: Callable[..., Any], **ends: Any) -> list[dict[str, Any]]:

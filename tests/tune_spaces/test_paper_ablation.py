@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from arspm.config import override
+from arspm.config.presets import preset
 from arspm.model import speech_portrait
 from arspm.model.gender_classifier import FEMALE, MALE, GenderClassifier
 from arspm.model.speech_encoder import SpeechEncoder
 from arspm.model.speech_portrait import FacePrior
-from arspm.presets import preset
 from arspm.report import published
 from tune_spaces.paper_ablation import TABLE4, VARIANTS
 

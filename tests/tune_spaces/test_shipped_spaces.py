@@ -9,8 +9,8 @@ import pytest
 from scipy import stats
 
 from arspm.config import Cbam, override
-from arspm.presets import PAPER, PRESETS, preset
-from arspm.stages import STAGES
+from arspm.config.presets import PAPER, PRESETS, preset
+from arspm.runs.stages import STAGES
 from tune_spaces import space as spaces
 from tune_spaces.paper_ablation import TABLE4, VARIANTS
 from tune_spaces.space import Choice, LogUniform

@@ -17,8 +17,8 @@ import pytest
 from scipy import stats
 
 from arspm.config import Config, ConfigError, override
-from arspm.presets import PAPER, preset
-from arspm.stages import STAGES
+from arspm.config.presets import PAPER, preset
+from arspm.runs.stages import STAGES
 from tune_spaces import space as spaces
 from tune_spaces.space import Choice, LogUniform, Uniform
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from arspm.config import Config, ConfigError
-from arspm.presets import PAPER
-from arspm.stages import STAGES
+from arspm.config.presets import PAPER
+from arspm.runs.stages import STAGES
 from tune_spaces import space as spaces
 from tune_spaces.space import Choice, LogUniform, Uniform
 

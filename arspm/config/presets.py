@@ -1,0 +1,118 @@
+"""Named, complete configurations. A run is one of these plus a few `--set name=value`."""
+
+from __future__ import annotations
+
+from arspm.config.parse import ConfigError, override
+from arspm.config.tree import TRAINED_STAGES, Config
+
+_GPU_WORKERS = {"num_workers": 4, "cpus": 4, "gpus": 1}
+
+PAPER = override(
+    Config(preset="paper"),
+    {f"resources.{stage}.{name}": value for stage in TRAINED_STAGES for name, value in _GPU_WORKERS.items()}
+    | {f"training.{stage}.precision": "bf16" for stage in TRAINED_STAGES}
+    | {
+        f"training.{stage}.checkpoint_steps": 2000 for stage in TRAINED_STAGES
+    }  # an epoch of AVSpeech has 100 times that
+    | {
+        "resources.preprocess.num_tasks": 64,
+        "resources.read.num_tasks": 4,
+        "resources.infer.gpus": 1,
+        "resources.infer.num_tasks": 4,
+        "resources.trial.cpus": 4,
+        "resources.trial.gpus": 1,
+    },
+)
+"""Every size and number of the paper, on four GPUs; on AVSpeech with published VGGFace weights:
+
+    arspm submit --csv avspeech_train.csv --clips s3://bucket/clips --run s3://bucket/runs/paper --preset paper \\
+        --set vggface.weights=s3://bucket/vgg_face_dag.pth
+
+Nobody has measured here how long that takes; the paper's figures (Table 4) are another evaluation's, not a promise.
+"""
+
+_TWO_CORES = {
+    "resources.threads_per_worker": 1,
+    "resources.preprocess.num_tasks": 2,
+    "resources.preprocess.cpus": 0.5,
+    "resources.read.cpus": 0.1,
+    "resources.infer.cpus": 0.5,
+    "resources.infer.num_tasks": 2,
+    "resources.trial.cpus": 0.9,
+} | {f"resources.{stage}.cpus": 0.4 for stage in TRAINED_STAGES}
+
+DEMO = override(
+    Config(preset="demo"),
+    _TWO_CORES
+    | {
+        "feature_dim": 512,
+        "image_size": 64,
+        "data.val_fraction": 0.1,
+        "data.test_fraction": 0.25,
+        "data.rows_per_shard": 32,
+        "face.num_frames": 3,
+        "speech_encoder.width": 0.25,
+        "face_decoder.width": 0.25,  # at an eighth the last map has four channels, too few for colour
+        "vggface.width": 0.125,
+        "gender.width": 0.25,
+        "decoder_loss.ms_ssim_window": 3,
+        "decoder_loss.l1_sigma": 8 * 64 / 224,
+        "ingest.window_rows": 64,
+        "vggface.dropout": 0.0,
+        # A small corpus is learnt by heart within a few epochs; hence the augmentation and the faster decay.
+        "training.vggface.epochs": 40,
+        "training.vggface.augment": True,
+        "training.vggface.learning_rate": 5e-4,
+        "training.vggface.decay_epochs": 8,
+        "training.vggface.beta1": 0.9,
+        "training.vggface.eps": 1e-8,
+        "training.gender.epochs": 3,
+        "training.gender.augment": True,
+        "training.decoder.epochs": 32,
+        "training.decoder.learning_rate": 3e-3,
+        "training.decoder.decay": 0.88,
+        "training.decoder.eps": 1e-8,
+        "training.encoder.epochs": 30,
+        "training.encoder.augment": True,
+        "training.encoder.decay": 0.86,
+        "training.encoder.eps": 1e-8,
+        "resources.decoder.num_workers": 2,
+        "resources.encoder.num_workers": 2,
+    },
+)
+"""The same code, narrower and on 64-pixel faces: the whole chain in minutes on two cores (`make demo`)."""
+
+SMOKE = override(
+    DEMO,
+    {
+        "preset": "smoke",
+        "feature_dim": 64,
+        "image_size": 64,
+        "speech_encoder.width": 0.0625,
+        "face_decoder.width": 0.0625,
+        "vggface.width": 0.0625,
+        "gender.width": 0.0625,
+        "data.val_fraction": 0.25,
+        "data.test_fraction": 0.25,
+        "data.rows_per_shard": 8,
+        "data.rows_per_group": 4,
+        "face.num_frames": 2,
+        "ingest.num_lanes": 4,
+        "ingest.window_rows": 8,
+        "oracle.num_draws": 4,
+        "evaluate.num_resamples": 200,
+        "evaluate.num_portraits": 4,
+    }
+    | {f"training.{stage}.epochs": 2 for stage in TRAINED_STAGES}
+    | {f"training.{stage}.global_batch_size": 8 for stage in TRAINED_STAGES},
+)
+"""For tests: every stage in seconds."""
+
+PRESETS = {preset.preset: preset for preset in (PAPER, DEMO, SMOKE)}
+
+
+def preset(name: str) -> Config:
+    """The preset of this name. Raises ConfigError with the names there are."""
+    if name not in PRESETS:
+        raise ConfigError(f"{name}: there is no such preset; there are {', '.join(PRESETS)}")
+    return PRESETS[name]

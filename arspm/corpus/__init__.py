@@ -1,0 +1,1 @@
+"""The prepared corpus: its contract (schema), and reading and writing its Parquet tables."""

@@ -1,0 +1,1 @@
+"""Ray Data: preprocessing, streaming rows to training workers, batch inference."""

@@ -1,0 +1,1 @@
+"""Ray Train: data-parallel training workers."""

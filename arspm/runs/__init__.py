@@ -1,0 +1,1 @@
+"""What a run's directory contains: stages, sweeps and progress."""

@@ -1,0 +1,1 @@
+"""Made-up speakers whose voice and face share causes."""

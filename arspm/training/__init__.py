@@ -1,0 +1,1 @@
+"""Training on a single device, in plain PyTorch: losses, prior, row order, training loop, checkpoints."""

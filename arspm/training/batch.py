@@ -1,0 +1,70 @@
+"""A batch: the one contract between what reads rows and what learns from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from arspm.corpus import schema
+from arspm.media.audio import from_int16, spectrogram
+
+FACE = "face"
+ROW = "row"
+WEIGHT = "weight"
+UNKNOWN = -1  # the class of a label that nobody gave
+
+if TYPE_CHECKING:
+    Absent: TypeAlias = Any  # a task finds the columns that its stage asks for
+else:
+    Absent = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of a corpus on a device. A tensor that the stage did not ask for is None."""
+
+    clip_ids: list[str]
+    weight: Float[Tensor, " batch"]  # 0 for a row that only fills the last step
+    spectrogram: Float[Tensor, "batch 2 freq time"] | Absent = None
+    face: Float[Tensor, "batch 3 height width"] | Absent = None  # RGB in [0, 1]
+    face_feature: Float[Tensor, "batch feature"] | Absent = None
+    gender: Int[Tensor, " batch"] | Absent = None  # the position in schema.GENDERS, or UNKNOWN
+    identity: Int[Tensor, " batch"] | Absent = None
+
+
+def to_batch(columns: Mapping[str, Any], device: torch.device, *, channels_last: bool = False) -> Batch:
+    """Put columns of arrays, as the corpus stores them, on a device as the networks want them.
+
+    A stored waveform becomes its spectrogram here, on the device (reading N).
+    """
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+
+    def tensor(name: str) -> Tensor | None:
+        if name not in columns:
+            return None
+        host = torch.from_numpy(np.array(columns[name]))  # a copy: the stored bytes are read-only
+        if device.type == "cuda":
+            host = host.pin_memory()
+        return host.to(device, non_blocking=True)
+
+    speech = tensor(schema.SPECTROGRAM)
+    if (waveform := tensor(schema.WAVEFORM)) is not None:
+        speech = spectrogram(from_int16(waveform))
+    face = tensor(FACE)
+    feature = tensor(schema.FACE_FEATURE)
+    weight = tensor(WEIGHT)
+    return Batch(
+        clip_ids=list(columns[schema.CLIP_ID]),
+        weight=torch.ones(len(columns[schema.CLIP_ID]), device=device) if weight is None else weight,
+        spectrogram=None if speech is None else speech.float().contiguous(memory_format=memory_format),
+        face=None if face is None else (face.permute(0, 3, 1, 2).float() / 255).contiguous(memory_format=memory_format),
+        face_feature=None if feature is None else feature.float(),
+        gender=tensor(schema.GENDER),
+        identity=tensor(schema.IDENTITY),
+    )

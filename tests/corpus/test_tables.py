@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from arspm.corpus import schema, tables
+
+WANTED = {
+    "speech": (schema.VIDEO_ID, schema.WAVEFORM),
+    "faces": (schema.FACE_JPEG, schema.GENDER, schema.AGE),
+    "features": (schema.FACE_FEATURE,),
+}
+
+
+def check_rows(found: dict, told: dict, rows: list[int]) -> None:
+    assert set(found) == {schema.CLIP_ID, *(column for columns in WANTED.values() for column in columns)}
+    for name, values in found.items():
+        if isinstance(values, np.ndarray):
+            np.testing.assert_array_equal(values, told[name][rows])
+        else:
+            assert isinstance(values, pa.Array)
+            assert values.to_pylist() == [told[name][row] for row in rows]
+
+
+def rewrite(uri: str, change) -> None:
+    path = Path(uri)
+    table = pq.read_table(path)
+    pq.write_table(change(table), path, row_group_size=4)
+
+
+@pytest.fixture
+def small(write_corpus):
+    return write_corpus({"train": (9, 4, 6), "val": (3,), "test": (2, 2)})
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(rows=st.lists(st.integers(0, 18), min_size=1, max_size=30))
+def test_rows_in_any_order_are_those_of_a_naive_read(small, rows):
+    uri, told = small
+    split = tables.open_split(uri, "train")
+    check_rows(tables.read_rows(split, WANTED, np.array(rows)), told["train"], rows)
+
+
+def test_a_split_is_told_apart_from_the_others(small):
+    uri, told = small
+    for name, rows in (("train", 19), ("val", 3), ("test", 4)):
+        split = tables.open_split(uri, name)
+        assert split.num_rows == rows == sum(split.group_sizes())
+        check_rows(tables.read_rows(split, WANTED, np.arange(rows)), told[name], list(range(rows)))
+    assert tables.open_split(uri, "train").group_sizes() == [4, 4, 1, 4, 4, 2]
+
+
+def test_only_the_groups_that_are_asked_for_are_read(small, monkeypatch):
+    uri, _ = small
+    read = []
+    original = pq.ParquetFile.read_row_group
+    monkeypatch.setattr(
+        pq.ParquetFile,
+        "read_row_group",
+        lambda self, group, columns: read.append((group, columns)) or original(self, group, columns=columns),
+    )
+    split = tables.open_split(uri, "train")
+    tables.read_rows(split, {"features": (schema.FACE_FEATURE,)}, np.array([18, 5, 4, 18]))
+    assert read == [(1, [schema.CLIP_ID, schema.FACE_FEATURE])] * 2  # of the first and of the last shard
+
+
+def test_scattered_rows_take_the_memory_of_one_shard(write_corpus, monkeypatch):
+    """Else a thousandth of a large corpus, drawn at random, would bring all of it into memory."""
+    uri, _ = write_corpus({"train": (8,) * 12}, feature_dim=4096)
+    split, held = tables.open_split(uri, "train"), []
+    original, before = tables._read_groups, pa.total_allocated_bytes()
+    monkeypatch.setattr(
+        tables, "_read_groups", lambda *asked: held.append(pa.total_allocated_bytes() - before) or original(*asked)
+    )
+    tables.read_rows(split, {"features": (schema.FACE_FEATURE,)}, np.arange(1, 96, 4))
+    assert len(held) == 12
+    assert max(held) < 4 * 8 * 4096 * 4, "of twelve"
+
+
+@pytest.mark.parametrize("subset", [1, 3, 4, 8, 9, 10, 13, 14, 19])
+def test_a_subset_is_the_first_rows(small, subset):
+    uri, told = small
+    split = tables.open_split(uri, "train", subset)
+    assert split.num_rows == subset
+    rows = list(range(subset))[::-1]
+    check_rows(tables.read_rows(split, WANTED, np.array(rows)), told["train"], rows)
+    ids = tables.read_columns(split, "speech", (schema.CLIP_ID,))[schema.CLIP_ID].to_pylist()
+    assert ids == told["train"][schema.CLIP_ID][:subset]
+
+
+def test_subsets_nest_and_read_no_further_shard(small):
+    uri, _ = small
+    sizes = {subset: tables.open_split(uri, "train", subset).shard_rows for subset in (5, 9, 11, 100)}
+    assert sizes == {5: (5,), 9: (9,), 11: (9, 2), 100: (9, 4, 6)}
+
+
+@pytest.mark.parametrize(("shard", "begin"), [(0, 0), (1, 9), (2, 13)])
+def test_one_shard_alone_counts_from_zero(small, shard, begin):
+    uri, told = small
+    alone = tables.open_split(uri, "train").only(shard)
+    rows = np.arange(alone.num_rows)[::-1]
+    check_rows(tables.read_rows(alone, WANTED, rows), told["train"], (rows + begin).tolist())
+
+
+def test_families_that_are_not_aligned_are_refused(small):
+    uri, _ = small
+    split = tables.open_split(uri, "train")
+    rewrite(split.path("features", 1), lambda table: table.take([1, 0, 2, 3]))
+    with pytest.raises(ValueError, match="features are not those of the other families"):
+        tables.read_rows(split, WANTED, np.array([9]))
+    tables.read_rows(split, WANTED, np.array([11]))  # aligned again here
+    tables.read_rows(split, {"features": WANTED["features"]}, np.array([9]))
+
+
+@pytest.mark.parametrize(("rows", "row"), [(7, 8), (7, 7), (3, 5)])
+def test_a_family_with_fewer_rows_is_refused(small, rows, row):
+    uri, _ = small
+    split = tables.open_split(uri, "train")
+    rewrite(split.path("features", 0), lambda table: table.slice(0, rows))
+    with pytest.raises(ValueError, match="fewer rows than the manifest says"):
+        tables.read_rows(split, {"features": WANTED["features"]}, np.array([row]))
+
+
+@pytest.mark.parametrize("rows", [[19], [-1], [0, 19]])
+def test_rows_that_are_not_there_are_refused(small, rows):
+    uri, _ = small
+    with pytest.raises((IndexError, ValueError)):
+        tables.read_rows(tables.open_split(uri, "train"), WANTED, np.array(rows))
+
+
+def test_an_empty_split_and_a_missing_corpus_are_named(small, tmp_path):
+    uri, _ = small
+    manifest = json.loads(Path(uri, tables.MANIFEST).read_text())
+    manifest["splits"]["val"]["shards"] = []
+    Path(uri, tables.MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match="the val split is empty"):
+        tables.open_split(uri, "val")
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        tables.open_split(f"{tmp_path}/nowhere", "train")
+
+
+def test_columns_of_a_whole_split_keep_their_order(small):
+    uri, told = small
+    table = tables.read_columns(tables.open_split(uri, "train"), "faces", (schema.GENDER, schema.CLIP_ID))
+    assert table[schema.CLIP_ID].to_pylist() == told["train"][schema.CLIP_ID]
+    assert table[schema.GENDER].to_pylist() == told["train"][schema.GENDER]
+
+
+def test_the_same_table_gives_the_same_bytes(tmp_path):
+    values = np.random.default_rng(0).standard_normal((10, 8)).astype(np.float32)
+
+    def table(pieces: int) -> pa.Table:
+        parts = np.array_split(values, pieces)
+        kind = schema.features_schema(8, "float32")
+        return pa.concat_tables(
+            pa.Table.from_arrays([pa.array([str(v) for v in part[:, 0]]), schema.tensor_column(part)], schema=kind)
+            for part in parts
+        )
+
+    described = [tables.write_table(f"{tmp_path}/{n}.parquet", table(n), rows_per_group=4) for n in (1, 3)]
+    assert described[0] == described[1]
+    file = pq.ParquetFile(tmp_path / "1.parquet")
+    assert [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)] == [4, 4, 2]
+    file.close()
+
+
+def test_the_ids_hash_is_of_the_order_too():
+    assert tables.ids_hash(["a", "b"]) == tables.ids_hash(("a", "b"))
+    assert len({tables.ids_hash(ids) for ids in (["a", "b"], ["b", "a"], ["ab"], ["a"], [])}) == 5
+
+
+def test_a_speaker_is_an_identity_or_else_a_video():
+    table = pa.table({schema.VIDEO_ID: ["a", "b", "c"], schema.IDENTITY: ["ann", None, "ann"]})
+    assert tables.speakers(table) == ["ann", "b", "ann"]

@@ -1,0 +1,210 @@
+"""Ten made-up speakers beside a clip of every kind that is dropped, and the corpus that they give."""
+
+import contextlib
+import csv
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import av
+import numpy as np
+import pytest
+import ray  # before psutil, which it carries and makes importable
+import torch
+from psutil import NoSuchProcess
+
+from arspm.config import Config, override
+from arspm.config.presets import preset
+from arspm.corpus import schema
+from arspm.corpus.schema import DropReason
+from arspm.model import speech_portrait
+from arspm.runs import stages
+from arspm.synthetic.face import draw_face
+from arspm.synthetic.films import write_clip, write_corpus
+from arspm.synthetic.people import sample_speakers
+from arspm.synthetic.scene import Pose
+from arspm.training import artifacts, checkpoint
+from cluster.host import marked_processes
+
+REPO = Path(__file__).parents[2]
+FPS = 10
+FINGERPRINT = "f" * 64
+
+
+class Clips(NamedTuple):
+    """A CSV of clips. `good`: its rows that make it. `dropped`: the line of each other row and why it is dropped."""
+
+    folder: Path
+    csv: Path
+    labels: Path
+    good: list[list[str]]
+    dropped: dict[int, str]
+
+
+class Prepared(NamedTuple):
+    """A run whose corpus is made."""
+
+    run: Path
+    config: Config
+    files: dict[str, Any]
+    figures: dict[str, Any]
+
+
+def busy_workers(head: Any, title: str) -> list[Any]:
+    """The head's live processes (psutil.Process) that Ray gave a title with this in it."""
+    found = []
+    for process in marked_processes(head.pid, head.id):
+        with contextlib.suppress(NoSuchProcess):
+            if title in " ".join(process.cmdline()):
+                found.append(process)
+    return found
+
+
+def buzz(seconds: float) -> np.ndarray:
+    time = np.arange(round(16_000 * seconds)) / 16_000
+    return (0.3 * ((time * 130) % 1 - 0.5) * (0.6 + 0.4 * np.sin(2 * np.pi * 4 * time))).astype(np.float32)
+
+
+def write_broken_clips(folder: Path) -> dict[str, tuple[str, str]]:
+    """A real file for every reason to drop one: video id -> (x, y) of its row. Each lasts from 1.0 to 2.0."""
+    people = sample_speakers(2, seed=7)
+    face = draw_face(people[0])
+    still = [face] * FPS
+    small = [draw_face(people[0], pose=Pose(scale=0.12))] * FPS
+    made: dict[DropReason, tuple[list[np.ndarray], np.ndarray]] = {
+        DropReason.silent: (still, np.zeros(16_000, np.float32)),
+        DropReason.too_short: (still[:3], buzz(0.3)),
+        DropReason.no_face: ([np.full_like(face, 120)] * FPS, buzz(1.0)),
+        DropReason.several_faces: ([np.hstack([face, draw_face(people[1])])] * FPS, buzz(1.0)),
+        DropReason.face_too_small: (small, buzz(1.0)),
+    }
+    for reason, (frames, sound) in made.items():
+        write_clip(folder / f"{reason.value}_1.0_2.0.mp4", frames, sound, FPS)
+    (folder / "undecodable_1.0_2.0.mp4").write_bytes(b"not a clip")
+    for reason in (DropReason.no_video, DropReason.no_sound):  # the other stream alone
+        with av.open(str(folder / "silent_1.0_2.0.mp4")) as whole:
+            stream = whole.streams.audio[0] if reason is DropReason.no_video else whole.streams.video[0]
+            with av.open(str(folder / f"{reason.value}_1.0_2.0.mp4"), "w") as half:
+                copy = half.add_stream_from_template(stream)
+                for packet in whole.demux(stream):
+                    if packet.dts is not None:
+                        packet.stream = copy
+                        half.mux(packet)
+    reasons = [*made, DropReason.undecodable, DropReason.no_video, DropReason.no_sound]
+    return {each.value: ("", "") if each is DropReason.several_faces else ("0.5", "0.5") for each in reasons}
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Clips:
+    made = write_corpus(
+        tmp_path_factory.mktemp("clips") / "made", num_speakers=10, clips_per_speaker=2, seconds=(1.0, 1.5), fps=FPS
+    )
+    with made.clips_csv.open() as file:
+        good = list(csv.reader(file))
+    broken = write_broken_clips(made.clips_dir)
+    others = [[name, "1.0", "2.0", *xy] for name, xy in broken.items()]
+    others += [["missing_file", "1.0", "2.0", "0.5", "0.5"], good[0], ["bad_row", "1.0"]]
+    told = [*broken, "missing_file", "duplicate_key", "bad_row"]
+    rows = others[:4] + good + others[4:]
+    lines = [*range(1, 5), *range(5 + len(good), 1 + len(rows))]
+    with made.clips_csv.open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    return Clips(made.clips_dir, made.clips_csv, made.labels_csv, good, dict(zip(lines, told, strict=True)))
+
+
+@pytest.fixture(scope="session")
+def config(clips: Clips) -> Config:
+    """The smoke preset over those clips, in shards of four rows."""
+    return override(
+        preset("smoke"),
+        {
+            "data.csv": str(clips.csv),
+            "data.clips": str(clips.folder),
+            "data.labels": str(clips.labels),
+            "data.rows_per_shard": 4,
+            "data.rows_per_group": 2,
+            "data.test_fraction": 0.35,
+            "data.val_fraction": 0.2,
+            "face.min_side_pixels": 60,
+        },
+    )
+
+
+@pytest.fixture(scope="session")
+def driver(head: Any) -> Iterator[None]:
+    """This process is a driver of the head: what it calls runs there."""
+    ray.init(
+        address=head.gcs_address,
+        log_to_driver=False,
+        logging_level="warning",
+        runtime_env={"env_vars": {"PYTHONPATH": str(REPO)}},
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def prepared(driver: None, config: Config, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    """The corpus of those clips, made without a break."""
+    from arspm.distributed.data.preprocess import preprocess
+
+    run = tmp_path_factory.mktemp("prepared")
+    return Prepared(run, config, *preprocess(config, str(run), FINGERPRINT))
+
+
+@pytest.fixture
+def copy_run(prepared: Prepared, tmp_path: Path) -> Callable[[str], str]:
+    """A function that gives a run of its own over the prepared corpus."""
+
+    def copy(name: str) -> str:
+        shutil.copytree(prepared.run, tmp_path / name)
+        stages.commit(
+            str(tmp_path / name),
+            "preprocess",
+            fingerprint=FINGERPRINT,
+            config=prepared.config,
+            files=prepared.files,
+            seconds=0.0,
+            figures=prepared.figures,
+        )
+        return str(tmp_path / name)
+
+    return copy
+
+
+@pytest.fixture
+def program_env(head: Any) -> dict[str, str]:
+    """The environment in which a stage's program is a driver of the head, as it is in a job."""
+    return {**os.environ, "RAY_ADDRESS": head.gcs_address, "PYTHONPATH": str(REPO)}
+
+
+@pytest.fixture
+def decoded_run(write_corpus: Callable[..., Any], tmp_path: Path) -> tuple[str, Config]:
+    """A run with all that an encoder rests on, of random numbers, and its configuration."""
+    torch.manual_seed(0)
+    write_corpus({"train": (13, 11), "val": (6,)}, feature_dim=64)
+    config = override(
+        preset("smoke"),
+        {
+            "data.storage": "waveform",
+            "training.encoder.epochs": 3,
+            "training.encoder.augment": False,
+            "resources.trial.cpus": 0.9,
+        },
+    )
+    networks = {
+        "vggface": speech_portrait.vggface(config, 5),
+        "gender": speech_portrait.gender_classifier(config),
+        "decoder": speech_portrait.face_decoder(config),
+    }
+    for name, model in networks.items():
+        (tmp_path / name).mkdir()
+        checkpoint.write_weights(tmp_path / name / artifacts.MODEL, model.state_dict())
+    (tmp_path / "prior").mkdir()
+    priors = {name: torch.randn(64) for name in ("neutral", *schema.GENDERS)}
+    checkpoint.write_weights(tmp_path / "prior" / artifacts.PRIORS, priors)
+    for stage in ("prior", "gender", "decoder"):
+        stages.commit(str(tmp_path), stage, fingerprint="f" * 64, config=config, files={}, seconds=1.0, figures={})
+    return str(tmp_path), config

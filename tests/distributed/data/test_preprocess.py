@@ -1,0 +1,435 @@
+"""Clips to corpus on a real head: the contract, what is dropped, and runs that are killed half-way."""
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from arspm import config as configuration
+from arspm import storage
+from arspm.config import Config, override
+from arspm.config.presets import preset
+from arspm.corpus import schema, tables
+from arspm.distributed.data.preprocess import assign_splits, kept, log, preprocess
+from arspm.runs import stages
+from arspm.synthetic.films import draw_face, sample_speakers, speak, write_clip
+from arspm.training.batch import to_batch
+from tests.distributed.conftest import FINGERPRINT, FPS, REPO, Clips, Prepared, busy_workers
+
+on_ray = pytest.mark.ray
+
+
+def table(prepared: Prepared, split: str, family: str) -> list[dict[str, Any]]:
+    """All rows of a family by plain pyarrow, in the order of the manifest's shards."""
+    folder = prepared.run / "corpus" / split / family
+    manifest = json.loads((prepared.run / "corpus" / "manifest.json").read_text())
+    names = [shard["name"] for shard in manifest["splits"][split]["shards"]]
+    assert {path.stem for path in folder.glob("*")} == set(names)
+    return [row for name in names for row in pq.read_table(folder / f"{name}.parquet").to_pylist()]
+
+
+def shard_hashes(run: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(run)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in run.rglob("*")
+        if path.suffix in (".parquet", ".json")
+    }
+
+
+# --- receipts
+
+
+def test_what_is_no_receipt_vouches_for_nothing(tmp_path: Path) -> None:
+    """And where one is of another corpus, nothing is kept."""
+    folder = tmp_path / "corpus" / "receipts"
+    folder.mkdir(parents=True)
+    good: dict[str, Any] = {
+        "fingerprint": FINGERPRINT,
+        "rows": 1,
+        "videos": ["a"],
+        "ids": "0",
+        "dropped": [],
+        "files": {},
+    }
+    spoilt = [[], None, "text", {}, good | {"rows": -1}, good | {"dropped": [{"reason": "boredom"}]}]
+    for number, value in enumerate([good, *spoilt]):
+        (folder / f"train-shard-{number:05d}.json").write_text(json.dumps(value))
+    (folder / "train-shard-00100.json").write_text(json.dumps(good)[:-1])
+    assert kept(f"{tmp_path}/corpus", FINGERPRINT) == {"train-shard-00000.json": good}
+    (folder / "val-shard-00000.json").write_text(json.dumps(good | {"fingerprint": "0" * 64}))
+    assert kept(f"{tmp_path}/corpus", FINGERPRINT) == {}
+    assert not folder.exists()
+
+
+# --- the contract
+
+
+@on_ray
+def test_the_families_hold_the_same_rows_in_hash_order(prepared: Prepared, clips: Clips) -> None:
+    manifest = json.loads((prepared.run / "corpus" / "manifest.json").read_text())
+    seen = []
+    for split in schema.SPLITS:
+        speech, faces = table(prepared, split, "speech"), table(prepared, split, "faces")
+        ids = [row["clip_id"] for row in speech]
+        assert [row["clip_id"] for row in faces] == ids
+        assert [row["video_id"] for row in speech] == [clip.split("_")[0] for clip in ids]
+        order = [hashlib.sha256(f"order:{row['video_id']}".encode()).digest() for row in speech]
+        assert order == sorted(order)
+        told = manifest["splits"][split]
+        assert (told["rows"], told["videos"]) == (len(ids), len({row["video_id"] for row in speech}))
+        assert sum(shard["rows"] for shard in told["shards"]) == len(ids)
+        for shard in told["shards"]:
+            own, ids = ids[: shard["rows"]], ids[shard["rows"] :]
+            assert shard["ids"] == hashlib.sha256("\n".join(own).encode()).hexdigest()
+            seen += own
+    assert len(manifest["splits"]["train"]["shards"]) > 1
+    assert sorted(seen) == sorted("_".join(row[:3]) for row in clips.good)
+
+
+@on_ray
+def test_splits_go_by_the_hash_of_the_video(prepared: Prepared) -> None:
+    edges = {"test": (0, 0.35), "val": (0.35, 0.55), "train": (0.55, 1)}
+    for split, (low, high) in edges.items():
+        for row in table(prepared, split, "speech"):
+            digest = hashlib.sha256(f"split:{row['video_id']}".encode()).hexdigest()
+            assert low <= int(digest[:16], 16) / 2**64 < high
+
+
+@on_ray
+def test_cells_are_what_the_schema_says_and_labels_are_joined(prepared: Prepared, clips: Clips) -> None:
+    labels = {
+        name: (gender, float(age), identity)
+        for name, gender, age, identity in (line.split(",") for line in clips.labels.read_text().split()[1:])
+    }
+    for split in schema.SPLITS:
+        for row in table(prepared, split, "speech"):
+            spectrogram = np.frombuffer(row["spectrogram"], "<f2").reshape(schema.SPECTROGRAM_SHAPE)
+            assert np.isfinite(spectrogram).all()
+            assert spectrogram.any()
+        for row in table(prepared, split, "faces"):
+            assert row["face_jpeg"][:2] == b"\xff\xd8"
+            assert (row["gender"], row["age"], row["identity"]) == labels[row["video_id"]]
+    field = pq.read_schema(prepared.run / "corpus/train/speech/shard-00000.parquet").field("spectrogram")
+    assert field.metadata == {b"dtype": b"<f2", b"shape": b"[2, 257, 598]"}
+
+
+@on_ray
+def test_every_row_of_the_csv_is_in_the_corpus_or_dropped_with_its_reason(prepared: Prepared, clips: Clips) -> None:
+    dropped = pq.read_table(prepared.run / "corpus" / "dropped.parquet").to_pylist()
+    assert {row["row"]: row["reason"] for row in dropped} == clips.dropped
+    assert set(clips.dropped.values()) == {reason.value for reason in schema.DropReason}
+    assert [row["row"] for row in dropped] == sorted(clips.dropped)
+    assert all(row["detail"] for row in dropped)
+    assert {row["clip_id"] for row in dropped if row["reason"] == "bad_row"} == {None}
+    manifest = json.loads((prepared.run / "corpus" / "manifest.json").read_text())
+    assert manifest["num_rows"] == len(clips.good) + len(clips.dropped)
+    assert manifest["num_rows"] == manifest["num_clips"] + manifest["num_dropped"]
+    assert manifest["dropped"] == dict(Counter(clips.dropped.values()))
+    assert prepared.figures == {name: manifest[name] for name in ("num_rows", "num_clips", "num_dropped", "dropped")}
+
+
+@on_ray
+def test_every_file_is_named_with_its_size_and_hash(prepared: Prepared) -> None:
+    found = {
+        str(path.relative_to(prepared.run)): {
+            "bytes": path.stat().st_size,
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        }
+        for path in prepared.run.rglob("*")
+        if path.is_file() and path.parent.name != "receipts"
+    }
+    assert prepared.files == found
+
+
+@on_ray
+def test_subsets_nest(prepared: Prepared) -> None:
+    place = str(prepared.run / "corpus")
+    whole = [row["clip_id"] for row in table(prepared, "train", "speech")]
+    for rows in range(1, len(whole) + 1):
+        split = tables.open_split(place, "train", rows)
+        assert tables.read_columns(split, "faces", ["clip_id"])["clip_id"].to_pylist() == whole[:rows]
+        assert sum(split.shard_rows[:-1]) < rows  # no shard more than it takes
+
+
+# --- other ways to the same corpus
+
+
+def start_program(run: Path, config: Config, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    run.mkdir(exist_ok=True)
+    (run / "config.json").write_text(configuration.dump(config))
+    command = [sys.executable, "-m", "jobs.preprocess", "--run", str(run), "--config", str(run / "config.json")]
+    with (run.parent / "stderr").open("w") as stderr:
+        return subprocess.Popen(
+            [*command, "--fingerprint", FINGERPRINT], env=env, cwd=REPO, stdout=subprocess.DEVNULL, stderr=stderr
+        )
+
+
+@on_ray
+def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
+    head: Any, prepared: Prepared, program_env: dict[str, str], tmp_path: Path
+) -> None:
+    """The driver is killed, then, when it goes on with one task at a time and another hash seed, a worker."""
+    run = tmp_path / "run"
+    receipts = run / "corpus" / "receipts"
+    first = start_program(run, prepared.config, program_env)
+    while len(list(receipts.glob("*.json"))) < 2:
+        assert first.poll() is None
+        time.sleep(0.01)
+    first.kill()
+    first.wait()
+    time.sleep(1)  # its workers hear of it
+    there = {path: path.stat().st_mtime_ns for path in run.rglob("*.parquet")}
+    done = [path.stem for path in receipts.glob("*.json")]
+    whole = shard_hashes(prepared.run)
+    assert 2 <= len(done) < len([name for name in whole if "receipts" in name])
+
+    one_task = override(prepared.config, {"resources.preprocess.num_tasks": 1})
+    again = start_program(run, one_task, program_env | {"PYTHONHASHSEED": "7"})
+    killed = None
+    while again.poll() is None:
+        if killed is None and len(list(receipts.glob("*.json"))) > len(done):
+            for worker in busy_workers(head, "ray::Map(make)"):
+                worker.kill()
+                killed = worker.pid
+        time.sleep(0.01)
+    assert (again.returncode, killed is not None) == (0, True), (tmp_path / "stderr").read_text()
+
+    kept = {path for path in there if "-".join((path.parts[-3], path.stem)) in done}
+    assert kept
+    assert {path: path.stat().st_mtime_ns for path in kept} == {path: there[path] for path in kept}
+    made = shard_hashes(run)
+    assert {name: made[name] for name in whole} == whole
+    done_now = stages.done(str(run), "preprocess", FINGERPRINT)
+    assert done_now is not None
+    assert done_now.files == prepared.files
+
+
+@on_ray
+def test_another_configuration_begins_anew_and_a_stored_waveform_gives_the_same_spectrogram(
+    prepared: Prepared, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(prepared.run, run)
+    waveforms = override(prepared.config, {"data.storage": "waveform"})
+    preprocess(waveforms, str(run), "e" * 64)
+    batches = []
+    for place, column in ((prepared.run, schema.SPECTROGRAM), (run, schema.WAVEFORM)):
+        split = tables.open_split(str(place / "corpus"), "train")
+        found = tables.read_rows(split, {"speech": (column,)}, np.arange(split.num_rows))
+        batches.append(to_batch(found | {"clip_id": found["clip_id"].to_pylist()}, torch.device("cpu")))
+    assert batches[0].clip_ids == batches[1].clip_ids
+    # The power law enlarges what is near nothing, so a step of int16 is seen there: compare what it was before.
+    stored, computed = (batch.spectrogram.sign() * batch.spectrogram.abs() ** (1 / 0.3) for batch in batches)
+    assert torch.allclose(stored, computed, rtol=5e-3, atol=1e-3 * float(stored.abs().max()))
+    assert not torch.equal(stored, computed)
+
+
+# --- the other formats
+
+
+def write_m4a(path: Path, sound: np.ndarray) -> None:
+    """AAC alone, as VoxCeleb2 has it."""
+    with av.open(str(path), "w", format="mp4") as container:
+        stream = container.add_stream("aac", rate=16_000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(sound[None], format="fltp", layout="mono")
+        frame.sample_rate, frame.pts = 16_000, 0
+        container.mux([*stream.encode(frame), *stream.encode(None)])
+
+
+def write_media(root: Path, people: Mapping[str, int]) -> None:
+    """Real files of made-up people. `people`: path -> number of the person who is seen or heard."""
+    drawn = sample_speakers(6, seed=11)
+    for number, (name, person) in enumerate(people.items()):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sound = speak(drawn[person], 1.2, np.random.default_rng(number))
+        face = draw_face(drawn[person], rng=np.random.default_rng(number), noise=2.0)
+        if path.suffix == ".jpg":
+            cv2.imwrite(str(path), face[..., ::-1])
+        elif path.suffix == ".mp4":
+            write_clip(path, [face] * FPS, sound, FPS)
+        elif path.suffix == ".m4a":
+            write_m4a(path, sound)
+        else:
+            soundfile.write(path, sound, 16_000)
+
+
+def corpus_rows(run: Path) -> dict[str, tuple[str, str, str | None, float | None, str | None]]:
+    """clip id -> split, video id, gender, age and identity, by plain pyarrow."""
+    found = {}
+    for path in sorted((run / "corpus").glob("*/faces/*.parquet")):
+        for row in pq.read_table(path).to_pylist():
+            labels = (row["gender"], row["age"], row["identity"])
+            found[row["clip_id"]] = (path.parts[-3], row["video_id"], *labels)
+    return found
+
+
+def check_counts(run: Path, rows: int, dropped: dict[str | None, str]) -> dict[str, Any]:
+    """The manifest, after its counts have been compared with dropped.parquet (clip id -> reason)."""
+    manifest: dict[str, Any] = json.loads((run / "corpus" / "manifest.json").read_text())
+    table = pq.read_table(run / "corpus" / "dropped.parquet").to_pylist()
+    assert {row["clip_id"]: row["reason"] for row in table} == dropped
+    assert manifest["num_rows"] == rows
+    assert manifest["num_clips"] == rows - len(table) == len(corpus_rows(run))
+    assert manifest["dropped"] == dict(Counter(row["reason"] for row in table))
+    return manifest
+
+
+@on_ray
+def test_a_folder_of_speakers_becomes_a_corpus(driver: None, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root, run = tmp_path / "people", tmp_path / "run"
+    media = {"Ann Lee/1.mp4": 0, "Ann Lee/2.mp4": 0, "bob/a.wav": 1, "bob/a.jpg": 1, "bob/b.wav": 1, "bob/face.jpg": 1}
+    media |= {"Chloé/x.mp4": 2, "Chloé/y.wav": 2, "dee/1.mp4": 3, "eve/1.wav": 4, "gil/face.jpg": 5}
+    write_media(root, media)
+    (root / "dee" / "2.mp4").write_bytes(b"not a clip")
+    (root / "bob" / "c.wav").write_bytes(b"not a sound")
+    (root / "labels.csv").write_text("video_id,gender,age\nAnn Lee,f,31\nbob,m,\nsid,m,20\n")
+    config = override(
+        preset("smoke"),
+        {"data.format": "folder", "data.clips": str(root), "data.labels": str(root / "labels.csv")}
+        | {"data.rows_per_shard": 3, "data.test_fraction": 0.2, "data.val_fraction": 0.1},
+    )
+    files, _ = preprocess(config, str(run), FINGERPRINT)
+    assert corpus_rows(run) == {
+        "Ann Lee_1": ("test", "Ann Lee", "female", 31.0, "Ann Lee"),
+        "Ann Lee_2": ("test", "Ann Lee", "female", 31.0, "Ann Lee"),
+        "dee_1": ("test", "dee", None, None, "dee"),
+        "Chloé_x": ("val", "Chloé", None, None, "Chloé"),
+        "bob_a": ("train", "bob", "male", None, "bob"),
+        "bob_b": ("train", "bob", "male", None, "bob"),
+    }
+    dropped: dict[str | None, str] = {"Chloé_y": "no_video", "dee_2": "undecodable", "bob_c": "undecodable"}
+    manifest = check_counts(run, 11, dropped | {"eve_1": "no_video", None: "no_sound"})
+    assert manifest["notes"] == [f"{root}/labels.csv: 1 speaker ('sid') of whom there is no clip"]
+    assert manifest["notes"] == [record.message for record in caplog.records if record.name == log.name]
+    assert files == {name: storage.describe(f"{run}/{name}") for name in files}
+
+
+@on_ray
+def test_voxceleb_becomes_a_corpus_split_by_speaker(driver: None, tmp_path: Path) -> None:
+    sounds = {"id10001": 0, "id10002": 1, "id10003": 2, "id10004": 3}  # what their hashes are says the split
+    faces = {"Drawn_One": 0, "Drawn_Two_Jr": 1, "id10003": 2, "Drawn_Four": 3}
+    for speaker, person in sounds.items():
+        write_media(tmp_path, {f"wav/{speaker}/video_{n}/0000{n}.m4a": person for n in (1, 2)})
+    for name, person in faces.items():
+        write_media(tmp_path, {f"faces/{name}/1.6/video_{n}/000002{n}.jpg": person for n in (1, 1, 2, 3)})
+    (tmp_path / "faces/Drawn_One/1.6/video_2/0000022.jpg").unlink()
+    cv2.imwrite(str(tmp_path / "faces/id10003/1.6/video_2/0000022.jpg"), np.full((200, 200, 3), 90, np.uint8))
+    names = "id10001\tDrawn_One\tm\tUK\tdev\nid10002\tDrawn_Two_Jr.\tf\tUK\ttest\nid10004\tDrawn_Four\tf\tUK\tdev\n"
+    (tmp_path / "vox1_meta.csv").write_text("VoxCeleb1 ID\tVGGFace1 ID\tGender\tNationality\tSet\n" + names)
+    config = override(
+        preset("smoke"),
+        {"data.format": "voxceleb", "data.csv": f"{tmp_path}/vox1_meta.csv", "data.clips": f"{tmp_path}/wav"}
+        | {"data.faces": f"{tmp_path}/faces", "data.test_fraction": 0.4, "data.val_fraction": 0.1},
+    )
+    run = tmp_path / "run"
+    preprocess(config, str(run), FINGERPRINT)
+    assert corpus_rows(run) == {
+        "id10004_video_1_00001": ("test", "id10004", "female", None, "id10004"),
+        "id10004_video_2_00002": ("test", "id10004", "female", None, "id10004"),
+        "id10001_video_1_00001": ("val", "id10001", "male", None, "id10001"),
+        "id10002_video_1_00001": ("train", "id10002", "female", None, "id10002"),
+        "id10002_video_2_00002": ("train", "id10002", "female", None, "id10002"),
+        "id10003_video_1_00001": ("train", "id10003", None, None, "id10003"),
+    }
+    dropped: dict[str | None, str] = {"id10001_video_2_00002": "no_video", "id10003_video_2_00002": "no_face"}
+    manifest = check_counts(run, 12, dropped | {None: "no_sound"})  # of video_3 there are pictures alone
+    assert manifest["dropped"] == {"no_video": 1, "no_face": 1, "no_sound": 4}
+    assert manifest["notes"] == [f"1 speaker ('id10003') not in {tmp_path}/vox1_meta.csv: gender unknown"]
+    shutil.rmtree(tmp_path / "wav" / "id10003")
+    with pytest.raises(ValueError, match=r"^3 speakers leave the train split empty; try --set data.test_fraction="):
+        preprocess(override(config, {"data.test_fraction": 0.5, "data.val_fraction": 0.3}), str(run), FINGERPRINT)
+
+
+# --- splits and what cannot be
+
+
+names = st.sets(st.integers(0, 10**9).map(lambda number: f"v{number}"), min_size=3, max_size=60).map(sorted)
+
+
+@given(names)
+def test_the_fractions_that_an_empty_split_is_told_work(videos: list[str]) -> None:
+    with pytest.raises(ValueError, match="videos leave the train ") as caught:
+        assign_splits(videos, 0.5, 0.5)
+    assert "\n" not in str(caught.value)
+    fields = dict(word.split("=") for word in str(caught.value).split() if "=" in word)
+    config = override(Config(), fields)  # as --set would have it
+    split = assign_splits(videos, config.data.val_fraction, config.data.test_fraction)
+    counts = Counter(split.values())
+    assert counts["val"] == max(1, len(videos) // 10)
+    assert counts["test"] == max(counts["val"], 2 if len(videos) >= 6 else 1)
+
+
+@given(names, st.data())
+def test_a_videos_split_hangs_on_nothing_else(videos: list[str], data: st.DataObject) -> None:
+    fewer = data.draw(st.lists(st.sampled_from(videos), unique=True, min_size=1))
+    try:
+        whole, part = assign_splits(videos, 0.3, 0.3), assign_splits(fewer, 0.3, 0.3)
+    except ValueError:
+        return  # one of the two leaves a split empty
+    assert part == {video: whole[video] for video in fewer}
+
+
+@given(names)
+def test_videos_of_the_test_csv_are_the_test_split_alone(videos: list[str]) -> None:
+    """Whatever the fraction says; the others are as they would be without a test split."""
+    held_out = frozenset(videos[::3])
+    if len(others := set(videos) - held_out) < 2:
+        return
+    with pytest.raises(ValueError, match=r"leave the val split empty; try --set data\.val_fraction=") as caught:
+        assign_splits(videos, 0.0, 0.9, test_videos=held_out)
+    fraction = float(str(caught.value).rpartition("=")[2])
+    split = assign_splits(videos, fraction, 0.9, test_videos=held_out)
+    assert {video for video in videos if split[video] == "test"} == held_out
+    assert sum(split[video] == "val" for video in others) == max(1, len(others) // 10)
+
+
+def test_fewer_than_three_videos_cannot_be_split() -> None:
+    with pytest.raises(ValueError, match="at least three videos"):
+        assign_splits(["a", "b", "a"], 0.3, 0.3)
+    with pytest.raises(ValueError, match=r"^2 speakers leave .* at least three speakers"):
+        assign_splits(["a", "b", "a"], 0.3, 0.3, "speakers")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data.csv": "{tmp}/none.csv"}, "no CSV file at {tmp}/none.csv"),
+        ({"data.clips": "{tmp}/none"}, "no clips folder at {tmp}/none"),
+        ({"data.labels": "{tmp}/none.csv"}, "no CSV file at {tmp}/none.csv"),
+        ({"data.csv": "{tmp}/broken.csv"}, "{tmp}/broken.csv: no usable row of 2 (bad_row 2)"),
+        ({"data.test_fraction": "0.0001"}, "test split empty; try --set data.test_fraction="),
+        (
+            {"data.format": "folder", "data.clips": "{tmp}"},
+            "{tmp}: no usable row of 1 (bad_row 1)",
+        ),
+        ({"data.format": "folder", "data.clips": "{tmp}/none"}, "no speakers' folders below {tmp}/none"),
+    ],
+)
+def test_what_cannot_be_is_said_in_one_line_before_anything_is_decoded(
+    config: Config, tmp_path: Path, changes: dict[str, str], message: str
+) -> None:
+    (tmp_path / "broken.csv").write_text("a,b\nc,2,1,0.5,0.5\n")
+    (tmp_path / "loose.mp4").write_bytes(b"")
+    bad = override(config, {name: value.format(tmp=tmp_path) for name, value in changes.items()})
+    with pytest.raises((ValueError, FileNotFoundError)) as caught:
+        preprocess(bad, str(tmp_path / "run"), FINGERPRINT)
+    assert message.format(tmp=tmp_path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()

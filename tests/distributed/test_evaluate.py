@@ -1,0 +1,285 @@
+"""What evaluate measures, against the same figures worked out from the networks and the corpus by hand.
+
+The actors run here one after the other instead of in Ray, everything else is as in the stage.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from scipy.spatial import distance
+
+from arspm import config as configuration
+from arspm import storage
+from arspm.config import Config, override
+from arspm.config.presets import preset
+from arspm.corpus import schema
+from arspm.distributed import evaluate
+from arspm.distributed.data import infer
+from arspm.distributed.data.oracle import ORACLE
+from arspm.evaluation import table4
+from arspm.evaluation.judges import fit_judge
+from arspm.media.audio import from_int16, spectrogram
+from arspm.model import speech_portrait
+from arspm.runs import stages
+from arspm.training import artifacts, checkpoint
+from tune_spaces.paper_ablation import VARIANTS
+
+SEED = 3
+CONFIG = override(
+    preset("smoke"),
+    {"data.storage": "waveform", "seed": SEED, "prior.kind": "gender", "prior.num_faces": 10}
+    | {"evaluate.num_resamples": 50, "evaluate.num_portraits": 2, "evaluate.batch_size": 4},
+)
+FIGURES = ("l1", "l2", "cos_degrees")
+
+
+class Run(NamedTuple):
+    """A run as far as evaluate reads it, its test split as plain values, and its networks."""
+
+    uri: str
+    told: dict[str, dict[str, Any]]
+    priors: dict[str, torch.Tensor]
+    oracle: dict[str, np.ndarray]
+    networks: dict[str, torch.nn.Module]
+
+    @property
+    def test(self) -> dict[str, Any]:
+        return self.told["test"]
+
+    def speech(self, seconds: int = 6) -> torch.Tensor:
+        heard = self.test[schema.WAVEFORM][:, : seconds * schema.SAMPLE_RATE_HZ]
+        return spectrogram(from_int16(torch.from_numpy(heard)))
+
+    @torch.no_grad()
+    def heard(self, seconds: int = 6) -> np.ndarray:
+        return self.networks["gender"](self.speech(seconds)).argmax(dim=1).numpy()
+
+    @torch.no_grad()
+    def feature(self, kind: str, seconds: int = 6) -> np.ndarray:
+        means = torch.stack([self.priors[sex] for sex in schema.GENDERS])
+        prior = means[self.heard(seconds)] if kind == "gender" else self.priors[kind]
+        return self.networks["encoder"](self.speech(seconds), prior).numpy()
+
+    @torch.no_grad()
+    def redrawn(self, features: np.ndarray) -> np.ndarray:
+        """VGGFace of the decoder's pictures."""
+        return self.networks["vggface"].features(self.networks["decoder"](torch.from_numpy(features))).numpy()
+
+
+@pytest.fixture
+def run(write_corpus: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    _, told = write_corpus({"train": (12,), "val": (4,), "test": (6, 5)}, feature_dim=64)
+    networks = {
+        "vggface": speech_portrait.vggface(CONFIG, 5),
+        "gender": speech_portrait.gender_classifier(CONFIG),
+        "decoder": speech_portrait.face_decoder(CONFIG),
+        "encoder": speech_portrait.speech_encoder(CONFIG),
+    }
+    priors = {name: torch.randn(64) for name in ("neutral", *schema.GENDERS)}
+    videos = dict.fromkeys(told["test"][schema.VIDEO_ID])
+    first = {video: told["test"][schema.VIDEO_ID].index(video) for video in videos}
+    oracle = {  # nearer than any prior
+        video: (told["test"][schema.FACE_FEATURE][row] + 2 * rng.standard_normal(64)).astype(np.float32)
+        for video, row in first.items()
+    }
+    made = Run(str(tmp_path), told, priors, oracle, {name: model.eval() for name, model in networks.items()})
+    with torch.no_grad():  # a classifier that hears both sexes
+        logits = networks["gender"](made.speech())
+        ordered = (logits[:, 0] - logits[:, 1]).sort().values
+        networks["gender"].fc2.bias[1] += ordered[4:6].mean()
+        networks["gender"].fc2.weight *= 100  # and not by a hair
+        networks["gender"].fc2.bias *= 100
+    for name, model in networks.items():
+        (tmp_path / name).mkdir()
+        checkpoint.write_weights(tmp_path / name / artifacts.MODEL, model.state_dict())
+    (tmp_path / "prior").mkdir()
+    checkpoint.write_weights(tmp_path / "prior" / artifacts.PRIORS, priors)
+    checkpoint.write_weights(tmp_path / "prior" / artifacts.PRIORS_BY_COUNT, {"neutral/10": priors["neutral"]})
+    (tmp_path / "oracle").mkdir()
+    columns = [pa.array(list(oracle)), schema.tensor_column(np.stack(list(oracle.values())))]
+    pq.write_table(pa.Table.from_arrays(columns, schema=schema.oracle_schema(64)), tmp_path / "oracle" / ORACLE)
+    for stage, figures in (("gender", {"train_accuracy": 0.9, "val_accuracy": 0.8}), ("oracle", {"num_draws": 4})):
+        stages.commit(str(tmp_path), stage, fingerprint="f" * 64, config=CONFIG, files={}, seconds=1.0, figures=figures)
+
+    def one_by_one(actor: Any, items: Any, splits: Any, config: Config, uri: str) -> list[dict[str, Any]]:
+        made = actor(splits, configuration.dump(config), uri)
+        rows = [made({"split": split, "shard": shard}) for split, shard in items]
+        return [{row["path"]: {"bytes": row["bytes"], "sha256": row["sha256"]}} for row in rows]
+
+    monkeypatch.setattr(infer, "_map_shards", one_by_one)
+    return made
+
+
+def naive(found: np.ndarray, truth: np.ndarray) -> dict[str, np.ndarray]:
+    pairs = [(a, b) for a, b in zip(found.astype(float), truth.astype(float), strict=True)]
+    return {
+        "l1": np.array([distance.cityblock(*pair) for pair in pairs]),
+        "l2": np.array([distance.euclidean(*pair) for pair in pairs]),
+        "cos_degrees": np.array([math.degrees(math.acos(1 - distance.cosine(*pair))) for pair in pairs]),
+    }
+
+
+def check_row(row: dict[str, Any], truth: np.ndarray, feature: np.ndarray | None, portrait: np.ndarray | None) -> None:
+    assert row["n"] == len(truth)
+    for prefix, values in (("", feature), ("portrait_", portrait)):
+        for figure in FIGURES:
+            if values is None:
+                assert row[prefix + figure] is None
+            else:
+                assert row[prefix + figure] == pytest.approx(naive(values, truth)[figure].mean(), rel=1e-4), figure
+
+
+@pytest.mark.parametrize("kind", ["gender", "female"])
+def test_table_4_is_the_distances_of_what_each_row_says(run: Run, kind: str) -> None:
+    """A model of one sex, and every row beside it, is measured on the clips of that sex (section 4.3.2)."""
+    config = override(CONFIG, {"prior.kind": kind})
+    files, figures = evaluate.evaluate(config, run.uri, "f" * 64)
+    found = storage.read_json(storage.join(run.uri, "evaluate", "metrics.json"))
+    own = np.array([kind == "gender" or sex == kind for sex in run.test[schema.GENDER]])
+    assert own.sum() == (11 if kind == "gender" else 4)
+    name = "gender+fc" if kind == "gender" else "female+fc"
+    truth, everyone = run.test[schema.FACE_FEATURE], np.ones((11, 1), np.float32)
+    speech, speakers = run.feature(kind), np.array(run.test[schema.IDENTITY])
+    by_sex = torch.stack([run.priors[sex] for sex in schema.GENDERS]).numpy()[run.heard()]
+    neutral = everyone * run.priors["neutral"].numpy()
+    best = np.stack([run.oracle[video] for video in run.test[schema.VIDEO_ID]])
+    expected: dict[str, tuple[np.ndarray | None, np.ndarray]] = {
+        name: (speech, run.redrawn(speech)),
+        "prior-only": (neutral, run.redrawn(neutral)),
+        "gender-prior-only": (by_sex, run.redrawn(by_sex)),
+        "face-to-face": (None, run.redrawn(truth)),
+        "oracle": (best, run.redrawn(best)),
+    }
+    assert set(run.heard()) == {0, 1}
+    rows = {row["model"]: row for row in found["table4"]}
+    assert found["table4"][0]["model"] == found["model"] == name
+    assert set(rows) == {*expected, "shuffled-speech"}
+    for model, (feature, portrait) in expected.items():
+        check_row(rows[model], truth[own], None if feature is None else feature[own], portrait[own])
+    others = table4.other_speakers(speakers[own], SEED)
+    shuffled = speech[own][others]
+    check_row(rows["shuffled-speech"], truth[own], shuffled, run.redrawn(shuffled))
+    mine, everyones, possible = (
+        naive(feature[own], truth[own])["cos_degrees"].mean() for feature in (speech, neutral, best)
+    )
+    assert possible < everyones
+    share = (everyones - mine) / (everyones - possible)
+    assert rows[name]["cos_degrees_learnt_share"] == pytest.approx(share, rel=1e-3)
+    assert figures["cos_degrees"] == rows[name]["cos_degrees"]
+    clips = pq.read_table(f"{run.uri}/evaluate/{evaluate.CLIPS}")
+    assert clips[schema.CLIP_ID].to_pylist() == np.array(run.test[schema.CLIP_ID])[own].tolist()
+    np.testing.assert_allclose(clips["portrait_l2"], naive(run.redrawn(speech), truth)["l2"][own], rtol=1e-4)
+    assert files == {path: storage.describe(f"{run.uri}/{path}") for path in files}
+
+    lengths = {row["seconds"]: row for row in found["speech_length"]}
+    assert list(lengths) == [1, 3, 6]
+    for seconds, row in lengths.items():  # of shorter speech the sex, too, is heard anew
+        assert row["n"] == own.sum()
+        angle = naive(run.feature(kind, seconds), truth)["cos_degrees"][own].mean()
+        assert row["cos_degrees"] == pytest.approx(angle, rel=1e-4)
+    assert lengths[6]["l2"] == rows[name]["l2"]
+
+
+def test_what_stands_beside_table_4(run: Run) -> None:
+    evaluate.evaluate(CONFIG, run.uri, "f" * 64)
+    found = storage.read_json(storage.join(run.uri, "evaluate", "metrics.json"))
+    truth, speech = run.test[schema.FACE_FEATURE], run.feature("gender")
+    speakers, videos = np.array(run.test[schema.IDENTITY]), run.test[schema.VIDEO_ID]
+
+    first = [videos.index(video) for video in dict.fromkeys(videos)]  # one face a speaker: the first clip's
+    assert {row["gallery"] for row in found["retrieval"]} == {6}
+    for metric, name in (("cosine", "cosine"), ("cityblock", "l1"), ("euclidean", "l2")):
+        (row,) = (row for row in found["retrieval"] if row["distance"] == name)
+        order = distance.cdist(speech.astype(float), truth[first].astype(float), metric).argsort(axis=1)
+        own = np.array([first.index(videos.index(video)) for video in videos])
+        for recall in (1, 2, 5):
+            hits = (order[:, :recall] == own[:, None]).any(axis=1)
+            assert row[f"r{recall}"] == pytest.approx(hits.mean()), (name, recall)
+
+    sexes = np.array([schema.GENDERS.index(sex) if sex else -1 for sex in run.test[schema.GENDER]])
+    heard = found["gender_classifier"]
+    assert heard["test"] == pytest.approx((run.heard() == sexes)[sexes >= 0].mean())
+    assert (heard["train"], heard["val"], heard["n"]) == (0.9, 0.8, (sexes >= 0).sum())
+
+    seen = {"real": truth, "face-to-face": run.redrawn(truth), "gender+fc": run.redrawn(speech)}
+    train = run.told["train"]
+    rows = [row for row, sex in enumerate(train[schema.GENDER]) if sex]
+    assert len(rows) == 8  # as many women as men, so all of them are asked for
+    labels = np.array([schema.GENDERS.index(train[schema.GENDER][row]) for row in rows])
+    judge = fit_judge(train[schema.FACE_FEATURE][rows], labels)
+    assert [row["pictures"] for row in found["table5"]] == list(seen)
+    for row in found["table5"]:
+        right = judge.predict(seen[row["pictures"]]) == sexes
+        assert row["accuracy"] == pytest.approx(right[sexes >= 0].mean()), row["pictures"]
+
+    likeness = {"real": truth, "speech": speech, "portrait": seen["gender+fc"]}
+    for kind, features in likeness.items():
+        unit = features.astype(float) / np.linalg.norm(features.astype(float), axis=1, keepdims=True)
+        other = speakers[:, None] != speakers
+        assert found["similarity"][kind]["between_cosine"] == pytest.approx((unit @ unit.T)[other].mean(), abs=1e-4)
+
+
+def test_the_pictures_are_of_what_they_say(run: Run) -> None:
+    """Figure 2: the decoder's picture of a mean. Figures 4 and 6: real, Face-to-Face, portrait of the same clip."""
+    evaluate.evaluate(CONFIG, run.uri, "f" * 64)
+    found = storage.read_json(storage.join(run.uri, "evaluate", "metrics.json"))
+
+    @torch.no_grad()
+    def drawn(features: Any) -> np.ndarray:
+        return 255 * run.networks["decoder"](torch.as_tensor(features)[None])[0].permute(1, 2, 0).numpy()
+
+    def difference(path: str, expected: np.ndarray) -> float:
+        """Between a picture and what JPEG makes of the expected one."""
+        jpeg = cv2.imencode(".jpg", expected[..., ::-1].round(), [cv2.IMWRITE_JPEG_QUALITY, 95])[1]
+        picture, other = cv2.imread(f"{run.uri}/{path}"), cv2.imdecode(jpeg, cv2.IMREAD_COLOR)
+        return float(np.abs(picture.astype(float) - other).mean())
+
+    (entry,) = found["prior_pictures"]["neutral"]
+    assert entry["n"] == 10
+    assert difference(entry["picture"], drawn(run.priors["neutral"])) < 0.1
+    speech = run.feature("gender")
+    assert [entry["clip_id"] for entry in found["portraits"]] == [run.test[schema.CLIP_ID][row] for row in (0, 2)]
+    for entry, row in zip(found["portraits"], (0, 2), strict=True):
+        pictures = {"face_to_face": drawn(run.test[schema.FACE_FEATURE][row]), "portrait": drawn(speech[row])}
+        real = cv2.imdecode(np.frombuffer(run.test[schema.FACE_JPEG][row], np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+        pictures["real"] = cv2.resize(real, (64, 64), interpolation=cv2.INTER_AREA)
+        for kind, expected in pictures.items():
+            apart = {other: difference(entry[other], expected) for other in pictures}
+            assert apart.pop(kind) < (10 if kind == "real" else 0.1)  # noise, made smaller in another way
+            assert min(apart.values()) > 1
+
+
+def test_of_many_clips_some_look_for_their_speaker(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate, "MAX_QUERIES", 7)
+    evaluate.evaluate(CONFIG, run.uri, "f" * 64)
+    found = storage.read_json(storage.join(run.uri, "evaluate", "metrics.json"))
+    assert {(row["n"], row["gallery"]) for row in found["retrieval"]} == {(7, 6)}
+
+
+def test_of_many_clips_the_first_are_measured(run: Run) -> None:
+    evaluate.evaluate(override(CONFIG, {"evaluate.num_clips": 9}), run.uri, "f" * 64)
+    found = storage.read_json(storage.join(run.uri, "evaluate", "metrics.json"))
+    assert found["n"] == 9 < len(run.test[schema.CLIP_ID])
+    clips = pq.read_table(Path(run.uri, "evaluate", evaluate.CLIPS))[schema.CLIP_ID].to_pylist()
+    assert clips == run.test[schema.CLIP_ID][:9]
+
+
+def test_variants_are_called_what_table_4_calls_them() -> None:
+    names = {name: evaluate.model_name(override(CONFIG, variant.changes)) for name, variant in VARIANTS.items()}
+    assert {name for name, variant in VARIANTS.items() if variant.published} == {
+        name for name, variant in VARIANTS.items() if variant.published and names[name] == name
+    }
+    assert (names["speech2face"], names["resnet18"]) == ("speech2face", "neutral+fc, resnet18")

@@ -1,0 +1,188 @@
+"""Sweeps on a real Ray: the ways a trial can run, what a sweep leaves, and what it goes on from."""
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from arspm import storage
+from arspm.config import Config, override
+from arspm.distributed.data.ingest import plan, stream
+from arspm.distributed.train.launch import train_stage
+from arspm.distributed.train.rows import gather_rows
+from arspm.distributed.tune import in_memory, search, tuning
+from arspm.distributed.tune.trial import trial_config
+from arspm.runs import sweeps
+from arspm.training import artifacts, checkpoint
+from tests.distributed.conftest import busy_workers
+from tests.distributed.tune.sweep_records import sweep_of
+
+pytestmark = pytest.mark.ray
+EPOCHS = 3
+
+
+@pytest.fixture
+def run(driver: None, decoded_run: tuple[str, Config]) -> tuple[str, Config]:
+    return decoded_run
+
+
+def go(run: str, config: Config, samples: list[dict[str, Any]], **changed: Any) -> dict[str, Any]:
+    """Run a sweep of listed samples in `<run>/sweeps/one`."""
+    sweep = sweep_of(config, num_trials=len(samples), **changed)
+    place = sweeps.folder(run, sweep["name"])
+    storage.write_json(storage.join(place, sweeps.SWEEP), sweep)
+    return tuning.run_sweep(
+        place,
+        run,
+        config,
+        sweep,
+        search.Listed(samples),
+        lambda sample: sample,
+        is_paper=lambda sample: sample == sweep["paper"],
+    )
+
+
+def test_batches_from_memory_are_those_that_are_streamed(run: tuple[str, Config]) -> None:
+    uri, config = run
+    rows = gather_rows("encoder", config, uri)
+    held = in_memory.hold(rows.readings)
+    progress = checkpoint.TrainingState(epoch=0, step_in_epoch=1)
+    expected = list(
+        stream(
+            rows.readings,
+            plan(rows.readings, EPOCHS, 0, 1),
+            rank=0,
+            world_size=1,
+            tasks=config.resources.read,
+            prefetch_batches=2,
+        )
+    )
+    found = list(in_memory.batches(rows, held, EPOCHS, progress))
+    assert len(found) == len(expected) == EPOCHS * 4 - 1
+    for one, other in zip(found, expected, strict=True):
+        assert one.keys() == other.keys()
+        for name in one:
+            assert np.asarray(one[name]).dtype == np.asarray(other[name]).dtype, name
+            assert np.array_equal(one[name], other[name]), name
+
+
+def test_a_sweep_leaves_records_a_page_portraits_and_curves(run: tuple[str, Config]) -> None:
+    uri, config = run
+    samples = [{"loss.lambda1": 1.0}, {"loss.lambda1": 3.0}, {"loss.lambda1": 0.3}]
+    results = go(uri, config, samples)
+    place = sweeps.folder(uri, "one")
+    assert results["state"] == "finished"
+    assert results["counts"]["finished"] == 3
+    assert [trial["sample"] for trial in results["trials"]] == samples
+    for trial in results["trials"]:
+        assert [epoch["epoch"] for epoch in trial["epochs"]] == [1, 2, 3]
+        assert trial["best"] == min(epoch["val_cos_degrees"] for epoch in trial["epochs"])
+        assert trial["attempts"] == 1
+        assert storage.exists(storage.join(place, f"tensorboard/{trial['number']:05d}"))
+    assert results["paper"] == {"numbers": [0], "mean": results["trials"][0]["best"], "sd": None}
+    assert set(results["pictures"]["trials"]) == {"0", "1", "2"}
+    assert results["pictures"]["real"].startswith("data:image/jpeg;base64,")
+    assert results["config_of_best"]["loss"]["lambda1"] == samples[results["best"]]["loss.lambda1"]
+    assert sweeps.read_records(place) == {trial["number"]: trial for trial in results["trials"]}
+    assert "<!doctype html>" in Path(place, "index.html").read_text()[:20].lower()
+    left = {path.name for path in Path(place).iterdir()}
+    assert left == {"sweep.json", "results.json", "index.html", "clips.jpg", "trials", "tensorboard"}
+
+
+def test_every_way_of_running_a_trial_learns_the_same(run: tuple[str, Config]) -> None:
+    """In Tune's actor from memory, there by Ray Data, and on a Ray Train worker: the same figures to the last bit."""
+    uri, config = run
+    sample = {"loss.lambda1": 0.7}
+    held = go(uri, config, [sample], name="held")
+    streamed = go(uri, override(config, {"resources.trial.share_gib": 0}), [sample], name="streamed")
+    train_stage("encoder", trial_config(config, sample), uri, "f" * 64)
+    history = storage.read_json(storage.join(uri, "encoder", artifacts.HISTORY))["epochs"]
+    expected = [measured(epoch) for epoch in history]
+    assert len(expected) == EPOCHS
+    for results in (held, streamed):
+        assert [measured(epoch) for epoch in results["trials"][0]["epochs"]] == expected
+
+
+def test_a_trial_on_several_workers_is_a_driver_of_ray_train(run: tuple[str, Config]) -> None:
+    uri, config = run
+    workers = {"resources.trial.num_workers": 2, "resources.trial.cpus": 0.4, "training.encoder.epochs": 2}
+    results = go(uri, override(config, workers), [{"loss.lambda1": 1.0}], epochs=2)
+    [trial] = results["trials"]
+    assert (trial["state"], trial["reason"]) == ("finished", "")
+    assert [epoch["epoch"] for epoch in trial["epochs"]] == [1, 2]
+    assert trial["cpus"] == 0.8
+    assert "0" in results["pictures"]["trials"]
+    assert not storage.exists(storage.join(sweeps.folder(uri, "one"), "train"))
+
+
+def test_a_trial_that_fails_is_recorded_and_the_others_go_on(run: tuple[str, Config]) -> None:
+    uri, config = run
+    samples = [{"loss.lambda1": 1e39}, {"prior.kind": "nobody"}, {"loss.lambda1": 1.0}]
+    results = go(uri, config, samples)
+    states = [(trial["state"], trial["attempts"]) for trial in results["trials"]]
+    assert states == [("failed", 1), ("failed", 1), ("finished", 1)]
+    assert results["trials"][0]["reason"].startswith("NonFiniteLoss: the loss of step ")
+    assert results["trials"][1]["reason"].startswith("ConfigError: prior.kind: ")
+    assert results["best"] == 2
+    assert results["state"] == "finished"
+
+
+def test_a_killed_trial_is_tried_again(run: tuple[str, Config], head: Any) -> None:
+    uri, config = run
+    config = override(config, {"training.encoder.epochs": 40})
+    place, killed = sweeps.folder(uri, "one"), []
+
+    def kill() -> None:
+        deadline = time.time() + 120
+        while not killed and time.time() < deadline:
+            if storage.exists(storage.join(place, f"{sweeps.stem(0)}.jpg")):  # it has ended an epoch
+                for process in busy_workers(head, "ImplicitFunc"):
+                    process.kill()
+                    killed.append(process.pid)
+            time.sleep(0.05)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    results = go(uri, config, [{"loss.lambda1": 1.0}], epochs=40)
+    thread.join()
+    [trial] = results["trials"]
+    assert len(killed) == 1
+    assert (trial["state"], trial["attempts"]) == ("finished", 2)
+    assert [epoch["epoch"] for epoch in trial["epochs"]] == list(range(1, 41))
+
+
+@pytest.mark.parametrize(("before", "state", "epochs"), [(-50.0, "stopped", 1), (50.0, "finished", 4)])
+def test_asha_judges_by_the_trials_of_earlier_sessions_too(
+    run: tuple[str, Config], before: float, state: str, epochs: int
+) -> None:
+    """Three trials are done; were they far better at the first rung, the fourth ends there, and else not."""
+    uri, config = run
+    config = override(config, {"training.encoder.epochs": 4})
+    first = [{"loss.lambda1": 1.0}] * 3
+    place = sweeps.folder(uri, "one")
+    for number, sample in enumerate(first):
+        record = sweeps.new_record(number, sample, sample, paper=True)
+        for epoch in range(1, 5):
+            figures = {"epoch": epoch, "step": 3 * epoch, "seconds": 0.1, "val_cos_degrees": 90 + before}
+            sweeps.add_epoch(record, figures, "val_cos_degrees", "min")
+        sweeps.write_record(place, record | {"state": "finished", "started": 0.0, "ended": 1.0, "attempts": 1})
+    results = go(uri, config, [*first, {"loss.lambda1": 2.0}], epochs=4, scheduler="asha")
+    assert [trial["attempts"] for trial in results["trials"]] == [1, 1, 1, 1]
+    last = results["trials"][-1]
+    assert (last["state"], last["reason"], len(last["epochs"])) == (state, "", epochs)
+
+
+def test_eight_streamed_trials_on_two_cpus_finish(run: tuple[str, Config]) -> None:
+    uri, config = run
+    config = override(config, {"resources.trial.share_gib": 0, "training.encoder.epochs": 1})
+    results = go(uri, config, [{"loss.lambda1": 0.5 + number} for number in range(8)], epochs=1)
+    assert results["sweep"]["max_concurrent"] == 2
+    assert results["counts"]["finished"] == 8
+
+
+def measured(epoch: dict[str, Any]) -> dict[str, Any]:
+    """An epoch's figures without those that depend on the clock."""
+    return {name: value for name, value in epoch.items() if name.startswith(("val_", "train_")) or name == "step"}

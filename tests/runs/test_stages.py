@@ -1,0 +1,307 @@
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from arspm import storage
+from arspm.config import Config, field_names, override
+from arspm.runs import stages
+from arspm.runs.stages import STAGES
+
+ALL = set(STAGES)
+# Which fields no stage's result depends on: they name a run, or change how fast it is.
+NOT_IN_ANY_FINGERPRINT = {"preset", "ingest.prefetch_batches"} | {
+    name for name in field_names() if name.startswith("resources.")
+}
+
+
+def changed(changes: dict[str, object], inputs: str = "inputs") -> set[str]:
+    before = stages.fingerprints(Config(), "inputs")
+    after = stages.fingerprints(override(Config(), changes), inputs)
+    return {stage for stage in STAGES if before[stage] != after[stage]}
+
+
+def finish(run: str, stage: str, fingerprint: str = "f", **figures: float) -> None:
+    stages.commit(run, stage, fingerprint=fingerprint, config=Config(), files={}, seconds=1.0, figures=figures)
+
+
+# --- fingerprints
+
+
+def test_stages_stand_in_an_order_in_which_needs_come_first():
+    seen: set[str] = set()
+    for name, stage in STAGES.items():
+        assert set(stage.needs) <= seen, name
+        seen.add(name)
+
+
+DECODER_AND_AFTER = {"decoder", "encoder", "evaluate", "report"}
+ENCODER_AND_AFTER = {"encoder", "evaluate", "report"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("loss.lambda1", 2.0, ENCODER_AND_AFTER),
+        ("speech_encoder.cbam", "parallel", ENCODER_AND_AFTER),
+        ("prior.kind", "female", ENCODER_AND_AFTER),
+        ("training.encoder.epochs", 3, ENCODER_AND_AFTER),
+        ("prior.num_faces", 3, {"prior"} | ENCODER_AND_AFTER),
+        ("face_decoder.width", 0.5, DECODER_AND_AFTER),
+        ("decoder_loss.alpha", 0.5, DECODER_AND_AFTER),
+        ("training.decoder.learning_rate", 0.5, DECODER_AND_AFTER),
+        ("gender.width", 0.5, {"gender"} | ENCODER_AND_AFTER),
+        ("vggface.feature_dtype", "float16", ALL - {"preprocess", "vggface", "gender"}),
+        ("vggface.width", 0.5, ALL - {"preprocess", "gender"}),
+        ("training.vggface.augment", True, ALL - {"preprocess", "gender"}),
+        ("image_size", 192, ALL - {"preprocess", "gender"}),
+        ("ingest.subset", 5, ALL - {"preprocess"}),
+        ("ingest.window_rows", 512, ALL - {"preprocess"}),
+        ("seed", 1, ALL - {"preprocess"}),
+        ("data.storage", "waveform", ALL),
+        ("face.margin", 0.0, ALL),
+        ("evaluate.num_resamples", 10, {"evaluate", "report"}),
+        ("oracle.num_draws", 5, {"oracle", "evaluate", "report"}),
+        ("oracle.speakers", "speakers.parquet", {"oracle", "evaluate", "report"}),
+        ("resources.encoder.num_workers", 4, set()),
+        ("resources.threads_per_worker", 2, set()),
+        ("ingest.prefetch_batches", 1, set()),
+        ("preset", "mine", set()),
+    ],
+)
+def test_a_change_touches_the_stages_that_read_it_and_those_after(name, value, expected):
+    assert changed({name: value}) == expected
+
+
+def test_other_inputs_touch_every_stage():
+    assert changed({}, "other inputs") == ALL
+    assert changed({}) == set()
+
+
+def test_every_field_is_read_by_a_stage_or_listed_as_read_by_none():
+    """A new field that is in neither would silently leave finished stages as they are."""
+
+    def covers(read: str, name: str) -> bool:
+        return name == read or name.startswith(f"{read}.")
+
+    reads = {read for stage in STAGES.values() for read in stage.reads}
+    for read in reads:
+        assert any(covers(read, name) for name in field_names()), f"{read} is no field and no section"
+    unread = {name for name in field_names() if not any(covers(read, name) for read in reads)}
+    assert unread == NOT_IN_ANY_FINGERPRINT
+
+
+def test_fingerprints_are_hashes_of_their_own():
+    found = stages.fingerprints(Config(), "inputs")
+    assert len(set(found.values())) == len(STAGES)
+    assert all(len(value) == 64 for value in found.values())
+
+
+def test_inputs_are_the_tables_contents_and_the_clips_names_and_sizes(tmp_path):
+    def describe(labels: bool = True) -> str:
+        return stages.describe_inputs(
+            override(
+                Config(),
+                {
+                    "data.csv": f"{tmp_path}/clips.csv",
+                    "data.clips": f"{tmp_path}/clips",
+                    "data.labels": f"{tmp_path}/labels.csv" if labels else "",
+                },
+            )
+        )
+
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips.csv").write_text("a,0,1,,\n")
+    (tmp_path / "labels.csv").write_text("b")
+    (tmp_path / "clips" / "x.mp4").write_bytes(b"123")
+    found = [describe()]
+    assert describe() == found[0]
+    (tmp_path / "clips" / "x.mp4").write_bytes(b"1234")
+    found.append(describe())
+    (tmp_path / "clips" / "y.mp4").write_bytes(b"")
+    found.append(describe())
+    found.append(describe(labels=False))
+    # the same bytes in all, cut elsewhere
+    (tmp_path / "clips.csv").write_text("a,0,1,,\nb")
+    (tmp_path / "labels.csv").write_text("")
+    found.append(describe())
+    assert len(set(found)) == len(found)
+    (tmp_path / "labels.csv").unlink()
+    with pytest.raises(FileNotFoundError, match=r"labels\.csv: no such file"):
+        describe()
+    (tmp_path / "clips.csv").unlink()
+    with pytest.raises(FileNotFoundError, match=r"data\.csv: .*clips\.csv does not exist"):
+        describe()
+
+
+@pytest.mark.parametrize("field", ["vggface.weights", "face.detector", "oracle.speakers", "evaluate.judge"])
+def test_a_later_stages_file_that_is_not_there_is_told_first(tmp_path, field):
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "x.mp4").touch()
+    (tmp_path / "clips.csv").write_text("a,0,1,,\n")
+    given = {"data.csv": f"{tmp_path}/clips.csv", "data.clips": f"{tmp_path}/clips", field: f"{tmp_path}/none"}
+    with pytest.raises(FileNotFoundError, match=rf"^{field}: {tmp_path}/none does not exist$"):
+        stages.describe_inputs(override(Config(), given))
+    (tmp_path / "none").touch()
+    stages.describe_inputs(override(Config(), given))
+
+
+@pytest.mark.parametrize("missing", ["csv", "clips"])
+def test_inputs_that_are_not_given_are_named(tmp_path, missing):
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips.csv").write_text("")
+    places = {"data.csv": f"{tmp_path}/clips.csv", "data.clips": f"{tmp_path}/clips"}
+    with pytest.raises(FileNotFoundError, match=f"data.{missing}: not given"):
+        stages.describe_inputs(override(Config(), places | {f"data.{missing}": ""}))
+    with pytest.raises(FileNotFoundError, match=f"data.{missing}: .*elsewhere does not exist"):
+        stages.describe_inputs(override(Config(), places | {f"data.{missing}": f"{tmp_path}/elsewhere"}))
+
+
+def test_inputs_of_the_other_formats_are_their_trees(tmp_path):
+    def describe(**changes: str) -> str:
+        places = {"csv": f"{tmp_path}/meta.csv", "clips": f"{tmp_path}/wav", "faces": f"{tmp_path}/faces"}
+        places |= {"format": "voxceleb"} | changes
+        return stages.describe_inputs(override(Config(), {f"data.{name}": value for name, value in places.items()}))
+
+    for name in ("wav/id1/v/1.wav", "faces/id1/v/1.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(b"1")
+    (tmp_path / "meta.csv").write_text("a")
+    found = [describe()]
+    (tmp_path / "faces/id1/v/2.jpg").write_bytes(b"1")
+    found.append(describe())
+    (tmp_path / "meta.csv").write_text("b")
+    found.append(describe())
+    found.append(describe(format="folder"))  # reads the clips alone
+    (tmp_path / "meta.csv").write_text("c")
+    (tmp_path / "faces/id1/v/3.jpg").write_bytes(b"1")
+    assert describe(format="folder") == found[-1] == describe(format="folder", csv="", faces="")
+    found.append(describe(format="folder", labels=f"{tmp_path}/meta.csv"))
+    assert len(set(found)) == len(found)
+    for missing in ("csv", "clips", "faces"):
+        with pytest.raises(FileNotFoundError, match=f"data.{missing}: not given"):
+            describe(**{missing: ""})
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match=f"data.faces: there is no file below {tmp_path}/empty"):
+        describe(faces=f"{tmp_path}/empty")
+
+
+# --- done or not
+
+
+def test_a_stage_is_done_with_its_fingerprint_over_the_manifests_that_stand(tmp_path):
+    run = str(tmp_path)
+    finish(run, "preprocess")
+    assert stages.done(run, "vggface", "v") is None
+    finish(run, "vggface", "v", accuracy=0.5)
+    found = stages.done(run, "vggface", "v")
+    assert found is not None
+    assert found.figures == {"accuracy": 0.5}
+    assert stages.done(run, "vggface", "w") is None
+
+
+def test_a_stage_is_not_done_once_a_manifest_before_it_changed(tmp_path):
+    run = str(tmp_path)
+    finish(run, "preprocess")
+    finish(run, "vggface")
+    before = storage.read_bytes(f"{run}/preprocess/{stages.SUCCESS}")
+    stages.begin(run, "preprocess", "f")
+    assert stages.done(run, "vggface", "f") is None  # upstream is gone
+    finish(run, "preprocess", rows=1)
+    assert stages.done(run, "vggface", "f") is None  # and came back with another result
+    storage.write_bytes(f"{run}/preprocess/{stages.SUCCESS}", before)
+    assert stages.done(run, "vggface", "f") is not None
+
+
+def test_the_manifest_says_what_made_the_files(tmp_path):
+    run = str(tmp_path)
+    described = storage.write_bytes(f"{run}/preprocess/file", b"abc")
+    stages.commit(
+        run,
+        "preprocess",
+        fingerprint="f",
+        config=Config(seed=7),
+        files={"preprocess/file": described},
+        seconds=1.23456,
+        figures={"n": 1},
+    )
+    value = storage.read_json(f"{run}/preprocess/{stages.SUCCESS}")
+    assert value["files"] == {"preprocess/file": storage.describe(f"{run}/preprocess/file")}
+    assert Config.model_validate(value["config"]) == Config(seed=7)
+    assert {"python", "torch", "ray", "numpy"} <= set(value["versions"])
+    assert value["upstream"] == {}
+    assert value["seconds"] == 1.235
+
+
+def test_the_first_commit_stands(tmp_path):
+    run = str(tmp_path)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda n: finish(run, "preprocess", n=n), range(8)))
+    first = storage.read_bytes(f"{run}/preprocess/{stages.SUCCESS}")
+    finish(run, "preprocess", n=99)
+    assert storage.read_bytes(f"{run}/preprocess/{stages.SUCCESS}") == first
+
+
+def test_a_stage_that_two_made_with_other_settings_is_not_done(tmp_path):
+    """Neither's manifest vouches for what lies there."""
+    run = str(tmp_path)
+    finish(run, "preprocess", fingerprint="a" * 64)
+    with pytest.raises(ValueError, match=r"_SUCCESS\.json: the stage was run with other settings at the same time"):
+        finish(run, "preprocess", fingerprint="b" * 64)
+    assert stages.success(run, "preprocess") is None
+
+
+@pytest.mark.parametrize("value", [{}, [], "text", {"fingerprint": "f"}, 3])
+def test_a_foreign_manifest_is_named(tmp_path, value):
+    storage.write_json(f"{tmp_path}/preprocess/{stages.SUCCESS}", value)
+    with pytest.raises(ValueError, match=r"preprocess/_SUCCESS\.json: not a stage's manifest"):
+        stages.success(str(tmp_path), "preprocess")
+
+
+# --- beginning
+
+
+def test_beginning_clears_leftovers_and_keeps_its_own_training(tmp_path):
+    run = str(tmp_path)
+    finish(run, "preprocess")
+    finish(run, "gender")
+    own = stages.training_name(run, "gender", "mine")
+    kept = [f"{own}/checkpoint/model.safetensors", f"{own}/state.json"]
+    other = stages.training_name(run, "gender", "other's")
+    assert own != other
+    leftovers = ["model.safetensors", f"{other}/checkpoint/model.safetensors", f"{own}x/file", "deep/file"]
+    for path in kept + leftovers:
+        storage.write_bytes(f"{run}/gender/{path}", b"")
+    storage.write_bytes(f"{run}/decoder/model.safetensors", b"")
+
+    stages.begin(run, "gender", "mine")
+    assert list(storage.files_below(f"{run}/gender")) == sorted(kept)
+    assert [path.name for path in (tmp_path / "gender").iterdir()] == [own]  # and no empty folder
+    assert stages.success(run, "preprocess") is not None
+    assert storage.exists(f"{run}/decoder/model.safetensors")
+
+
+def test_beginning_where_nothing_is_does_nothing(tmp_path):
+    stages.begin(str(tmp_path), "preprocess", "f")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_training_over_other_manifests_begins_anew(tmp_path):
+    """What was trained half-way on another decoder must not go on with this one."""
+    run = str(tmp_path)
+    finish(run, "preprocess")
+    before = stages.training_name(run, "gender", "f")
+    assert stages.training_name(run, "gender", "f") == before
+    stages.begin(run, "preprocess", "f")
+    finish(run, "preprocess", rows=1)
+    assert stages.training_name(run, "gender", "f") != before
+
+
+def test_the_manifest_is_plain_json(tmp_path):
+    finish(str(tmp_path), "preprocess")
+    json.loads((tmp_path / "preprocess" / stages.SUCCESS).read_text())
+    with pytest.raises(ValueError, match="JSON compliant"):
+        finish(str(tmp_path), "vggface", loss=float("nan"))
+    assert not (tmp_path / "vggface").exists()

@@ -1,0 +1,305 @@
+"""A sweep's folder: what its records keep, what cannot be one, and what the page is given."""
+
+from __future__ import annotations
+
+import base64
+import heapq
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from arspm import storage
+from arspm.report.sweep import write_sweep
+from arspm.runs import sweeps
+
+METRIC = "val_cos_degrees"
+
+
+def record_of(number: int, values: list[float | None], state: str = "finished", **changed: Any) -> dict[str, Any]:
+    """A trial's record with one epoch for each value."""
+    record = sweeps.new_record(number, {"loss.lambda1": 1.0 + number}, {"loss.lambda1": 1.0 + number}, False)
+    for epoch, value in enumerate(values, 1):
+        figures = {"epoch": epoch, "step": 3 * epoch, "seconds": 2.0 * epoch, METRIC: value}
+        sweeps.add_epoch(record, figures, METRIC, "min")
+    return record | {"state": state, "seconds": 2.0 * len(values), "started": 1.0} | changed
+
+
+def sweep_of(**changed: Any) -> dict[str, Any]:
+    return {"num_trials": 10, "mode": "min", "metric": METRIC, "max_concurrent": 2, "config": {"secret": 1}} | changed
+
+
+def results_of(records: list[dict[str, Any]], state: str = "running", **changed: Any) -> dict[str, Any]:
+    return sweeps.results(
+        sweep_of(**changed),
+        records,
+        state=state,
+        updated=5.0,
+        spent_seconds=4.0,
+        importance=None,
+        pictures={"real": None, "trials": {}},
+        config_of_best=None,
+    )
+
+
+def strictly(data: bytes | str) -> Any:
+    """JSON as a browser reads it, which knows no NaN."""
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is not JSON")
+
+    return json.loads(data, parse_constant=refuse)
+
+
+# --- names
+
+
+@pytest.mark.parametrize("name", ["../x", "..", ".", "", "a/b", "/a", ".a", "-a", "a b", "a\n", "é", "a" * 101])
+def test_a_name_that_would_lead_elsewhere_makes_no_folder(name: str) -> None:
+    with pytest.raises(ValueError, match=r"^sweep name .*give one by --name$"):
+        sweeps.folder("s3://b/run", name)
+
+
+@pytest.mark.parametrize("name", ["joint", "Mine_2.5-b", "a" * 100])
+def test_a_sweep_lies_in_its_run(name: str) -> None:
+    assert sweeps.folder("s3://b/run", name) == f"s3://b/run/sweeps/{name}"
+
+
+def test_the_sweeps_of_a_run_are_those_with_a_sweep_json(tmp_path: Path) -> None:
+    for path in ("sweeps/b/sweep.json", "sweeps/a/sweep.json", "sweeps/c/results.json", "sweeps/d/e/sweep.json"):
+        storage.write_json(f"{tmp_path}/{path}", {})
+    assert sweeps.names(str(tmp_path)) == ["a", "b"]
+    assert sweeps.names(f"{tmp_path}/elsewhere") == []
+
+
+@pytest.mark.parametrize("value", [[], {}, {"name": "x"}, "sweep"])
+def test_another_file_of_that_name_is_no_sweep(tmp_path: Path, value: Any) -> None:
+    storage.write_json(f"{tmp_path}/sweep.json", value)
+    with pytest.raises(ValueError, match=f"^{tmp_path}/sweep.json: not a sweep$"):
+        sweeps.load(str(tmp_path))
+
+
+# --- a record
+
+
+def test_the_best_epoch_is_the_first_with_the_least_or_the_largest_value() -> None:
+    record = record_of(0, [30.0, 20.0, 25.0, 20.0])
+    assert (record["best"], record["best_epoch"]) == (20.0, 2)
+    record = sweeps.new_record(0, {}, {}, False)
+    for epoch, value in enumerate([0.1, 0.9, 0.9], 1):
+        sweeps.add_epoch(record, {"epoch": epoch, "val_x": value}, "val_x", "max")
+    assert (record["best"], record["best_epoch"]) == (0.9, 2)
+
+
+def test_an_epoch_that_was_done_again_replaces_itself_and_what_came_after() -> None:
+    record = record_of(0, [30.0, 20.0, 10.0, 12.0])
+    sweeps.add_epoch(record, {"epoch": 3, METRIC: 22.0}, METRIC, "min")
+    assert [(epoch["epoch"], epoch[METRIC]) for epoch in record["epochs"]] == [(1, 30.0), (2, 20.0), (3, 22.0)]
+    assert (record["best"], record["best_epoch"]) == (20.0, 2)  # the 10 is no longer in it
+    record = record_of(0, [30.0])
+    sweeps.add_epoch(record, {"epoch": 1, "val_l1": 1.0}, METRIC, "min")
+    assert (record["best"], record["best_epoch"]) == (None, None)
+
+
+def test_a_figure_that_is_no_number_is_null_and_never_the_best(tmp_path: Path) -> None:
+    record = record_of(0, [math.nan, 20.0, -math.inf, math.inf])
+    assert [epoch[METRIC] for epoch in record["epochs"]] == [None, 20.0, None, None]
+    assert (record["best"], record["best_epoch"]) == (20.0, 2)
+    sweeps.write_record(str(tmp_path), record)
+    assert strictly((tmp_path / "trials" / "00000.json").read_bytes()) == record
+    assert record_of(0, [math.nan])["best"] is None
+
+
+def test_a_record_that_is_no_json_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        sweeps.write_record(str(tmp_path), record_of(0, [1.0], seconds=math.nan))
+    assert not (tmp_path / "trials").exists()
+
+
+@pytest.mark.parametrize("number", [0, 99_999, 100_000, 1_234_567])
+def test_records_come_back_by_number(tmp_path: Path, number: int) -> None:
+    records = {each: record_of(each, [1.0]) for each in (7, number)}
+    for record in records.values():
+        sweeps.write_record(str(tmp_path), record)
+    found = sweeps.read_records(str(tmp_path))
+    assert found == records
+    assert list(found) == sorted(records)
+
+
+def test_other_files_of_the_folder_are_not_records(tmp_path: Path) -> None:
+    sweeps.write_record(str(tmp_path), record_of(3, [1.0]))
+    for name in ("00003.jpg", ".partial-x", "00003/step-00000001/progress.json"):
+        storage.write_bytes(f"{tmp_path}/trials/{name}", b"{}")
+    assert list(sweeps.read_records(str(tmp_path))) == [3]
+    assert sweeps.read_records(f"{tmp_path}/elsewhere") == {}
+
+
+def test_a_record_of_an_earlier_version_has_what_it_lacks(tmp_path: Path) -> None:
+    old = {"number": 0, "sample": {}, "changes": {}, "state": "finished", "best": None}
+    storage.write_bytes(f"{tmp_path}/trials/00000.json", json.dumps(old | {"gpus": math.nan}).encode())
+    [record] = sweeps.read_records(str(tmp_path)).values()
+    assert record["epochs"] == []
+    assert record["attempts"] == 0
+    assert record["gpus"] is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "3",
+        "{}",
+        '{"number": 1, "sample": {}, "changes": {}, "state": "finished"}',  # another number than the file's
+        '{"number": "0", "sample": {}, "changes": {}, "state": "finished"}',
+        '{"number": 0, "changes": {}, "state": "finished"}',
+        '{"number": 0, "sample": {}, "changes": {}, "state": "exploded"}',
+    ],
+)
+def test_a_file_that_is_no_record_is_named(tmp_path: Path, text: str) -> None:
+    storage.write_bytes(f"{tmp_path}/trials/00000.json", text.encode())
+    with pytest.raises(ValueError, match=f"^{tmp_path}/trials/00000.json: not a trial's record; remove it$"):
+        sweeps.read_records(str(tmp_path))
+
+
+def test_records_lie_on_s3_as_they_do_here(s3: str) -> None:
+    records = {number: record_of(number, [1.0 + number]) for number in range(3)}
+    for record in records.values():
+        sweeps.write_record(f"{s3}/sweeps-test", record)
+    assert sweeps.read_records(f"{s3}/sweeps-test") == records
+
+
+# --- results
+
+
+def test_the_best_trial_has_not_failed() -> None:
+    records = [record_of(0, [30.0]), record_of(1, [10.0], "failed"), record_of(2, []), record_of(3, [20.0], "stopped")]
+    best = sweeps.best(records, "min")
+    assert best is not None
+    assert best["number"] == 3
+    best = sweeps.best(records, "max")
+    assert best is not None
+    assert best["number"] == 0
+    assert sweeps.best(records[1:3], "min") is None
+
+
+def test_results_count_records_in_every_state() -> None:
+    records = [record_of(number, [30.0 - number], state) for number, state in enumerate(sweeps.STATES)]
+    found = results_of(records)
+    assert found["counts"] == {
+        "planned": 10,
+        "waiting": 5,
+        "running": 1,
+        "interrupted": 1,
+        "finished": 1,
+        "stopped": 1,
+        "failed": 1,
+    }
+    assert sum(found["counts"].values()) == 2 * found["counts"]["planned"]
+    assert [trial["state"] for trial in found["trials"]] == list(sweeps.STATES[1:])  # one that waits is only counted
+    assert found["sweep"].keys() == sweep_of().keys() - {"config"}
+    assert found["best"] == sweeps.STATES.index("stopped")
+
+
+def test_results_of_no_trial_are_json() -> None:
+    found = results_of([], "interrupted")
+    strictly(json.dumps(found))
+    assert (found["best"], found["eta_seconds"], found["cpu_hours"]) == (None, None, 0)
+    assert found["paper"] == {"numbers": [], "mean": None, "sd": None}
+
+
+def test_the_paper_s_trials_count_when_they_have_finished() -> None:
+    values = [31.0, 33.0, 38.0]
+    records = [record_of(number, [value], is_paper=True) for number, value in enumerate(values)]
+    records += [record_of(3, [1.0]), record_of(4, [2.0], "stopped", is_paper=True)]
+    records += [record_of(5, [], "finished", is_paper=True)]
+    paper = results_of(records)["paper"]
+    assert paper["numbers"] == [0, 1, 2, 5]
+    assert paper["mean"] == pytest.approx(np.mean(values))
+    assert paper["sd"] == pytest.approx(np.std(values, ddof=1))
+    assert results_of(records[:1])["paper"] == {"numbers": [0], "mean": 31.0, "sd": None}
+
+
+def test_hours_are_seconds_times_what_a_trial_took() -> None:
+    records = [record_of(0, [], seconds=7200.0, cpus=2.0, gpus=0.5), record_of(1, [], seconds=1800.0, cpus=1.0)]
+    found = results_of(records)
+    assert found["cpu_hours"] == 4.5
+    assert found["gpu_hours"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("num_trials", "ended", "running", "at_once"),
+    [(10, 4, 2, 2), (10, 8, 2, 2), (9, 3, 3, 3), (3, 2, 1, 4), (5, 5, 0, 2)],
+)
+def test_the_time_left_is_that_of_trials_played_out(num_trials: int, ended: int, running: int, at_once: int) -> None:
+    """Trials of 60 s, those that run half done: begun one by one wherever one ends first."""
+    free = [30.0] * running + [0.0] * (at_once - running)
+    heapq.heapify(free)
+    for _ in range(num_trials - ended - running):
+        heapq.heappush(free, heapq.heappop(free) + 60.0)
+    records = [record_of(number, [], seconds=60.0) for number in range(ended)]
+    records += [record_of(ended + number, [], "running", seconds=30.0) for number in range(running)]
+    found = results_of(records, num_trials=num_trials, max_concurrent=at_once)
+    assert found["eta_seconds"] == pytest.approx(max(free))
+    assert results_of(records, "finished", num_trials=num_trials)["eta_seconds"] is None
+
+
+def test_the_time_left_is_unknown_before_a_trial_has_ended_well() -> None:
+    records = [record_of(0, [], "failed", seconds=1.0), record_of(1, [], "running", seconds=30.0)]
+    assert results_of(records)["eta_seconds"] is None
+
+
+def test_a_trial_that_took_longer_than_the_others_leaves_no_time_below_zero() -> None:
+    records = [record_of(0, [], seconds=10.0), record_of(1, [], "running", seconds=500.0)]
+    assert results_of(records, num_trials=2)["eta_seconds"] == 0.0
+
+
+def test_the_page_has_the_portraits_of_the_best_trials(tmp_path: Path) -> None:
+    records = [record_of(number, [float(number)]) for number in range(sweeps.MAX_PICTURES + 3)]
+    records[0]["state"] = "failed"
+    for record in records:
+        storage.write_bytes(f"{tmp_path}/{sweeps.stem(record['number'])}.jpg", b"strip %d" % record["number"])
+    (tmp_path / "trials" / "00005.jpg").unlink()  # a trial that has not drawn yet
+    found = sweeps.read_pictures(str(tmp_path), records, "min")
+    assert found["real"] is None
+    assert set(found["trials"]) == {str(number) for number in range(1, sweeps.MAX_PICTURES + 1)} - {"5"}
+    kind, _, data = found["trials"]["2"].partition(",")
+    assert (kind, base64.b64decode(data)) == ("data:image/jpeg;base64", b"strip 2")
+    storage.write_bytes(f"{tmp_path}/clips.jpg", b"faces")
+    found = sweeps.read_pictures(str(tmp_path), records, "max")
+    assert base64.b64decode(found["real"].partition(",")[2]) == b"faces"
+    assert "1" not in found["trials"]
+    assert str(len(records) - 1) in found["trials"]
+
+
+def test_what_is_written_for_the_page_is_json_whatever_a_trial_measured(tmp_path: Path) -> None:
+    records = [record_of(0, [math.nan, 3.0]), record_of(1, [math.inf], "failed", reason="</script><b>")]
+    sweep = {
+        "warm_start": None,
+        "name": "s",
+        "run": "r",
+        "preset": "demo",
+        "space": {},
+        "search": "grid",
+        "scheduler": "none",
+    }
+    write_sweep(str(tmp_path), results_of(records, **sweep, epochs=2, steps_per_epoch=3, seed=0))
+    found = strictly((tmp_path / "results.json").read_bytes())
+    assert found["trials"][0]["epochs"][0][METRIC] is None
+    assert "</script><b>" not in (tmp_path / "index.html").read_text()
+
+
+def test_a_sweep_stands_in_a_line(tmp_path: Path) -> None:
+    run = str(tmp_path)
+    assert sweeps.summary(run, "one") == "no trial yet"
+    trials = [{"number": 0, "best": 31.25}, {"number": 1, "best": 29.875}]
+    counts = {"planned": 5, "running": 1, "finished": 1, "stopped": 1, "failed": 1}
+    found = {"state": "running", "sweep": {"metric": "val_l2"}, "counts": counts, "trials": trials, "best": 1}
+    storage.write_json(f"{run}/sweeps/one/results.json", found)
+    assert sweeps.summary(run, "one") == "running, 3 of 5 trials ended, best val_l2 29.88 in trial 1"
+    storage.write_json(f"{run}/sweeps/one/results.json", found | {"best": None})
+    assert sweeps.summary(run, "one") == "running, 3 of 5 trials ended"

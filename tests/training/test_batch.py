@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from arspm.corpus.schema import CLIP_ID, FACE_FEATURE, GENDER, IDENTITY, SPECTROGRAM, WAVEFORM
+from arspm.media import audio
+from arspm.training.batch import FACE, UNKNOWN, WEIGHT, to_batch
+
+CPU = torch.device("cpu")
+
+
+def read_only(values: np.ndarray) -> np.ndarray:
+    values.setflags(write=False)  # as the corpus gives them
+    return values
+
+
+def test_faces_become_channels_first_numbers_from_0_to_1():
+    faces = read_only(np.random.default_rng(0).integers(0, 256, (2, 5, 7, 3), dtype=np.uint8))
+    batch = to_batch({CLIP_ID: ["a", "b"], FACE: faces}, CPU)
+    assert batch.face.shape == (2, 3, 5, 7)
+    assert batch.face.dtype == torch.float32
+    for row, y, x, channel in ((0, 0, 0, 0), (1, 4, 6, 2), (1, 3, 2, 1)):
+        assert batch.face[row, channel, y, x].item() == pytest.approx(faces[row, y, x, channel] / 255)
+
+
+def test_a_spectrogram_is_taken_as_it_is_in_float32():
+    stored = read_only(np.random.default_rng(0).standard_normal((3, 2, 5, 4)).astype(np.float16))
+    batch = to_batch({CLIP_ID: list("abc"), SPECTROGRAM: stored}, CPU)
+    assert batch.spectrogram.dtype == torch.float32
+    np.testing.assert_array_equal(batch.spectrogram.numpy(), stored.astype(np.float32))
+
+
+def test_a_waveform_becomes_the_spectrogram_that_would_have_been_stored():
+    sound = np.random.default_rng(0).uniform(-0.5, 0.5, (2, 4000)).astype(np.float32)
+    batch = to_batch({CLIP_ID: ["a", "b"], WAVEFORM: read_only(audio.to_int16(sound))}, CPU)
+    direct = audio.spectrogram(torch.from_numpy(sound))
+    assert batch.spectrogram.shape == (2, 2, 257, 23)
+    # int16 rounds by 1.5e-5, which the power 0.3 magnifies where a bin is nearly empty
+    assert (batch.spectrogram - direct).abs().mean() < 1e-2
+    torch.testing.assert_close(
+        batch.spectrogram, audio.spectrogram(audio.from_int16(torch.tensor(audio.to_int16(sound))))
+    )
+
+
+def test_labels_features_and_weights():
+    batch = to_batch(
+        {
+            CLIP_ID: ["a", "b"],
+            FACE_FEATURE: read_only(np.float16([[1, 2], [3, 4]])),
+            GENDER: np.array([1, UNKNOWN]),
+            IDENTITY: np.array([5, 6]),
+            WEIGHT: np.float32([1, 0]),
+        },
+        CPU,
+    )
+    assert batch.clip_ids == ["a", "b"]
+    assert torch.equal(batch.face_feature, torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+    assert (batch.gender.tolist(), batch.identity.tolist(), batch.weight.tolist()) == ([1, -1], [5, 6], [1, 0])
+
+
+def test_what_is_not_there_is_none_and_every_row_counts():
+    batch = to_batch({CLIP_ID: ["a", "b"]}, CPU)
+    assert (batch.spectrogram, batch.face, batch.face_feature, batch.gender, batch.identity) == (None,) * 5
+    assert batch.weight.tolist() == [1, 1]
+
+
+def test_a_batch_owns_its_numbers():
+    stored = np.zeros((1, 2, 3, 4), np.float32)
+    batch = to_batch({CLIP_ID: ["a"], SPECTROGRAM: stored}, CPU)
+    batch.spectrogram.add_(1)
+    assert (stored == 0).all()
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_maps_lie_as_the_networks_want_them(channels_last):
+    faces, sound = np.zeros((2, 4, 6, 3), np.uint8), np.zeros((2, 2, 4, 6), np.float16)
+    batch = to_batch({CLIP_ID: ["a", "b"], FACE: faces, SPECTROGRAM: sound}, CPU, channels_last=channels_last)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    assert batch.face.is_contiguous(memory_format=layout)
+    assert batch.spectrogram.is_contiguous(memory_format=layout)

@@ -1,0 +1,112 @@
+"""The same steps on a GPU: `pytest -m gpu`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from arspm.config import Config, Recipe, override
+from arspm.config.presets import preset
+from arspm.training.batch import Batch, to_batch
+from arspm.training.fit import WorkerContext
+from arspm.training.train_step import autocast
+from benchmarks.paper_size import NETWORKS, make_batch, measure
+from tests.training.conftest import progress_of
+from tests.training.test_fit import STAGES, make_task, train
+
+pytestmark = pytest.mark.gpu
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+ROWS = 8
+
+
+@pytest.fixture(autouse=True)
+def _exact() -> Iterator[None]:
+    if not torch.cuda.is_available():
+        pytest.skip("there is no GPU")
+    backends = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [backend.allow_tf32 for backend in backends]
+    for backend in backends:
+        backend.allow_tf32 = False
+    yield
+    for backend, value in zip(backends, before, strict=True):
+        backend.allow_tf32 = value
+
+
+def moved(batch: Batch, device: torch.device) -> Batch:
+    tensors = {name: value for name, value in vars(batch).items() if isinstance(value, Tensor)}
+    return dataclasses.replace(batch, **{name: value.to(device) for name, value in tensors.items()})
+
+
+def step(stage: str, config: Config, device: torch.device, precision: str = "fp32") -> tuple[dict[str, float], Tensor]:
+    """A step's loss with its terms, and all gradients in one vector."""
+    torch.manual_seed(0)
+    task = make_task(stage, config, device.type)
+    torch.manual_seed(1)
+    batch = make_batch(config, ROWS, CPU)
+    batch = moved(dataclasses.replace(batch, identity=batch.identity % 3), device)
+    model = task.model.to(device, memory_format=torch.channels_last).train()
+    with autocast(device, precision):
+        terms = task.loss(model, batch)
+    terms["loss"].backward()
+    gradients = [parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None]
+    return {name: float(value.detach()) for name, value in terms.items()}, torch.cat(gradients).double().cpu()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_step_is_that_of_the_cpu(stage: str) -> None:
+    """In float32 without TF32; in bfloat16 it is near that, for its numbers have three digits."""
+    config = override(preset("smoke"), {f"training.{name}.augment": False for name in STAGES})
+    wanted, gradient = step(stage, config, CPU)
+    found, on_cuda = step(stage, config, CUDA)
+    assert found == pytest.approx(wanted, rel=1e-4, abs=1e-6)
+    assert (on_cuda - gradient).norm() < 5e-3 * gradient.norm()
+    rough, _ = step(stage, config, CUDA, "bf16")
+    assert rough["loss"] == pytest.approx(wanted["loss"], rel=0.05)
+
+
+def test_a_stored_waveform_becomes_the_same_spectrogram() -> None:
+    """But for a last digit of the STFT, which the power of 0.3 makes large where that is near zero."""
+    waveform = torch.randint(-3000, 3000, (4, 96_000), generator=torch.Generator().manual_seed(0)).short().numpy()
+    rows = {"clip_id": list("abcd"), "waveform": waveform}
+    there, here = (to_batch(rows, device, channels_last=True).spectrogram for device in (CUDA, CPU))
+    assert there.device.type == "cuda"
+    found, wanted = (each.double().cpu().abs() ** (1 / 0.3) * each.cpu().sign() for each in (there, here))
+    assert (found - wanted).abs().max() < 1e-5 * wanted.abs().max()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_step_at_the_papers_size(name: str) -> None:
+    found = measure(name, ROWS, 2, Recipe(precision="bf16"), CUDA)
+    assert found["finite"]
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("stage", STAGES)
+def test_training_goes_on_from_a_checkpoint_on_the_gpu(stage: str, compiled: bool, tmp_path: Path) -> None:
+    """With the same losses as an unbroken run to what a GPU's sums differ by, and with the same names of weights."""
+    changes: dict[str, Any] = {f"training.{stage}.epochs": 2, f"training.{stage}.compile": compiled}
+    config = override(preset("smoke"), changes)
+    recipe = getattr(config.training, stage)
+
+    def run(folder: str, resume: Path | None = None) -> list[dict[str, Any]]:
+        torch.manual_seed(0)
+        found, task = [], make_task(stage, config, "cuda")
+        for number, report in enumerate(train(task, recipe, stage, resume, place=WorkerContext(device=CUDA))):
+            report.save(tmp_path / folder / str(number))
+            found.append(progress_of(tmp_path / folder / str(number)))
+        return found
+
+    unbroken = run("unbroken")
+    [resumed] = run("resumed", tmp_path / "unbroken/0")
+    assert [loss for _, loss in resumed["losses"]] == pytest.approx(
+        [loss for _, loss in unbroken[-1]["losses"]], rel=0.02
+    )
+    stored = safetensors.torch.load_file(tmp_path / "resumed/0/model.safetensors")
+    assert set(stored) == set(make_task(stage, config).model.state_dict())

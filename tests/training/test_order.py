@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from arspm.training.order import Order, Window, groups, lanes, window
+
+# beartype draws the items of a list that it checks.
+pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
+
+
+@st.composite
+def orders(draw, shuffle=None) -> Order:
+    sizes = draw(st.lists(st.integers(1, 9), min_size=1, max_size=12))
+    keep = None
+    if draw(st.booleans()):
+        keep = np.array(draw(st.lists(st.booleans(), min_size=sum(sizes), max_size=sum(sizes))))
+        keep[draw(st.integers(0, sum(sizes) - 1))] = True
+    num_lanes, lane_batch = draw(st.sampled_from([1, 2, 4, 8])), draw(st.integers(1, 4))
+    return Order(
+        groups(sizes, keep),
+        num_lanes * lane_batch,
+        num_lanes,
+        lane_batch * draw(st.integers(1, 5)),
+        draw(st.integers(0, 2**32 - 1)),
+        draw(st.booleans()) if shuffle is None else shuffle,
+    )
+
+
+def windows(order: Order, epoch: int, rank: int = 0, world_size: int = 1) -> list[Window]:
+    return [window(order, epoch, index, rank, world_size) for index in range(order.num_windows)]
+
+
+def worker(order: Order, epoch: int, rank: int = 0, world_size: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """A worker's whole epoch: rows and weights, each (steps, rows a step)."""
+    parts = windows(order, epoch, rank, world_size)
+    return np.concatenate([part.rows for part in parts]), np.concatenate([part.weights for part in parts])
+
+
+def workers(order: Order) -> range:
+    return range(1, order.num_lanes + 1)
+
+
+@given(orders(), st.integers(0, 50))
+def test_every_row_is_read_and_only_the_last_step_repeats(order, epoch):
+    rows, weights = worker(order, epoch)
+    taken = order.groups.rows
+    assert rows.shape == weights.shape == (order.num_steps, order.global_batch)
+    assert set(rows.ravel()) == set(taken)
+    # with weight 1 each row exactly once, so that validation counts every clip once
+    np.testing.assert_array_equal(np.sort(rows[weights == 1]), np.sort(taken))
+    assert set(np.unique(weights)) <= {0.0, 1.0}
+    surplus = order.num_steps * order.global_batch - len(taken)
+    assert 0 <= surplus < order.global_batch
+    assert (weights == 0).sum() == surplus
+
+
+@given(st.integers(1, 6), st.integers(1, 4), st.sampled_from([1, 2, 4, 8]), st.integers(0, 9))
+def test_every_row_is_read_once_where_the_batch_divides(num_steps, lane_batch, lanes, epoch):
+    order = Order(groups([3] * (num_steps * lane_batch * lanes // 3 + 1)), lanes * lane_batch, lanes, lane_batch, 0)
+    exact = num_steps * order.global_batch
+    order = order._replace(groups=groups([3] * (exact // 3) + ([exact % 3] if exact % 3 else [])))
+    rows, weights = worker(order, epoch)
+    np.testing.assert_array_equal(np.sort(rows, axis=None), np.arange(exact))
+    assert (weights == 1).all()
+
+
+@given(orders(), st.integers(0, 50))
+def test_global_batches_are_the_same_for_any_number_of_workers(order, epoch):
+    whole, whole_weights = worker(order, epoch)
+    for world_size in workers(order):
+        parts = [worker(order, epoch, rank, world_size) for rank in range(world_size)]
+        np.testing.assert_array_equal(np.concatenate([rows for rows, _ in parts], axis=1), whole)
+        np.testing.assert_array_equal(np.concatenate([weights for _, weights in parts], axis=1), whole_weights)
+
+
+@given(orders())
+def test_no_worker_has_two_lanes_more_than_another(order):
+    for world_size in workers(order):
+        own = [lanes(order, rank, world_size) for rank in range(world_size)]
+        assert [lane for each in own for lane in each] == list(range(order.num_lanes))
+        assert max(map(len, own)) - min(map(len, own)) <= 1
+
+
+@given(orders(), st.integers(0, 50))
+def test_workers_read_different_rows(order, epoch):
+    for world_size in workers(order):
+        parts = [worker(order, epoch, rank, world_size) for rank in range(world_size)]
+        seen = np.concatenate([rows[weights == 1] for rows, weights in parts])
+        assert len(np.unique(seen)) == len(seen)
+
+
+@given(orders(shuffle=False), st.integers(0, 50))
+def test_validation_reads_in_the_files_order_whatever_the_epoch(order, epoch):
+    rows, weights = worker(order, epoch)
+    np.testing.assert_array_equal(rows, worker(order, 0)[0])
+    # lane after lane, the split's rows in their own order
+    lanes = rows.reshape(order.num_steps, order.num_lanes, order.lane_batch).swapaxes(0, 1).ravel()
+    counted = weights.reshape(order.num_steps, order.num_lanes, order.lane_batch).swapaxes(0, 1).ravel()
+    taken = order.groups.rows
+    np.testing.assert_array_equal(lanes, np.resize(taken, lanes.size))
+    np.testing.assert_array_equal(counted, np.arange(lanes.size) < len(taken))
+
+
+@given(orders(shuffle=True), st.integers(0, 50), st.data())
+def test_a_window_alone_is_the_same_as_in_its_epoch(order, epoch, data):
+    """So that training goes on in the middle of an epoch without reading what came before."""
+    index = data.draw(st.integers(0, order.num_windows - 1))
+    rows, weights = worker(order, epoch)
+    part = window(order, epoch, index, 0, 1)
+    assert part.first_step == index * order.window_steps
+    stretch = slice(part.first_step, part.first_step + len(part.rows))
+    np.testing.assert_array_equal(part.rows, rows[stretch])
+    np.testing.assert_array_equal(part.weights, weights[stretch])
+    assert sum(len(each.rows) for each in windows(order, epoch)) == order.num_steps
+
+
+def test_epochs_and_seeds_give_different_orders_of_groups_and_of_rows():
+    order = Order(groups([8] * 40), 16, 8, 32, seed=0)
+    orders_seen = [worker(order, 0)[0], worker(order, 1)[0], worker(order._replace(seed=1), 0)[0]]
+    for a in range(3):
+        for b in range(a):
+            assert (orders_seen[a] != orders_seen[b]).mean() > 0.9
+
+
+def test_each_epoch_and_seed_begins_with_other_groups():
+    order = Order(groups([8] * 64), 8, 8, 8, seed=0)  # a window of a lane is a group
+    epochs = {window(order, epoch, 0, 0, 1).rows[0, 0] // 8 for epoch in range(20)}
+    seeds = {window(order._replace(seed=seed), 0, 0, 0, 1).rows[0, 0] // 8 for seed in range(20)}
+    assert len(epochs) > 10
+    assert len(seeds) > 10
+
+
+def test_rows_are_mixed_within_a_window_and_come_from_few_groups():
+    order = Order(groups([8] * 64), 8, 8, 16, seed=3)
+    for part in windows(order, 0):
+        for lane in range(8):
+            rows = part.rows[:, lane]
+            assert len(set(rows // 8)) <= 3  # 16 rows of consecutive groups of 8
+    first = np.stack([window(order, epoch, 0, 0, 1).rows for epoch in range(40)])
+    assert len({tuple(rows % 8) for rows in first[:, :, 0]}) > 30  # not only whole groups that change place
+
+
+def test_two_lanes_of_one_stretch_are_shuffled_independently():
+    order = Order(groups([64]), 2, 2, 32, seed=0)
+    rows = window(order, 0, 0, 0, 1).rows
+    assert (np.argsort(rows[:, 0]) != np.argsort(rows[:, 1])).any()
+
+
+def test_a_split_smaller_than_a_batch_is_one_step():
+    order = Order(groups([2, 1]), 16, 8, 256, seed=0, shuffle=False)
+    rows, weights = worker(order, 0)
+    np.testing.assert_array_equal(rows, [np.resize([0, 1, 2], 16)])
+    np.testing.assert_array_equal(weights, [[1.0] * 3 + [0.0] * 13])
+
+
+def test_groups_keep_what_takes_part():
+    keep = np.array([True, False, False, False, True, True])
+    found = groups([1, 3, 2], keep)
+    assert [rows.tolist() for rows in np.split(found.rows, found.begins[1:-1])] == [[0], [4, 5]]
+    assert found.num_rows == 3
+
+
+SCRIPT = """
+import hashlib
+from arspm.training.order import Order, groups, window
+order = Order(groups([7] * 30), 16, 8, 32, 5)
+rows = b"".join(window(order, 3, index, 1, 2).rows.tobytes() for index in range(order.num_windows))
+print(hashlib.sha256(rows).hexdigest())
+"""
+
+
+def test_another_process_reads_the_same_order():
+    order = Order(groups([7] * 30), 16, 8, 32, 5)
+    here = hashlib.sha256(worker(order, 3, 1, 2)[0].tobytes()).hexdigest()
+    environment = os.environ | {"PYTHONHASHSEED": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    there = subprocess.run([sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=True)
+    assert there.stdout.strip() == here

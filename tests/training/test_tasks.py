@@ -1,0 +1,288 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from arspm.config import TRAINED_STAGES, Config, override
+from arspm.config.presets import preset
+from arspm.corpus.schema import GENDERS
+from arspm.model import speech_portrait
+from arspm.model.speech_portrait import FacePrior
+from arspm.model.vggface import VGGFace
+from arspm.training import tasks
+from arspm.training.batch import UNKNOWN, Batch
+from arspm.training.losses import face_decoder_loss, tri_item_loss
+from arspm.training.train_step import score_batch, train_step
+
+SMOKE = override(preset("smoke"), {f"training.{stage}.augment": False for stage in TRAINED_STAGES})
+ROWS = 4
+
+
+def batch(**tensors: torch.Tensor) -> Batch:
+    return Batch(clip_ids=[f"clip {row}" for row in range(ROWS)], weight=torch.ones(ROWS), **tensors)
+
+
+def speech_batch() -> Batch:
+    return batch(spectrogram=torch.randn(ROWS, 2, 97, 65), face_feature=torch.randn(ROWS, 64))
+
+
+def face_batch() -> Batch:
+    return batch(face=torch.rand(ROWS, 3, 64, 64), face_feature=torch.randn(ROWS, 64))
+
+
+def encoder(config: Config = SMOKE, kind: str = "gender"):
+    """The encoder's task, the prior and the two frozen layers, taken from whole networks."""
+    decoder, network = speech_portrait.face_decoder(config), speech_portrait.vggface(config, 5)
+    means = {name: torch.randn(64) for name in ("neutral", *GENDERS)}
+    prior = FacePrior(kind, means, speech_portrait.gender_classifier(config))
+    return tasks.encoder_task(config, prior, decoder.fc1, network.fc8), prior, decoder, network
+
+
+def weights(*modules: nn.Module) -> list[torch.Tensor]:
+    return [tensor.clone() for module in modules for tensor in module.state_dict().values()]
+
+
+def step(task: tasks.Task, rows: Batch) -> dict[str, torch.Tensor]:
+    optimizer = torch.optim.Adam(task.model.parameters(), lr=1e-2)
+    return train_step(task, task.model.train(), optimizer, rows, rate=1e-2, precision="fp32")
+
+
+# --- the encoder
+
+
+@pytest.mark.parametrize("identity", ["cosine", "distillation"])
+def test_the_encoders_loss_is_equation_7_over_the_frozen_networks(identity):
+    changes = {"loss.lambda1": 2.0, "loss.lambda2": 0.3, "loss.lambda3": 0.7, "loss.identity": identity}
+    task, prior, decoder, network = encoder(override(SMOKE, changes))
+    rows = speech_batch()
+    found = task.loss(task.model, rows)
+    expected = tri_item_loss(
+        task.model(rows.spectrogram, prior(rows.spectrogram)),
+        rows.face_feature,
+        hidden=decoder.hidden,
+        logits=network.identity_logits,
+        lambda1=2.0,
+        lambda2=0.3,
+        lambda3=0.7,
+        identity=identity,
+    )
+    assert set(found) == {"loss", "unit_l2", "hidden_l1", "identity"}
+    for name, value in expected._asdict().items():
+        torch.testing.assert_close(found["loss" if name == "total" else name], value)
+
+
+def test_training_the_encoder_runs_no_convolution_of_other_networks(monkeypatch):
+    task, _, decoder, _ = encoder()
+
+    def refuse(*_, **__):
+        raise AssertionError("another network ran")
+
+    monkeypatch.setattr(VGGFace, "_fc6", refuse)
+    monkeypatch.setattr(type(decoder), "forward", refuse)
+    rows = speech_batch()
+    step(task, rows)
+    score_batch(task, task.model.eval(), rows, precision="fp32")
+
+
+def test_training_the_encoder_leaves_the_frozen_networks_alone():
+    task, prior, decoder, network = encoder()
+    frozen = (prior, decoder.fc1, network.fc8)
+    before, own = weights(*frozen), weights(task.model)
+    step(task, speech_batch())
+    for module in frozen:
+        assert not module.training
+        assert all(parameter.grad is None and not parameter.requires_grad for parameter in module.parameters())
+    assert all(torch.equal(a, b) for a, b in zip(before, weights(*frozen), strict=True))  # BatchNorm's sums too
+    assert any(not torch.equal(a, b) for a, b in zip(own, weights(task.model), strict=True))
+
+
+def test_the_encoders_figures_are_of_each_row():
+    task, *_ = encoder(kind="none")
+    rows = speech_batch()
+    with torch.no_grad():
+        found = task.score(task.model, rows)
+        feature = task.model(rows.spectrogram, None).double().numpy()
+    target = rows.face_feature.double().numpy()
+    assert set(found) == {"l1", "l2", "cos_degrees"}
+    np.testing.assert_allclose(found["l1"], np.abs(feature - target).sum(1), rtol=1e-6)
+    np.testing.assert_allclose(found["l2"], np.linalg.norm(feature - target, axis=1), rtol=1e-6)
+
+
+# --- the decoder
+
+
+def test_the_decoders_loss_is_equation_6_and_reaches_it_through_vggface():
+    network = speech_portrait.vggface(SMOKE, 5)
+    task = tasks.decoder_task(override(SMOKE, {"decoder_loss.alpha": 0.3, "decoder_loss.l1_sigma": 3.0}), network)
+    rows = face_batch()
+    portrait = task.model(rows.face_feature)
+    expected = face_decoder_loss(
+        portrait,
+        rows.face,
+        portrait_feature=network.features(portrait),
+        image_feature=rows.face_feature,
+        alpha=0.3,
+        window_size=3,
+        l1_sigma=3.0,
+    )
+    found = task.loss(task.model, rows)
+    for name, value in expected._asdict().items():
+        torch.testing.assert_close(found["loss" if name == "total" else name], value)
+    found["cosine"].backward()
+    assert all(parameter.grad is not None for parameter in task.model.parameters())
+    assert task.model.conv1.weight.grad.abs().sum() > 0
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_training_the_decoder_runs_vggface_on_the_portraits_alone(monkeypatch):
+    network = speech_portrait.vggface(SMOKE, 5)
+    task = tasks.decoder_task(SMOKE, network)
+    seen = []
+    original = VGGFace.features
+    monkeypatch.setattr(VGGFace, "features", lambda self, images: seen.append(images) or original(self, images))
+    before = weights(network)
+    step(task, face_batch())
+    assert len(seen) == 1
+    assert seen[0].requires_grad
+    assert all(torch.equal(a, b) for a, b in zip(before, weights(network), strict=True))
+
+
+def test_tables_2s_strides_as_printed_are_compared_with_a_smaller_face():
+    config = override(SMOKE, {"image_size": 96, "face_decoder.as_printed": True})
+    task = tasks.decoder_task(config, speech_portrait.vggface(config, 5))
+    rows = batch(face=torch.rand(ROWS, 3, 96, 96), face_feature=torch.randn(ROWS, 64))
+    assert task.model(rows.face_feature).shape == (ROWS, 3, 48, 48)
+    smaller = F.interpolate(rows.face, size=(48, 48), mode="bilinear", antialias=True)
+    reduced = batch(face=smaller, face_feature=rows.face_feature)
+    for found, expected in zip(
+        task.loss(task.model, rows).values(), task.loss(task.model, reduced).values(), strict=True
+    ):
+        torch.testing.assert_close(found, expected)
+
+
+def test_the_decoders_score_is_its_loss_by_row():
+    task = tasks.decoder_task(SMOKE, speech_portrait.vggface(SMOKE, 5))
+    task.model.eval()
+    rows = face_batch()
+    found, terms = task.score(task.model, rows), task.loss(task.model, rows)
+    assert found["loss"].shape == found["cos_degrees"].shape == (ROWS,)
+    torch.testing.assert_close(found["loss"].mean(), terms["loss"])
+    torch.testing.assert_close(found["image"].mean(), terms["image"])
+
+
+# --- the gender classifier
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 1, 0], [0, UNKNOWN, 1, UNKNOWN], [UNKNOWN] * 4])
+def test_rows_without_a_label_teach_nothing_and_are_not_counted(labels):
+    task = tasks.gender_task(SMOKE)
+    task.model.eval()
+    rows = batch(spectrogram=torch.randn(ROWS, 2, 20, 20), gender=torch.tensor(labels))
+    logits = task.model(rows.spectrogram).detach().double().numpy()
+    logs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    naive = [-logs[row, label] for row, label in enumerate(labels) if label != UNKNOWN]
+    terms = task.loss(task.model, rows)
+    assert terms["loss"].item() == pytest.approx(np.mean(naive) if naive else 0, rel=1e-5)
+    right = [float(logits[row].argmax() == label) for row, label in enumerate(labels) if label != UNKNOWN]
+    assert terms["accuracy"].item() == pytest.approx(np.mean(right) if right else 0)
+    accuracy = task.score(task.model, rows)["accuracy"]
+    for row, label in enumerate(labels):
+        right = float(logits[row].argmax() == label)
+        assert torch.isnan(accuracy[row]) if label == UNKNOWN else accuracy[row] == right
+
+
+def test_a_batch_without_labels_has_a_loss_of_zero_and_no_gradient():
+    task = tasks.gender_task(SMOKE)
+    rows = batch(spectrogram=torch.randn(ROWS, 2, 20, 20), gender=torch.full((ROWS,), UNKNOWN))
+    assert step(task, rows)["loss"] == 0
+    assert all((parameter.grad == 0).all() for parameter in task.model.parameters())
+
+
+# --- VGGFace
+
+
+def test_vggfaces_objective_is_what_can_be_measured():
+    assert tasks.vggface_task(SMOKE, 3, held_out=True)[3:] == ("val_accuracy", True)
+    assert tasks.vggface_task(SMOKE, 3, held_out=False)[3:] == ("train_loss", False)
+    assert tasks.vggface_task(SMOKE, 3, held_out=True).model.fc8.out_features == 3
+
+
+@pytest.mark.parametrize("augments", [False, True])
+def test_faces_are_changed_in_training_only_and_only_if_asked(augments):
+    config = override(SMOKE, {"training.vggface.augment": augments})
+    task = tasks.vggface_task(config, 3, held_out=True)
+    task.model.eval()  # no dropout
+    rows = batch(face=torch.rand(ROWS, 3, 64, 64), identity=torch.tensor([0, 1, 2, 0]))
+    plain = F.cross_entropy(task.model(rows.face), rows.identity)
+    assert torch.isclose(task.loss(task.model, rows)["loss"], plain, rtol=1e-7).item() != augments
+    right = task.model(rows.face).argmax(1) == rows.identity
+    assert torch.equal(task.score(task.model, rows)["accuracy"], right.double())
+
+
+def test_augmented_faces_are_faces_still():
+    face = torch.zeros(200, 3, 32, 32)
+    face[:, :, 12:20, 4:12] = 0.5  # a patch left of the middle
+    torch.manual_seed(0)
+    changed = tasks.augment(face)
+    assert changed.shape == face.shape
+    assert ((changed >= 0) & (changed <= 1)).all()
+    left, right = changed[..., :16].amax(dim=(1, 2, 3)), changed[..., 16:].amax(dim=(1, 2, 3))
+    assert 70 < (right > left).sum() < 130  # half of them mirrored
+    top, bottom = changed[:, :, :4].mean(dim=(1, 2, 3)), changed[:, :, 12:20].mean(dim=(1, 2, 3))
+    assert (bottom > top).all()  # none of them upside down
+    torch.manual_seed(0)
+    assert torch.equal(tasks.augment(face), changed)
+
+
+@pytest.mark.parametrize("stage", ["encoder", "gender"])
+@pytest.mark.parametrize("augments", [False, True])
+def test_a_part_of_the_speech_is_heard_in_training_only_and_only_if_asked(stage, augments):
+    config = override(SMOKE, {f"training.{stage}.augment": augments})
+    task = encoder(config, "neutral")[0] if stage == "encoder" else tasks.gender_task(config)
+    heard = []
+    task.model.register_forward_pre_hook(lambda _, inputs: heard.append(inputs[0]))
+    rows = batch(
+        spectrogram=torch.randn(ROWS, 2, 97, 131), face_feature=torch.randn(ROWS, 64), gender=torch.tensor([0, 1, 1, 0])
+    )
+    for _ in range(20):
+        task.loss(task.model, rows)
+    task.score(task.model, rows)
+    assert torch.equal(heard.pop(), rows.spectrogram)
+    if not augments:
+        assert all(torch.equal(speech, rows.spectrogram) for speech in heard)
+        return
+    places = set()
+    for speech in heard:
+        assert speech.shape == (ROWS, 2, 97, 65)
+        (place,) = [p for p in range(67) if torch.equal(speech, rows.spectrogram[..., p : p + 65])]
+        places.add(place)
+    assert len(places) > 10
+
+
+def test_extreme_faces_stay_in_range():
+    for value in (0.0, 1.0):
+        changed = tasks.augment(torch.full((50, 3, 8, 8), value))
+        assert ((changed >= 0) & (changed <= 1)).all()
+        assert changed.flatten(1).std(dim=1).max() < 1e-5  # edges are repeated, never black
+
+
+@pytest.mark.parametrize("stage", ["encoder", "decoder", "gender", "vggface"])
+def test_bf16_gives_about_the_same_loss(stage):
+    if stage == "encoder":
+        task, rows = encoder()[0], speech_batch()
+    elif stage == "decoder":
+        task, rows = tasks.decoder_task(SMOKE, speech_portrait.vggface(SMOKE, 5)), face_batch()
+    elif stage == "gender":
+        task = tasks.gender_task(SMOKE)
+        rows = batch(spectrogram=torch.randn(ROWS, 2, 20, 20), gender=torch.tensor([0, 1, 1, 0]))
+    else:
+        task = tasks.vggface_task(override(SMOKE, {"training.vggface.augment": False}), 3, True)
+        rows = batch(face=torch.rand(ROWS, 3, 64, 64), identity=torch.tensor([0, 1, 2, 0]))
+    task.model.eval()
+    with torch.autocast("cpu", torch.bfloat16):
+        half = task.loss(task.model, rows)["loss"]
+    assert half.dtype == torch.float32
+    assert float(half.detach()) == pytest.approx(float(task.loss(task.model, rows)["loss"].detach()), rel=0.05)
