@@ -3,12 +3,15 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test check bench faults clean
+.PHONY: help demo test test-all check bench faults clean
 help:
-	@echo "make demo   made-up clips through the whole chain to a report (minutes on two cores)"
-	@echo "make test   the test suite        make check  format, lint, types, import contract"
-	@echo "make bench  figures for docs/     make faults kill and cut nodes, and compare (minutes)"
-	@echo "make clean  remove .venv and runs/"
+	@echo "make demo      synthetic speakers through the whole chain to a report (minutes on two cores)"
+	@echo "make test      the tests for every change: under 8 minutes on two cores, after installation"
+	@echo "make test-all  the tests that make test leaves out: slow ones and several nodes (about half an hour)"
+	@echo "make faults    kill and cut off nodes of a running cluster, and compare results (half an hour)"
+	@echo "make check     format, lint, types, import contracts"
+	@echo "make bench     measure the figures in docs/"
+	@echo "make clean     remove .venv and runs/"
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "error: Python 3.10 or newer is needed; set PYTHON=..."; exit 1; }
@@ -20,9 +23,17 @@ help:
 demo: .venv/installed
 	@$(BIN)/python -m jobs.demo
 
+# Two processes: all tests with Ray in one of them, since two cores cannot run two Ray clusters at the same time.
+PYTEST := $(BIN)/python -m pytest --jaxtyping-packages=arspm.model,arspm.training,arspm.evaluation,beartype.beartype
+PARALLEL := -n 2 --dist loadgroup --no-loadscope-reorder
+
 test: .venv/installed
 	@tests/install-system
-	@$(BIN)/python -m pytest -m 'not slow and not gpu and not faults' --jaxtyping-packages=arspm.model,arspm.training,arspm.evaluation,beartype.beartype
+	@$(PYTEST) $(PARALLEL) -m 'not slow and not gpu and not faults'
+
+test-all: .venv/installed
+	@tests/install-system
+	@$(PYTEST) -m 'slow and not gpu and not faults'
 
 check: .venv/installed
 	@$(BIN)/ruff format --check .

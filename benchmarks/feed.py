@@ -1,8 +1,14 @@
-"""How well Ray Data feeds a training step: `python -m benchmarks.feed`.
+"""Measures how fast Ray Data feeds training: `python -m benchmarks.feed`.
 
-A made-up corpus of random numbers, of the preset's sizes, on this machine's disk, and the encoder trained on it by the
-stage's own code: Parquet, Ray Data, Ray Train, one worker, on a GPU where there is one. Beside it the same steps on one
-batch that is on the device already, which no reading can beat. Epochs after the first are counted.
+Trains the encoder with the stage's own code (Parquet, Ray Data, Ray Train, one worker, on the GPU if there is one) on a
+corpus of random numbers in the preset's sizes, on this machine's disk. Prints one line per stored form, batch size and
+number of read tasks:
+
+    stored         batch  readers    clips/s no reading   wait
+
+`clips/s` is the throughput and `wait` the fraction of time that training waited for batches, both medians over the
+epochs after the first. `no reading` is the throughput of the same steps on one batch that is already on the device,
+which is the upper limit.
 """
 
 from __future__ import annotations
@@ -31,11 +37,11 @@ from arspm.training import artifacts
 from benchmarks.paper_size import measure
 
 KINDS = ("waveform", "spectrogram")
-_STEPS = 60  # of the batch in memory
+_STEPS = 60  # timed steps without reading
 
 
 def write_corpus(config: Config, clips: int, run: Path) -> None:
-    """Shards that all hold the same random speech and features, under ids of their own."""
+    """Write a corpus whose shards all hold the same random speech and features, with different clip ids."""
     rng = np.random.default_rng(config.seed)
     rows = config.data.rows_per_shard
     speech = schema.speech_schema(config.data.storage)
@@ -43,15 +49,15 @@ def write_corpus(config: Config, clips: int, run: Path) -> None:
     numbers = rng.integers(-3000, 3000, (rows, *kind.shape), np.int16)
     values = numbers if kind.dtype == "<i2" else (numbers / 3000).astype(kind.dtype)
     features = rng.standard_normal((rows, config.feature_dim)).astype(config.vggface.feature_dtype)
-    described: dict[str, Any] = {}
+    splits: dict[str, Any] = {}
     for split, count in (("train", -(-clips // rows)), ("val", 1)):
         shards = [{"name": f"shard-{shard:05d}", "rows": rows} for shard in range(count)]
-        described[split] = {"rows": rows * count, "shards": shards}
+        splits[split] = {"rows": rows * count, "shards": shards}
         for shard in shards:
             ids = [f"{split}-{shard['name']}-{row}" for row in range(rows)]
-            whose = dict.fromkeys(field.name for field in speech if field.name != config.data.storage)
+            id_columns = [field.name for field in speech if field.name != config.data.storage]
             families = {
-                "speech": pa.table([*([ids] * len(whose)), schema.tensor_column(values)], schema=speech),
+                "speech": pa.table([*([ids] * len(id_columns)), schema.tensor_column(values)], schema=speech),
                 "features": pa.table(
                     [ids, schema.tensor_column(features)],
                     schema=schema.features_schema(config.feature_dim, config.vggface.feature_dtype),
@@ -60,12 +66,12 @@ def write_corpus(config: Config, clips: int, run: Path) -> None:
             for family, table in families.items():
                 uri = storage.join(str(run), "corpus", split, family, f"{shard['name']}.parquet")
                 tables.write_table(uri, table, config.data.rows_per_group)
-    manifest = {"rows_per_group": config.data.rows_per_group, "splits": described}
+    manifest = {"rows_per_group": config.data.rows_per_group, "splits": splits}
     storage.write_json(storage.join(stages.corpus(str(run)), tables.MANIFEST), manifest)
 
 
-def write_guides(config: Config, run: Path) -> None:
-    """What the encoder learns by, with random weights."""
+def write_upstream(config: Config, run: Path) -> None:
+    """Write the results of other stages that the encoder needs, with random weights."""
     hidden, identity = speech_portrait.face_decoder(config).fc1, torch.nn.Linear(config.feature_dim, 2)
     for stage, name, tensors in (
         ("decoder", artifacts.MODEL, {"fc1.weight": hidden.weight, "fc1.bias": hidden.bias}),
@@ -77,25 +83,34 @@ def write_guides(config: Config, run: Path) -> None:
         safetensors.torch.save_file(contiguous, run / stage / name)
 
 
-def fed(config: Config, clips: int) -> tuple[float, float]:
-    """Clips a second, and the share of the time that training waited for them: medians over epochs but the first."""
+def train(config: Config, clips: int) -> tuple[float, float]:
+    """Return clips per second and the fraction of time spent waiting for batches, as medians over epochs.
+
+    The first epoch, which includes start-up, is left out.
+    """
     with tempfile.TemporaryDirectory(prefix="arspm-") as folder:
         run = Path(folder)
         write_corpus(config, clips, run)
-        write_guides(config, run)
+        write_upstream(config, run)
         train_stage("encoder", config, str(run), "0" * 64)
         epochs = json.loads((run / "encoder" / artifacts.HISTORY).read_text())["epochs"][1:]
     return tuple(statistics.median(epoch[name] for epoch in epochs) for name in ("clips_per_second", "data_wait"))  # type: ignore[return-value]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.feed", description=__doc__)
-    parser.add_argument("--preset", choices=list(PRESETS), default="paper")
-    parser.add_argument("--clips", type=int, default=2048, help="of an epoch")
-    parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--rows", type=int, nargs="+", default=[16, 64], help="the batch")
-    parser.add_argument("--readers", type=int, nargs="+", default=[4, 8], help="Ray Data's tasks at once")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.feed", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument(
+        "--preset", choices=list(PRESETS), default="paper", help="sizes of the network and the data (default: paper)"
+    )
+    parser.add_argument("--clips", type=int, default=2048, help="clips per epoch (default: 2048)")
+    parser.add_argument("--epochs", type=int, default=4, help="epochs per measurement (default: 4)")
+    parser.add_argument("--rows", type=int, nargs="+", default=[16, 64], help="batch sizes (default: 16 64)")
+    parser.add_argument("--readers", type=int, nargs="+", default=[4, 8], help="numbers of read tasks (default: 4 8)")
+    parser.add_argument(
+        "--precision", choices=("fp32", "bf16"), default="bf16", help="precision of training (default: bf16)"
+    )
     arguments = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     ray.init(include_dashboard=False, log_to_driver=False, logging_level="warning")
@@ -104,7 +119,7 @@ def main() -> None:
     )
     for rows in arguments.rows:
         recipe = Recipe(precision=arguments.precision)
-        alone = measure("encoder", rows, _STEPS, recipe, device, PRESETS[arguments.preset])
+        unfed = measure("encoder", rows, _STEPS, recipe, device, PRESETS[arguments.preset])
         torch.cuda.empty_cache()
         for kind in KINDS:
             for readers in arguments.readers:
@@ -117,9 +132,9 @@ def main() -> None:
                     "training.encoder.global_batch_size": rows,
                     "training.encoder.precision": arguments.precision,
                 }
-                speed, wait = fed(override(PRESETS[arguments.preset], changes), arguments.clips)
-                most = rows / alone["seconds_median"]
-                print(f"{kind:<12} {rows:>5} {readers:>8} {speed:>10.0f} {most:>10.0f} {wait:>6.0%}", flush=True)
+                speed, wait = train(override(PRESETS[arguments.preset], changes), arguments.clips)
+                limit = rows / unfed["seconds_median"]
+                print(f"{kind:<12} {rows:>5} {readers:>8} {speed:>10.0f} {limit:>10.0f} {wait:>6.0%}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""What memory a long run and a large corpus take: `python -m benchmarks.long_runs`.
+"""Measures whether memory grows with epochs or with the corpus: `python -m benchmarks.long_runs`.
 
-Two questions, put to a local head of its own: does training take more with every epoch, and does a stage take more of
-a larger corpus? `arspm submit` runs the chain stage by stage, over a small corpus and over one `--times` as large: the
-same clips under other ids, so that each costs the same. The encoder learns the large one for `--epochs` epochs, the
-small one for three. Meanwhile each process of the head is looked at every half second: its unique set size, what would
-be free if it ended, so without the object store's shared pages; and what Ray says is in that store.
+Starts a local head of its own. There, `arspm submit` runs the chain stage by stage over a small corpus, and over one
+`--times` as large: the same clips with other ids, so that every clip costs the same. The encoder trains for three
+epochs on the small corpus and for `--epochs` on the large one. Every half second, the benchmark samples the unique set
+size (memory without shared pages, such as the object store's) of each process, and the size of the object store.
+
+Prints the peak in MiB per stage and kind of process, for both corpora; then medians over ten equal parts of the
+encoder's training on the large corpus, which show whether memory grows.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ import urllib.request
 from pathlib import Path
 from typing import NamedTuple
 
-import ray  # noqa: F401  it carries a psutil and makes it importable
+import ray  # noqa: F401  makes its own copy of psutil importable
 from psutil import Error, Process
 
 from arspm.synthetic.films import CorpusSummary, write_corpus
@@ -34,7 +36,7 @@ from cluster.host import marked_processes
 
 EVERY_SECONDS = 0.5
 STORE_BYTES = 300_000_000
-STAGES = ("preprocess", "features", "decoder", "encoder", "evaluate")  # each with those that it needs
+STAGES = ("preprocess", "features", "decoder", "encoder", "evaluate")  # each run includes the stages that it needs
 SHORT_EPOCHS = 3
 DRIVER, TRAINING, DATA, STORE = "driver", "training worker", "data task", "object store"
 _MIB = 2**20
@@ -44,22 +46,23 @@ Sample = dict[str, float]  # MiB of the largest process of each kind, and of the
 
 
 class Memory(NamedTuple):
-    """What one stage took, with those that it needs: samples in order."""
+    """Memory samples of one stage and those that it needs, in order of time."""
 
     samples: list[Sample]
 
     def peak(self, kind: str) -> float:
+        """Return the maximum for a kind of process, in MiB; 0 if there is no sample."""
         return max((sample[kind] for sample in self.samples if kind in sample), default=0.0)
 
     def course(self, kind: str) -> list[float]:
-        """Medians of ten equal parts of a kind's time, the first of which is start-up."""
+        """Return the medians of ten equal parts of the samples of a kind; the first part is start-up."""
         seen = [sample[kind] for sample in self.samples if kind in sample]
         tenth = max(1, len(seen) // 10)
         return [statistics.median(seen[begin : begin + tenth]) for begin in range(0, tenth * 10, tenth) if seen[begin:]]
 
 
 class Watch:
-    """Samples a head's memory while the block lasts."""
+    """Context manager that samples a head's memory in the background."""
 
     def __init__(self, head: Head) -> None:
         self.samples: list[Sample] = []
@@ -87,7 +90,7 @@ class Watch:
 
 
 def kind_of(process: Process) -> str:
-    """What a head's process is for; "" for Ray's own and for those that do nothing."""
+    """Return the kind of a head's process; "" for idle workers and Ray's own processes."""
     title = " ".join(process.cmdline())
     if re.search(r"-m jobs\.(?!chain)", title):
         return DRIVER
@@ -99,17 +102,17 @@ def kind_of(process: Process) -> str:
 
 
 def stored_mib(head: Head) -> float:
-    """What is in the head's object store, as Ray tells Prometheus, which it does every second."""
+    """Return the size of the objects in the head's store, from the metrics that Ray exports to Prometheus."""
     [group] = json.loads(Path(head.session_dir, "prom_metrics_service_discovery.json").read_text())
     for target in group["targets"]:
         with urllib.request.urlopen(f"http://{target}/metrics", timeout=5) as reply:
-            if found := _STORED.findall(reply.read().decode()):
-                return sum(map(float, found)) / _MIB
+            if values := _STORED.findall(reply.read().decode()):
+                return sum(map(float, values)) / _MIB
     return 0.0
 
 
 def enlarge(made: CorpusSummary, times: int, folder: Path) -> Path:
-    """A CSV and labels of the same files so many times over, each time as other people's clips; the CSV."""
+    """Write a CSV and labels that list the same files `times` times, as different people's clips; return the CSV."""
     folder.mkdir()
     with made.clips_csv.open() as file:
         rows = list(csv.reader(file))
@@ -135,8 +138,8 @@ def enlarge(made: CorpusSummary, times: int, folder: Path) -> Path:
 
 
 def measure(head: Head, clips: Path, table: Path, run: Path, epochs: int) -> dict[str, Memory]:
-    """The memory of each stage of a run."""
-    found = {}
+    """Run the chain stage by stage and return the memory of each stage."""
+    memory = {}
     for stage in STAGES:
         words = ["submit", "--csv", table, "--clips", clips, "--run", run, "--preset", "smoke", "--until", stage]
         words += ["--set", f"training.encoder.epochs={epochs}"]
@@ -149,48 +152,56 @@ def measure(head: Head, clips: Path, table: Path, run: Path, epochs: int) -> dic
             )
         if done.returncode:
             raise SystemExit(f"{stage}: {done.stderr.strip().splitlines()[-1]}")
-        found[stage] = Memory(watch.samples)
-    return found
+        memory[stage] = Memory(watch.samples)
+    return memory
 
 
 def run(speakers: int, times: int, epochs: int) -> tuple[dict[str, dict[str, Memory]], dict[str, float]]:
-    """The memory of each stage over the small corpus and the large one, and the corpora's size in MiB."""
+    """Return each stage's memory for the small and the large corpus, and the sizes of the corpora in MiB."""
     with tempfile.TemporaryDirectory(prefix="arspm-") as scratch:
         folder = Path(scratch)
-        os.environ["ARSPM_HOME"] = str(folder / "home")  # a head of its own, whatever else runs
+        os.environ["ARSPM_HOME"] = str(folder / "home")  # a separate head, even if another one is running
         made = write_corpus(folder / "made", num_speakers=speakers, clips_per_speaker=2, seconds=(1.0, 1.5))
-        found, sizes = {}, {}
+        memory, sizes = {}, {}
         metrics = {"RAY_enable_metrics_collection": "1", "RAY_metrics_report_interval_ms": "1000"}
         head = up(num_cpus=2, object_store_memory=STORE_BYTES, env=metrics)
         try:
             for name, copies, passes in (("small", 1, SHORT_EPOCHS), ("large", times, epochs)):
-                table, place = enlarge(made, copies, folder / name), folder / f"run-{name}"
-                found[name] = measure(head, made.clips_dir, table, place, passes)
-                tables = (place / "corpus").rglob("*.parquet")
+                table, run_folder = enlarge(made, copies, folder / name), folder / f"run-{name}"
+                memory[name] = measure(head, made.clips_dir, table, run_folder, passes)
+                tables = (run_folder / "corpus").rglob("*.parquet")
                 sizes[name] = sum(file.stat().st_size for file in tables) / _MIB
         finally:
             down()
             shutil.rmtree(head.temp_dir, ignore_errors=True)
-    return found, sizes
+    return memory, sizes
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.long_runs", description=__doc__)
-    parser.add_argument("--speakers", type=int, default=14, help="of two clips each, in the small corpus")
-    parser.add_argument("--times", type=int, default=20, help="how much larger the large one is")
-    parser.add_argument("--epochs", type=int, default=30, help="of the encoder over the large one")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.long_runs", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument(
+        "--speakers", type=int, default=14, help="speakers in the small corpus, with two clips each (default: 14)"
+    )
+    parser.add_argument(
+        "--times", type=int, default=20, help="size of the large corpus, as a multiple of the small one (default: 20)"
+    )
+    parser.add_argument(
+        "--epochs", type=int, default=30, help="epochs of the encoder on the large corpus (default: 30)"
+    )
     arguments = parser.parse_args()
-    found, sizes = run(arguments.speakers, arguments.times, arguments.epochs)
+    memory, sizes = run(arguments.speakers, arguments.times, arguments.epochs)
     print(f"corpus: {sizes['small']:.0f} and {sizes['large']:.0f} MiB; object store: {STORE_BYTES / _MIB:.0f} MiB")
     print("{:<11} {:<16} {:>11} {:>11} {:>6}".format("stage", "", "small, MiB", "large, MiB", "more"))
     for stage in STAGES:
         for kind in (DRIVER, TRAINING, DATA, STORE):
-            small, large = (found[name][stage].peak(kind) for name in ("small", "large"))
+            small, large = (memory[name][stage].peak(kind) for name in ("small", "large"))
             if small or large:
                 print(f"{stage:<11} {kind:<16} {small:>11.0f} {large:>11.0f} {large - small:>+6.0f}")
-    print(f"MiB in the tenths of the encoder's {arguments.epochs} epochs of the large one")
+    print(f"encoder, large corpus, {arguments.epochs} epochs: median MiB of each tenth of the samples")
     for kind in (DRIVER, TRAINING, DATA, STORE):
-        print(f"{kind:<16}", *(f"{each:>4.0f}" for each in found["large"]["encoder"].course(kind)))
+        print(f"{kind:<16}", *(f"{each:>4.0f}" for each in memory["large"]["encoder"].course(kind)))
 
 
 if __name__ == "__main__":

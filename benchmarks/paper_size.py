@@ -1,7 +1,9 @@
-"""Parameters, time and peak memory of one training step of each network at the paper's size. `make bench` runs it.
+"""Measures one training step of each network at the paper's size: `python -m benchmarks.paper_size`, or `make bench`.
 
-Each network is measured in a process of its own: peak memory is that process's largest resident set. It ends with an
-error where a loss or a gradient is not finite, or where a network needs more memory than a machine of 24 GiB has.
+Prints a line about the machine, then one JSON object per network: parameters, batch size, step times in seconds, peak
+memory in GiB, the last loss. Each network is measured in its own process; without a GPU, peak memory is that process's
+largest resident set. Stops with an error if a loss or a gradient is not finite, or if a network needs more than
+--limit-gib.
 """
 
 from __future__ import annotations
@@ -26,14 +28,14 @@ from arspm.training import tasks
 from arspm.training.batch import Batch
 from arspm.training.train_step import Task, make_optimizer, train_step
 
-NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {  # name: stage, and what differs from the paper's configuration
+NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {  # name: stage, changes to the paper's configuration
     "encoder": ("encoder", {}),
     "encoder-speech2face": ("encoder", {"speech_encoder.architecture": "speech2face", "prior.kind": "none"}),
     "encoder-resnet18": ("encoder", {"speech_encoder.architecture": "resnet18"}),
     "encoder-resnet34": ("encoder", {"speech_encoder.architecture": "resnet34"}),
     "encoder-densenet121": ("encoder", {"speech_encoder.architecture": "densenet121"}),
     "decoder": ("decoder", {}),
-    # MS-SSIM's five scales leave 112 pixels a window of 7.
+    # With five scales, MS-SSIM allows a window of at most 7 for 112 pixels.
     "decoder-112": ("decoder", {"face_decoder.as_printed": True, "decoder_loss.ms_ssim_window": 7}),
     "gender": ("gender", {}),
     "vggface": ("vggface", {}),
@@ -41,7 +43,7 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {  # name: stage, and what dif
 
 
 def make_task(stage: str, config: Config, device: torch.device) -> Task:
-    """The stage's task at the configuration's size with networks of random weights."""
+    """Return the stage's task at the configuration's size, with randomly initialised networks."""
     if stage == "vggface":
         return tasks.vggface_task(config, config.vggface.num_identities, held_out=False)
     if stage == "gender":
@@ -55,7 +57,7 @@ def make_task(stage: str, config: Config, device: torch.device) -> Task:
 
 
 def make_batch(config: Config, rows: int, device: torch.device) -> Batch:
-    """Random rows of the corpus's shapes."""
+    """Return a batch of random values in the corpus's shapes."""
     return Batch(
         clip_ids=[str(row) for row in range(rows)],
         weight=torch.ones(rows, device=device),
@@ -70,7 +72,10 @@ def make_batch(config: Config, rows: int, device: torch.device) -> Batch:
 def measure(
     name: str, rows: int, steps: int, recipe: Recipe, device: torch.device, config: Config | None = None
 ) -> dict[str, Any]:
-    """What `steps` optimisation steps of a network take, after one that is not timed: it makes Adam's state."""
+    """Run optimisation steps of a network and return the figures.
+
+    An extra first step, which creates Adam's state, is not timed.
+    """
     torch.manual_seed(0)
     stage, changes = NETWORKS[name]
     config = override(config or Config(), changes)
@@ -80,10 +85,10 @@ def measure(
     wrapped = torch.compile(model) if recipe.compile else model
     seconds, losses = [], []
     for _ in range(steps + 1):
-        begun = time.perf_counter()
+        started = time.perf_counter()
         terms = train_step(task, wrapped, optimizer, batch, rate=recipe.learning_rate, precision=recipe.precision)
         losses.append(float(terms["loss"]))  # waits for the device
-        seconds.append(time.perf_counter() - begun)
+        seconds.append(time.perf_counter() - started)
     gradients = [parameter.grad for parameter in model.parameters()]
     finite = all(gradient is not None and bool(gradient.isfinite().all()) for gradient in gradients)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
@@ -101,33 +106,41 @@ def measure(
     }
 
 
-def measure_apart(name: str, options: list[str], limit_gib: float) -> str:
-    """The figures of a network, measured in a process of its own, as JSON.
+def measure_in_process(name: str, options: list[str], limit_gib: float) -> str:
+    """Measure a network in a new process and return the figures as JSON.
 
-    Raises SystemExit with one line where they are not as they should be, or where there are none.
+    Raises SystemExit with one line if the process fails, a value is not finite or the memory exceeds the limit.
     """
     command = [sys.executable, "-m", "benchmarks.paper_size", name, *options, "--here"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["killed, as one is that needs more memory than there is"])[-1]
+        last = (done.stderr.strip().splitlines() or ["killed, possibly for lack of memory"])[-1]
         raise SystemExit(f"{name}: the measurement ended with status {done.returncode}: {last}")
-    found = json.loads(done.stdout)
-    if not found["finite"]:
-        raise SystemExit(f"{name}: a loss or a gradient is missing or not finite; the last loss is {found['loss']}")
-    if found["peak_gib"] > limit_gib:
-        raise SystemExit(f"{name}: a step of {found['rows']} rows took {found['peak_gib']} GiB, over {limit_gib:g}")
-    return json.dumps(found)
+    figures = json.loads(done.stdout)
+    if not figures["finite"]:
+        raise SystemExit(f"{name}: a loss or a gradient is missing or not finite; the last loss is {figures['loss']}")
+    if figures["peak_gib"] > limit_gib:
+        raise SystemExit(f"{name}: a step of {figures['rows']} rows took {figures['peak_gib']} GiB, over {limit_gib:g}")
+    return json.dumps(figures)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.paper_size", description=__doc__)
-    parser.add_argument("networks", nargs="*", default=list(NETWORKS), help=f"of {', '.join(NETWORKS)}; default: all")
-    parser.add_argument("--rows", type=int, default=16, help="the batch")
-    parser.add_argument("--steps", type=int, default=3, help="timed, after one that is not")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
-    parser.add_argument("--compile", action="store_true", help="by torch.compile")
-    parser.add_argument("--limit-gib", type=float, default=24.0, help="more is an error")
-    parser.add_argument("--here", action="store_true", help="one network, in this process, whatever it takes")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.paper_size", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument(
+        "networks", nargs="*", default=list(NETWORKS), help=f"any of {', '.join(NETWORKS)} (default: all)"
+    )
+    parser.add_argument("--rows", type=int, default=16, help="batch size (default: 16)")
+    parser.add_argument("--steps", type=int, default=3, help="timed steps (default: 3)")
+    parser.add_argument(
+        "--precision", choices=("fp32", "bf16"), default="fp32", help="precision of training (default: fp32)"
+    )
+    parser.add_argument("--compile", action="store_true", help="compile the network with torch.compile")
+    parser.add_argument("--limit-gib", type=float, default=24.0, help="memory limit per network (default: 24)")
+    parser.add_argument(
+        "--here", action="store_true", help="measure one network in this process, without a memory limit"
+    )
     arguments = parser.parse_args()
     if unknown := [name for name in arguments.networks if name not in NETWORKS]:
         parser.error(f"there is no network {', '.join(unknown)}; there are {', '.join(NETWORKS)}")
@@ -144,7 +157,7 @@ def main() -> None:
     options = ["--rows", str(rows), "--steps", str(steps), "--precision", arguments.precision]
     options += ["--compile"] if arguments.compile else []
     for each in arguments.networks:
-        print(measure_apart(each, options, arguments.limit_gib), flush=True)
+        print(measure_in_process(each, options, arguments.limit_gib), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Where this user's state lives, and the token that opens a Ray head."""
+"""This user's state directory, and the token that gives access to a Ray head."""
 
 from __future__ import annotations
 
@@ -14,22 +14,23 @@ from cluster.errors import ClusterError
 
 
 def state_home() -> Path:
-    """Where this user's state lives: ARSPM_HOME, else ~/.arspm. Created, closed to others; one that is open is closed.
+    """Return this user's state directory: ARSPM_HOME, or ~/.arspm.
 
-    Raises ClusterError for an open one that is not this user's alone, as /tmp is not.
+    It is created if missing, and closed to other users if it is open to them. Raises ClusterError for a shared
+    directory such as /tmp, which must stay open.
     """
     home = _home()
-    make_closed(home)
+    make_private(home)
     status = home.stat()
     if status.st_mode & 0o077:
         if status.st_uid != os.getuid() or status.st_mode & stat.S_ISVTX:
-            raise ClusterError(f"{home} is open to others and not yours to close: name another folder in ARSPM_HOME")
+            raise ClusterError(f"{home} is shared with other users: set ARSPM_HOME to a directory of your own")
         home.chmod(0o700)
     return home
 
 
-def make_closed(folder: Path) -> None:
-    """Create the folder and what is missing above it, for this user only. The state's home around it is closed."""
+def make_private(folder: Path) -> None:
+    """Create a directory and its missing parents, for this user only. Also closes a state directory around it."""
     folder = folder.absolute()
     if _home() in folder.parents:
         state_home()
@@ -42,15 +43,15 @@ def _home() -> Path:
 
 
 def token_file() -> Path:
-    """Where Ray looks for the token: RAY_AUTH_TOKEN_PATH, else ~/.ray/auth_token."""
+    """Return the path where Ray looks for the token: RAY_AUTH_TOKEN_PATH, or ~/.ray/auth_token."""
     return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token").expanduser()
 
 
 def auth_headers(address: str) -> dict[str, str]:
-    """The token as an HTTP header.
+    """Return the HTTP header with the token for requests to this address; empty if the token must not be sent.
 
-    Sent to this machine unless RAY_AUTH_MODE forbids, and elsewhere only where RAY_AUTH_MODE=token asks for it: a
-    token is a password, and any host can be given as an address.
+    This machine gets the token unless RAY_AUTH_MODE forbids it. Other machines get it only with RAY_AUTH_MODE=token:
+    the token is a password, and the address can be any host.
     """
     mode = os.environ.get("RAY_AUTH_MODE", "").lower()
     if mode != "token" and (mode or not _is_loopback(address)):
@@ -70,11 +71,11 @@ def _is_loopback(address: str) -> bool:
 
 
 def ensure_token() -> None:
-    """Have a token: RAY_AUTH_TOKEN, or the token file, made (for its owner only) when it is missing or empty."""
+    """Create the token file, readable by this user only, unless RAY_AUTH_TOKEN or the file already has a token."""
     path = token_file()
     if os.environ.get("RAY_AUTH_TOKEN") or (path.is_file() and path.read_text().strip()):
         return
-    make_closed(path.parent)
+    make_private(path.parent)
     path.unlink(missing_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(secrets.token_hex(32))

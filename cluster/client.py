@@ -1,4 +1,4 @@
-"""Ray's Jobs API over HTTP, with readable errors; no `ray.init` in this process."""
+"""A client of Ray's Jobs API over HTTP, with readable errors. It does not call `ray.init`."""
 
 from __future__ import annotations
 
@@ -18,68 +18,84 @@ from cluster.logs import Tail
 
 _REQUEST_SECONDS = 60.0
 _ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
+# Loggers of Ray that report connections and uploads at INFO, which would end up between a command's own lines. Two of
+# them set their own level, so a level on the parent "ray" has no effect. A name that a later Ray lacks does no harm.
+_CHATTY_LOGGERS = (
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging",
+)
 
 
-def normal_address(address: str) -> str:
-    """`HOST:PORT` or a URL as `http(s)://HOST:PORT`. ClusterError for what is no dashboard's address."""
+def normalize_address(address: str) -> str:
+    """Return an address, `HOST:PORT` or a URL, as `http(s)://HOST:PORT`.
+
+    Raises ClusterError if it cannot be the address of a dashboard.
+    """
     address = address.strip().rstrip("/")
     parts = urlsplit(address if "://" in address else f"http://{address}")
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ClusterError(f"{address!r} is not the address of a Ray dashboard: give it as http://HOST:8265")
+        raise ClusterError(f"{address!r} is not the address of a Ray dashboard: write it as http://HOST:8265")
     return parts.geturl()
 
 
 def connect(address: str) -> Any:
-    """A `JobSubmissionClient` that has spoken with the head at `address`, else Unreachable or ClusterError."""
+    """Return a `JobSubmissionClient` that is connected to the head at `address`.
+
+    Raises Unreachable if nothing answers there, and ClusterError if the answer is not a head's or refuses the token.
+    """
     import requests
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
     class Client(JobSubmissionClient):
+        # Every request passes through this private method, and the public ones take no timeout.
         def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
-            options.setdefault("timeout", _REQUEST_SECONDS)  # Ray's own has none
+            options.setdefault("timeout", _REQUEST_SECONDS)  # Ray's default is to wait forever
             try:
                 return super()._do_request(method, endpoint, **options)
             except AuthenticationError as error:
-                raise ClusterError(_refusal(address, str(error))) from None
+                raise ClusterError(_token_error(address, str(error))) from None
             except (requests.ConnectionError, requests.Timeout):
                 raise Unreachable(
                     f"no Ray head answers at {address}: start one with `arspm up`, or pass --ray-address"
                 ) from None
 
-    address = normal_address(address)
+    address = normalize_address(address)
     headers = auth_headers(address)
     if not headers and os.environ.get("RAY_AUTH_MODE", "").lower() == "token":
         raise ClusterError(
-            f"RAY_AUTH_MODE=token, but there is no token in {token_file()}: `arspm up` makes one for a local head; for "
-            "another head set RAY_AUTH_TOKEN_PATH to the file that holds its token"
+            f"RAY_AUTH_MODE=token, but there is no token in {token_file()}: `arspm up` creates one for a local head; "
+            "for another head, set RAY_AUTH_TOKEN_PATH to the file with its token"
         )
-    for name in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging"):
-        logging.getLogger(f"ray.{name}").setLevel(logging.WARNING)
-    with _without(_ADDRESS_VARIABLES):  # they would win over the address given here
+    for name in _CHATTY_LOGGERS:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    with _unset(_ADDRESS_VARIABLES):  # Ray would prefer them to the argument
         try:
             return Client(address, headers=headers)
         except ClusterError:
             raise
         except Exception as error:
-            raise ClusterError(f"{address} answers, but not as a Ray head does: {_first_line(error)}") from error
+            raise ClusterError(f"{address} answers, but is not a Ray head: {_first_line(error)}") from error
 
 
-def _refusal(address: str, said: str) -> str:
-    if said.startswith("Authentication required"):
+def _token_error(address: str, message: str) -> str:
+    """Return an error message for a request without a token, or with the wrong one. `message`: Ray's."""
+    if message.startswith("Authentication required"):
         return (
-            f"the Ray head at {address} wants a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to the file "
-            "that holds it (or RAY_AUTH_TOKEN to the token)"
+            f"the Ray head at {address} requires a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to the file "
+            "with the token (or RAY_AUTH_TOKEN to the token)"
         )
     source = "RAY_AUTH_TOKEN" if os.environ.get("RAY_AUTH_TOKEN") else str(token_file())
     return (
         f"the Ray head at {address} refuses the token in {source}: set RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN to the "
-        "one it was started with"
+        "token that it was started with"
     )
 
 
 @contextlib.contextmanager
-def _without(names: Sequence[str]) -> Iterator[None]:
+def _unset(names: Sequence[str]) -> Iterator[None]:
+    """Remove these environment variables for the duration of the block."""
     kept = {name: os.environ.pop(name) for name in names if name in os.environ}
     try:
         yield
@@ -97,9 +113,10 @@ def submit(
     metadata: Mapping[str, str] | None = None,
     **resources: Any,
 ) -> str:
-    """Submit a job; a job that already has this id is left as it is. `resources`: `entrypoint_num_cpus` and so on.
+    """Submit a job and return its id. Does nothing if a job with this id exists.
 
-    Without resources the job's driver runs on the head node and takes nothing from its tasks.
+    resources: `entrypoint_num_cpus` and so on, for the job's driver. Without them the driver runs on the head node and
+    reserves nothing, so that all resources are left for tasks.
     """
     runtime_env: dict[str, Any] = {"env_vars": dict(env_vars or {})}
     if working_dir is not None:
@@ -116,14 +133,14 @@ def submit(
         raise
     except RuntimeError as error:
         if "already exists" not in str(error):
-            said = [line for line in str(error).splitlines() if line.strip(" .")]
+            lines = [line for line in str(error).splitlines() if line.strip(" .")]
             kind = Unreachable if "No available agent" in str(error) else ClusterError
-            raise kind(f"the cluster did not take job {submission_id}: {said[-1]}") from error
+            raise kind(f"the cluster did not accept job {submission_id}: {lines[-1]}") from error
     return submission_id
 
 
 def info(client: Any, submission_id: str) -> Job | None:
-    """What the cluster knows of the job; None when it knows none of that id."""
+    """Return the state of a job, or None if the cluster knows no job with this id."""
     try:
         return _job(client.get_job_info(submission_id))
     except ClusterError:
@@ -131,7 +148,7 @@ def info(client: Any, submission_id: str) -> Job | None:
     except RuntimeError as error:
         if "status code 404" in str(error):
             return None
-        raise Unreachable(f"the cluster does not say how job {submission_id} is: {_first_line(error)}") from error
+        raise Unreachable(f"cannot get the state of job {submission_id}: {_first_line(error)}") from error
 
 
 def _job(details: Any) -> Job:
@@ -147,21 +164,21 @@ def _job(details: Any) -> Job:
 
 
 def list_jobs(client: Any, metadata: Mapping[str, str]) -> list[Job]:
-    """The submitted jobs that carry all of this metadata, such as `{"run": URI}`, oldest first."""
-    with _as_unreachable("the cluster does not list its jobs"):
-        found = client.list_jobs()
-    found = [job for job in found if job.submission_id and metadata.items() <= dict(job.metadata or {}).items()]
-    return [_job(job) for job in sorted(found, key=lambda job: job.start_time or 0)]
+    """Return the submitted jobs that have all of this metadata, such as `{"run": URI}`, oldest first."""
+    with _as_unreachable("cannot list the cluster's jobs"):
+        jobs = client.list_jobs()
+    jobs = [job for job in jobs if job.submission_id and metadata.items() <= dict(job.metadata or {}).items()]
+    return [_job(job) for job in sorted(jobs, key=lambda job: job.start_time or 0)]
 
 
 def logs(client: Any, submission_id: str) -> str:
-    """All that the job has written so far; empty when it has not started."""
-    with _as_unreachable(f"the cluster does not give the log of job {submission_id}"):
+    """Return the job's log so far; empty if the job has not started."""
+    with _as_unreachable(f"cannot get the log of job {submission_id}"):
         return client.get_job_logs(submission_id)
 
 
 def follow(client: Any, submission_id: str, poll_seconds: float = 0.5) -> Iterator[str]:
-    """The job's log lines as they come, until it has ended."""
+    """Yield the job's log lines as they arrive, until the job has ended."""
     with Tail(client, submission_id) as tail:
         while True:
             job = info(client, submission_id)
@@ -176,7 +193,7 @@ def follow(client: Any, submission_id: str, poll_seconds: float = 0.5) -> Iterat
 def wait(
     client: Any, submission_id: str, on_log: Callable[[str], None] = lambda line: None, poll_seconds: float = 0.5
 ) -> Job:
-    """Wait until the job has ended, handing on its log lines. ClusterError when there is no such job."""
+    """Wait until the job has ended and return it. Raises ClusterError if there is no such job."""
     for line in follow(client, submission_id, poll_seconds):
         on_log(line)
     job = info(client, submission_id)
@@ -186,15 +203,16 @@ def wait(
 
 
 def stop(client: Any, submission_id: str) -> None:
-    """Ask the job to stop (SIGINT on our heads, then SIGKILL); returns before it has."""
-    with _as_unreachable(f"the cluster does not stop job {submission_id}"):
+    """Ask the job to stop, without waiting for its end. Our heads send SIGINT first, and SIGKILL 60 s later."""
+    with _as_unreachable(f"cannot stop job {submission_id}"):
         client.stop_job(submission_id)
 
 
 def cancel(client: Any, metadata: Mapping[str, str], stop_seconds: float = 75.0) -> list[Job]:
-    """Stop every live job that carries this metadata and wait for them; how each of those is afterwards.
+    """Stop every live job that has this metadata, wait for them, and return the state of each.
 
-    All are asked before any is waited for, so a chain's own driver among them submits nothing more.
+    All jobs are asked to stop before the wait begins, newest first. So the driver of a detached chain, which is one of
+    them, submits nothing more.
     """
     live = [job for job in list_jobs(client, metadata) if job.active]
     for job in reversed(live):
@@ -209,8 +227,8 @@ def cancel(client: Any, metadata: Mapping[str, str], stop_seconds: float = 75.0)
 
 
 def capacity(client: Any) -> Resources:
-    """What the cluster's live nodes have in all. A cluster that scales from zero has little at first."""
-    with _as_unreachable("the cluster does not list its nodes"):
+    """Return the total resources of the cluster's live nodes. A cluster that scales from zero starts with few."""
+    with _as_unreachable("cannot list the cluster's nodes"):
         answer = client._do_request("GET", "/api/v0/nodes?detail=1")
         answer.raise_for_status()
         nodes = [node for node in answer.json()["data"]["result"]["result"] if node["state"] == "ALIVE"]
@@ -224,6 +242,7 @@ def capacity(client: Any) -> Resources:
 
 @contextlib.contextmanager
 def _as_unreachable(what: str) -> Iterator[None]:
+    """Raise any error in the block as Unreachable, with `what` before its first line; leave ClusterErrors alone."""
     try:
         yield
     except ClusterError:
@@ -237,7 +256,7 @@ def _first_line(error: Exception) -> str:
 
 
 class RayJobs:
-    """The `JobRunner` of real clusters: every job gets this working directory, environment and metadata."""
+    """The `JobRunner` for Ray clusters. Every job gets this working directory, environment and metadata."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""What a sweep would cost on the cluster of ray_cluster.yaml, before anything is started."""
+"""Estimates the cost of a sweep on the cluster of ray_cluster.yaml, without starting anything."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ CLUSTER = Path(__file__).parents[1] / "ray_cluster.yaml"
 PRICES = Path(__file__).with_name("prices.yaml")
 
 _MAX_BYTES = 128 << 10  # of a file; ray_cluster.yaml has 6 KiB
-_SHARE = 10_000  # Ray counts resources in ten-thousandths
-
+_UNITS = 10_000  # per CPU or GPU: Ray counts resources in ten-thousandths
 
 _Name = Annotated[str, Field(pattern=r"^[\w.+/@ -]{1,100}$")]
 _Amount = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
@@ -31,19 +30,19 @@ class _Market(BaseModel):
     MarketType: _Name | None = None
 
 
-class _Node(BaseModel):
+class _NodeConfig(BaseModel):
     InstanceType: _Name
     InstanceMarketOptions: _Market | None = None
 
 
-class _Room(BaseModel):
+class _Resources(BaseModel):
     CPU: _Amount = 0
     GPU: _Amount = 0
 
 
-class _Kind(BaseModel):
-    node_config: _Node
-    resources: _Room | None = None
+class _NodeType(BaseModel):
+    node_config: _NodeConfig
+    resources: _Resources | None = None
     max_workers: _Count | None = None
 
     @property
@@ -53,10 +52,10 @@ class _Kind(BaseModel):
 
 
 class _Cluster(BaseModel):
-    """What is read of a file of Ray's launcher."""
+    """The parts of a cluster launcher's file that the estimate needs."""
 
     head_node_type: _Name
-    available_node_types: dict[_Name, _Kind]
+    available_node_types: dict[_Name, _NodeType]
     max_workers: _Count = 2
 
 
@@ -69,10 +68,11 @@ class _Prices(BaseModel):
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
-class Row(NamedTuple):
-    """A sweep on `nodes` nodes of one type. `usd`: theirs and the head's. `prices`: region and date of the prices.
+class Estimate(NamedTuple):
+    """The estimate for a sweep on `nodes` nodes of one type.
 
-    `reason`: why the type cannot hold a trial; the figures are then 0.
+    usd: cost of these nodes and of the head. prices: region and date of the prices used. reason: why a node of this
+    type cannot run a trial; the numbers are then 0.
     """
 
     node_type: str
@@ -87,9 +87,14 @@ class Row(NamedTuple):
 
 
 def hours(num_trials: int, trial_seconds: float, concurrent: int) -> float:
-    """How long trials of equal length take, `concurrent` at once. Raises ValueError for numbers of no sweep."""
+    """Return how many hours trials of equal length take, `concurrent` of them at a time.
+
+    Raises ValueError for negative or infinite numbers, and for less than one concurrent trial.
+    """
     if num_trials < 0 or concurrent < 1 or not (math.isfinite(trial_seconds) and trial_seconds >= 0):
-        raise ValueError(f"{num_trials} trials of {trial_seconds} s, {concurrent} at once: no numbers of a sweep")
+        raise ValueError(
+            f"{num_trials} trials of {trial_seconds} s, {concurrent} at a time: invalid numbers for a sweep"
+        )
     return math.ceil(num_trials / concurrent) * trial_seconds / 3600
 
 
@@ -101,44 +106,57 @@ def cost_table(
     num_trials: int,
     cpus: float,
     gpus: float,
-) -> list[Row]:
-    """A sweep on one node, and on as many as there may be and it has work for, of each type in Ray's cluster file.
+) -> list[Estimate]:
+    """Return two estimates per node type of a Ray cluster file: for one node, and for as many as the sweep can use.
 
-    cluster_yaml: by default this source tree's, or that of the current folder where there is only the package.
-    trial_seconds: how long a trial runs to its end. cpus, gpus: what a trial takes. A trial does not leave its node,
-    and a part of a GPU is a part of one GPU. Types that cannot hold a trial come last, with the reason.
+    cluster_yaml: by default the one of this source tree, or of the current directory if the product is installed.
+    prices: YAML in the format of prices.yaml.
+    trial_seconds: how long a complete trial runs.
+    cpus, gpus: what one trial reserves. A trial runs on one node, and a fraction of a GPU is a fraction of one device.
 
-    Raises ClusterError for a file that cannot be read and a type without a price, ValueError for needs below zero.
+    Node types that cannot run a trial come last, with the reason. Raises ClusterError for an invalid file and for a
+    node type without a price, ValueError if a trial reserves nothing or a negative amount.
     """
     if min(cpus, gpus) < 0 or cpus == gpus == 0:
-        raise ValueError(f"a trial that takes {cpus:g} CPUs and {gpus:g} GPUs: it takes some of either")
-    cluster_yaml = cluster_yaml or _own_cluster()
-    file = _read(cluster_yaml, _Cluster, "a cluster of Ray's launcher")
-    priced = _read(prices, _Prices, "a list of prices")
-    rows, out = [], []
-    types, as_of = file.available_node_types, f"{priced.region}, {priced.date}"
-    if file.head_node_type not in types:
-        raise ClusterError(f"{cluster_yaml}: head_node_type is none of its available_node_types")
-    head_rate = _rate(priced, types[file.head_node_type], prices)
-    for name, kind in types.items():
-        instance, rate = kind.node_config.InstanceType, _rate(priced, kind, prices)
-        room = kind.resources or _Room()
-        held = _trials_held(room, cpus, gpus)
-        if held == 0:
-            out.append(Row(name, instance, kind.market, 0, 0, 0.0, 0.0, as_of, _reason(room, cpus, gpus)))
+        raise ValueError(f"a trial that reserves {cpus:g} CPUs and {gpus:g} GPUs: one must be positive, none negative")
+    cluster_yaml = cluster_yaml or _default_cluster()
+    cluster = _read(cluster_yaml, _Cluster, "a Ray cluster file")
+    price_list = _read(prices, _Prices, "a list of prices")
+    rows, unfit = [], []
+    types, as_of = cluster.available_node_types, f"{price_list.region}, {price_list.date}"
+    if cluster.head_node_type not in types:
+        raise ClusterError(f"{cluster_yaml}: head_node_type is not one of available_node_types")
+
+    def rate(node_type: _NodeType) -> float:
+        """Return a node's price in USD per hour."""
+        instance = node_type.node_config.InstanceType
+        market: Literal["spot", "on_demand"] = "spot" if node_type.market == "spot" else "on_demand"
+        try:
+            return price_list.usd_per_hour[instance][market]
+        except KeyError:
+            raise ClusterError(f"{prices}: no price of {instance}, {market}, for {cluster_yaml}; add it") from None
+
+    head_rate = rate(types[cluster.head_node_type])
+    for name, node_type in types.items():
+        instance, node_rate = node_type.node_config.InstanceType, rate(node_type)
+        resources = node_type.resources or _Resources()
+        per_node = _trials_per_node(resources, cpus, gpus)
+        if per_node == 0:
+            reason = _reason(resources, cpus, gpus)
+            unfit.append(Estimate(name, instance, node_type.market, 0, 0, 0.0, 0.0, as_of, reason))
             continue
-        own = file.max_workers if kind.max_workers is None else kind.max_workers
-        most = 1 if name == file.head_node_type else min(own, file.max_workers)
-        useful = min(most, math.ceil(num_trials / held))
+        own_limit = cluster.max_workers if node_type.max_workers is None else node_type.max_workers
+        limit = 1 if name == cluster.head_node_type else min(own_limit, cluster.max_workers)
+        useful = min(limit, math.ceil(num_trials / per_node))
         for nodes in sorted({min(1, useful), useful}):
-            spent = hours(num_trials, trial_seconds, max(1, nodes * held))
-            usd = spent * (rate * nodes + (0 if name == file.head_node_type else head_rate))
-            rows.append(Row(name, instance, kind.market, held, nodes, spent, usd, as_of))
-    return rows + out
+            duration = hours(num_trials, trial_seconds, max(1, nodes * per_node))
+            usd = duration * (node_rate * nodes + (0 if name == cluster.head_node_type else head_rate))
+            rows.append(Estimate(name, instance, node_type.market, per_node, nodes, duration, usd, as_of))
+    return rows + unfit
 
 
-def text(rows: Sequence[Row]) -> str:
-    """The rows as a table for people, and a line that says what it takes for granted."""
+def text(rows: Sequence[Estimate]) -> str:
+    """Return the rows as a table for the terminal, and below it a line with the assumptions."""
     lines = [("node type", "instance", "market", "trials a node", "nodes", "hours", "USD")]
     for row in rows:
         if not row.reason:
@@ -146,99 +164,94 @@ def text(rows: Sequence[Row]) -> str:
             lines.append((row.node_type, row.instance, row.market, *figures))
     reasons = {(row.node_type, row.instance, row.market): row.reason for row in rows if row.reason}
     widths = [max(map(len, column)) for column in zip_longest(*lines, *reasons, fillvalue="")]
-    told = [_padded(line, widths) for line in lines]
-    told += [f"{_padded(words, widths[:3])}  cannot hold a trial: {reason}" for words, reason in reasons.items()]
+    table = [_padded(line, widths) for line in lines]
+    table += [f"{_padded(words, widths[:3])}  cannot hold a trial: {reason}" for words, reason in reasons.items()]
     prices = f" ({rows[0].prices})" if rows else ""
-    told.append(
-        f"Prices{prices} with the head node, without disks; spot prices move. "
-        "A step is taken to last as long there as measured here: on GPU nodes it will be less."
+    table.append(
+        f"Prices{prices} include the head node but no disks; spot prices vary. "
+        "The estimate assumes the step time measured here; on GPU nodes a step takes less."
     )
-    return "\n".join(told)
+    return "\n".join(table)
 
 
 def _padded(cells: Sequence[str], widths: Sequence[int]) -> str:
-    """Words to the left, the numbers after them to the right."""
+    """Return one line of the table: the first three columns are aligned left, the others right."""
     columns = enumerate(zip(cells, widths, strict=True))
     return "  ".join(f"{cell:<{width}}" if i < 3 else f"{cell:>{width}}" for i, (cell, width) in columns)
 
 
-def _trials_held(room: _Room, cpus: float, gpus: float) -> int:
-    """How many trials a node has room for, as Ray places them."""
+def _trials_per_node(resources: _Resources, cpus: float, gpus: float) -> int:
+    """Return how many trials Ray places on a node at a time."""
     limits = []
     if cpus:
-        limits.append(_parts(room.CPU) // _parts(cpus))
+        limits.append(_units(resources.CPU) // _units(cpus))
     if gpus:
-        devices = int(room.GPU)
-        limits.append(devices * (_SHARE // _parts(gpus)) if gpus < 1 else _parts(devices) // _parts(gpus))
+        devices = int(resources.GPU)
+        limits.append(devices * (_UNITS // _units(gpus)) if gpus < 1 else _units(devices) // _units(gpus))
     return min(limits)
 
 
-def _parts(amount: float) -> int:
-    return max(1, round(amount * _SHARE)) if amount else 0
+def _units(amount: float) -> int:
+    return max(1, round(amount * _UNITS)) if amount else 0
 
 
-def _reason(room: _Room, cpus: float, gpus: float) -> str:
-    if gpus > room.GPU:
-        return f"{room.GPU:g} GPUs, a trial takes {gpus:g}"
-    return f"{room.CPU:g} CPUs, a trial takes {cpus:g}"
+def _reason(resources: _Resources, cpus: float, gpus: float) -> str:
+    """Return why a node cannot run a trial."""
+    if gpus > resources.GPU:
+        return f"{resources.GPU:g} GPUs, a trial takes {gpus:g}"
+    return f"{resources.CPU:g} CPUs, a trial takes {cpus:g}"
 
 
-def _rate(priced: _Prices, kind: _Kind, prices: str | Path) -> float:
-    instance = kind.node_config.InstanceType
-    market: Literal["spot", "on_demand"] = "spot" if kind.market == "spot" else "on_demand"
-    try:
-        return priced.usd_per_hour[instance][market]
-    except KeyError:
-        raise ClusterError(f"{prices}: no price of {instance}, {market}; add it") from None
+def _default_cluster() -> Path:
+    path = next((path for path in (CLUSTER, Path(CLUSTER.name)) if path.is_file()), None)
+    if path is None:
+        raise ClusterError(f"no {CLUSTER.name} here, which the estimate needs: run this in the folder that holds it")
+    return path
 
 
-def _own_cluster() -> Path:
-    found = next((path for path in (CLUSTER, Path(CLUSTER.name)) if path.is_file()), None)
-    if found is None:
-        raise ClusterError(
-            f"no {CLUSTER.name} here, the cluster whose prices are asked for: run this in the folder that holds it"
-        )
-    return found
-
-
-class _Plain(yaml.SafeLoader):
-    """YAML without what grows as it is read (an alias stands for any number of values), and no key twice."""
+class _StrictLoader(yaml.SafeLoader):
+    """Loads YAML without aliases, which can make a small file grow without limit, and without duplicate keys."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
-            raise yaml.MarkedYAMLError(problem="aliases (*) are not read", problem_mark=self.peek_event().start_mark)
+            raise yaml.MarkedYAMLError(problem="aliases (*) are not allowed", problem_mark=self.peek_event().start_mark)
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        found = super().construct_mapping(node, deep)
-        if len(found) < len(node.value):
-            raise yaml.MarkedYAMLError(problem="a key stands twice", problem_mark=node.start_mark)
-        return found
+        mapping = super().construct_mapping(node, deep)
+        if len(mapping) < len(node.value):
+            raise yaml.MarkedYAMLError(problem="a key occurs twice", problem_mark=node.start_mark)
+        return mapping
 
 
-def _read(path: str | Path, kind: type[_Model], what: str) -> _Model:
-    """A file's YAML as a model. Raises ClusterError with the first thing that is wrong."""
+def _read(path: str | Path, model: type[_Model], description: str) -> _Model:
+    """Return a YAML file as a model. Raises ClusterError that names the first problem.
+
+    Both files are the user's to edit: the cluster file before its first use, the prices when they have changed.
+    """
     try:
         with open(path, "rb") as file:
             data = file.read(_MAX_BYTES + 1)
         if len(data) > _MAX_BYTES:
             raise ValueError(f"more than {_MAX_BYTES >> 10} KiB")
-        tree = _Plain(data.decode()).get_single_data()
+        tree = _StrictLoader(data.decode()).get_single_data()
     except Exception as error:  # PyYAML's constructors raise anything
-        raise ClusterError(f"{path}: cannot be read as YAML ({_told(error)})") from None
+        raise ClusterError(f"{path}: cannot be read as YAML ({_summary(error)})") from None
     try:
-        return kind.model_validate(tree, strict=True)
+        return model.model_validate(tree, strict=True)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
-        where = _line(".".join(map(str, first["loc"])))
-        raise ClusterError(f"{path}: not {what} ({f'{where}: ' if where else ''}{first['msg']})") from None
+        where = _printable(".".join(map(str, first["loc"])))
+        raise ClusterError(f"{path}: not {description} ({f'{where}: ' if where else ''}{first['msg']})") from None
 
 
-def _told(error: Exception) -> str:
+def _summary(error: Exception) -> str:
+    """Return an error as one short line."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        return _line(f"line {error.problem_mark.line + 1}: {error.problem or error.context}")
-    return _line((str(error) or type(error).__name__).splitlines()[0])
+        return _printable(f"line {error.problem_mark.line + 1}: {error.problem or error.context}")
+    return _printable((str(error) or type(error).__name__).splitlines()[0])
 
 
-def _line(text: str) -> str:
+def _printable(text: str) -> str:
+    """Return at most 200 characters of the text, escaped if it holds control characters."""
     return text[:200] if text.isprintable() else repr(text[:200])

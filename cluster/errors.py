@@ -1,9 +1,9 @@
-"""What can go wrong between us and a Ray cluster, each as one readable line."""
+"""Errors in dealing with a Ray cluster. Each message is one readable line."""
 
 
 class ClusterError(RuntimeError):
-    """The cluster refuses or cannot do what was asked; trying again will not help."""
+    """The cluster refused a request or cannot fulfil it; a retry will not help."""
 
 
 class Unreachable(ClusterError):
-    """The cluster did not answer; another try may."""
+    """The cluster did not answer; a retry may help."""

@@ -1,4 +1,4 @@
-"""This machine: its ports, memory, directories and the processes of a head."""
+"""This machine: its ports, memory and directories, and the processes of a local head."""
 
 from __future__ import annotations
 
@@ -8,70 +8,82 @@ import socket
 from pathlib import Path
 from typing import Any
 
-import ray  # noqa: F401  it carries a psutil and makes it importable
+import ray  # noqa: F401  makes its own copy of psutil importable
 from psutil import STATUS_ZOMBIE, Error, NoSuchProcess, Process, process_iter
 
 from cluster.errors import ClusterError
 
-MARK = "ARSPM_HEAD_ID"  # in the environment of every process of a head
+MARK = "ARSPM_HEAD_ID"  # environment variable of every process of a head; its value is the head's id
 
 
-def is_keeper(pid: int, mark: str) -> bool:
-    """Whether that pid lives and is still the process that was started with this mark."""
+def is_head_process(pid: int, mark: str) -> bool:
+    """Return whether the process with this pid is alive and has this mark in its environment."""
     try:
         process = Process(pid)
         return process.status() != STATUS_ZOMBIE and process.environ().get(MARK) == mark
-    except (Error, OSError, ValueError, OverflowError):  # the last two: no number of a process
+    except (Error, OSError, ValueError, OverflowError):  # the last two: not a valid pid
         return False
 
 
-def _was_keeper(pid: int, mark: str) -> bool:
-    """Whether a session of that number can only be the keeper's: a number in use as a session's is not given anew."""
+def _owns_session(pid: int, mark: str) -> bool:
+    """Return whether the session with this id can only be that of the head's process.
+
+    True also after the process has ended: the system does not reuse a pid that is in use as a session's id.
+    """
     try:
-        return Process(pid).status() == STATUS_ZOMBIE or is_keeper(pid, mark)
+        return Process(pid).status() == STATUS_ZOMBIE or is_head_process(pid, mark)
     except NoSuchProcess:
         return True
     except Error:
         return False
 
 
-def marked_processes(keeper: int, mark: str) -> list[Any]:
-    """Every live process (psutil.Process) of the keeper's session or with that mark, and their descendants."""
-    found: dict[int, Any] = {}
-    session = keeper if _was_keeper(keeper, mark) else None
+def marked_processes(head_pid: int, mark: str) -> list[Any]:
+    """Return all live processes of a head (as psutil.Process).
+
+    These are the processes in the session of the head's process, those with this mark, and their descendants.
+    """
+    marked: dict[int, Any] = {}
+    session = head_pid if _owns_session(head_pid, mark) else None
     for process in process_iter():
         with contextlib.suppress(Error, OSError):
-            # A worker's title overwrites its environment, a job's driver has a session of its own: either may tell.
+            # Check both: a worker's title overwrites its environment, and a job's driver has its own session.
             if os.getsid(process.pid) == session or process.environ().get(MARK) == mark:
-                found[process.pid] = process
-                found.update((child.pid, child) for child in process.children(recursive=True))
+                marked[process.pid] = process
+                marked.update((child.pid, child) for child in process.children(recursive=True))
     alive = []
-    for process in found.values():
+    for process in marked.values():
         with contextlib.suppress(Error):
             if process.pid != os.getpid() and process.status() != STATUS_ZOMBIE:
                 alive.append(process)
     return alive
 
 
-def own_directory(path: Path) -> Path:
+def private_directory(path: Path) -> Path:
+    """Create a directory for Ray's files, closed to other users, and return its absolute path.
+
+    Raises ClusterError for a path that is too long for Ray's sockets, or one that belongs to another user.
+    """
     path = path.absolute()
     if len(str(path)) > 38:
-        raise ClusterError(f"{path} is too long for Ray's sockets: give a directory of at most 38 characters")
+        raise ClusterError(f"{path} is too long for Ray's sockets: choose a directory of at most 38 characters")
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     if path.stat().st_uid != os.getuid() or path.is_symlink():
-        raise ClusterError(f"{path} is not ours: remove it, or give another directory")
+        raise ClusterError(f"{path} belongs to another user or is a link: remove it, or choose another directory")
     path.chmod(0o700)
     return path
 
 
 def memory_bytes() -> int:
+    """Return this machine's memory, or the control group's limit if that is lower."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    with contextlib.suppress(OSError, ValueError):  # "max" is no number
+    with contextlib.suppress(OSError, ValueError):  # ValueError: "max", which means no limit
         total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
     return total
 
 
 def is_free(port: int) -> bool:
+    """Return whether a server can listen on this port of 127.0.0.1."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -82,6 +94,7 @@ def is_free(port: int) -> bool:
 
 
 def free_port() -> int:
+    """Return a free port of 127.0.0.1."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

@@ -1,4 +1,4 @@
-"""A job as the chain sees it, and what it needs of whoever runs jobs."""
+"""A Ray job as the chain sees it, and the interface that the chain needs to run jobs."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-EXIT_TEMPORARY = 75  # sysexits.h EX_TEMPFAIL: a stage's program blames the cluster and asks to be run again
-_KILLED = {-9, 137, -15, 143}  # SIGKILL and SIGTERM, as Popen and as sh report them: not the program's own doing
-_INFRASTRUCTURE = {  # ray.job_submission.JobErrorType without JOB_ENTRYPOINT_COMMAND_ERROR, which is the program's
+EXIT_TEMPORARY = 75  # EX_TEMPFAIL of sysexits.h: a stage's program reports an infrastructure failure and wants a retry
+_KILLED = {-9, 137, -15, 143}  # SIGKILL and SIGTERM, as Popen and as sh report them: not the program's own failure
+_INFRASTRUCTURE = {  # ray.job_submission.JobErrorType without JOB_ENTRYPOINT_COMMAND_ERROR, the program's own failure
     "RUNTIME_ENV_SETUP_FAILURE",
     "JOB_SUPERVISOR_ACTOR_START_TIMEOUT",
     "JOB_SUPERVISOR_ACTOR_START_FAILURE",
@@ -18,11 +18,13 @@ _INFRASTRUCTURE = {  # ray.job_submission.JobErrorType without JOB_ENTRYPOINT_CO
     "JOB_SUPERVISOR_ACTOR_DIED",
     "JOB_ENTRYPOINT_COMMAND_START_ERROR",
 }
-_CHATTER = re.compile(r"Runtime env is setting up\.$|^Running entrypoint for job ")
+_RAY_MESSAGE = re.compile(r"Runtime env is setting up\.$|^Running entrypoint for job ")
 
 
 @dataclass(frozen=True)
 class Resources:
+    """The total resources of a cluster."""
+
     num_cpus: float = 0
     num_gpus: float = 0
     memory_bytes: float = 0
@@ -30,7 +32,7 @@ class Resources:
 
 @dataclass(frozen=True)
 class Job:
-    """What the cluster says about one submitted job."""
+    """The state of a submitted job, as the cluster reports it."""
 
     submission_id: str
     status: Literal["PENDING", "RUNNING", "STOPPED", "SUCCEEDED", "FAILED"]
@@ -38,7 +40,7 @@ class Job:
     message: str = ""
     exit_code: int | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
-    seconds: float = 0.0  # since it was submitted, or from then to its end
+    seconds: float = 0.0  # from its submission until its end, or until now
 
     @property
     def active(self) -> bool:
@@ -46,36 +48,39 @@ class Job:
 
 
 class JobRunner(Protocol):
-    """Every method may raise `Unreachable` (worth another try) or another `ClusterError` (not)."""
+    """Runs jobs for the chain. Every method may raise `Unreachable` (retried) or another `ClusterError` (final)."""
 
     def submit(self, submission_id: str, *, stage: str, entrypoint: str) -> None:
-        """Submit; when a job of that id exists already, do nothing."""
+        """Submit a job. Do nothing if a job with this id exists."""
 
     def info(self, submission_id: str) -> Job | None:
-        """The job, or None when the cluster knows none of that id."""
+        """Return the job, or None if the cluster knows no job with this id."""
 
     def new_lines(self, submission_id: str, *, last: bool = False) -> list[str]:
-        """Log lines since the last call, without waiting; `last`, when the job has ended: all the rest."""
+        """Return the log lines since the last call, without waiting. With `last`, after the job's end: all the rest."""
 
     def stop(self, submission_id: str) -> None:
-        """Ask the job to stop; returns before it has."""
+        """Ask the job to stop, without waiting for its end."""
 
 
 def is_infrastructure(job: Job) -> bool:
-    """Whether the cluster, not the stage's program, made the job fail."""
+    """Return whether the job failed because of the cluster and not because of the stage's program."""
     if job.status != "FAILED":
         return False
     return job.error_type in _INFRASTRUCTURE or job.exit_code in _KILLED or job.exit_code == EXIT_TEMPORARY
 
 
-def is_chatter(line: str) -> bool:
-    """Whether Ray, not the stage's program, wrote this line of the job's log."""
-    return _CHATTER.search(line) is not None
+def is_ray_message(line: str) -> bool:
+    """Return whether Ray, and not the stage's program, wrote this line of the job's log."""
+    return _RAY_MESSAGE.search(line) is not None
 
 
-def error_line(lines: Iterable[str], otherwise: str) -> str:
-    """The last line starting with `error: ` (without that), else the last line that says something."""
+def error_line(lines: Iterable[str], fallback: str) -> str:
+    """Return the last line that starts with `error: `, without that marker.
+
+    If there is none: the last line that is not empty, or the last line of `fallback`.
+    """
     lines = [line.strip() for line in lines if line.strip()]
     marked = [line for line in lines if line.startswith("error: ")]
-    last_said = otherwise.strip().splitlines()[-1:] or ["no reason was given"]
-    return marked[-1].removeprefix("error: ") if marked else (lines or last_said)[-1]
+    last_resort = fallback.strip().splitlines()[-1:] or ["no reason was given"]
+    return marked[-1].removeprefix("error: ") if marked else (lines or last_resort)[-1]

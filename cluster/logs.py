@@ -1,4 +1,4 @@
-"""Following a job's log without asking for all of it again each time."""
+"""Following a job's log without fetching all of it each time."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from typing import Any
 
 
 class Tail:
-    """The log of one job, line by line, over the Jobs API's web socket, read by a thread in the background.
+    """Follows the log of one job, line by line. A background thread reads it from the Jobs API's web socket.
 
-    The socket gives the log from its start and may break; the thread then connects anew and leaves out what it had.
+    The socket always sends the log from its start. If it breaks, the thread reconnects and drops the text that it has
+    already received.
     """
 
     def __init__(self, client: Any, submission_id: str) -> None:
         self._client, self._id = client, submission_id
         self._chunks: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._received, self._taken, self._partial = 0, 0, ""
+        self._received, self._returned, self._partial = 0, 0, ""  # two counts of characters, and an unfinished line
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -31,35 +32,35 @@ class Tail:
         self.close()
 
     def new_lines(self) -> list[str]:
-        """The whole lines that arrived since the last call; never waits."""
+        """Return the complete lines that arrived since the last call. Never waits."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._read, name=f"log of {self._id}", daemon=True)
             self._thread.start()
         text = self._partial
         while not self._chunks.empty():
             chunk = self._chunks.get()
-            self._taken += len(chunk)
+            self._returned += len(chunk)
             text += chunk
         *lines, self._partial = text.split("\n")
         return lines
 
     def rest(self, log: str) -> list[str]:
-        """The lines of the complete log that `new_lines` has not given."""
-        return (self._partial + log[self._taken :]).splitlines()
+        """Return the lines of the complete log that `new_lines` has not returned."""
+        return (self._partial + log[self._returned :]).splitlines()
 
     def close(self) -> None:
-        """Give up reading. The thread ends on its own when the socket next says something or closes."""
+        """Stop following. The thread ends with the socket's next message, or when the socket closes."""
         self._closed.set()
 
     def _read(self) -> None:
         while not self._closed.is_set():
             try:
                 return asyncio.run(self._receive())
-            except Exception:  # the socket broke; whether the job lives is for the caller to ask
+            except Exception:  # the socket broke; the caller finds out whether the job is still alive
                 self._closed.wait(2.0)
 
     async def _receive(self) -> None:
-        """Queue what the socket gives beyond what was had before; returns once the log has ended."""
+        """Queue the text that was not received before. Returns when the log has ended."""
         position = 0
         async for chunk in self._client.tail_job_logs(self._id):
             if self._closed.is_set():

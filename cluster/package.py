@@ -1,4 +1,4 @@
-"""The code that travels with a job, and nothing else."""
+"""Collecting the source code that a job needs."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _SOURCE_SUFFIXES = {".py", ".j2", ".css", ".js", ".yaml"}
 
 
 def stage_package(packages: Sequence[Path]) -> Path:
-    """A directory with just these packages' source files, to be a job's working directory.
+    """Return a directory that holds only these packages' source files, for use as a job's working directory.
 
-    It lies under the state directory and is named by its content, so that equal code is uploaded once.
+    It is in the state directory. Its name is a hash of the files, so Ray uploads the same code only once.
     """
     digest, files = hashlib.sha256(), []
     for package in map(Path, packages):
@@ -38,6 +38,6 @@ def stage_package(packages: Sequence[Path]) -> Path:
             (partial / name).write_bytes(content)
         try:
             partial.rename(target)
-        except OSError:  # another process was first, with the same files
+        except OSError:  # another process has just created it, with the same files
             shutil.rmtree(partial)
     return target

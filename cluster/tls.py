@@ -1,11 +1,12 @@
-"""Certificates for Ray's TLS: an authority of one cluster's own, and a certificate for each of its nodes.
+"""Certificates for Ray's TLS: one certificate authority per cluster, and one certificate per node.
 
-    python -m cluster.tls ca DIR                     ca.crt and ca.key, once for a cluster
-    python -m cluster.tls node CA_DIR DIR NAME...    tls.crt, tls.key and ca.crt, on each node before Ray starts
+    python -m cluster.tls ca DIR                     writes ca.crt and ca.key, once per cluster
+    python -m cluster.tls node CA_DIR DIR NAME...    writes tls.crt, tls.key and ca.crt, on each node before Ray starts
 
-Ray's processes reach each other by address, and each is server and client with the same certificate. So a certificate
-names the addresses of its node, which nobody knows before the node is there: every node makes its own. The authority's
-key goes where the token goes and opens no more: who has either runs code on this cluster, and on no other.
+Ray's processes connect to each other by address, and use one certificate as server and as client. A certificate must
+therefore name its node's addresses. They are unknown before the node exists, so each node creates its own certificate,
+with the authority's key. That key is stored where the token is and gives the same access: whoever has either can run
+code on this cluster, and on no other.
 """
 
 from __future__ import annotations
@@ -30,23 +31,26 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from cluster.access import make_closed
+from cluster.access import make_private
 from cluster.errors import ClusterError
 
 CA_CERT, CA_KEY = "ca.crt", "ca.key"
 NODE_CERT, NODE_KEY = "tls.crt", "tls.key"
 
 _DAYS = 365
-_SKEW = timedelta(hours=1)  # a node whose clock is behind must not find the certificate too young
+_SKEW = timedelta(hours=1)  # for nodes whose clocks are behind
 _HOST_NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*", re.IGNORECASE)
 
 
 def make_authority(folder: Path) -> None:
-    """Write `ca.crt` and `ca.key` into the folder. ClusterError where either is: another key would shut nodes out."""
+    """Write `ca.crt` and `ca.key` into the folder.
+
+    Raises ClusterError if either exists: nodes with certificates of the old key would be refused by new ones.
+    """
     for name in (CA_CERT, CA_KEY):
         if (folder / name).exists():
             raise ClusterError(
-                f"{folder / name} exists: remove it to have another authority, which its nodes will want"
+                f"{folder / name} exists: to replace the authority, remove it and renew the certificates of all nodes"
             )
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "arspm cluster")])
@@ -60,7 +64,7 @@ def make_authority(folder: Path) -> None:
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .sign(key, SHA256())
     )
-    make_closed(folder)
+    make_private(folder)
     _write(folder / CA_KEY, _pem(key))
     _write(folder / CA_CERT, certificate.public_bytes(Encoding.PEM))
 
@@ -68,8 +72,10 @@ def make_authority(folder: Path) -> None:
 def make_node(authority: Path, folder: Path, names: Sequence[str]) -> None:
     """Write this node's `tls.crt` and `tls.key`, signed by the authority, and a copy of `ca.crt` into the folder.
 
-    names: the addresses and host names under which other nodes reach this one; loopback is added. Raises ClusterError
-    for none, for what is neither, and for an authority that cannot be read.
+    authority: the folder with `ca.crt` and `ca.key`.
+    names: the addresses and host names at which other nodes reach this one; loopback is added.
+
+    Raises ClusterError if `names` is empty or has an invalid entry, or if the authority cannot be read.
     """
     try:
         ca_pem = (authority / CA_CERT).read_bytes()
@@ -78,10 +84,10 @@ def make_node(authority: Path, folder: Path, names: Sequence[str]) -> None:
     except (OSError, ValueError) as error:
         raise ClusterError(f"no certificate authority in {authority}: {error}") from None
     if not isinstance(ca_key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
-        raise ClusterError(f"{authority / CA_KEY}: neither an elliptic curve's key nor RSA's")
+        raise ClusterError(f"{authority / CA_KEY} is neither an elliptic-curve key nor an RSA key")
     if not names:
-        raise ClusterError("a node's certificate must name the addresses under which other nodes reach it")
-    known = [_general_name(name) for name in dict.fromkeys([*names, "localhost", "127.0.0.1", "::1"])]
+        raise ClusterError("no names given: a certificate must name the addresses at which other nodes reach its node")
+    alternative_names = [_general_name(name) for name in dict.fromkeys([*names, "localhost", "127.0.0.1", "::1"])]
     key = ec.generate_private_key(ec.SECP256R1())
     certificate = (
         x509.CertificateBuilder(
@@ -97,11 +103,11 @@ def make_node(authority: Path, folder: Path, names: Sequence[str]) -> None:
         .add_extension(
             x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False
         )
-        .add_extension(x509.SubjectAlternativeName(known), critical=False)
+        .add_extension(x509.SubjectAlternativeName(alternative_names), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
         .sign(ca_key, SHA256())
     )
-    make_closed(folder)
+    make_private(folder)
     _write(folder / NODE_KEY, _pem(key))
     _write(folder / NODE_CERT, certificate.public_bytes(Encoding.PEM))
     _write(folder / CA_CERT, ca_pem)
@@ -112,7 +118,7 @@ def _general_name(name: str) -> x509.GeneralName:
         return x509.IPAddress(ipaddress.ip_address(name))
     except ValueError:
         if not _HOST_NAME.fullmatch(name):
-            raise ClusterError(f"{name!r} is neither an address nor a host name") from None
+            raise ClusterError(f"{name!r} is neither an IP address nor a host name") from None
         return x509.DNSName(name)
 
 
@@ -134,23 +140,27 @@ def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
-def _write(path: Path, text: bytes) -> None:
-    """For the owner only, and never a moment open to others."""
+def _write(path: Path, content: bytes) -> None:
+    """Write a file that only its owner can read, from its creation on."""
     path.unlink(missing_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(text)
+        file.write(content)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line; what went wrong is one line and exit status 1."""
-    parser = argparse.ArgumentParser(prog="python -m cluster.tls", description="Certificates for Ray's TLS.")
+    """Parse the command line and write the files. An error is printed as one line, with exit status 1."""
+    parser = argparse.ArgumentParser(
+        prog="python -m cluster.tls",
+        description="Create the certificates for Ray's TLS.",
+        epilog="example: python -m cluster.tls node ~/.arspm/ca ~/.arspm/tls $(hostname -I)",
+    )
     commands = parser.add_subparsers(dest="command", required=True)
-    ca = commands.add_parser("ca", help="a certificate authority of one cluster's own")
-    ca.add_argument("folder", type=Path)
-    node = commands.add_parser("node", help="this node's certificate")
-    node.add_argument("authority", type=Path, help="the folder that `ca` made")
-    node.add_argument("folder", type=Path, help="where tls.crt, tls.key and ca.crt go")
-    node.add_argument("names", nargs="+", help="the node's addresses and host names")
+    ca = commands.add_parser("ca", help="create a certificate authority for one cluster")
+    ca.add_argument("folder", type=Path, help="directory for ca.crt and ca.key")
+    node = commands.add_parser("node", help="create this node's certificate")
+    node.add_argument("authority", type=Path, help="directory that `ca` wrote")
+    node.add_argument("folder", type=Path, help="directory for tls.crt, tls.key and ca.crt")
+    node.add_argument("names", nargs="+", help="IP addresses and host names of the node")
     chosen = parser.parse_args(arguments)
     try:
         if chosen.command == "ca":

@@ -1,115 +1,26 @@
-"""Table 4 in one command: every variant as jobs of its own over one run's corpus, priors and decoder, then one page.
+"""Table 4 in one command: the paper's variants, trained as jobs over one run, then compared on one page.
 
-`python -m jobs.ablation` is its detached driver.
+`python -m jobs.ablation` is the driver of a detached ablation.
 """
 
 from __future__ import annotations
 
 import argparse
-import re
 import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-from arspm.config import Config, ConfigError, override
+from arspm.config.variants import TABLE4, VARIANTS
 from arspm.runs import stages
 from cluster import chain, client, events
-from jobs.chain import PYTHON, asks, cluster_address, prefix, save_config, source
+from cluster.graph import Stage
+from jobs.ablation_plan import STAGES, Model, plan
 from jobs.console import watch
-from tune_spaces.paper_ablation import TABLE4, VARIANTS
+from jobs.submission import PYTHON, job_prefix, own_cluster_address, resources_of, save_config, source
 
 DRIVER = "ablation"
-_STAGES = ("encoder", "evaluate")
-
-
-class Model(NamedTuple):
-    """A variant with a seed. `run`: where its encoder and evaluate stages are; `fingerprints`: theirs."""
-
-    variant: str
-    description: str
-    seed: int
-    config: Config
-    run: str
-    fingerprints: Mapping[str, str]
-
-    @property
-    def slug(self) -> str:
-        return f"{re.sub('[^a-z0-9]+', '-', self.variant)}-{self.seed}"
-
-
-def plan(
-    run: str, variants: Sequence[str] = TABLE4, num_seeds: int = 3, changes: Mapping[str, Any] | None = None
-) -> tuple[list[Model], list[dict[str, Any]]]:
-    """The models to train over a run, and those that its corpus does not allow, each with its reason.
-
-    `changes`: fields of every model, or of one variant's where the name begins with it, as
-    "speech2face:speech_encoder.width".
-
-    Raises ConfigError for a variant that does not exist or a change that cannot be, FileNotFoundError where a stage
-    that all share is not done.
-    """
-    unknown = [name for name in variants if name not in VARIANTS]
-    if unknown:
-        raise ConfigError(f"{unknown[0]}: there is no such variant; there are {', '.join(VARIANTS)}")
-    if num_seeds < 1:
-        raise ConfigError(f"seeds: 1 or more, got {num_seeds}")
-    common, own = _by_variant(changes or {}, variants)
-    before = {need for stage in _STAGES for need in stages.STAGES[stage].needs} - set(_STAGES)
-    shared = stages.finished_config(run, "decoder")
-    done = {}
-    for need in sorted(before):
-        stages.finished_config(run, need)  # says what to do where it is not done
-        done[need] = stages.success(run, need)
-    models, missing = [], []
-    for name in dict.fromkeys(variants):
-        description = ", ".join([VARIANTS[name].description, *(f"{field} = {own[name][field]}" for field in own[name])])
-        for seed in range(num_seeds):
-            config = override(shared, {**VARIANTS[name].changes, **common, **own[name], "seed": shared.seed + seed})
-            if reason := _impossible(config, done):
-                missing.append({"variant": name, "seed": config.seed, "reason": reason})
-                continue
-            known = {need: success.fingerprint for need, success in done.items() if success is not None}
-            found: dict[str, str] = {}
-            for stage in _STAGES:
-                found[stage] = stages.fingerprint(
-                    config, stage, {need: (known | found)[need] for need in stages.STAGES[stage].needs}
-                )
-            model = Model(name, description, config.seed, config, run, found)
-            if not all(stages.done(run, stage, found[stage]) for stage in _STAGES):  # the run's own model is as good
-                model = model._replace(run=stages.variant(run, model.slug))
-            models.append(model)
-    return models, missing
-
-
-def _by_variant(
-    changes: Mapping[str, Any], variants: Sequence[str]
-) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """The changes of every model, and those of each variant alone. Raises ConfigError for one that is not asked for."""
-    common: dict[str, Any] = {}
-    own: dict[str, dict[str, Any]] = {name: {} for name in variants}
-    for key, value in changes.items():
-        variant, scoped, field = key.rpartition(":")
-        if scoped and variant not in own:
-            raise ConfigError(f"{key}: {variant} is not among the variants to train: {', '.join(own)}")
-        (own[variant] if scoped else common)[field] = value
-    return common, own
-
-
-def _impossible(config: Config, done: Mapping[str, stages.Success | None]) -> str:
-    """Why a corpus without labels cannot serve a variant; empty text if it can."""
-    prior, gender = done["prior"], done["gender"]
-    assert prior is not None
-    assert gender is not None
-    kind = config.prior.kind
-    wanted = {"gender": ("female", "male"), "none": ()}.get(kind, (kind,))
-    lacking = [name for name in wanted if name not in prior.figures.get("priors", {})]
-    if lacking:
-        return f"no mean face of {' and '.join(lacking)}: labels.csv names no such speaker"
-    if kind == "gender" and gender.figures.get("trained") is False:
-        return f"no gender classifier: {gender.figures.get('reason')}"
-    return ""
 
 
 def run_ablation(
@@ -119,69 +30,80 @@ def run_ablation(
     address: str,
     on_event: Callable[[events.Event], None],
 ) -> bool | None:
-    """Train and measure what is not done, side by side as the cluster has room, then make the page.
+    """Train and measure the models that are not done, as many in parallel as fit, then write the page.
 
-    Whether every model is there; None after a Ctrl-C, which leaves what is done for the next time and the page as it
-    was.
+    Returns whether every model is there, or None after Ctrl-C: finished models are kept and the page is not written.
+    Raises ValueError if no model could be trained.
     """
-    begun = time.monotonic()
-    jobs_client = client.connect(address)
-    todo: dict[str, tuple[Model, str]] = {}
-    order = []
-    for model in models:
-        config_uri = save_config(model.config, run)
-        for stage in _STAGES:
-            name = f"{stage}-{model.slug}"
-            todo[name] = model, stage
-            where = ["--run", model.run, "--config", config_uri, "--fingerprint", model.fingerprints[stage]]
-            entrypoint = shlex.join([*PYTHON, f"jobs.{stage}", *where])
-            needs = () if stage == "encoder" else (f"encoder-{model.slug}",)
-            order.append(chain.Stage(name, needs, entrypoint, *asks(model.config, stage)))
-
-    def is_done(stage: chain.Stage) -> stages.Success | None:
-        model, kind = todo[stage.name]
-        return stages.done(model.run, kind, model.fingerprints[kind])
-
-    outcomes = chain.run_chain(
-        order,
-        runner=client.RayJobs(jobs_client, working_dir=source(), metadata={"run": run}),
-        is_done=is_done,
-        fingerprint=lambda stage: todo[stage.name][0].fingerprints[todo[stage.name][1]],
-        prefix=prefix(run),
-        capacity=lambda: client.capacity(jobs_client),
-        on_event=on_event,
-    )
+    started = time.monotonic()
+    outcomes = _run_stages(run, models, address, on_event)
     if any(outcome.status == "cancelled" for outcome in outcomes.values()):
         return None
-    whole, absent = [], [*missing]
+    complete, absent = [], [*missing]
     for model in models:
-        ended = [outcomes[f"{stage}-{model.slug}"] for stage in _STAGES]
-        bad = next((outcome for outcome in ended if not outcome.ok), None)
-        if bad is None:
-            whole.append(model)
+        ended = [outcomes[f"{stage}-{model.slug}"] for stage in STAGES]
+        failed = next((outcome for outcome in ended if not outcome.ok), None)
+        if failed is None:
+            complete.append(model)
         else:
-            absent.append({"variant": model.variant, "seed": model.seed, "reason": bad.reason})
-    if not whole:
+            absent.append({"variant": model.variant, "seed": model.seed, "reason": failed.reason})
+    if not complete:
         raise ValueError(f"no model of the ablation could be trained; the first: {absent[0]['reason']}")
     from arspm.distributed.ablation import Finished, write_page
 
     write_page(
         run,
-        whole[0].config,
-        [Finished(model.variant, model.seed, model.run) for model in whole],
-        {model.variant: (model.description, VARIANTS[model.variant].published) for model in whole},
+        complete[0].config,
+        [Finished(model.variant, model.seed, model.run) for model in complete],
+        {model.variant: (model.description, VARIANTS[model.variant].published) for model in complete},
         absent,
-        time.monotonic() - begun,
+        time.monotonic() - started,
     )
-    return len(whole) == len(models)
+    return len(complete) == len(models)
+
+
+def _run_stages(
+    run: str, models: Sequence[Model], address: str, on_event: Callable[[events.Event], None]
+) -> dict[str, chain.Outcome]:
+    """Run the models' stages as one chain. Its stages are named STAGE-SLUG."""
+    jobs_client = client.connect(address)
+    by_name: dict[str, tuple[Model, str]] = {}
+    chain_stages = []
+    for model in models:
+        config_uri = save_config(model.config, run)
+        for stage in STAGES:
+            name = f"{stage}-{model.slug}"
+            by_name[name] = model, stage
+            where = ["--run", model.run, "--config", config_uri, "--fingerprint", model.fingerprints[stage]]
+            entrypoint = shlex.join([*PYTHON, f"jobs.{stage}", *where])
+            needs = () if stage == "encoder" else (f"encoder-{model.slug}",)
+            chain_stages.append(Stage(name, needs, entrypoint, *resources_of(model.config, stage)))
+
+    def fingerprint(stage: Stage) -> str:
+        model, name = by_name[stage.name]
+        return model.fingerprints[name]
+
+    def is_done(stage: Stage) -> stages.Success | None:
+        model, name = by_name[stage.name]
+        return stages.done(model.run, name, model.fingerprints[name])
+
+    return chain.run_chain(
+        chain_stages,
+        runner=client.RayJobs(jobs_client, working_dir=source(), metadata={"run": run}),
+        is_done=is_done,
+        fingerprint=fingerprint,
+        prefix=job_prefix(run),
+        capacity=lambda: client.capacity(jobs_client),
+        on_event=on_event,
+    )
 
 
 def detach(run: str, variants: Sequence[str], num_seeds: int, changes: Sequence[str], address: str) -> str:
-    """Submit the driver itself as a job, so that this machine may go; the job's id."""
+    """Submit the driver as a job and return the job's id. `changes`: texts of --set."""
     command = [*PYTHON, "jobs.ablation", "--run", run, "--seeds", str(num_seeds), "--variants", ",".join(variants)]
     return client.submit(
         client.connect(address),
-        submission_id=f"{prefix(run)}-{DRIVER}-{int(time.time())}",
+        submission_id=f"{job_prefix(run)}-{DRIVER}-{int(time.time())}",
         entrypoint=shlex.join(command + [word for change in changes for word in ("--set", change)]),
         working_dir=source(),
         metadata={"run": run, "stage": DRIVER},
@@ -189,22 +111,22 @@ def detach(run: str, variants: Sequence[str], num_seeds: int, changes: Sequence[
 
 
 def main() -> None:
-    """The detached driver: a job on the cluster that submits the variants to the head it runs beside."""
+    """Submit the variants' stages as jobs to the cluster that this process runs on, and compare the models."""
     parser = argparse.ArgumentParser(prog="python -m jobs.ablation", description=main.__doc__)
-    parser.add_argument("--run", required=True)
-    parser.add_argument("--variants", default=",".join(TABLE4))
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--set", action="append", default=[], help="a field's value, as training.encoder.epochs=9")
+    parser.add_argument("--run", required=True, help="run directory: a local path or s3://bucket/prefix")
+    parser.add_argument("--variants", default=",".join(TABLE4), help="variants, separated by commas (default: Table 4)")
+    parser.add_argument("--seeds", type=int, default=3, help="number of models per variant (default: 3)")
+    parser.add_argument("--set", action="append", default=[], help="change one field, e.g. training.encoder.epochs=9")
     arguments = parser.parse_args()
     models, missing = plan(
         arguments.run,
         arguments.variants.split(","),
         arguments.seeds,
-        dict(change.split("=", 1) for change in arguments.set),  # the command line has seen to the "="
+        dict(change.split("=", 1) for change in arguments.set),  # `arspm ablation` has checked the "="
     )
     with watch() as on_event:
-        whole = run_ablation(arguments.run, models, missing, cluster_address(), on_event)
-    sys.exit(0 if whole else 1)
+        complete = run_ablation(arguments.run, models, missing, own_cluster_address(), on_event)
+    sys.exit(0 if complete else 1)
 
 
 if __name__ == "__main__":

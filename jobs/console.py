@@ -1,4 +1,4 @@
-"""What a person sees of a running chain: bars with an ETA on a terminal, plain lines elsewhere."""
+"""Show a running chain: progress bars with an ETA on a terminal, plain lines otherwise."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from arspm.report.words import format_duration
 from cluster import events
 
 _ENDS = (events.Finished, events.Failed, events.Cancelled, events.Retry)
-LINE_SECONDS = 10.0  # between two lines of one stage's progress, where there is no terminal
+LINE_SECONDS = 10.0  # between two progress lines of one stage, without a terminal
 
 
 @contextmanager
 def watch() -> Iterator[Callable[[events.Event], None]]:
-    """A function that shows a chain's events while the block runs."""
+    """Give a function that shows the chain's events while the block runs."""
     if sys.stdout.isatty():
         with _bars() as show:
             yield show
@@ -35,18 +36,18 @@ def watch() -> Iterator[Callable[[events.Event], None]]:
 
 
 def sentence(event: events.Event) -> str | None:
-    """An event in words; None for what is shown otherwise or not at all."""
+    """Return an event as one line of text; None if it is shown as a bar or not at all."""
     match event:
         case events.Started(attached=attached):
-            return f"{event.stage}: {'joined a job that runs already' if attached else 'started'}"
+            return f"{event.stage}: {'attached to a running job' if attached else 'started'}"
         case events.Reused():
-            return f"{event.stage}: done before, reused"
+            return f"{event.stage}: already done, reused"
         case events.Finished(seconds=seconds):
             return f"{event.stage}: done in {format_duration(seconds)}"
         case events.Failed(error=error):
             return f"{event.stage}: FAILED: {error.removeprefix('error: ').removeprefix(event.stage + ': ')}"
         case events.Skipped(reason=reason):
-            return f"{event.stage}: skipped, {reason.partition(':')[0]}"  # why that failed was just said
+            return f"{event.stage}: skipped, {reason.partition(':')[0]}"  # the failure itself has just been printed
         case events.Retry(error=error, retry=retry, max_retries=most, wait_seconds=wait):
             return f"{event.stage}: {error}; retry {retry} of {most} in {wait:.0f} s"
         case events.Cancelled(reason=reason):
@@ -54,15 +55,6 @@ def sentence(event: events.Event) -> str | None:
         case events.Warned(text=text):
             return f"{event.stage}: {text}"
     return None
-
-
-def format_duration(seconds: float) -> str:
-    """Seconds as a person says them: 42 s, 3 min 10 s, 2 h 5 min."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    if seconds < 3600:
-        return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
-    return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:.0f} min"
 
 
 @contextmanager
@@ -84,7 +76,7 @@ def _bars() -> Iterator[Callable[[events.Event], None]]:
         def show(event: events.Event) -> None:
             if isinstance(event, events.Started):
                 tasks[event.stage] = progress.add_task(event.stage, total=None, unit="", message="starting")
-            elif isinstance(event, events.Progress) and event.stage in tasks:
+            elif isinstance(event, events.StageProgress) and event.stage in tasks:
                 progress.update(
                     tasks[event.stage],
                     total=event.total,
@@ -101,21 +93,22 @@ def _bars() -> Iterator[Callable[[events.Event], None]]:
 
 
 def _lines() -> Callable[[events.Event], None]:
-    first: dict[str, tuple[float, float]] = {}  # stage -> when it first told how far it is, and how far
-    shown: dict[str, float] = {}
+    first: dict[str, tuple[float, float]] = {}  # stage -> time and progress of its first event
+    last_printed: dict[str, float] = {}  # stage -> time
 
     def show(event: events.Event) -> None:
         if isinstance(event, events.Started):
             first.pop(event.stage, None)
-        if isinstance(event, events.Progress) and event.total:
+        if isinstance(event, events.StageProgress) and event.total:
             now = time.monotonic()
-            begun, before = first.setdefault(event.stage, (now, event.current))
-            if now - shown.get(event.stage, -LINE_SECONDS) < LINE_SECONDS:
+            started, before = first.setdefault(event.stage, (now, event.current))
+            if now - last_printed.get(event.stage, -LINE_SECONDS) < LINE_SECONDS:
                 return
-            shown[event.stage] = now
+            last_printed[event.stage] = now
             eta = ""
-            if event.current > before:  # since then: a stage's start takes longer than many steps
-                eta = f", about {format_duration((now - begun) * (event.total - event.current) / (event.current - before))} left"
+            if event.current > before:  # from the first event on: a stage's start takes longer than many steps
+                seconds = (now - started) * (event.total - event.current) / (event.current - before)
+                eta = f", about {format_duration(seconds)} left"
             message = f", {event.message}" if event.message else ""
             print(f"{event.stage}: {event.current:.0f} of {event.total:.0f} {event.unit}{message}{eta}", flush=True)
         elif text := sentence(event):

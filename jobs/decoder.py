@@ -1,4 +1,4 @@
-"""Train the face decoder."""
+"""Stage decoder: train the face decoder."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from jobs.stage import main
 
 
 def decoder(config: Config, run: str, fingerprint: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Train the face decoder on Ray Train workers."""
+    """Train the face decoder."""
     return train_stage("decoder", config, run, fingerprint)
 
 

@@ -1,4 +1,4 @@
-"""The whole chain on this machine: local head, made-up clips, stages, report. `make demo` runs it."""
+"""All stages on this machine: a local head, synthetic clips, the chain, its report. `make demo` runs it."""
 
 from __future__ import annotations
 
@@ -7,24 +7,26 @@ import sys
 import time
 from pathlib import Path
 
+from arspm.report.words import format_duration
 from cluster import head
 from jobs import cli
-from jobs.console import format_duration
+from jobs.commands.chain import submit
+from jobs.commands.data import synth
 
 NUM_SPEAKERS, CLIPS_PER_SPEAKER = 240, 3
 
 
 def demo(folder: Path, preset: str, num_speakers: int) -> None:
-    """Make the clips unless they are there, then run or finish the chain in `<folder>`."""
-    begun = time.monotonic()
+    """Write synthetic clips beside the folder unless they exist, then run or resume the chain in the folder."""
+    started = time.monotonic()
     clips = folder.with_name(folder.name + "-clips")
     if not clips.exists():
-        print(f"drawing {num_speakers} made-up people and their voices into {clips}", flush=True)
-        cli.synth(str(clips), num_speakers=num_speakers, clips_per_speaker=CLIPS_PER_SPEAKER, seed=0)
-    started = head.current() is None
+        print(f"writing clips of {num_speakers} synthetic speakers to {clips}", flush=True)
+        synth(str(clips), num_speakers=num_speakers, clips_per_speaker=CLIPS_PER_SPEAKER, seed=0)
+    own_head = head.current() is None
     print(f"Ray answers at {head.up().address}", flush=True)
     try:
-        cli.submit(
+        submit(
             run=str(folder),
             csv=str(clips / "avspeech.csv"),
             clips=str(clips / "clips"),
@@ -37,16 +39,18 @@ def demo(folder: Path, preset: str, num_speakers: int) -> None:
             ray_address=None,
         )
     finally:
-        if started:
+        if own_head:
             head.down()
-    print(f"all in {format_duration(time.monotonic() - begun)}; figures: {folder / 'report' / 'metrics.json'}")
+    print(f"finished in {format_duration(time.monotonic() - started)}; metrics: {folder / 'report' / 'metrics.json'}")
     print(f"open {(folder / 'report' / 'index.html').resolve().as_uri()}")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m jobs.demo", description=__doc__)
-    parser.add_argument("--run", type=Path, default=Path("runs/demo"))
-    parser.add_argument("--preset", default="demo")
-    parser.add_argument("--num-speakers", type=int, default=NUM_SPEAKERS)
+    parser.add_argument("--run", type=Path, default=Path("runs/demo"), help="run directory (default: %(default)s)")
+    parser.add_argument("--preset", default="demo", help="named configuration (default: %(default)s)")
+    parser.add_argument(
+        "--num-speakers", type=int, default=NUM_SPEAKERS, help="synthetic speakers (default: %(default)s)"
+    )
     arguments = parser.parse_args()
     sys.exit(cli.readable(lambda: demo(arguments.run, arguments.preset, arguments.num_speakers)))

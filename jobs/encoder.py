@@ -1,4 +1,4 @@
-"""Train the speech encoder."""
+"""Stage encoder: train the speech encoder."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from jobs.stage import main
 
 
 def encoder(config: Config, run: str, fingerprint: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Train the speech encoder on Ray Train workers."""
+    """Train the speech encoder."""
     return train_stage("encoder", config, run, fingerprint)
 
 

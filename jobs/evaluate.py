@@ -1,4 +1,4 @@
-"""Table 4, the gender judge and the pictures, on the test split."""
+"""Stage evaluate: the paper's tables and the portraits of the test split."""
 
 from arspm.distributed.evaluate import evaluate
 from jobs.stage import main

@@ -1,4 +1,4 @@
-"""VGGFace over every face, once: the features family of the corpus."""
+"""Stage features: VGGFace's feature of every face, the features family of the corpus."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from jobs.stage import main
 
 
 def features(config: Config, run: str, fingerprint: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Compute the face feature of every face, so that no later stage runs VGGFace on a real image."""
+    """Compute the face feature of every face once, so that no later stage runs VGGFace on a real image."""
     return make_features(config, run)
 
 

@@ -1,4 +1,4 @@
-"""The gender classifier, which hears speech."""
+"""Stage gender: train the gender classifier, whose input is speech."""
 
 from typing import Any
 
@@ -9,14 +9,17 @@ from jobs.stage import main
 
 
 def gender(config: Config, run: str, fingerprint: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Train the gender classifier; without labels of both sexes there is none, and the gender prior cannot be used."""
+    """Train the gender classifier, unless the corpus lacks labels of both genders.
+
+    Without it the gender prior cannot be used.
+    """
     try:
         return train_stage("gender", config, run, fingerprint)
-    except NothingToLearn as reason:
+    except NothingToLearn as error:
         if config.prior.kind == "gender":
-            raise ValueError(f"prior.kind=gender needs a gender classifier, but {reason}") from None
-        print(f"no gender classifier: {reason}")
-        return {}, {"trained": False, "reason": str(reason)}
+            raise ValueError(f"prior.kind=gender needs a gender classifier, but {error}") from None
+        print(f"no gender classifier: {error}")
+        return {}, {"trained": False, "reason": str(error)}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Portraits from recordings, on this machine."""
+"""Draw portraits from recordings, on this machine."""
 
 from __future__ import annotations
 
@@ -17,14 +17,16 @@ from arspm.training.artifacts import load_speech_portrait
 
 
 def generate(run: str, recordings: Sequence[str], out: str) -> Iterator[str]:
-    """Draw a portrait from each recording (wav, flac, mp3, mp4, ...) with a run's trained model; the pictures' URIs.
+    """Draw a portrait of each recording (wav, flac, mp3, mp4, ...) with a run's trained model; yield the JPEGs' URIs.
 
-    A recording is what the model was trained on: its first six seconds, repeated if it is shorter (reading N). Raises
-    ValueError or FileNotFoundError, in one line, before anything is written if a recording cannot be used.
+    As in training, the first six seconds are used, and a shorter recording is repeated (reading N). Raises ValueError
+    or FileNotFoundError, in one line and before anything is written, if a recording cannot be used.
     """
     targets = [storage.join(out, f"{Path(recording).stem}.jpg") for recording in recordings]
     if len(set(targets)) < len(targets):
-        raise ValueError("two recordings have the same name and would share a picture; rename one or run them apart")
+        raise ValueError(
+            "two recordings have the same file name, so their portraits would too; rename one, or use two commands"
+        )
     model = load_speech_portrait(run, stages.finished_config(run, "encoder"))
     speech = [fit_length(load_speech(recording), schema.WAVEFORM_SHAPE[0]) for recording in recordings]
     for waveform, target in zip(speech, targets, strict=True):

@@ -1,4 +1,4 @@
-"""The best answer that any voice allows, for made-up speakers, whose true causes are known."""
+"""Stage oracle: the best estimate that a voice allows, for synthetic speakers, whose true causes are known."""
 
 from typing import Any
 
@@ -7,9 +7,9 @@ from jobs.stage import main
 
 
 def oracle(config: Config, run: str, fingerprint: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Average the face features of people who share a test speaker's causes; without true causes there is no oracle."""
+    """Average the face features of people who share a test speaker's true causes, unless these are not known."""
     if not config.oracle.speakers:
-        reason = "oracle.speakers is not given: the true causes are known of made-up speakers only"
+        reason = "oracle.speakers is not given: only synthetic speakers have known true causes"
         print(f"no oracle: {reason}")
         return {}, {"made": False, "reason": reason}
     from arspm.distributed.data.oracle import make_oracle

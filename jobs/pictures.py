@@ -1,4 +1,4 @@
-"""A run's pictures as files, for eyes and judges outside this system."""
+"""Export a run's pictures as files, for people and for judges outside this system."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ INDEX = "index.csv"
 
 
 def export(run: str, out: str) -> int:
-    """Write the real faces, what the decoder makes of them, and the portraits of the test split; how many pictures.
+    """Write the test split's real faces, their reconstructions by the decoder, and the portraits; return their number.
 
-    `OUT/<pictures>/<clip id>.jpg`, and `OUT/index.csv` with the columns clip_id, pictures, file, gender and age, the
-    last two empty: filled in by a judge it is what `evaluate.judge` takes. Raises FileNotFoundError where the run was
-    not evaluated.
+    Writes `OUT/<pictures>/<clip id>.jpg` and `OUT/index.csv` with the columns clip_id, pictures, file, gender and age.
+    The last two are empty; once a judge has filled them in, `evaluate.judge` takes the file. Raises FileNotFoundError
+    if the run was not evaluated.
     """
     stages.finished_config(run, "evaluate")
-    place = stages.folder(run, "evaluate")
-    model = storage.read_json(storage.join(place, "metrics.json"))["model"]
+    evaluated = stages.folder(run, "evaluate")
+    model = storage.read_json(storage.join(evaluated, "metrics.json"))["model"]
     split = tables.open_split(stages.corpus(run), "test")
-    drawn = {"face-to-face": schema.FACE_TO_FACE_JPEG, model: schema.PORTRAIT_JPEG}
+    column_of = {"face-to-face": schema.FACE_TO_FACE_JPEG, model: schema.PORTRAIT_JPEG}
     index = io.StringIO()
     rows = csv.writer(index, lineterminator="\n")
     rows.writerow(("clip_id", "pictures", "file", "gender", "age"))
     count = 0
     for shard, name in enumerate(split.shards):
-        predictions = storage.join(place, "predictions", f"test-{name}.parquet")
-        table = tables.read_table(predictions, [schema.CLIP_ID, *drawn.values()])
+        predictions = storage.join(evaluated, "predictions", f"test-{name}.parquet")
+        table = tables.read_table(predictions, [schema.CLIP_ID, *column_of.values()])
         real = tables.read_columns(split.only(shard), "faces", (schema.FACE_JPEG,))[schema.FACE_JPEG]
-        columns = {"real": real} | {pictures: table[column] for pictures, column in drawn.items()}
+        columns = {"real": real} | {pictures: table[column] for pictures, column in column_of.items()}
         for pictures, column in columns.items():
             for clip, jpeg in zip(table[schema.CLIP_ID].to_pylist(), column.to_pylist(), strict=True):
                 file = f"{pictures}/{clip}.jpg"

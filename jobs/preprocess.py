@@ -1,4 +1,4 @@
-"""Talking clips to corpus: decode, find faces, make spectrograms, write aligned Parquet shards."""
+"""Stage preprocess: decode clips, find faces, compute spectrograms, write the corpus as aligned Parquet shards."""
 
 from arspm.distributed.data.preprocess import preprocess
 from jobs.stage import main

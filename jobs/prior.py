@@ -1,4 +1,4 @@
-"""The prior faces: neutral, female, male, and how they converge with the number of faces."""
+"""Stage prior: the mean face features (neutral, female, male), and how they converge with the number of faces."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,14 +21,16 @@ def prior(config: Config, run: str, fingerprint: str) -> tuple[dict[str, Any], d
     genders = tables.read_columns(train, "faces", (schema.GENDER,))[schema.GENDER].to_pylist()
     means, by_count, table = {}, {}, {}
     for name, choice in choose_rows(genders, config.prior.num_faces, config.seed).items():
-        found = tables.read_rows(train, {"features": (schema.FACE_FEATURE,)}, choice.rows)
-        values = found[schema.FACE_FEATURE].astype("float32")
+        chosen = tables.read_rows(train, {"features": (schema.FACE_FEATURE,)}, choice.rows)
+        values = chosen[schema.FACE_FEATURE].astype("float32")
         for count, mean in running_means(values).items():
-            by_count[f"{name}/{count}"] = means[name] = torch.from_numpy(mean.astype("float32"))  # the last is of all
+            by_count[f"{name}/{count}"] = means[name] = torch.from_numpy(
+                mean.astype("float32")
+            )  # the last count is all faces
         table[name] = {
             "n": len(values),
             "gender_balanced": choice.balanced,
-            "clips": tables.ids_hash(found[schema.CLIP_ID].to_pylist()),
+            "clips": tables.ids_hash(chosen[schema.CLIP_ID].to_pylist()),
             "convergence": convergence(values),
         }
     files = {}

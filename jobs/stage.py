@@ -1,4 +1,4 @@
-"""What every stage's program does round its work: arguments, done or not, commit, one readable line on error."""
+"""What all stage programs share: arguments, the check whether the stage is done, its manifest, one-line errors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from arspm import config as configuration
@@ -23,20 +23,28 @@ Work = Callable[[Config, str, str], tuple[dict[str, Any], dict[str, Any]]]
 
 
 def main(stage: str, work: Work) -> None:
-    """Run a stage's program: `python -m jobs.<stage> --run URI --config URI --fingerprint HEX`."""
+    """Run a stage's program: `python -m jobs.<stage> --run URI --config URI [--fingerprint HEX] [--local]`."""
     parser = argparse.ArgumentParser(prog=f"python -m jobs.{stage}", description=work.__doc__)
-    parser.add_argument("--run", required=True, help="the run's directory: a path or s3://")
-    parser.add_argument("--config", required=True, help="the resolved configuration, a JSON file's path or s3://")
-    parser.add_argument("--fingerprint", required=True, help="what the stage will be known by when it is done")
+    parser.add_argument("--run", required=True, help="run directory: a local path or s3://bucket/prefix")
+    parser.add_argument("--config", required=True, help="complete configuration: URI of a JSON file")
+    parser.add_argument(
+        "--fingerprint",
+        help="fail unless the configuration and the finished upstream stages have this fingerprint (default: no check)",
+    )
+    parser.add_argument(
+        "--local",
+        action="store_true",
+        help="run in this process, without Ray, as one worker: for a debugger (default: on the Ray cluster)",
+    )
     arguments = parser.parse_args()
-    with readable_end(stage):
+    with readable_end(stage), _in_this_process() if arguments.local else nullcontext():
         config = configuration.load(storage.read_bytes(arguments.config))
         run_stage(stage, work, arguments.run, config, arguments.fingerprint)
 
 
 @contextmanager
 def readable_end(name: str) -> Iterator[None]:
-    """A job's work. An error ends the program: a traceback, one line, and a status that says whether to try again."""
+    """End the program on an error: print the traceback and one line, exit with a status that says whether to retry."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     try:
         yield
@@ -47,16 +55,51 @@ def readable_end(name: str) -> Iterator[None]:
         sys.exit(EXIT_TEMPORARY if getattr(error, "temporary", False) else 1)
 
 
-def run_stage(stage: str, work: Work, run: str, config: Config, fingerprint: str) -> None:
-    """Do a stage's work and commit it, unless it is done already."""
+def run_stage(stage: str, work: Work, run: str, config: Config, fingerprint: str | None = None) -> None:
+    """Run a stage and write its manifest, unless the stage is done.
+
+    Raises FileNotFoundError if an upstream stage is not done. Raises ValueError, before anything is removed, for
+    another fingerprint than `expected_fingerprint`; and if an upstream stage was run again while this one ran.
+    """
+    if fingerprint is None or not stages.done(run, stage, fingerprint):
+        expected = expected_fingerprint(stage, run, config)
+        if fingerprint not in (None, expected):
+            raise ValueError(
+                f"fingerprint {str(fingerprint)[:12]} does not belong to this configuration and the stages that are "
+                f"done in {run} (expected {expected[:12]}): the configuration, the clips or an upstream stage has "
+                "changed; run `arspm submit` again, or leave --fingerprint out"
+            )
+        fingerprint = expected
     if stages.done(run, stage, fingerprint):
         print(f"{stage} is done already")
         return
-    for need, digest in stages.upstream(run, stage).items():
-        if not digest:
-            raise FileNotFoundError(f"{stages.folder(run, need)} has no {stages.SUCCESS}: run stage {need} first")
+    upstream = stages.upstream(run, stage)
     stages.begin(run, stage, fingerprint)
-    begun = time.monotonic()
+    started = time.monotonic()
     files, figures = work(config, run, fingerprint)
-    seconds = time.monotonic() - begun
+    seconds = time.monotonic() - started
+    if stages.upstream(run, stage) != upstream:
+        raise ValueError("an upstream stage was run again meanwhile, so this result is outdated; run the stage again")
     stages.commit(run, stage, fingerprint=fingerprint, config=config, files=files, seconds=seconds, figures=figures)
+
+
+def expected_fingerprint(stage: str, run: str, config: Config) -> str:
+    """Return a stage's fingerprint, from the configuration and the manifests of its upstream stages.
+
+    Raises FileNotFoundError if an upstream stage, or an input of the first stage, is missing.
+    """
+    upstream = {}
+    for need in stages.STAGES[stage].needs:
+        manifest = stages.success(run, need)
+        if manifest is None:
+            raise FileNotFoundError(f"{stages.folder(run, need)} has no {stages.SUCCESS}: run stage {need} first")
+        upstream[need] = manifest.fingerprint
+    return stages.fingerprint(config, stage, upstream or stages.describe_inputs(config))
+
+
+@contextmanager
+def _in_this_process() -> Iterator[None]:
+    from arspm.distributed import local  # imports Ray, which `arspm report` need not wait for
+
+    with local.in_process():
+        yield

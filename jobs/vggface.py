@@ -1,4 +1,4 @@
-"""The face feature's network: published weights, or an identity classifier trained on the training faces."""
+"""Stage vggface: the network of the face feature, from published weights or trained as an identity classifier."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,31 +22,31 @@ from arspm.runs import stages
 from arspm.training import artifacts, checkpoint
 from jobs.stage import main
 
-# The mean length of a face feature behind the paper's figures: L2 / (2 sin(Cos / 2)) over the seven models of Table 4
-# has the median 6.3. The weights of eq. 7 balance its terms at that scale, and a network trained here could have any.
+# Mean norm of the paper's face features: L2 / (2 sin(Cos / 2)) has the median 6.3 over the seven models of Table 4. The
+# loss weights of eq. 7 are balanced at that scale; the features of a network trained here could have any scale.
 FEATURE_NORM = 6.3
-NUM_FACES = 512  # whose features are looked at
-# Of features from their mean, on average. Of drawn people it was 1.0 where training had not left the start and 32 where
-# it had; photographs differ more.
-ALIKE_DEGREES = 2.0
+NUM_FACES = 512  # sample whose features are checked
+# Smallest accepted mean angle between features and their mean. For drawn faces it was 1.0 where training had failed to
+# start and 32 where it had not; photographs differ more.
+MIN_DEGREES = 2.0
 
 
 def vggface(config: Config, run: str, fingerprint: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Load published VGGFace weights, or train the network here when there are none."""
+    """Load published VGGFace weights, or train the network if `vggface.weights` is empty."""
     if config.vggface.weights:
         model, figures = _published(config)
         return _save(model, run), figures
     files, figures = train_stage("vggface", config, run, fingerprint)
     model = artifacts.load_vggface(run, config)
-    features = _some_features(model, config, run)
-    _require_learnt(features, config)
+    features = _sample_features(model, config, run)
+    _require_distinct(features, config)
     norm = float(features.norm(dim=1).mean())
     scale_features(model, FEATURE_NORM / norm)
     return files | _save(model, run), figures | {"feature_norm_before": norm, "feature_norm": FEATURE_NORM}
 
 
 def _published(config: Config) -> tuple[VGGFace, dict[str, Any]]:
-    """The network of `vggface.weights`, and what was found out about the file. fc8 has the file's identities."""
+    """Return the network of `vggface.weights` and figures on the file. The size of fc8 is the file's."""
     uri = config.vggface.weights
     with storage.local_copy(uri) as path:
         published = read_published(path, config.vggface.channel_order)
@@ -55,12 +55,12 @@ def _published(config: Config) -> tuple[VGGFace, dict[str, Any]]:
     load_published(published.state_dict, model)
     mean = "RGB " + ", ".join(f"{value:.4f}" for value in MEAN_RGB)
     print(f"{uri}: format {published.format}, channels {published.channel_order.upper()}, mean {mean}", flush=True)
-    found = {"published": uri, "format": published.format, "channel_order": published.channel_order, "mean": mean}
-    return model, found | {"sha256": sha256, "check": check(model, *_stated(uri))}
+    figures = {"published": uri, "format": published.format, "channel_order": published.channel_order, "mean": mean}
+    return model, figures | {"sha256": sha256, "check": check(model, *_stated(uri))}
 
 
 def _stated(uri: str) -> tuple[torch.Tensor | None, StatedActivations | None]:
-    """The image and the activations of `<weights>.check.json`, where there is one beside the weights."""
+    """Return the image and the activations of `<weights>.check.json`, None for each that is missing."""
     sidecar = f"{storage.absolute(uri)}.check.json"
     if not storage.exists(sidecar):
         return None, None
@@ -74,14 +74,14 @@ def _stated(uri: str) -> tuple[torch.Tensor | None, StatedActivations | None]:
         raise ValueError(f"{picture}: not a picture ({drop.detail})") from None
 
 
-def _require_learnt(features: torch.Tensor, config: Config) -> None:
-    """Refuse a network to which all faces look alike: whatever learns from its features learns nothing.
+def _require_distinct(features: torch.Tensor, config: Config) -> None:
+    """Raise ValueError if the network gives all faces nearly the same feature; nothing can be learnt from it.
 
-    Sixteen layers without BatchNorm may never leave the start, the sooner the more people there are to tell apart.
-    features: (faces, feature). Raises ValueError.
+    Sixteen layers without BatchNorm may fail to start training, more often with more identities.
+    features: (faces, feature).
     """
     angle = float(metrics.cos_degrees(features, features.mean(dim=0).expand_as(features)).mean())
-    if angle < ALIKE_DEGREES:
+    if angle < MIN_DEGREES:
         recipe = config.training.vggface
         raise ValueError(
             f"VGGFace learnt nothing: the features of all faces are within {angle:.1f} degrees of their mean. Lower "
@@ -91,16 +91,16 @@ def _require_learnt(features: torch.Tensor, config: Config) -> None:
 
 
 @torch.no_grad()
-def _some_features(model: VGGFace, config: Config, run: str) -> torch.Tensor:
-    """The face features of the first training faces: (faces, feature)."""
+def _sample_features(model: VGGFace, config: Config, run: str) -> torch.Tensor:
+    """Return the features of the first training faces: (faces, feature)."""
     train = tables.open_split(stages.corpus(run), "train", NUM_FACES)
-    found = []
+    features = []
     for begin in range(0, train.num_rows, config.evaluate.batch_size):
         rows = np.arange(begin, min(begin + config.evaluate.batch_size, train.num_rows))
         pictures = tables.read_rows(train, {"faces": (schema.FACE_JPEG,)}, rows)[schema.FACE_JPEG].to_pylist()
         faces = np.stack([decode_jpeg(picture, config.image_size) for picture in pictures])
-        found.append(model.features(torch.from_numpy(faces).permute(0, 3, 1, 2) / 255))
-    return torch.cat(found)
+        features.append(model.features(torch.from_numpy(faces).permute(0, 3, 1, 2) / 255))
+    return torch.cat(features)
 
 
 def _save(model: VGGFace, run: str) -> dict[str, Any]:

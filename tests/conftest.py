@@ -23,8 +23,8 @@ from hypothesis import HealthCheck, settings
 
 from arspm.corpus import schema
 from cluster.access import ensure_token
-from tests.cluster.nodes import Nodes, cannot
-from tests.s3_servers import BUCKET, Moto, SeaweedFS, reached_by, s3_env
+from tests.cluster.nodes import Nodes, namespaces_unavailable
+from tests.s3_servers import BUCKET, Moto, SeaweedFS, connected_to, s3_env
 
 # Before anything imports ray, which reads most of these once.
 _home = Path(tempfile.mkdtemp(prefix="arspm-test-"))
@@ -47,6 +47,16 @@ settings.register_profile(
     "arspm", database=None, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("arspm")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Under `pytest -n 2 --dist loadgroup`: all tests with Ray in one process, first; the others file by file."""
+    clusters = {"head", "nodes"}
+    on_ray = {item for item in items if "ray" in item.keywords or clusters & {*getattr(item, "fixturenames", ())}}
+    items.sort(key=lambda item: item not in on_ray)
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("ray" if item in on_ray else str(item.path)))
 
 
 @pytest.fixture(scope="session")
@@ -97,7 +107,7 @@ def nodes() -> Iterator[Nodes]:
 
 def make_nodes(**options: Any) -> Iterator[Nodes]:
     """A cluster without a node yet, or a failure that says what it takes; ARSPM_NO_NODES=1 skips instead."""
-    if reason := cannot():
+    if reason := namespaces_unavailable():
         if os.environ.get("ARSPM_NO_NODES") == "1":
             pytest.skip(f"SEVERAL NODES WERE NOT TESTED: ARSPM_NO_NODES=1, and {reason}")
         pytest.fail(f"several nodes need network namespaces: {reason}; or set ARSPM_NO_NODES=1 to leave them untested")
@@ -154,7 +164,7 @@ def bucket(request: pytest.FixtureRequest) -> Bucket:
 @pytest.fixture
 def s3(bucket: Bucket) -> Iterator[str]:
     """The bucket's URI, reached from this process."""
-    with reached_by(bucket.env):
+    with connected_to(bucket.env):
         yield bucket.uri
 
 

@@ -1,4 +1,4 @@
-"""An HTTP proxy before a real S3 server that fails by order, so that each fault comes when the test wants it."""
+"""An HTTP proxy in front of a real S3 server that injects the faults that a test asks for."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-# Nothing of these reaches the server behind.
+# With these faults, the request does not reach the server.
 SLOW_DOWN = "503 SlowDown"
 INTERNAL_ERROR = "500 InternalError"
 QUOTING_SLOW_DOWN = "503 SlowDown that quotes the request's credentials"
-REFUSED = "403 SignatureDoesNotMatch, which quotes them too"
+DENIED = "403 SignatureDoesNotMatch that quotes the request's credentials"
 NO_SUCH_UPLOAD = "404 NoSuchUpload"
-NONE_DELETED = "200 and nothing deleted"
+NONE_DELETED = "200, with an error for the object to delete"
 RESET = "a reset before the reply"
 STALL = "no reply"
-# The server behind has done what was asked.
+# With these faults, the server has processed the request.
 LOST_REPLY = "a reset instead of the reply"
-TORN = "half of the body and the end"
-RESET_BODY = "half of the body and a reset"
-STALLED_BODY = "half of the body and no more"
+TRUNCATED = "half of the body, then a closed connection"
+RESET_BODY = "half of the body, then a reset"
+STALLED_BODY = "half of the body, then nothing"
 
-# What S3 says.
+# Replies as S3 sends them.
 ERROR = "<Error><Code>{}</Code><Message>{}</Message>{}<RequestId>4442587FB7D0A2F9</RequestId></Error>"
 REPLIES = {
     SLOW_DOWN: (503, ERROR.format("SlowDown", "Please reduce your request rate.", "")),
     INTERNAL_ERROR: (500, ERROR.format("InternalError", "We encountered an internal error. Please try again.", "")),
-    REFUSED: (
+    DENIED: (
         403,
         ERROR.format(
             "SignatureDoesNotMatch",
@@ -51,8 +51,8 @@ REPLIES = {
 }
 
 
-class Order(NamedTuple):
-    """A fault for the next `times` requests of a method (any, if empty) whose path and query hold a text."""
+class Rule(NamedTuple):
+    """Inject a fault into the next `times` requests of a method (any if empty) whose path and query contain a text."""
 
     fault: str
     method: str
@@ -61,9 +61,9 @@ class Order(NamedTuple):
 
 
 class FaultyServer(ThreadingHTTPServer):
-    """Passes every request on to `upstream` (http://host:port), but for those that an order is for.
+    """A proxy that forwards requests to `upstream` (http://host:port) and injects faults.
 
-    `seen`: method -> requests of it that came. `done`: fault -> how often it struck.
+    `requests`: method -> number of requests. `injected`: fault -> how often it was injected.
     """
 
     daemon_threads = True
@@ -72,29 +72,30 @@ class FaultyServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.upstream = urlsplit(upstream)
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
-        self.seen: Counter[str] = Counter()
-        self.done: Counter[str] = Counter()
-        self._orders: list[Order] = []
+        self.requests: Counter[str] = Counter()
+        self.injected: Counter[str] = Counter()
+        self._rules: list[Rule] = []
         self._lock = threading.Lock()
         self.closing = threading.Event()
 
-    def order(self, fault: str, *, times: int = 1, method: str = "", text: str = "") -> None:
-        """One more order. Of several that fit a request the first one given, while it lasts, is carried out."""
+    def inject(self, fault: str, *, times: int = 1, method: str = "", text: str = "") -> None:
+        """Add a rule. The oldest unused rule that matches a request applies."""
         with self._lock:
-            self._orders.append(Order(fault, method, text, times))
+            self._rules.append(Rule(fault, method, text, times))
 
     def fault_for(self, method: str, path: str) -> str | None:
+        """Count a request, and return the fault to inject, if any."""
         with self._lock:
-            self.seen[method] += 1
-            for number, order in enumerate(self._orders):
-                if order.times and order.method in ("", method) and order.text in path:
-                    self._orders[number] = order._replace(times=order.times - 1)
-                    self.done[order.fault] += 1
-                    return order.fault
+            self.requests[method] += 1
+            for index, rule in enumerate(self._rules):
+                if rule.times and rule.method in ("", method) and rule.text in path:
+                    self._rules[index] = rule._replace(times=rule.times - 1)
+                    self.injected[rule.fault] += 1
+                    return rule.fault
         return None
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Nothing: clients hang up on a stall, and that is what the tests are about."""
+        """Print nothing: clients close stalled connections on purpose."""
 
 
 @contextlib.contextmanager
@@ -112,7 +113,7 @@ def faulty_server(upstream: str) -> Iterator[FaultyServer]:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"  # the class answers `Expect: 100-continue` and keeps connections
+    protocol_version = "HTTP/1.1"  # with `Expect: 100-continue` and keep-alive
     disable_nagle_algorithm = True
     server: FaultyServer
 
@@ -126,15 +127,15 @@ class _Handler(BaseHTTPRequestHandler):
         elif fault == STALL:
             self._stall()
         else:
-            self._pass_on(body, fault)
+            self._forward(body, fault)
 
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _handle
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing."""
+        """Print nothing."""
 
     def _request_body(self) -> bytes:
-        """The body as it came, chunks with their framing: the signature is over what they hold."""
+        """Return the body unchanged, chunks with their framing, so that the request can be forwarded."""
         if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
             return self.rfile.read(int(self.headers.get("Content-Length", 0)))
         pieces = []
@@ -145,16 +146,18 @@ class _Handler(BaseHTTPRequestHandler):
             if not size:
                 return b"".join(pieces)
 
-    def _pass_on(self, body: bytes, fault: str | None) -> None:
-        behind = http.client.HTTPConnection(self.server.upstream.hostname or "", self.server.upstream.port, timeout=60)
-        with contextlib.closing(behind):
-            behind.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+    def _forward(self, body: bytes, fault: str | None) -> None:
+        upstream = http.client.HTTPConnection(
+            self.server.upstream.hostname or "", self.server.upstream.port, timeout=60
+        )
+        with contextlib.closing(upstream):
+            upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
             for name, value in self.headers.items():
                 if name.lower() not in ("expect", "connection"):
-                    behind.putheader(name, value)
-            behind.endheaders()
-            behind.send(body)
-            reply = behind.getresponse()
+                    upstream.putheader(name, value)
+            upstream.endheaders()
+            upstream.send(body)
+            reply = upstream.getresponse()
             content = reply.read()
         if fault == LOST_REPLY:
             self._reset()
@@ -169,10 +172,10 @@ class _Handler(BaseHTTPRequestHandler):
         if fault is None:
             self.wfile.write(content)
             return
-        assert content, f"{fault} ordered for a reply without a body: {self.command} {self.path}"
+        assert content, f"{fault} injected into a reply without a body: {self.command} {self.path}"
         self.wfile.write(content[: len(content) // 2])
         self.wfile.flush()
-        if fault == TORN:
+        if fault == TRUNCATED:
             self.close_connection = True
         elif fault == RESET_BODY:
             self._reset()
@@ -191,13 +194,13 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
     def _reset(self) -> None:
-        """End the connection with an RST: a socket that lingers for no time sends no FIN."""
+        """Close the connection with an RST: SO_LINGER with zero seconds sends no FIN."""
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.connection.close()
         self.close_connection = True
 
     def _stall(self) -> None:
-        """Say nothing until the client or the test has gone."""
+        """Send nothing until the client closes the connection or the test ends."""
         self.connection.settimeout(0.1)
         while not self.server.closing.is_set():
             try:

@@ -1,4 +1,4 @@
-"""Two real S3 servers, independent of each other."""
+"""Two independent S3 servers for tests: SeaweedFS and moto."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BUCKET = "speech"
 
 
 def s3_env(host: str, port: int) -> dict[str, str]:
-    """The environment in which a server is reached, with credentials made for it."""
+    """Return environment variables for a server, with random credentials."""
     return {
         "AWS_ACCESS_KEY_ID": secrets.token_hex(8),
         "AWS_SECRET_ACCESS_KEY": secrets.token_hex(16),
@@ -31,8 +31,8 @@ def s3_env(host: str, port: int) -> dict[str, str]:
 
 
 @contextmanager
-def reached_by(env: Mapping[str, str]) -> Iterator[None]:
-    """This process has a server's environment, and no client of another server, which s3fs keeps."""
+def connected_to(env: Mapping[str, str]) -> Iterator[None]:
+    """Set a server's environment variables in this process, and clear s3fs's cache of clients for other servers."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in env.items():
             patch.setenv(name, value)
@@ -42,9 +42,9 @@ def reached_by(env: Mapping[str, str]) -> Iterator[None]:
 
 
 class SeaweedFS:
-    """SeaweedFS with one bucket, in a process of its own; started again on its folder it has what it had.
+    """A SeaweedFS process with one bucket. Its data stays in `folder` across restarts.
 
-    `env`: credentials that it asks for, among others. `ports`: flags; without them it takes its usual ones.
+    `env`: environment variables, with the credentials that it accepts. `ports`: flags (default: its standard ports).
     """
 
     def __init__(self, folder: Path, env: Mapping[str, str], *, host: str = "127.0.0.1", ports: Sequence[str] = ()):
@@ -56,7 +56,7 @@ class SeaweedFS:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Returns once it answers."""
+        """Start the server, and wait until it answers."""
         log = self._folder / "log"
         with log.open("wb") as file:
             self._process = subprocess.Popen(
@@ -75,7 +75,7 @@ class SeaweedFS:
 
 
 class Moto:
-    """moto's server with one bucket, all in memory; it looks at no secret."""
+    """moto's server with one bucket in memory. It does not check credentials."""
 
     def __init__(self, folder: Path, *, host: str = "127.0.0.1", port: int):
         self._log = folder / "log"
@@ -84,7 +84,7 @@ class Moto:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Returns once it answers."""
+        """Start the server, and wait until it answers."""
         with self._log.open("wb") as file:
             self._process = subprocess.Popen(self._command, stdout=file, stderr=subprocess.STDOUT)
         deadline = time.monotonic() + 30

@@ -1,4 +1,4 @@
-"""The house: its rooms, their names, who imports whom, and what the README says of it."""
+"""The layout of the repository: names, directions of imports, and the tree in the README."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ except ModuleNotFoundError:  # Python 3.10
     import tomli as tomllib
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("arspm", "jobs", "cluster", "tune_spaces")
+TOP_PACKAGES = ("arspm", "jobs", "cluster", "tune_spaces")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 
 
 def sources(*folders: str) -> list[Path]:
+    """Return the Python files in these folders."""
     return [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
 
 
 def packages() -> set[str]:
-    """Every folder with Python's `__init__.py`, as a path from the root."""
-    return {path.parent.relative_to(ROOT).as_posix() for path in sources(*ROOMS) if path.name == "__init__.py"}
+    """Return every folder with an `__init__.py`, as a path from the root."""
+    return {path.parent.relative_to(ROOT).as_posix() for path in sources(*TOP_PACKAGES) if path.name == "__init__.py"}
 
 
 # --- imports
@@ -48,9 +49,9 @@ import importlib, pkgutil, sys
 forbidden, *names = sys.argv[1:]
 for name in names:
     module = importlib.import_module(name)
-    for found in pkgutil.walk_packages(getattr(module, "__path__", []), f"{name}."):
-        importlib.import_module(found.name)
-        names.append(found.name)
+    for submodule in pkgutil.walk_packages(getattr(module, "__path__", []), f"{name}."):
+        importlib.import_module(submodule.name)
+        names.append(submodule.name)
 print(len(names))
 loaded = {name.split(".")[0] for name in sys.modules} & set(forbidden.split(","))
 sys.exit(f"loaded: {sorted(loaded)}" if loaded else 0)
@@ -74,8 +75,8 @@ sys.exit(f"loaded: {sorted(loaded)}" if loaded else 0)
         ),
     ],
 )
-def test_importing_does_not_bring(forbidden, names, at_least):
-    """The contract sees what is written; this sees what other packages bring along."""
+def test_importing_does_not_import(forbidden, names, at_least):
+    """The contract checks our own import statements; this also checks imports by other packages."""
     result = subprocess.run(
         [sys.executable, "-c", IMPORT_ALL, forbidden, *names], env=ENVIRONMENT, capture_output=True, text=True
     )
@@ -86,45 +87,54 @@ def test_importing_does_not_bring(forbidden, names, at_least):
 # --- names
 
 
-def test_no_file_is_named_for_what_does_not_fit_elsewhere():
+def test_no_file_has_a_vague_name():
     vague = {"utils", "util", "common", "misc", "helpers", "helper", "core", "base"}
-    files = sources(*ROOMS, "tests", "benchmarks")
+    files = sources(*TOP_PACKAGES, "tests", "benchmarks")
     assert [path for path in files if {path.stem, *path.relative_to(ROOT).parent.parts} & vague] == []
 
 
 def classes() -> Iterator[tuple[Path, str]]:
-    for path in sources(*ROOMS):
+    """Yield the file and the name of every class."""
+    for path in sources(*TOP_PACKAGES):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ClassDef):
                 yield path, node.name
 
 
-def test_no_class_is_named_for_a_pattern_or_like_one_of_rays():
-    found = list(classes())
-    assert len(found) > 30
-    rays = {"RunConfig", "ScalingConfig", "CheckpointConfig", "DataConfig", "FailureConfig", "Checkpoint", "Result"}
-    for path, name in found:
+def test_no_class_is_named_after_a_pattern_or_a_ray_class():
+    named = list(classes())
+    assert len(named) > 30
+    ray_classes = {
+        "RunConfig",
+        "ScalingConfig",
+        "CheckpointConfig",
+        "DataConfig",
+        "FailureConfig",
+        "Checkpoint",
+        "Result",
+    }
+    for path, name in named:
         assert not name.endswith(("Factory", "Manager", "Helper", "Base")), path
-        assert name not in rays, path
+        assert name not in ray_classes, path
 
 
-# Those whose names mean nothing else: others are also storage kinds, a stage, columns of labels.csv or keys of JSON.
+# Columns whose names mean nothing else. Other names are also formats, a stage, columns of labels.csv or JSON keys.
 COLUMNS = (schema.FACE_JPEG, schema.FACE_FEATURE)
 
 
-def test_columns_are_named_in_the_schema_alone():
-    """Elsewhere `schema.FACE_JPEG` and its like stand for them, so that a misspelt column is no new column."""
-    found = []
-    for path in sources(*ROOMS):
+def test_column_names_are_written_only_in_the_schema():
+    """Other files use `schema.FACE_JPEG` and so on, so that a misspelt name is an error and not a new column."""
+    literals = []
+    for path in sources(*TOP_PACKAGES):
         if path == ROOT / "arspm" / "corpus" / "schema.py":
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Constant) and node.value in COLUMNS:
-                found.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.value!r}")
-    assert found == []
+                literals.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.value!r}")
+    assert literals == []
 
 
-# --- what is told of it
+# --- packages and the README
 
 
 def test_the_project_lists_every_package():
@@ -134,31 +144,31 @@ def test_the_project_lists_every_package():
 
 
 def tree_of(text: str) -> dict[str, bool]:
-    """The paths in a README's annotated tree, each with whether it is said to be a folder.
+    """Return the paths in a README's annotated tree, each with whether it is marked as a folder.
 
-    The tree is the first fenced block with a line that begins with `arspm/`. A line is an indent (blanks or the
-    strokes of a drawn tree), one name or several with commas between, and words after two blanks or a `#`.
+    The tree is the first fenced block with a line that starts with `arspm/`. A line is an indent (blanks or the lines
+    of a drawn tree), one or more names separated by commas, and a comment after two blanks or a `#`.
     """
     blocks = re.findall(r"^```[^\n]*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     blocks = [block for block in blocks if re.search(r"^\W*arspm/(\s|$)", block, re.MULTILINE)]
     assert blocks, "the README has no tree with a line 'arspm/'"
-    found: dict[str, bool] = {}
-    above: list[tuple[int, str]] = []  # (indent, folder) of the lines that this one is inside of
+    tree: dict[str, bool] = {}
+    parents: list[tuple[int, str]] = []  # (indent, folder) of the folders that contain this line
     for line in blocks[0].splitlines():
         match = re.match(r"([\s│├└─|`+-]*)(\S.*)", line)
         if not match:
             continue
         indent, rest = len(match[1]), re.split(r"\s{2,}|\s#", match[2])[0].strip()
-        above = [(column, folder) for column, folder in above if column < indent]
+        parents = [(column, folder) for column, folder in parents if column < indent]
         for name in re.split(r",\s*", rest):
-            path = "/".join([*(folder for _, folder in above), name.rstrip("/")])
-            found[path] = name.endswith("/")
+            path = "/".join([*(folder for _, folder in parents), name.rstrip("/")])
+            tree[path] = name.endswith("/")
         if rest.endswith("/"):
-            above.append((indent, rest.rstrip("/")))
-    return found
+            parents.append((indent, rest.rstrip("/")))
+    return tree
 
 
-def test_a_tree_is_read_as_people_read_it():
+def test_a_tree_is_parsed():
     text = """
 ```
 not this one
@@ -191,8 +201,33 @@ Makefile          commands
     }
 
 
-def test_the_readmes_tree_is_the_real_one():
+def test_the_readme_tree_matches_the_repository():
     tree = tree_of((ROOT / "README.md").read_text())
     for path, is_folder in tree.items():
         assert (ROOT / path).is_dir() if is_folder else (ROOT / path).is_file(), f"the README names {path}"
     assert packages() - set(tree) == set(), "not in the README"
+
+
+# --- documents
+
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_and_paths_in_a_document_exist(document):
+    text = document.read_text()
+    for target in re.findall(r"\]\((?!https?://)([^)#]+)", text):
+        assert (document.parent / target).exists(), f"link to {target}"
+    for path in re.findall(r"`([\w./-]+)(?:::\w+)?`", text):
+        if path.partition("/")[0] in (*TOP_PACKAGES, "tests", "docs", "benchmarks") and "/" in path:
+            assert (ROOT / path).exists(), path
+
+
+def test_names_in_the_contributing_tables_exist():
+    """Where a row says "`NAME` in `FILE`", the file contains the name."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    mentions = re.findall(r"((?:`[\w.]+`(?:, | and )?)+)[^`|;]* in `(\w+/[\w/]+\.py)`", text)
+    assert len(mentions) > 15
+    for names, path in mentions:
+        for name in re.findall(r"[\w]+", re.sub(" and ", " ", names)):
+            assert re.search(rf"\b{name}\b", (ROOT / path).read_text()), (name, path)

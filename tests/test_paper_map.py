@@ -1,4 +1,4 @@
-"""docs/paper.md: whatever it names is there, and it names whatever the paper has."""
+"""docs/paper.md: everything that it names exists, and it names everything that the paper has."""
 
 import ast
 import re
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from arspm.config import Config, field_names
-from tune_spaces.paper_ablation import TABLE4, VARIANTS
+from arspm.config.variants import TABLE4, VARIANTS
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "paper.md").read_text()
@@ -18,23 +18,24 @@ SECTIONS = {part.partition("\n")[0]: part for part in PAGE.split("\n## ")[1:]}
 
 @cache
 def defined(path: Path) -> set[str]:
-    """What a file defines at its top."""
-    found = set()
+    """Return the names that a file defines at module level."""
+    names = set()
     for node in ast.parse(path.read_text()).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            found.add(node.name)
+            names.add(node.name)
         elif isinstance(node, ast.Assign | ast.AnnAssign):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            found |= {target.id for target in targets if isinstance(target, ast.Name)}
-    return found
+            names |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return names
 
 
 def first_cells(section: str) -> list[str]:
+    """Return the first cell of each row of a section's table."""
     lines = [line for line in SECTIONS[section].splitlines() if line.startswith("| ")]
     return [line.split("|")[1].strip() for line in lines]
 
 
-def test_every_link_leads_to_what_it_names():
+def test_every_link_target_exists():
     tests, code = 0, 0
     for text, target in LINKS:
         if target.startswith("https://"):
@@ -54,7 +55,7 @@ def test_every_link_leads_to_what_it_names():
     assert code > 50
 
 
-def test_every_file_and_test_in_plain_words_is_there():
+def test_every_file_and_test_named_outside_a_link_exists():
     paths = re.findall(r"`([\w/]+\.(?:py|md))(?:::(\w+))?`", PAGE)
     assert paths
     for path, test in paths:
@@ -63,7 +64,7 @@ def test_every_file_and_test_in_plain_words_is_there():
 
 
 @pytest.mark.parametrize(
-    ("section", "wanted"),
+    ("section", "expected"),
     [
         ("Equations", [f"eq. {number}" for number in range(1, 8)]),
         ("Tables", [f"Table {number}" for number in range(1, 7)]),
@@ -72,10 +73,10 @@ def test_every_file_and_test_in_plain_words_is_there():
         ("Models", [f"`{name}`" for name in VARIANTS]),
     ],
 )
-def test_each_has_a_row_with_code_and_a_proof(section, wanted):
-    assert [cell for cell in first_cells(section) if cell not in ("", "variant")] == wanted
+def test_each_part_of_the_paper_has_a_row_with_code_and_a_proof(section, expected):
+    assert [cell for cell in first_cells(section) if cell not in ("", "variant")] == expected
     for line in SECTIONS[section].splitlines():
-        if section != "Models" and line.split("|")[1:2] and line.split("|")[1].strip() in wanted:
+        if section != "Models" and line.split("|")[1:2] and line.split("|")[1].strip() in expected:
             assert re.search(r"\]\(\.\./(arspm|jobs)/", line), line
             assert "](../tests/" in line, line
 
@@ -88,24 +89,30 @@ def test_each_further_row_has_a_proof(section):
         assert "](../tests/" in row, row
 
 
-def test_without_names_the_first_eight_variants_are_trained():
+def test_the_default_variants_of_the_ablation_are_the_first_eight():
     assert list(VARIANTS)[:8] == list(TABLE4)
     assert "without names the first eight" in PAGE
 
 
-def test_settings_are_fields():
+def test_settings_are_fields_of_the_configuration():
     words = re.findall(r"`([a-z_0-9]+(?:\.[a-z_0-9]+)+)(?:=[^`]*)?`", PAGE)
-    told = [word for word in words if word.partition(".")[0] in Config.model_fields]
-    assert len(told) > 10
-    assert set(told) <= set(field_names())
+    settings = [word for word in words if word.partition(".")[0] in Config.model_fields]
+    assert len(settings) > 10
+    assert set(settings) <= set(field_names())
 
 
-def test_sections_and_keys_are_those_of_the_pages():
-    """Sections are ids in the templates; keys are written by what measures or gathers them."""
+def test_sections_and_keys_exist_on_the_pages():
+    """Sections are ids in the templates; keys are written by the files that measure or gather."""
     templates = "".join(path.read_text() for path in (ROOT / "arspm" / "report").glob("*.j2"))
-    for place in set(re.findall(r"`#([a-z0-9]+)`", PAGE)):
-        assert f'"{place}"' in templates, place
-    writers = ("distributed/evaluate.py", "report/gather.py", "evaluation/ablation.py", "distributed/ablation.py")
+    for section in set(re.findall(r"`#([a-z0-9]+)`", PAGE)):
+        assert f'"{section}"' in templates, section
+    writers = (
+        "distributed/evaluate.py",
+        "distributed/measures.py",
+        "report/gather.py",
+        "evaluation/ablation.py",
+        "distributed/ablation.py",
+    )
     source = "".join((ROOT / "arspm" / path).read_text() for path in writers)
     keys = re.findall(r"key `(\w+)`", PAGE) + re.findall(r"`#[a-z0-9]+`; `(\w+)`", PAGE)
     assert len(set(keys)) > 12
@@ -113,10 +120,10 @@ def test_sections_and_keys_are_those_of_the_pages():
         assert f'"{key}"' in source, key
 
 
-def test_letters_of_docstrings_are_readings():
+def test_letters_in_docstrings_are_readings():
     letters = set()
     for path in [*ROOT.glob("arspm/**/*.py"), *ROOT.glob("jobs/*.py"), *ROOT.glob("tune_spaces/*.py")]:
-        for said in re.findall(r"[Rr]eadings? ((?:[A-Z]\b(?:, | and | to )?)+)", path.read_text()):
-            letters |= set(re.findall(r"\b[A-Z]\b", said))
+        for mention in re.findall(r"[Rr]eadings? ((?:[A-Z]\b(?:, | and | to )?)+)", path.read_text()):
+            letters |= set(re.findall(r"\b[A-Z]\b", mention))
     assert len(letters) > 10
     assert letters <= set(first_cells("Readings"))

@@ -1,5 +1,5 @@
-"""The sizes of every network at the paper's size, worked out from kernels and channels, against the networks
-themselves and against what `docs/sizes.md` prints."""
+"""Parameters and FLOPs of every network at the paper's size, computed from kernels and channels, against the networks
+themselves and against the tables of `docs/sizes.md`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from arspm.model.face_decoder import FaceDecoder
 from arspm.model.gender_classifier import GenderClassifier
-from arspm.model.speech_encoder import SpeechEncoder
+from arspm.model.speech_encoder import Speech2FaceEncoder, SpeechEncoder
 from arspm.model.vggface import VGGFace
 
 REPOSITORY = Path(__file__).parents[1]
@@ -25,7 +25,7 @@ SPECTROGRAM, FEATURE, FACE = (2, 257, 598), (4096,), (3, 224, 224)
 
 
 class Layer(NamedTuple):
-    """A layer's name, output shape, parameters and FLOPs: two for each multiplication and addition."""
+    """A layer's name, output shape, parameters and FLOPs; a multiply-add counts as two FLOPs."""
 
     name: str
     shape: tuple[int, ...]
@@ -46,7 +46,7 @@ def conv(
     norm: bool = True,
     multiplied_at: tuple[int, int] | None = None,
 ) -> Layer:
-    """A convolution with its BatchNorm. `multiplied_at`: the places of a transposed convolution's input."""
+    """Return a convolution with its BatchNorm. `multiplied_at`: input size of a transposed convolution."""
     channels, height, width = shape
     weights = kernel**2 * channels_in * channels
     height, width = multiplied_at or (height, width)
@@ -58,15 +58,15 @@ def linear(name: str, inputs: int, outputs: int) -> Layer:
 
 
 def cbam(channels: int, height: int, width: int) -> Layer:
-    """The perceptron, shared by the average and the maximum, and the 7x7 convolution of two maps to one."""
+    """Return the perceptron, shared by the average and the maximum, and the 7x7 convolution of two maps to one."""
     hidden = channels // 16
     perceptron = channels * hidden + hidden + hidden * channels + channels
     flops = 2 * 2 * (2 * channels * hidden) + 2 * 49 * 2 * height * width
     return Layer("CBAM", (channels, height, width), perceptron + 49 * 2 + 2, flops)
 
 
-def end(channels: int, height: int, width: int) -> list[Layer]:
-    """CBAM, Fc1 as a 1x1 convolution, and Fc2."""
+def last_layers(channels: int, height: int, width: int) -> list[Layer]:
+    """Return CBAM, Fc1 as a 1x1 convolution, and Fc2."""
     fc1 = conv("Fc1", 1, channels, (4096, height, width), bias=True, norm=False)
     return [cbam(channels, height, width), fc1, linear("Fc2", 4096, 4096)]
 
@@ -78,7 +78,7 @@ def table_3() -> list[Layer]:
         conv("Conv3", 3, 128, (256, 15, 36)),
         conv("Conv4", 3, 256, (512, 15, 36)),
         conv("Conv5", 3, 512, (512, 15, 36)),  # MaxPool3 leaves 4 x 17
-        *end(512, 4, 17),
+        *last_layers(512, 4, 17),
     ]
 
 
@@ -95,7 +95,7 @@ def half(size: tuple[int, int]) -> tuple[int, int]:
 
 
 def resnet(depths: tuple[int, ...], channels_in: int, size: tuple[int, int]) -> list[Layer]:
-    """He et al. 2016, Table 1: a 7x7 convolution, a pool, four stages of pairs of 3x3 convolutions."""
+    """Return the layers of He et al. 2016, Table 1: a 7x7 convolution, a pool, four stages of 3x3 convolution pairs."""
     size = half(size)
     layers = [conv("", 7, channels_in, (64, *size))]
     size, channels = half(size), 64
@@ -111,7 +111,7 @@ def resnet(depths: tuple[int, ...], channels_in: int, size: tuple[int, int]) -> 
 
 
 def densenet121(channels_in: int, size: tuple[int, int]) -> list[Layer]:
-    """Huang et al. 2017, Table 1. A layer's BatchNorms come before its convolutions, so they are counted apart."""
+    """Return the layers of Huang et al. 2017, Table 1. BatchNorms before a convolution are layers of their own here."""
     size = half(size)
     layers = [conv("", 7, channels_in, (64, *size))]
     size, channels = half(size), 64
@@ -128,7 +128,7 @@ def densenet121(channels_in: int, size: tuple[int, int]) -> list[Layer]:
 
 
 def face_decoder(as_printed: bool = False) -> list[Layer]:
-    """Table 2 with the sides of reading A, and with those as printed."""
+    """Return the layers of Table 2 with the sizes of reading A, or as printed."""
     sides = (7, 14, 14, 14, 28, 28, 56, 56, 56, 112, 112, 224)
     if as_printed:
         sides = (7, 14, 14, 14, 14, 14, 28, 28, 28, 56, 56, 112)
@@ -164,27 +164,25 @@ def gender() -> list[Layer]:
 class Network(NamedTuple):
     layers: list[Layer]
     build: Callable[[], nn.Module]
-    takes: tuple[int, ...]
+    input_shape: tuple[int, ...]
 
 
 BINS_AND_FRAMES = SPECTROGRAM[1:]
 NETWORKS = {
     "speech encoder": Network(table_3(), SpeechEncoder, SPECTROGRAM),
-    "speech encoder, speech2face": Network(
-        speech2face(), lambda: SpeechEncoder(architecture="speech2face"), SPECTROGRAM
-    ),
+    "speech encoder, speech2face": Network(speech2face(), Speech2FaceEncoder, SPECTROGRAM),
     "speech encoder, resnet18": Network(
-        resnet((2, 2, 2, 2), 2, BINS_AND_FRAMES) + end(512, 9, 19),
+        resnet((2, 2, 2, 2), 2, BINS_AND_FRAMES) + last_layers(512, 9, 19),
         lambda: SpeechEncoder(architecture="resnet18"),
         SPECTROGRAM,
     ),
     "speech encoder, resnet34": Network(
-        resnet((3, 4, 6, 3), 2, BINS_AND_FRAMES) + end(512, 9, 19),
+        resnet((3, 4, 6, 3), 2, BINS_AND_FRAMES) + last_layers(512, 9, 19),
         lambda: SpeechEncoder(architecture="resnet34"),
         SPECTROGRAM,
     ),
     "speech encoder, densenet121": Network(
-        densenet121(2, BINS_AND_FRAMES) + end(1024, 8, 18),
+        densenet121(2, BINS_AND_FRAMES) + last_layers(1024, 8, 18),
         lambda: SpeechEncoder(architecture="densenet121"),
         SPECTROGRAM,
     ),
@@ -200,11 +198,11 @@ def total(layers: list[Layer]) -> tuple[int, int]:
 
 
 def measured(network: Network) -> tuple[int, FlopCounterMode]:
-    """The real network's parameters, and a counter that has seen it work on one sample, without storage."""
+    """Return the real network's parameters and the FLOP counter of one sample, on the meta device."""
     with torch.device("meta"):
         model = network.build()
         with FlopCounterMode(display=False) as counter:
-            model(torch.empty(1, *network.takes))
+            model(torch.empty(1, *network.input_shape))
     return sum(parameter.numel() for parameter in model.parameters()), counter
 
 
@@ -219,19 +217,19 @@ def measured(network: Network) -> tuple[int, FlopCounterMode]:
     ids=["resnet18", "resnet34", "densenet121", "vgg16"],
 )
 def test_the_arithmetic_gives_the_published_sizes(layers, parameters, giga_macs):
-    """As torchvision publishes them, for 224x224 RGB and 1000 classes; it counts multiply-adds."""
+    """The sizes published by torchvision for 224x224 RGB and 1000 classes; it counts multiply-adds."""
     found, flops = total(layers)
     assert found == parameters
     assert round(flops / 2e9, 3) == pytest.approx(giga_macs, abs=0.0011)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_the_networks_have_the_sizes_worked_out(name):
+def test_the_networks_have_the_computed_sizes(name):
     parameters, counter = measured(NETWORKS[name])
     assert (parameters, counter.get_total_flops()) == total(NETWORKS[name].layers)
 
 
-def test_every_layer_of_table_3_has_the_size_worked_out():
+def test_every_layer_of_table_3_has_the_computed_size():
     _, counter = measured(NETWORKS["speech encoder"])
     convs = [f"trunk.conv{index}" for index in range(1, 6)]
     found = [by_module(counter, f"SpeechEncoder.{name}") for name in (*convs, "cbam", "fc1", "fc2")]
@@ -239,9 +237,9 @@ def test_every_layer_of_table_3_has_the_size_worked_out():
 
 
 @pytest.mark.parametrize("as_printed", [False, True])
-def test_every_layer_of_table_2_has_the_size_worked_out(as_printed):
+def test_every_layer_of_table_2_has_the_computed_size(as_printed):
     _, counter = measured(NETWORKS["face decoder, as printed" if as_printed else "face decoder"])
-    transposed = [f"conv_trans.{3 * index}" for index in range(11)]  # each has a BatchNorm and a ReLU behind it
+    transposed = [f"conv_trans.{3 * index}" for index in range(11)]  # BatchNorm and ReLU follow each
     names = ("fc1", "fc2", "cbam_features", *transposed, "conv1")
     assert [by_module(counter, f"FaceDecoder.{name}") for name in names] == [
         layer.flops for layer in face_decoder(as_printed)
@@ -252,11 +250,11 @@ def by_module(counter: FlopCounterMode, name: str) -> int:
     return sum(counter.get_flop_counts()[name].values())
 
 
-# --- what docs/sizes.md prints
+# --- the tables of docs/sizes.md
 
 
 def printed(heading: str) -> list[list[str]]:
-    """The cells of the table under a heading, without its head."""
+    """Return the cells of the table under a heading, without the header row."""
     _, found, text = (REPOSITORY / "docs" / "sizes.md").read_text().partition(f"\n## {heading}\n")
     assert found, f"docs/sizes.md has no heading {heading!r}"
     lines = [line for line in text.partition("\n## ")[0].splitlines() if line.startswith("|")]
@@ -283,7 +281,7 @@ def test_the_page_prints_these_sizes():
     assert printed("Face decoder, layer by layer") == layer_rows(face_decoder())
 
 
-# --- a step of training at the paper's size
+# --- a training step at the paper's size
 
 
 def benchmark(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -1,6 +1,6 @@
-"""What a stranger gets who reaches this machine's loopback, and what our own code never does.
+"""Access to a head without its token, and constructs that our code must not use.
 
-The sweeps' page refuses strangers in tests/jobs/test_dashboard.py; hostile names are shown as text in tests/report/.
+Access to the sweep pages is tested in tests/report/test_server_refusals.py, hostile names on pages in tests/report/.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from cluster.access import token_file
 
 REPO = Path(__file__).parents[1]
 OURS = ("arspm", "jobs", "cluster", "tune_spaces")
-COOKIE = "ray-authentication-token"  # where a browser that has logged in keeps the token
-PUBLIC = {"/api/healthz", "/api/gcs_healthz", "/api/authentication_mode"}  # they tell "success" and "token"
+COOKIE = "ray-authentication-token"  # in which a logged-in browser keeps the token
+PUBLIC = {"/api/healthz", "/api/gcs_healthz", "/api/authentication_mode"}  # they return only "success" and "token"
 
 
 def ask(port: int, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, bytes]:
-    """An answer to one request; (0, b"") from what speaks no HTTP/1."""
+    """Return status and body of one request; (0, b"") if the server does not speak HTTP/1."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     try:
         names = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -44,7 +44,7 @@ def ask(port: int, method: str, path: str, body: Any = None, **headers: str) -> 
 
 
 def strangers() -> list[tuple[dict[str, str], int]]:
-    """What comes with a stranger's request, and the answer that it gets."""
+    """Return the headers of requests without the right token, and the expected status of the answer."""
     return [
         ({}, 401),
         ({"Authorization": "Bearer guessed"}, 403),
@@ -56,7 +56,7 @@ def strangers() -> list[tuple[dict[str, str], int]]:
 
 @pytest.fixture(scope="module")
 def port(head: Any) -> int:
-    """The dashboard's, where the Jobs API is."""
+    """The port of the dashboard and the Jobs API."""
     return urlsplit(head.address).port or 0
 
 
@@ -67,7 +67,7 @@ def token(head: Any) -> str:
 
 @pytest.mark.ray
 @pytest.mark.parametrize(("headers", "status"), strangers())
-def test_the_dashboard_shows_a_stranger_nothing(
+def test_the_dashboard_refuses_requests_without_the_token(
     port: int, jobs_client: Any, token: str, headers: dict[str, str], status: int
 ) -> None:
     jobs.submit(jobs_client, submission_id="secret", entrypoint="echo hidden")
@@ -88,7 +88,7 @@ def test_the_dashboard_shows_a_stranger_nothing(
 
 
 @pytest.mark.ray
-def test_what_the_dashboard_shows_to_all_is_an_empty_page(port: int, jobs_client: Any, token: str) -> None:
+def test_public_pages_of_the_dashboard_show_nothing_of_the_cluster(port: int, jobs_client: Any, token: str) -> None:
     jobs.submit(jobs_client, submission_id="hidden", entrypoint="true")
     for path in ("/", *PUBLIC):
         status, body = ask(port, "GET", path)
@@ -98,10 +98,10 @@ def test_what_the_dashboard_shows_to_all_is_an_empty_page(port: int, jobs_client
 
 
 @pytest.mark.ray
-def test_no_port_of_the_head_takes_a_strangers_job(
+def test_no_port_of_the_head_accepts_a_job_without_the_token(
     head: Any, listening: Callable[[], set[tuple[str, str, int]]], port: int, token: str, tmp_path: Path
 ) -> None:
-    """Whatever listens: the dashboard, the agent beside it, and what speaks something else."""
+    """Tries every listening port: the dashboard's, its agents', and those with other protocols."""
     ports = {number for _, _, number in listening()}
     assert port in ports
     job = {"entrypoint": f"touch {tmp_path}/ran", "submission_id": "strangers"}
@@ -109,15 +109,21 @@ def test_no_port_of_the_head_takes_a_strangers_job(
     for each, path in product(sorted(ports), ("/api/jobs/", "/api/job_agent/jobs/", "/get_or_create_runtime_env")):
         for headers, refusal in strangers():
             status, _ = ask(each, "POST", path, job, **headers)
-            assert status in (0, 404, 405, refusal), (each, path, headers)  # 405: a metrics port, which is only read
+            assert status in (0, 404, 405, refusal), (
+                each,
+                path,
+                headers,
+            )  # 405: a metrics port, which accepts only GET
             answers[each, path] = status
             if status == 0:
-                break  # gRPC, which has a test of its own below
+                break  # gRPC, which another test covers
     assert answers[port, "/api/jobs/"] == 403
-    refused = {asked for asked, status in answers.items() if status == 403}
-    assert len({each for each, _ in refused}) >= 3, "and the two agents beside it were asked"
+    refused = {endpoint for endpoint, status in answers.items() if status == 403}
+    assert len({each for each, _ in refused}) >= 3, "the dashboard and its two agents refused it"
     assert jobs.info(jobs.connect(head.address), "strangers") is None
-    assert ask(port, "POST", "/api/jobs/", job, Authorization=f"Bearer {token}")[0] == 200, "it was a job"
+    assert ask(port, "POST", "/api/jobs/", job, Authorization=f"Bearer {token}")[0] == 200, (
+        "the same job is accepted with the token"
+    )
     assert jobs.wait(jobs.connect(head.address), "strangers", lambda line: None).status == "SUCCEEDED"
     assert (tmp_path / "ran").exists()
 
@@ -139,8 +145,8 @@ def test_another_web_page_cannot_use_a_browsers_token(
 
 
 @pytest.mark.ray
-def test_the_cluster_itself_wants_the_token(head: Any) -> None:
-    """Past the dashboard: a program that would join as a driver."""
+def test_the_cluster_refuses_a_driver_without_the_token(head: Any) -> None:
+    """Without the dashboard: a program connects to the cluster as a driver."""
     program = f"import ray; ray.init({head.gcs_address!r}, log_to_driver=False); print('in', ray.cluster_resources())"
     strangers = [
         subprocess.Popen(
@@ -152,11 +158,11 @@ def test_the_cluster_itself_wants_the_token(head: Any) -> None:
         )
         for changes in ({"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_TOKEN": "guessed"})
     ]
-    for stranger in strangers:  # both wait for an answer, at the same time
-        out, said = stranger.communicate(timeout=90)
+    for stranger in strangers:  # both wait at the same time
+        out, errors = stranger.communicate(timeout=90)
         assert stranger.returncode != 0
         assert "in {" not in out
-        assert "nauthenticated" in said.lower() or "authentication" in said.lower(), said[-2000:]
+        assert "nauthenticated" in errors.lower() or "authentication" in errors.lower(), errors[-2000:]
 
 
 @pytest.mark.ray
@@ -165,7 +171,7 @@ def test_the_heads_files_are_closed_to_other_users(head: Any) -> None:
         assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
 
 
-# --- what our own code never does
+# --- what our code must not use
 
 
 def sources() -> Iterator[tuple[Path, ast.Module]]:
@@ -174,37 +180,38 @@ def sources() -> Iterator[tuple[Path, ast.Module]]:
             yield path.relative_to(REPO), ast.parse(path.read_text())
 
 
-def test_nothing_of_a_file_is_run() -> None:
-    """By the rules of flake8-bandit: no unpickling, no eval or exec, no YAML that makes objects, no shell.
+def test_no_file_content_is_executed() -> None:
+    """Checked with the rules of flake8-bandit: no unpickling, no eval or exec, no YAML that creates objects, no shell.
 
-    The one pickle is what a Ray Data task hands to the next, in memory. The one `exec` is a sweep's space, see below.
+    Two exceptions: a pickle that one Ray Data task passes to the next in memory, and the `exec` of a sweep's space, see
+    below.
     """
     rules = "S102,S301,S302,S307,S506,S602,S604,S605,S609"
     ruff, form = Path(sys.executable).with_name("ruff"), "--output-format=json"
-    said = subprocess.run(
+    result = subprocess.run(
         [ruff, "check", "--isolated", "--no-cache", "--target-version=py310", f"--select={rules}", form, *OURS],
         cwd=REPO,
         capture_output=True,
         text=True,
     )
-    found = [(str(Path(each["filename"]).relative_to(REPO)), each["code"]) for each in json.loads(said.stdout)]
-    assert sorted(found) == [("arspm/distributed/data/preprocess.py", "S301"), ("tune_spaces/space.py", "S102")]
+    found = [(str(Path(each["filename"]).relative_to(REPO)), each["code"]) for each in json.loads(result.stdout)]
+    assert sorted(found) == [("arspm/distributed/data/preprocess.py", "S301"), ("tune_spaces/files.py", "S102")]
 
 
-def test_what_could_unpickle_is_told_not_to() -> None:
+def test_loaders_that_can_unpickle_are_called_safely() -> None:
     calls = []
     for path, tree in sources():
         for node in ast.walk(tree):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-                given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
-                assert given.get("allow_pickle", "False") == "False", path
+                keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+                assert keywords.get("allow_pickle", "False") == "False", path
                 if ast.unparse(node.func) in ("torch.load", "joblib.load", "cloudpickle.loads", "tune.Tuner.restore"):
-                    calls.append((str(path), ast.unparse(node.func), given.get("weights_only")))
+                    calls.append((str(path), ast.unparse(node.func), keywords.get("weights_only")))
     assert calls == [("arspm/model/vggface_weights.py", "torch.load", "True")]
 
 
-def test_only_a_sweeps_space_is_run_from_a_path() -> None:
-    """It is Python, given by name on the command line: docs/security.md says so."""
+def test_only_a_sweeps_space_is_executed_from_a_path() -> None:
+    """It is a Python file named on the command line, as documented in docs/security.md."""
     runs = {"exec", "runpy.run_path", "runpy.run_module", "importlib.util.spec_from_file_location"}
     found = [
         str(path)
@@ -212,4 +219,4 @@ def test_only_a_sweeps_space_is_run_from_a_path() -> None:
         for node in ast.walk(tree)
         if isinstance(node, ast.Call) and ast.unparse(node.func) in runs
     ]
-    assert found == ["tune_spaces/space.py"]
+    assert found == ["tune_spaces/files.py"]

@@ -1,1 +1,1 @@
-"""What a sweep may vary, and nothing else: each space is data, its keys fields of the configuration."""
+"""The spaces that a sweep may search. Each is data: its keys are fields of the configuration."""

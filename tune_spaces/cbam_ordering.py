@@ -1,4 +1,4 @@
-"""In which order the speech encoder attends to channels and to frequency and time, if it does (reading D)."""
+"""The order of channel and spatial attention (CBAM) in the speech encoder, or none (reading D)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All at once: the weights of the loss, the prior and the ordering of attention."""
+"""The loss weights, the prior type and the CBAM ordering together."""
 
 from __future__ import annotations
 

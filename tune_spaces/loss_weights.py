@@ -1,4 +1,4 @@
-"""The weights of the encoder's loss (eq. 7), up to ten times more or less than the paper's 1, 0.04 and 1.2."""
+"""The weights of the encoder's loss (eq. 7), from a tenth to ten times the paper's 1, 0.04 and 1.2."""
 
 from __future__ import annotations
 

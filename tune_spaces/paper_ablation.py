@@ -1,91 +1,13 @@
-"""The models that the paper compares (Table 4, sections 3.2, 3.3, 4.3.2): what each changes in a configuration."""
+"""The models of Table 4 with three seeds each, as a grid of 18 trials.
+
+A sweep compares validation angles. The models of one sex are validated on other clips, so they are left out, and so
+are the variants without a row in Table 4, except the peer (speech2face). `arspm ablation` trains all variants.
+"""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
+from arspm.config.variants import TABLE4, VARIANTS
 from tune_spaces.space import Choice, Space
-
-
-class Variant(NamedTuple):
-    """A named model. `changes`: configuration fields. `published`: whether Table 4 has a row of this name."""
-
-    description: str
-    changes: dict[str, Any]
-    published: bool = False
-
-
-def _model(description: str, *, prior: str, fusion: str, published: bool = False, **changes: Any) -> Variant:
-    """A variant in full, so that nothing but the scale comes from the configuration that it is laid over."""
-    fields = {
-        "prior.kind": prior,
-        "speech_encoder.architecture": "arspm",
-        "speech_encoder.cbam": "channel_first",
-        "speech_encoder.fusion": fusion,
-        "speech_encoder.head": "fc2",
-        "loss.lambda1": 1.0,
-        "loss.lambda2": 0.04,
-        "loss.lambda3": 1.2,
-        "loss.identity": "cosine",
-    }
-    return Variant(description, fields | {name.replace("__", "."): value for name, value in changes.items()}, published)
-
-
-VARIANTS = {
-    "non-prior": _model("no prior: Fc2 gives the whole face feature", prior="none", fusion="fc", published=True),
-    "neutral": _model("the mean face is added to Fc2's output", prior="neutral", fusion="sum", published=True),
-    "neutral+fc": _model("the mean face is added before Fc2", prior="neutral", fusion="fc", published=True),
-    "gender": _model(
-        "the mean face of the sex that is heard is added to Fc2's output", prior="gender", fusion="sum", published=True
-    ),
-    "gender+fc": _model(
-        "the mean face of the sex that is heard is added before Fc2", prior="gender", fusion="fc", published=True
-    ),
-    "female": _model(
-        "the women's mean face, trained and measured on women alone", prior="female", fusion="sum", published=True
-    ),
-    "male": _model(
-        "the men's mean face, trained and measured on men alone", prior="male", fusion="sum", published=True
-    ),
-    "speech2face": _model(
-        "the peer: Oh et al.'s encoder and loss, no prior, no attention",
-        prior="none",
-        fusion="fc",
-        speech_encoder__architecture="speech2face",
-        speech_encoder__cbam="none",
-        loss__lambda1=0.025,
-        loss__lambda2=1.0,
-        loss__lambda3=200.0,
-        loss__identity="distillation",
-    ),
-    "neutral-bare": _model(
-        "the mean face is added without Fc2", prior="neutral", fusion="sum", speech_encoder__head="none"
-    ),
-    "distillation": _model(
-        "neutral+fc with the distillation loss (T = 2)", prior="neutral", fusion="fc", loss__identity="distillation"
-    ),
-    **{
-        f"cbam-{order.replace('_', '-')}": _model(
-            f"neutral+fc with CBAM {order} in the speech encoder",
-            prior="neutral",
-            fusion="fc",
-            speech_encoder__cbam=order,
-        )
-        for order in ("spatial_first", "parallel", "channel_only", "none")
-    },
-    **{
-        name: _model(
-            f"neutral+fc with {name} in place of Table 3's convolutions",
-            prior="neutral",
-            fusion="fc",
-            speech_encoder__architecture=name,
-        )
-        for name in ("resnet18", "resnet34", "densenet121")
-    },
-}
-
-TABLE4 = ("non-prior", "neutral", "neutral+fc", "gender", "gender+fc", "female", "male", "speech2face")
-"""What `arspm ablation` trains unless it is told otherwise."""
 
 _FIELDS = tuple(VARIANTS["neutral+fc"].changes)
 _ONE_SEX = ("female", "male")
@@ -96,8 +18,3 @@ SPACE: Space = {
     ),
     "seed": Choice([0, 1, 2]),
 }
-"""Table 4 for a grid, three seeds each: 18 trials.
-
-A sweep compares validation angles. The models of one sex are validated on other clips, so they are left out; so are
-the variants that Table 4 has no row for, but for the peer. `arspm ablation` trains all of them.
-"""

@@ -1,4 +1,4 @@
-"""Every prior with every ordering of attention, two seeds each: 50 trials, for a grid."""
+"""Every prior type with every CBAM ordering and two seeds, as a grid of 50 trials."""
 
 from __future__ import annotations
 

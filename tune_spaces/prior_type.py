@@ -1,6 +1,6 @@
-"""Which mean face the encoder's residual is added to, and where (section 3.1): the rows of Table 4 for both sexes.
+"""Which mean face is added to the encoder's residual, and where (section 3.1): the rows of Table 4 for both sexes.
 
-The gender priors need a corpus whose labels.csv tells the sexes.
+The gender priors need a corpus whose labels.csv gives the gender of the speakers.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""All settings: the tree (`tree`), reading it from text (`parse`), and complete named configurations (`presets`)."""
+"""All settings: their tree (`tree`), reading it from text (`parse`), and named, complete configurations (`presets`)."""
 
+from arspm.config.fields import Positive, Section
 from arspm.config.parse import (
     ConfigError,
     config_error,
@@ -10,6 +11,7 @@ from arspm.config.parse import (
     quote_name,
     quote_value,
 )
+from arspm.config.resources import ResourceRequest, Resources, Tasks, Workers
 from arspm.config.tree import (
     TRAINED_STAGES,
     Cbam,
@@ -17,18 +19,12 @@ from arspm.config.tree import (
     Data,
     FaceDecoder,
     Loss,
-    Positive,
     Recipe,
-    ResourceRequest,
-    Resources,
-    Section,
     SpeechEncoder,
-    Tasks,
     Training,
     VggFace,
-    Workers,
     field_names,
-    given_uris,
+    uri_fields,
 )
 
 __all__ = [
@@ -53,9 +49,9 @@ __all__ = [
     "dump",
     "field_names",
     "from_dict",
-    "given_uris",
     "load",
     "override",
     "quote_name",
     "quote_value",
+    "uri_fields",
 ]

@@ -1,4 +1,4 @@
-"""Text and plain values to a configuration, and configuration errors that name the field and what to do."""
+"""Convert text and plain values to a configuration. Errors name the field and what to do."""
 
 from __future__ import annotations
 
@@ -13,35 +13,31 @@ from pydantic import TypeAdapter, ValidationError
 from arspm.config.tree import Config, field_names, is_section
 from arspm.storage import uris
 
-_TOLD_PROBLEMS = 20
-_LONGEST = 100  # characters of a name or a value in an error
-_BRIEF = reprlib.Repr()  # of a value, however large: the first few of each list in it, three deep
-_BRIEF.maxlevel, _BRIEF.maxstring, _BRIEF.maxlong, _BRIEF.maxother = (
-    3,
-    10_000,
-    1000,
-    1000,
-)  # texts whole, see places.bare
+_MAX_PROBLEMS = 20  # in one error
+_MAX_CHARACTERS = 100  # of a name or a value in an error
+_SHORT_REPR = reprlib.Repr()  # the first items of each list, three levels deep
+_SHORT_REPR.maxlevel, _SHORT_REPR.maxlong, _SHORT_REPR.maxother = 3, 1000, 1000
+_SHORT_REPR.maxstring = 10_000  # long enough for `uris.redact_text` to recognize URIs
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot be: one line a problem, each with the field's name."""
+    """An invalid configuration: one line for each problem, with the field's name."""
 
     def with_source(self, source: str) -> ConfigError:
-        """The same of what stands in a file, which each line names."""
+        """Return the same error with the file's name before each line."""
         return ConfigError("\n".join(f"{source}: {line}" for line in str(self).splitlines()))
 
 
 def override(config: Config, changes: Mapping[str, Any]) -> Config:
-    """A new configuration with `changes`, a mapping from dotted names to values or to text.
+    """Return a copy of the configuration with `changes`: dotted name -> value, or text of a value.
 
-    Text is read by the field's declared type ("0.1", "true", "null"; a number field takes "1e-4"), so one function
-    serves the command line and a sweep. Raises ConfigError with every problem at once.
+    Text is converted to the field's declared type ("0.1", "true", "null"; a number field accepts "1e-4"), so that the
+    command line and sweeps share this function. Raises one ConfigError that lists all problems.
     """
     tree = config.model_dump()
     problems: list[str] = []
     for name, value in changes.items():
-        if len(problems) > _TOLD_PROBLEMS:
+        if len(problems) > _MAX_PROBLEMS:
             break
         *path, leaf = name.split(".")
         branch: Any = tree
@@ -64,12 +60,12 @@ def override(config: Config, changes: Mapping[str, Any]) -> Config:
 
 
 def from_dict(tree: Mapping[str, Any]) -> Config:
-    """The configuration of a tree of plain values. Raises ConfigError with every problem at once."""
+    """Return the configuration of a tree of plain values. Raises one ConfigError that lists all problems."""
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
         problems = []
-        for each in error.errors()[: _TOLD_PROBLEMS + 1]:
+        for each in error.errors()[: _MAX_PROBLEMS + 1]:
             name = ".".join(map(str, each["loc"]))
             if each["type"] == "extra_forbidden":
                 problems.append(_unknown(name))
@@ -80,12 +76,12 @@ def from_dict(tree: Mapping[str, Any]) -> Config:
 
 
 def dump(config: Config) -> str:
-    """JSON text of the whole configuration; `load` reads it back."""
+    """Return the configuration as JSON text, which `load` reads."""
     return config.model_dump_json(indent=2)
 
 
 def load(text: str | bytes) -> Config:
-    """The configuration of JSON text. Raises ConfigError."""
+    """Return the configuration in JSON text. Raises ConfigError."""
     try:
         tree = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -96,22 +92,23 @@ def load(text: str | bytes) -> Config:
 
 
 def _typed(field: Any, value: Any) -> Any:
-    """A value of the field's type, from text or from a plain value. Raises pydantic's ValidationError."""
+    """Return a value of the field's type, from text or a plain value. Raises pydantic's ValidationError."""
     kind: TypeAdapter[Any] = TypeAdapter(Annotated[(field.annotation, field)])
     if not isinstance(value, str):
         return kind.validate_python(value)
     optional = type(None) in get_args(field.annotation)
     if optional and value.lower() in ("null", "none"):
         return None
-    is_list = value.startswith("[") and field.annotation is not str  # a path may begin so
+    is_list = value.startswith("[") and field.annotation is not str  # a path may start with a bracket
     return kind.validate_json(value) if is_list else kind.validate_strings(value)
 
 
 def _unknown(name: str) -> str:
+    """Return the error line for a name that is not a field, with similar names."""
     inside = [each for each in field_names() if each.startswith(f"{name}.")]
     if inside:
         return f"{name}: a section, not a field; its fields: {', '.join(inside)}"
-    close = difflib.get_close_matches(name[:_LONGEST], field_names(), n=3, cutoff=0.6)
+    close = difflib.get_close_matches(name[:_MAX_CHARACTERS], field_names(), n=3, cutoff=0.6)
     section = name.rpartition(".")[0]
     beside = [each for each in field_names() if each.rpartition(".")[0] == section]
     hint = f"did you mean {' or '.join(close)}?" if close else f"valid: {', '.join(beside or Config.model_fields)}"
@@ -119,24 +116,24 @@ def _unknown(name: str) -> str:
 
 
 def quote_name(name: str) -> str:
-    """A name that anybody may have written: as it is, if that is short and printable, else as `quote_value`."""
-    return uris.redact_text(name) if name.isprintable() and len(name) <= _LONGEST else quote_value(name)
+    """Return an untrusted name for an error message: unchanged if short and printable, otherwise `quote_value`."""
+    return uris.redact_text(name) if name.isprintable() and len(name) <= _MAX_CHARACTERS else quote_value(name)
 
 
 def quote_value(value: Any) -> str:
-    """A value that anybody may have written, in a line."""
+    """Return an untrusted value for an error message: one short line, without credentials."""
     if isinstance(value, str):
-        text = repr(uris.redact(value)[:_LONGEST])
+        text = repr(uris.redact(value)[:_MAX_CHARACTERS])
     else:
         try:
-            text = " ".join(uris.redact_text(_BRIEF.repr(value)).split())
-        except (ValueError, RecursionError):  # a number of thousands of digits
+            text = " ".join(uris.redact_text(_SHORT_REPR.repr(value)).split())
+        except (ValueError, RecursionError):  # e.g. an integer with thousands of digits
             text = f"a value of type {type(value).__name__}"
         text = text if text.isprintable() else repr(text)
-    return text if len(text) <= 2 * _LONGEST else f"{text[: 2 * _LONGEST]} ..."
+    return text if len(text) <= 2 * _MAX_CHARACTERS else f"{text[: 2 * _MAX_CHARACTERS]} ..."
 
 
 def config_error(problems: list[str]) -> ConfigError:
-    """The error of these problems, of which the first are told."""
-    more = ["and more problems"] if len(problems) > _TOLD_PROBLEMS else []
-    return ConfigError("\n".join([*problems[:_TOLD_PROBLEMS], *more]))
+    """Return one error that lists the first 20 problems."""
+    more = ["and more problems"] if len(problems) > _MAX_PROBLEMS else []
+    return ConfigError("\n".join([*problems[:_MAX_PROBLEMS], *more]))

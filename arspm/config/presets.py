@@ -11,9 +11,8 @@ PAPER = override(
     Config(preset="paper"),
     {f"resources.{stage}.{name}": value for stage in TRAINED_STAGES for name, value in _GPU_WORKERS.items()}
     | {f"training.{stage}.precision": "bf16" for stage in TRAINED_STAGES}
-    | {
-        f"training.{stage}.checkpoint_steps": 2000 for stage in TRAINED_STAGES
-    }  # an epoch of AVSpeech has 100 times that
+    # An epoch of AVSpeech has 100 times as many steps.
+    | {f"training.{stage}.checkpoint_steps": 2000 for stage in TRAINED_STAGES}
     | {
         "resources.preprocess.num_tasks": 64,
         "resources.read.num_tasks": 4,
@@ -23,12 +22,12 @@ PAPER = override(
         "resources.trial.gpus": 1,
     },
 )
-"""Every size and number of the paper, on four GPUs; on AVSpeech with published VGGFace weights:
+"""Every size and number of the paper, on four GPUs. With AVSpeech and published VGGFace weights:
 
     arspm submit --csv avspeech_train.csv --clips s3://bucket/clips --run s3://bucket/runs/paper --preset paper \\
         --set vggface.weights=s3://bucket/vgg_face_dag.pth
 
-Nobody has measured here how long that takes; the paper's figures (Table 4) are another evaluation's, not a promise.
+Its duration has not been measured. The paper's Table 4 comes from another evaluation, so do not expect its numbers.
 """
 
 _TWO_CORES = {
@@ -52,14 +51,14 @@ DEMO = override(
         "data.rows_per_shard": 32,
         "face.num_frames": 3,
         "speech_encoder.width": 0.25,
-        "face_decoder.width": 0.25,  # at an eighth the last map has four channels, too few for colour
+        "face_decoder.width": 0.25,  # at 0.125 the last feature map has four channels, too few for colour
         "vggface.width": 0.125,
         "gender.width": 0.25,
         "decoder_loss.ms_ssim_window": 3,
         "decoder_loss.l1_sigma": 8 * 64 / 224,
         "ingest.window_rows": 64,
         "vggface.dropout": 0.0,
-        # A small corpus is learnt by heart within a few epochs; hence the augmentation and the faster decay.
+        # Augmentation and a faster decay, because networks memorize a small corpus within a few epochs.
         "training.vggface.epochs": 40,
         "training.vggface.augment": True,
         "training.vggface.learning_rate": 5e-4,
@@ -80,7 +79,7 @@ DEMO = override(
         "resources.encoder.num_workers": 2,
     },
 )
-"""The same code, narrower and on 64-pixel faces: the whole chain in minutes on two cores (`make demo`)."""
+"""The same code with narrower networks and 64-pixel faces: all stages in minutes on two cores (`make demo`)."""
 
 SMOKE = override(
     DEMO,
@@ -106,13 +105,13 @@ SMOKE = override(
     | {f"training.{stage}.epochs": 2 for stage in TRAINED_STAGES}
     | {f"training.{stage}.global_batch_size": 8 for stage in TRAINED_STAGES},
 )
-"""For tests: every stage in seconds."""
+"""For tests: each stage takes seconds."""
 
 PRESETS = {preset.preset: preset for preset in (PAPER, DEMO, SMOKE)}
 
 
 def preset(name: str) -> Config:
-    """The preset of this name. Raises ConfigError with the names there are."""
+    """Return the preset of this name. Raises ConfigError that lists the names."""
     if name not in PRESETS:
         raise ConfigError(f"{name}: there is no such preset; there are {', '.join(PRESETS)}")
     return PRESETS[name]

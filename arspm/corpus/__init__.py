@@ -1,1 +1,1 @@
-"""The prepared corpus: its contract (schema), and reading and writing its Parquet tables."""
+"""The prepared corpus: its format (`schema`), and reading and writing its Parquet tables (`tables`)."""

@@ -1,4 +1,4 @@
-"""A finished ablation's models, read back from their runs, compared, and put on one page."""
+"""Compare the models of a finished ablation, which are read from their runs, on one page."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ from typing import Any, NamedTuple
 from arspm import storage
 from arspm.config import Config
 from arspm.corpus import tables
-from arspm.distributed import evaluate
-from arspm.evaluation.ablation import VALIDATION, Trained, compare
-from arspm.report.ablation import write_ablation
+from arspm.distributed.evaluate import CLIPS
+from arspm.distributed.evaluate import METRICS as RUN_METRICS
+from arspm.distributed.predictions import FACE_TO_FACE, REAL
+from arspm.evaluation.ablation import VALIDATION, TrainedModel, compare_variants
+from arspm.report.ablation_page import write_ablation
 from arspm.runs import stages
 
 METRICS = "ablation/metrics.json"
-FULLEST = "neutral+fc"  # whose trivial rows stand for all, if it is there: it was measured on every clip
+REFERENCE = "neutral+fc"  # the variant whose trivial rows are shown, if present: it was measured on every clip
 
 
 class Finished(NamedTuple):
-    """A variant's model with a seed, and the run that holds its encoder and evaluate stages."""
+    """A variant trained with one seed, and the run that has its encoder and evaluate stages."""
 
     variant: str
     seed: int
@@ -33,76 +35,78 @@ def write_page(
     missing: Sequence[Mapping[str, Any]],
     seconds: float,
 ) -> dict[str, Any]:
-    """Leave ablation/metrics.json and ablation/index.html in the run; the figures.
+    """Write ablation/metrics.json and ablation/index.html into the run. Returns the figures.
 
-    `about`: each variant's description and whether Table 4 has it. `missing`: variant, seed and reason of each model
-    that is not there. `seconds`: how long this ablation took, without what was reused.
+    `about`: each variant's description and whether it is in Table 4. `missing`: variant, seed and reason of each model
+    that could not be trained. `seconds`: how long this ablation took, without reused stages.
     """
     trained = [_read(model) for model in models]
-    found = compare(trained, num_resamples=config.evaluate.num_resamples, seed=config.seed)
-    for row in found["variants"]:
+    results = compare_variants(trained, num_resamples=config.evaluate.num_resamples, seed=config.seed)
+    for row in results["variants"]:
         description, published = about[row["variant"]]
         row |= {"description": description, "published": row["variant"] if published else None}
         for each in row["runs"]:
-            each["run"] = _inside(run, each["run"]) or "."
-    whole = [model for model in trained if model.row["n"] == model.measured["n"]] or trained
-    fullest = next((model for model in whole if model.variant == FULLEST), whole[0])
-    measured = fullest.measured
-    found |= {
+            each["run"] = _relative(run, each["run"]) or "."
+    complete = [model for model in trained if model.row["n"] == model.measured["n"]] or trained
+    reference = next((model for model in complete if model.variant == REFERENCE), complete[0])
+    measured = reference.measured
+    results |= {
         "seeds": sorted({model.seed for model in models}),
         "split": measured["split"],
         "n": measured["n"],
         "n_speakers": measured["n_speakers"],
         "epochs": config.training.encoder.epochs,
-        "steps": fullest.curve[-1][0],
+        "steps": reference.curve[-1][0],
         "missing": list(missing),
         "rows": list(measured["table4"][1:]),
-        "rows_of": fullest.variant,
+        "rows_of": reference.variant,
         "judge": measured["judge"],
         "oracle": measured["oracle"],
-        "portraits": _portraits(run, trained, fullest),
+        "portraits": _portraits(run, trained, reference),
         "seconds": seconds,
     }
     for table in ("table5", "table6"):
-        rows = [row for row in measured[table] or () if row["pictures"] in (evaluate.REAL, evaluate.FACE_TO_FACE)]
-        found[table] = rows or None
-    storage.write_json(storage.join(run, METRICS), found)
-    write_ablation(config, run, found)
-    return found
+        rows = [row for row in measured[table] or () if row["pictures"] in (REAL, FACE_TO_FACE)]
+        results[table] = rows or None
+    storage.write_json(storage.join(run, METRICS), results)
+    write_ablation(config, run, results)
+    return results
 
 
-def _read(model: Finished) -> Trained:
-    measured = stages.folder(model.run, "evaluate")
+def _read(model: Finished) -> TrainedModel:
+    folder = stages.folder(model.run, "evaluate")
     history = stages.history(model.run, "encoder")
     if history is None or not all(isinstance(epoch.get(VALIDATION), float) for epoch in history["epochs"]):
-        raise ValueError(f"{storage.join(stages.folder(model.run, 'encoder'), stages.HISTORY)}: no {VALIDATION}")
-    clips = tables.read_table(storage.join(measured, evaluate.CLIPS))
-    return Trained(
+        raise ValueError(
+            f"{storage.join(stages.folder(model.run, 'encoder'), stages.HISTORY)}: an epoch has no {VALIDATION}"
+        )
+    clips = tables.read_table(storage.join(folder, CLIPS))
+    return TrainedModel(
         *model,
-        storage.read_json(storage.join(measured, evaluate.METRICS)),
+        storage.read_json(storage.join(folder, RUN_METRICS)),
         history,
         {name: clips[name].to_numpy() for name in clips.column_names},
     )
 
 
-def _portraits(run: str, trained: Sequence[Trained], fullest: Trained) -> list[dict[str, Any]]:
-    """Figure 6: the same clips by each variant's first seed. Paths are relative to the run."""
-    first: dict[str, Trained] = {}
+def _portraits(run: str, trained: Sequence[TrainedModel], reference: TrainedModel) -> list[dict[str, Any]]:
+    """Return the pictures of Figure 6: the same clips by each variant's first seed. Paths are relative to the run."""
+    first: dict[str, TrainedModel] = {}
     for model in trained:
         first.setdefault(model.variant, model)
     rows = []
-    for number, entry in enumerate(fullest.measured["portraits"]):
+    for number, entry in enumerate(reference.measured["portraits"]):
         row = {"clip_id": entry["clip_id"], "variants": {}}
         for kind in ("real", "face_to_face"):
-            row[kind] = _inside(run, storage.join(fullest.run, entry[kind]))
+            row[kind] = _relative(run, storage.join(reference.run, entry[kind]))
         for name, model in first.items():
-            row["variants"][name] = _inside(
+            row["variants"][name] = _relative(
                 run, storage.join(model.run, model.measured["portraits"][number]["portrait"])
             )
         rows.append(row)
     return rows
 
 
-def _inside(run: str, uri: str) -> str:
-    """A URI below the run, relative to it."""
+def _relative(run: str, uri: str) -> str:
+    """Return a URI below the run as a path relative to it."""
     return uri.removeprefix(run).strip("/")

@@ -1,4 +1,4 @@
-"""Judges of a picture's sex and age (reading Q), and Tables 5 and 6 from what they say (reading O)."""
+"""Judges, which predict sex and age from pictures (reading Q), and Tables 5 and 6 of their accuracy (reading O)."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from sklearn.preprocessing import StandardScaler
 
 from arspm.corpus import schema
 from arspm.evaluation import metrics
-from arspm.evaluation.onnx_faces import OnnxFaces
+from arspm.evaluation.onnx_faces import OnnxFaceModel
 from arspm.media.clip_rows import NUMBER, plain, shown
 
 AGE_BINS = ("young", "mid_age", "elder")  # under 35, 35 to 65, over 65; the position is the class number
-UNKNOWN = -1
+NO_CLASS = -1  # class number of a picture without a label or without a prediction
 
 _PICTURES = "pictures"
-_SHOWN_PROBLEMS = 20
+_MAX_REPORTED_PROBLEMS = 20
 
 
 class Pictures(NamedTuple):
-    """Pictures of one kind, a row a clip: "real", "face-to-face", or a model's name."""
+    """Pictures of one kind, one row per clip. `name`: "real", "face-to-face", or a model's name."""
 
     name: str
     clip_ids: Sequence[str]
-    features: np.ndarray  # VGGFace's, (rows, feature)
+    features: np.ndarray  # from VGGFace, (rows, feature)
     jpegs: Sequence[bytes]  # square RGB
 
 
 class Judged(NamedTuple):
-    """What a judge says of each picture, (rows,) each; UNKNOWN where it says nothing."""
+    """A judge's predictions for each picture, (rows,) each; NO_CLASS where it has none."""
 
     gender: np.ndarray  # classes of schema.GENDERS
     age_bin: np.ndarray  # classes of AGE_BINS
@@ -42,7 +42,7 @@ class Judged(NamedTuple):
 
 @runtime_checkable
 class Judge(Protocol):
-    """Anything that judges pictures. `description`: what it is, for the report, once it has judged."""
+    """Predicts sex and age from pictures. `description`: one line for the report; read it after judging."""
 
     @property
     def description(self) -> str: ...
@@ -51,9 +51,9 @@ class Judge(Protocol):
 
 
 def age_bins(ages: np.ndarray) -> np.ndarray:
-    """The bin of each age in years, (rows,), as in Table 6; UNKNOWN for NaN."""
+    """Return the age bin of Table 6 for each age in years, (rows,); NO_CLASS for NaN."""
     years = np.asarray(ages, np.float64)
-    return np.where(np.isnan(years), UNKNOWN, (years >= 35).astype(int) + (years > 65))
+    return np.where(np.isnan(years), NO_CLASS, (years >= 35).astype(int) + (years > 65))
 
 
 def make_judge(
@@ -63,11 +63,11 @@ def make_judge(
     genders: np.ndarray | None = None,
     ages: np.ndarray | None = None,
 ) -> Judge | None:
-    """The judge that a setting names: "classifier", or the local path of a .csv of predictions or of an .onnx model.
+    """Return the judge of a setting: "classifier", or the local path of a .csv of predictions or an .onnx model.
 
-    features (rows, feature), genders (rows,) classes or UNKNOWN and ages (rows,) years or NaN are those of labelled
-    training faces, for the classifier alone; None where the labels do not suffice to learn anything. Raises ValueError
-    for any other setting, and as `CsvJudge` and `OnnxJudge` do.
+    Only the classifier uses the labelled training faces: features (rows, feature), genders (rows,) as classes or
+    NO_CLASS, ages (rows,) in years or NaN. Returns None if the labels are too few to train a classifier. Raises
+    ValueError for any other setting, and the errors of `CsvJudge` and `OnnxJudge`.
     """
     if setting == "classifier":
         return _classifier(features, genders, ages)
@@ -78,114 +78,115 @@ def make_judge(
     raise ValueError(f"judge {setting!r}: expected 'classifier', or the path of a .csv or .onnx file")
 
 
-# --- the tables
+# --- Tables 5 and 6
 
 
 def table5(
     judged: Mapping[str, Judged], genders: np.ndarray, speakers: np.ndarray, *, num_resamples: int, seed: int
 ) -> list[dict[str, Any]]:
-    """Table 5: the share of pictures judged to be of the speaker's sex, with intervals.
+    """Return Table 5: the fraction of pictures whose predicted sex is the speaker's, with intervals.
 
-    judged: name of the pictures -> what the judge says of them. genders: (rows,) the labels' classes, UNKNOWN rows are
-    left out. speakers: (rows,), the groups of the bootstrap. A picture of which the judge says nothing counts as wrong,
-    and in "unknown"; pictures of none of which it says anything have no row.
+    judged: name of the pictures -> predictions. genders: (rows,), the labels' classes; NO_CLASS rows are left out.
+    speakers: (rows,), the groups of the bootstrap. A picture without a prediction counts as wrong, and in "unknown".
+    Pictures without any prediction have no row.
     """
-    said = {name: each.gender for name, each in judged.items()}
-    return _table(said, np.asarray(genders), speakers, schema.GENDERS, num_resamples=num_resamples, seed=seed)
+    predictions = {name: each.gender for name, each in judged.items()}
+    return _table(predictions, np.asarray(genders), speakers, schema.GENDERS, num_resamples=num_resamples, seed=seed)
 
 
 def table6(
     judged: Mapping[str, Judged], ages: np.ndarray, speakers: np.ndarray, *, num_resamples: int, seed: int
 ) -> list[dict[str, Any]]:
-    """Table 6: the share of pictures judged to be in the speaker's age bin, with how many are in each bin.
+    """Return Table 6: the fraction of pictures whose predicted age bin is the speaker's, and the size of each bin.
 
-    ages: (rows,) years, NaN rows are left out. The rest is as in `table5`.
+    ages: (rows,) in years; NaN rows are left out. Everything else is as in `table5`.
     """
     truth = age_bins(ages)
-    said = {name: each.age_bin for name, each in judged.items()}
+    predictions = {name: each.age_bin for name, each in judged.items()}
     counts = {f"num_{name}": int((truth == number).sum()) for number, name in enumerate(AGE_BINS)}
-    table = _table(said, truth, speakers, AGE_BINS, num_resamples=num_resamples, seed=seed)
+    table = _table(predictions, truth, speakers, AGE_BINS, num_resamples=num_resamples, seed=seed)
     return [row | counts for row in table]
 
 
 def _table(
-    said: Mapping[str, np.ndarray],
+    predictions: Mapping[str, np.ndarray],
     truth: np.ndarray,
     speakers: np.ndarray,
     classes: Sequence[str],
-    **chance: int,
+    **resampling: int,
 ) -> list[dict[str, Any]]:
-    labelled = truth != UNKNOWN
+    labelled = truth != NO_CLASS
     table = []
-    for name, answers in said.items():
-        answer, own = answers[labelled], truth[labelled]
-        if (answer == UNKNOWN).all():
+    for name, predicted_all in predictions.items():
+        predicted, actual = predicted_all[labelled], truth[labelled]
+        if (predicted == NO_CLASS).all():
             continue
-        right = (answer == own).astype(float)
-        mean, interval = metrics.mean_and_interval(right, speakers[labelled], **chance)
-        row: dict[str, Any] = {"pictures": name, "n": len(right), "accuracy": mean, "accuracy_interval": interval}
+        correct = (predicted == actual).astype(float)
+        mean, interval = metrics.mean_and_interval(correct, speakers[labelled], **resampling)
+        row: dict[str, Any] = {"pictures": name, "n": len(correct), "accuracy": mean, "accuracy_interval": interval}
         row |= {
-            kind: float(right[own == number].mean()) if (own == number).any() else None
-            for number, kind in enumerate(classes)
+            class_name: float(correct[actual == number].mean()) if (actual == number).any() else None
+            for number, class_name in enumerate(classes)
         }
-        table.append(row | {"unknown": int((answer == UNKNOWN).sum())})
+        table.append(row | {"unknown": int((predicted == NO_CLASS).sum())})
     return table
 
 
-# --- a classifier
+# --- classifier trained on labelled faces
 
 
 def fit_judge(features: np.ndarray, classes: np.ndarray) -> Pipeline:
-    """Logistic regression on VGGFace features of labelled training faces, each class weighing alike (reading Q).
+    """Fit a logistic regression on VGGFace features of labelled training faces, with balanced classes (reading Q).
 
-    features: (rows, feature). classes: (rows,) of schema.GENDERS or of AGE_BINS. The weight decay grows with the number
-    of features and so is as strong whatever that is; C is 0.01 for VGGFace's 4096.
+    features: (rows, feature). classes: (rows,) of schema.GENDERS or of AGE_BINS. The L2 penalty is proportional to the
+    number of features, so that its strength does not depend on it; C is 0.01 for VGGFace's 4096 features.
     """
     regression = LogisticRegression(C=40.96 / features.shape[1], max_iter=1000, class_weight="balanced")
     return make_pipeline(StandardScaler(), regression).fit(features, classes)
 
 
 class ClassifierJudge:
-    """Classifiers fitted on labelled training faces; a cause that has none stays unknown. Needs features alone."""
+    """Classifiers of VGGFace features, fitted on labelled training faces. None: predicts NO_CLASS."""
 
     def __init__(self, gender: Pipeline | None, age_bin: Pipeline | None, description: str) -> None:
         self.gender, self.age_bin, self.description = gender, age_bin, description
 
     def __call__(self, pictures: Pictures, /) -> Judged:
         features = np.asarray(pictures.features, np.float32)
-        unknown = np.full(len(features), UNKNOWN)
-        fitted = (self.gender, self.age_bin)
-        return Judged(*(unknown if each is None else each.predict(features) for each in fitted))
+        missing = np.full(len(features), NO_CLASS)
+        classifiers = (self.gender, self.age_bin)
+        return Judged(*(missing if each is None else each.predict(features) for each in classifiers))
 
 
 def _classifier(
     features: np.ndarray | None, genders: np.ndarray | None, ages: np.ndarray | None
 ) -> ClassifierJudge | None:
     fitted: dict[str, Pipeline] = {}
-    told = []
+    trained_on = []
     labels = {"sex": genders, "age": None if ages is None else age_bins(ages)}
-    for cause, classes in labels.items():
+    for attribute, classes in labels.items():
         if features is None or classes is None:
             continue
-        known = classes != UNKNOWN
-        if len(np.unique(classes[known])) > 1:
-            fitted[cause] = fit_judge(np.asarray(features[known], np.float32), classes[known])
-            told.append(f"{cause} from {known.sum()} training faces")
+        labelled = classes != NO_CLASS
+        if len(np.unique(classes[labelled])) > 1:
+            fitted[attribute] = fit_judge(np.asarray(features[labelled], np.float32), classes[labelled])
+            trained_on.append(f"{attribute} from {labelled.sum()} training faces")
     if not fitted:
         return None
-    description = "logistic regression on VGGFace features: " + ", ".join(told)
+    description = "logistic regression on VGGFace features: " + ", ".join(trained_on)
     return ClassifierJudge(fitted.get("sex"), fitted.get("age"), description)
 
 
-# --- predictions in a CSV
+# --- predictions from a CSV file
 
 
 class CsvJudge:
-    """What somebody's judge said, from a CSV: clip_id, pictures, gender, age; other columns do not count.
+    """Predictions of an external judge, from a CSV with the columns clip_id, pictures, gender and age.
 
-    pictures: the kind, as `Pictures.name` has it. gender: female, male, f or m (any case). age: 0 to 120 years. Either
-    may be empty. Predictions of other clips and kinds are no error; a picture without one is unknown, and the
-    description counts those. Raises ValueError with a line for each problem, FileNotFoundError without the file.
+    pictures: the kind of picture, one of `Pictures.name`. gender: female, male, f or m (any case), or empty. age: 0 to
+    120 years, or empty. Other columns, and predictions of other clips and kinds, are ignored. A picture that is not in
+    the file has no prediction; the description counts them. Raises ValueError with one line per problem, and
+    FileNotFoundError if the file is missing.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -199,19 +200,19 @@ class CsvJudge:
         return f"predictions of {self.name}{missing}"
 
     def __call__(self, pictures: Pictures, /) -> Judged:
-        nothing = (UNKNOWN, np.nan)
-        found = [self.predictions.get((clip, pictures.name), nothing) for clip in pictures.clip_ids]
-        if missing := found.count(nothing):
-            self.missing.append(f"{missing} of {len(found)} {pictures.name} pictures")
-        gender, age = np.array(found, np.float64).reshape(-1, 2).T
+        no_prediction = (NO_CLASS, np.nan)
+        rows = [self.predictions.get((clip, pictures.name), no_prediction) for clip in pictures.clip_ids]
+        if num_missing := rows.count(no_prediction):
+            self.missing.append(f"{num_missing} of {len(rows)} {pictures.name} pictures")
+        gender, age = np.array(rows, np.float64).reshape(-1, 2).T
         return Judged(gender.astype(int), age_bins(age))
 
 
 def _read_predictions(path: str | os.PathLike[str]) -> dict[tuple[str, str], tuple[int, float]]:
-    """(clip id, kind) -> the class of the sex, or UNKNOWN, and the age in years, or NaN."""
+    """Read (clip id, kind of picture) -> (class of the sex or NO_CLASS, age in years or NaN)."""
     columns = [schema.CLIP_ID, _PICTURES, schema.GENDER, schema.AGE]
-    words = {word: number for number, sex in enumerate(schema.GENDERS) for word in (sex, sex[0])}
-    found: dict[tuple[str, str], tuple[int, float]] = {}
+    class_numbers = {word: number for number, sex in enumerate(schema.GENDERS) for word in (sex, sex[0])}
+    predictions: dict[tuple[str, str], tuple[int, float]] = {}
     problems = []
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
@@ -229,46 +230,48 @@ def _read_predictions(path: str | os.PathLike[str]) -> dict[tuple[str, str], tup
                 key = (row[schema.CLIP_ID], row[_PICTURES])
                 gender, age = row[schema.GENDER], row[schema.AGE]
                 if not all(key):
-                    problems.append(f"line {lines.line_num}: no clip_id, or no word on which pictures")
-                elif key in found:
-                    problems.append(f"line {lines.line_num}: {plain(key[0])} of {plain(key[1])} a second time")
-                if gender and gender.lower() not in words:
+                    problems.append(f"line {lines.line_num}: clip_id and pictures must not be empty")
+                elif key in predictions:
+                    clip, kind = map(plain, key)
+                    problems.append(f"line {lines.line_num}: second prediction for {clip} of {kind}; remove one")
+                if gender and gender.lower() not in class_numbers:
                     problems.append(f"line {lines.line_num}: gender {shown(gender)} is not female, male, f or m")
                 if age and not (NUMBER.fullmatch(age) and 0 <= float(age) <= 120):
-                    problems.append(f"line {lines.line_num}: age {shown(age)} is not a number of years")
+                    problems.append(f"line {lines.line_num}: age {shown(age)} is not a number from 0 to 120")
                     age = ""
-                found[key] = (words.get(gender.lower(), UNKNOWN), float(age) if age else np.nan)
+                predictions[key] = (class_numbers.get(gender.lower(), NO_CLASS), float(age) if age else np.nan)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"no predictions at {path}") from error
     except (csv.Error, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a CSV in UTF-8: {error}") from error
+        raise ValueError(f"{path}: not a CSV file in UTF-8: {error}") from error
     if problems:
-        told = [f"{path}: {problem}" for problem in problems[:_SHOWN_PROBLEMS]]
-        more = len(problems) - len(told)
-        raise ValueError("\n".join([*told, *([f"{path}: and {more} more problems"] if more else [])]))
-    return found
+        lines_shown = [f"{path}: {problem}" for problem in problems[:_MAX_REPORTED_PROBLEMS]]
+        if num_hidden := len(problems) - len(lines_shown):
+            lines_shown.append(f"{path}: and {num_hidden} more problems")
+        raise ValueError("\n".join(lines_shown))
+    return predictions
 
 
-# --- a model of one's own
+# --- ONNX model
 
 
 class OnnxJudge:
-    """A model of one's own: "gender" (batch, 2), scores in the order of schema.GENDERS, "age" in years, or one of them.
+    """A user's ONNX model with the outputs "gender" (batch, 2), scores in the order of schema.GENDERS, "age", or both.
 
-    Its input and its errors are those of `OnnxFaces`. What is not finite is unknown.
+    Ages are in years. Input and errors are those of `OnnxFaceModel`. Outputs that are not finite are no predictions.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.model = OnnxFaces(path, {schema.GENDER: len(schema.GENDERS), schema.AGE: 1})
-        self.description = f"{os.path.basename(path)}, which gives {' and '.join(sorted(self.model.outputs)[::-1])}"
+        self.model = OnnxFaceModel(path, {schema.GENDER: len(schema.GENDERS), schema.AGE: 1})
+        self.description = f"{os.path.basename(path)}, which predicts {' and '.join(sorted(self.model.outputs)[::-1])}"
 
     def __call__(self, pictures: Pictures, /) -> Judged:
-        found = self.model(pictures.jpegs)
-        gender, age_bin = (np.full(len(pictures.jpegs), UNKNOWN) for _ in range(2))
-        if schema.GENDER in found:
-            scores = found[schema.GENDER]
-            gender = np.where(np.isfinite(scores).all(axis=1), scores.argmax(axis=1), UNKNOWN)
-        if schema.AGE in found:
-            years = found[schema.AGE][:, 0]
+        outputs = self.model(pictures.jpegs)
+        gender, age_bin = (np.full(len(pictures.jpegs), NO_CLASS) for _ in range(2))
+        if schema.GENDER in outputs:
+            scores = outputs[schema.GENDER]
+            gender = np.where(np.isfinite(scores).all(axis=1), scores.argmax(axis=1), NO_CLASS)
+        if schema.AGE in outputs:
+            years = outputs[schema.AGE][:, 0]
             age_bin = age_bins(np.where(np.isfinite(years), years, np.nan))
         return Judged(gender, age_bin)

@@ -1,4 +1,4 @@
-"""A model of somebody's own that looks at faces, as an ONNX file."""
+"""Inference with a user's ONNX model of faces."""
 
 from __future__ import annotations
 
@@ -14,76 +14,82 @@ from arspm.corpus.schema import FACE_SIZE
 from arspm.media.faces import decode_jpeg
 
 _PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
-_BATCH = 32  # pictures at a time, where the model leaves that open
+_BATCH = 32  # pictures per batch, unless the model fixes its batch size
 
 
-class OnnxFaces:
-    """An ONNX model of faces, run by onnxruntime; on a GPU where onnxruntime can.
+class OnnxFaceModel:
+    """An ONNX model of faces, run by onnxruntime, on a GPU if onnxruntime supports it.
 
-    Its one input is float32 (batch, 3, height, width), RGB in [0, 1]; a height or width that it leaves open is 224.
-    `known`: the outputs that it may have, by name, and how many numbers a picture each of them is: (batch, numbers), or
-    (batch,) for a single one.
+    The model has one input, float32 (batch, 3, height, width), RGB in [0, 1]. A dynamic height or width is 224.
+    `output_sizes`: the output names that the model may have, with the size of each: (batch, size), or (batch,) for
+    size 1.
 
-    Raises FileNotFoundError without the file, and ValueError for a file that is no model or for another model.
+    Raises FileNotFoundError if the file is missing, and ValueError if it is not an ONNX model or has other inputs or
+    outputs.
     """
 
-    def __init__(self, path: str | os.PathLike[str], known: Mapping[str, int]) -> None:
+    def __init__(self, path: str | os.PathLike[str], output_sizes: Mapping[str, int]) -> None:
         if not os.path.isfile(path):
             raise FileNotFoundError(f"no ONNX model at {path}")
-        self.path, self.known = path, known
+        self.path, self.output_sizes = path, output_sizes
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # errors alone
-        usable = [name for name in _PROVIDERS if name in onnxruntime.get_available_providers()]
-        with self._refusal_named():
-            self.session = onnxruntime.InferenceSession(str(path), options, providers=usable)
+        options.log_severity_level = 3  # errors only
+        providers = [name for name in _PROVIDERS if name in onnxruntime.get_available_providers()]
+        with self._readable_errors():
+            self.session = onnxruntime.InferenceSession(str(path), options, providers=providers)
         self.input, self.batch, self.size = self._input()
         self.outputs = [output.name for output in self.session.get_outputs()]
-        if not self.outputs or set(self.outputs) - set(known):
-            raise ValueError(f"{path}: the outputs must be among {', '.join(known)}, not {', '.join(self.outputs)}")
+        if not self.outputs or set(self.outputs) - set(output_sizes):
+            expected = ", ".join(output_sizes)
+            raise ValueError(f"{path}: the outputs must be among {expected}, not {', '.join(self.outputs)}")
 
     def __call__(self, jpegs: Sequence[bytes]) -> dict[str, np.ndarray]:
-        """Each output's numbers for square JPEGs, (rows, numbers)."""
-        found: dict[str, list[np.ndarray]] = {name: [np.empty((0, self.known[name]))] for name in self.outputs}
+        """Return each output for square JPEGs: name -> (rows, size)."""
+        parts: dict[str, list[np.ndarray]] = {name: [np.empty((0, self.output_sizes[name]))] for name in self.outputs}
         step = self.batch or _BATCH
         for start in range(0, len(jpegs), step):
-            here = jpegs[start : start + step]
-            images = np.zeros((self.batch or len(here), 3, *self.size), np.float32)
-            images[: len(here)] = [_image(jpeg, self.size) for jpeg in here]  # a fixed batch may stay part empty
-            with self._refusal_named():
-                answers = self.session.run(self.outputs, {self.input: images})
-            for name, answer in zip(self.outputs, answers, strict=True):
-                found[name].append(self._checked(name, np.asarray(answer), len(images))[: len(here)])
-        return {name: np.concatenate(parts) for name, parts in found.items()}
+            chunk = jpegs[start : start + step]
+            images = np.zeros((self.batch or len(chunk), 3, *self.size), np.float32)
+            images[: len(chunk)] = [_image(jpeg, self.size) for jpeg in chunk]  # pads a model's fixed batch size
+            with self._readable_errors():
+                outputs = self.session.run(self.outputs, {self.input: images})
+            for name, values in zip(self.outputs, outputs, strict=True):
+                parts[name].append(self._checked(name, np.asarray(values), len(images))[: len(chunk)])
+        return {name: np.concatenate(arrays) for name, arrays in parts.items()}
 
     def _input(self) -> tuple[str, int | None, tuple[int, int]]:
-        """The input's name, its batch where that is fixed, and (height, width)."""
+        """Return the input's name, its batch size or None if dynamic, and (height, width)."""
         inputs = self.session.get_inputs()
         kind, shape = (inputs[0].type, inputs[0].shape) if len(inputs) == 1 else ("", [])
         fixed = [side if isinstance(side, int) and side > 0 else None for side in shape]
         if kind != "tensor(float)" or len(fixed) != 4 or fixed[1] not in (3, None):
-            told = ", ".join(f"{each.type} {each.shape}" for each in inputs) or "none"
-            raise ValueError(f"{self.path}: the input must be one float32 tensor (batch, 3, height, width), not {told}")
+            actual = ", ".join(f"{each.type} {each.shape}" for each in inputs) or "none"
+            raise ValueError(
+                f"{self.path}: the input must be one float32 tensor (batch, 3, height, width), not {actual}"
+            )
         return inputs[0].name, fixed[0], (fixed[2] or FACE_SIZE, fixed[3] or FACE_SIZE)
 
     def _checked(self, name: str, values: np.ndarray, rows: int) -> np.ndarray:
-        shapes = [(rows, self.known[name])] + ([(rows,)] if self.known[name] == 1 else [])
+        size = self.output_sizes[name]
+        shapes = [(rows, size)] + ([(rows,)] if size == 1 else [])
         if values.shape not in shapes or values.dtype.kind not in "fiu":
-            wanted = " or ".join(map(str, shapes))
-            raise ValueError(f"{self.path}: output {name} must be numbers {wanted}, not {values.dtype} {values.shape}")
+            expected = " or ".join(map(str, shapes))
+            actual = f"{values.dtype} {values.shape}"
+            raise ValueError(f"{self.path}: output {name} must be numbers {expected}, not {actual}")
         return values.reshape(shapes[0])
 
     @contextmanager
-    def _refusal_named(self) -> Iterator[None]:
+    def _readable_errors(self) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # onnxruntime's errors have no class in common
-            why = (str(error).splitlines() or [type(error).__name__])[0][:500]
-            told = why if why.isprintable() else repr(why)
-            raise ValueError(f"{self.path} is no model that onnxruntime can run: {told}") from error
+        except Exception as error:  # onnxruntime's errors have no common base class
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:500]
+            reason = reason if reason.isprintable() else repr(reason)
+            raise ValueError(f"{self.path}: onnxruntime cannot run this model: {reason}") from error
 
 
 def _image(jpeg: bytes, size: tuple[int, int]) -> np.ndarray:
-    """A square JPEG as float32 RGB in [0, 1], (3, height, width)."""
+    """Return a square JPEG as float32 RGB in [0, 1], (3, height, width)."""
     image = decode_jpeg(jpeg, max(size))
     if size[0] != size[1]:
         image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)

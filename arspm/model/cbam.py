@@ -10,10 +10,9 @@ ORDERINGS = ("channel_first", "spatial_first", "parallel", "channel_only", "none
 
 
 class ChannelAttention(nn.Module):
-    """What to look at: one number in (0, 1) per channel.
+    """Attention weights in (0, 1), one per channel.
 
-    The average and the maximum over space go through one shared two-layer perceptron and are added before the
-    sigmoid.
+    One two-layer perceptron is applied to the average and to the maximum over space. The sigmoid is taken of the sum.
     """
 
     def __init__(self, channels: int, *, reduction: int) -> None:
@@ -27,7 +26,7 @@ class ChannelAttention(nn.Module):
 
 
 class SpatialAttention(nn.Module):
-    """Where to look: one number in (0, 1) per place, from the maximum and the average over channels."""
+    """Attention weights in (0, 1), one per position, from the maximum and the average over channels."""
 
     def __init__(self, *, kernel_size: int) -> None:
         super().__init__()
@@ -40,19 +39,19 @@ class SpatialAttention(nn.Module):
 
 
 class CBAM(nn.Module):
-    """Scales a feature map by channel attention, spatial attention, or both.
+    """A feature map multiplied by channel attention, spatial attention, or both.
 
     Args:
         channels: channels of the feature map.
         order: one of ORDERINGS. "channel_first" and "spatial_first" apply the second attention to the output
-            of the first; "parallel" computes both from the input x and returns x * channel * spatial;
-            "channel_only" is squeeze-and-excitation with both poolings ([28]); "none" is the identity and has
+            of the first. "parallel" computes both from the input x and returns x * channel * spatial.
+            "channel_only" is squeeze-and-excitation with both poolings ([28]). "none" is the identity and has
             no parameters.
-        reduction: the perceptron's hidden width is max(1, channels // reduction).
-        kernel_size: odd size of the spatial attention's square kernel.
+        reduction: the perceptron has max(1, channels // reduction) hidden units.
+        kernel_size: size of the spatial attention's square kernel; odd.
 
     Raises:
-        ValueError: unknown order, an even kernel, or a reduction below 1.
+        ValueError: unknown order, an even kernel_size, or a reduction below 1.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The face decoder FD (Table 2): a face feature gives a portrait."""
+"""The face decoder FD (Table 2): a face feature to a portrait."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from arspm.model.width import scaled
 
 CBAM_POSITIONS = ("features", "output")
 
-# Table 2, ConvTrans1 to ConvTrans11. The strides give one doubling at the head of each block, five in all; as
-# printed there are four (reading A).
+# Table 2, ConvTrans1 to ConvTrans11. The strides double the size at the start of each block, five times in all. The
+# strides as printed double it four times (reading A).
 _CHANNELS = (512, 512, 512, 512, 512, 256, 256, 256, 64, 64, 32)
 _STRIDES = (2, 1, 1, 2, 1, 2, 1, 1, 2, 1, 2)
 _STRIDES_AS_PRINTED = (2, 1, 1, 1, 1, 2, 1, 1, 2, 1, 2)
@@ -24,25 +24,26 @@ _KERNEL = 5
 class FaceDecoder(nn.Module):
     """FD of Table 2 (readings A to D).
 
-    Fc1, Fc2, a map of image_size / 32 square, eleven transposed convolutions and a 1x1 convolution to RGB.
-    ReLU follows both Fc and every transposed convolution, sigmoid the last convolution.
+    Fc1 and Fc2, reshaped to a map of side image_size / 32, then eleven transposed convolutions and a 1x1
+    convolution to RGB. ReLU follows both Fc layers and every transposed convolution; a sigmoid follows the last
+    convolution.
 
     Args:
-        feature_dim: numbers in a face feature; never scaled.
+        feature_dim: size of a face feature; never scaled.
         width: multiplies every channel count and Fc1's 1000 units.
         image_size: side of the portrait in pixels, a multiple of 32.
-        as_printed: Table 2's strides as printed, four doublings: the portrait's side is image_size / 2
-            (reading A).
-        cbam, cbam_reduction: see CBAM.
-        cbam_position: "features" is the map after the reshape, "output" the map before Conv1, where a
-            reduction of at most 8 is used since there are few channels (reading D).
+        as_printed: use Table 2's strides as printed. They double the size four times, so the portrait's side is
+            image_size / 2 (reading A).
+        cbam, cbam_reduction: `order` and `reduction` of CBAM.
+        cbam_position: "features" is the map after the reshape, "output" the map before Conv1. That map has few
+            channels, so the reduction there is at most 8 (reading D).
         batch_norm: BatchNorm between each transposed convolution and its ReLU (reading C).
 
     Attributes:
         output_size: side of the portrait in pixels.
 
     Raises:
-        ValueError: an image_size that is no multiple of 32, or an unknown cbam_position.
+        ValueError: an image_size that is not a multiple of 32, or an unknown cbam_position.
     """
 
     def __init__(
@@ -96,18 +97,18 @@ class FaceDecoder(nn.Module):
             output_padding=stride - 1,
             bias=not batch_norm,
         )
-        # Each output sums kernel^2 / stride^2 places of the input: Kaiming's variance, for this fan-in.
+        # Kaiming's variance. The fan-in is smaller than usual: each output sums kernel^2 / stride^2 input positions.
         nn.init.normal_(conv.weight, std=stride * math.sqrt(2 / (channels_in * _KERNEL**2)))
         if conv.bias is not None:
             nn.init.zeros_(conv.bias)
         return [conv, nn.BatchNorm2d(channels_out), nn.ReLU()] if batch_norm else [conv, nn.ReLU()]
 
     def hidden(self, feature: Float[Tensor, "batch feature"]) -> Float[Tensor, "batch hidden"]:
-        """D_Fc1 of eq. 7: the first fully connected layer, before its ReLU (reading C)."""
+        """Return D_Fc1 of eq. 7: the output of Fc1 before its ReLU (reading C)."""
         return self.fc1(feature)
 
     def forward(self, feature: Float[Tensor, "batch feature"]) -> Float[Tensor, "batch 3 size size"]:
-        """Portraits, RGB in [0, 1], float32 under autocast too."""
+        """Return portraits: RGB in [0, 1], float32 even under autocast."""
         x = torch.relu(self.fc2(torch.relu(self.hidden(feature))))
         x = self.cbam_features(self.unflatten(x))  # (batch, channels, image_size / 32, image_size / 32)
         x = self.cbam_output(self.conv_trans(x))  # (batch, channels, output_size, output_size)

@@ -1,4 +1,4 @@
-"""The gender classifier (section 3.1, reading G): a spectrogram gives gender logits, to choose a prior by."""
+"""The gender classifier (section 3.1, reading G): a spectrogram to gender logits, which choose the prior."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from arspm.corpus.schema import SPECTROGRAM_SHAPE
 from arspm.model.width import scaled
 
 FEMALE = 0
 MALE = 1
 
-MINIMUM_SIZE = 16  # bins and frames: four halvings
+MINIMUM_SIZE = 16  # frequency bins and frames; the network halves both four times
 
 
 def _conv(channels_in: int, channels_out: int, *, kernel: int = 3, stride: int = 1) -> nn.Sequential:
@@ -20,24 +21,23 @@ def _conv(channels_in: int, channels_out: int, *, kernel: int = 3, stride: int =
 
 
 class GenderClassifier(nn.Module):
-    """Five convolutions, three max-pools, two fully connected layers.
+    """A classifier of five convolutions, three max-pools and two fully connected layers.
 
-    The paper gives no sizes. Here: channels 16, 32, 64, 128, 128, each convolution about as costly as the one
-    before, a 2x2 pool after each of the first three, and 64 hidden units. The average before Fc1 is over all
-    time and over four bands of frequency, since pitch and formants differ in where they lie; so speech of any
-    length works.
+    The paper gives no sizes. We use 16, 32, 64, 128 and 128 channels, so that the convolutions cost about the same, a
+    2x2 pool after each of the first three, and 64 hidden units. Before Fc1, the average over time is taken in four
+    frequency bands: time, so that speech of any length works; bands, because pitch and formants lie at different
+    frequencies.
 
     Args:
         width: multiplies the channels and the hidden units.
-        channels_in: 2, the real and the imaginary part.
     """
 
-    def __init__(self, *, width: float = 1.0, channels_in: int = 2) -> None:
+    def __init__(self, *, width: float = 1.0) -> None:
         super().__init__()
         c1, c2, c3, c4, c5 = (scaled(channels, width) for channels in (16, 32, 64, 128, 128))
         hidden = scaled(64, width)
         self.convs = nn.Sequential(
-            _conv(channels_in, c1, kernel=5, stride=2),
+            _conv(SPECTROGRAM_SHAPE[0], c1, kernel=5, stride=2),
             nn.MaxPool2d(2),
             _conv(c1, c2),
             nn.MaxPool2d(2),
@@ -51,7 +51,7 @@ class GenderClassifier(nn.Module):
         self.fc2 = nn.Linear(hidden, 2)
 
     def forward(self, spectrogram: Float[Tensor, "batch channels freq time"]) -> Float[Tensor, "batch 2"]:
-        """Logits, column FEMALE and column MALE.
+        """Return logits; the columns are FEMALE and MALE.
 
         Raises:
             ValueError: fewer than MINIMUM_SIZE frequency bins or frames.

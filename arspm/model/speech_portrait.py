@@ -1,4 +1,4 @@
-"""The assembled model (Figure 1), and each of its networks as the configuration wants it."""
+"""The assembled model (Figure 1), and functions that build its networks from the configuration."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from arspm.config import Config
 from arspm.corpus import schema
 from arspm.model.face_decoder import FaceDecoder
 from arspm.model.gender_classifier import GenderClassifier
-from arspm.model.speech_encoder import SpeechEncoder
+from arspm.model.speech_encoder import Speech2FaceEncoder, SpeechEncoder
 from arspm.model.vggface import VGGFace
 
 
-def speech_encoder(config: Config) -> SpeechEncoder:
+def speech_encoder(config: Config) -> SpeechEncoder | Speech2FaceEncoder:
+    """Return a new speech encoder; `speech_encoder.architecture` chooses its class."""
     settings = config.speech_encoder
+    if settings.architecture == "speech2face":
+        return Speech2FaceEncoder(width=settings.width, feature_dim=config.feature_dim)
     return SpeechEncoder(
         architecture=settings.architecture,
         width=settings.width,
@@ -30,6 +33,7 @@ def speech_encoder(config: Config) -> SpeechEncoder:
 
 
 def face_decoder(config: Config) -> FaceDecoder:
+    """Return a new face decoder."""
     settings = config.face_decoder
     return FaceDecoder(
         feature_dim=config.feature_dim,
@@ -44,6 +48,7 @@ def face_decoder(config: Config) -> FaceDecoder:
 
 
 def vggface(config: Config, num_identities: int) -> VGGFace:
+    """Return a new VGGFace with `num_identities` outputs."""
     settings = config.vggface
     return VGGFace(
         width=settings.width,
@@ -56,20 +61,21 @@ def vggface(config: Config, num_identities: int) -> VGGFace:
 
 
 def gender_classifier(config: Config) -> GenderClassifier:
+    """Return a new gender classifier."""
     return GenderClassifier(width=config.gender.width)
 
 
 class FacePrior(nn.Module):
-    """f_prior of eq. 2: one mean face for all, or for each speaker that of the sex heard in the speech (section 3.1).
+    """f_prior of eq. 2: one mean face for all speakers, or the mean face of the sex predicted from the speech.
 
-    Parameters
-    ----------
-    kind
-        "none", "neutral", "female", "male", or "gender", which needs `classifier`.
-    means
-        The mean face features "neutral", "female" and "male", each (feature,); those that `kind` needs.
-    classifier
-        The gender network. Its prediction decides, in training as in use, never a label.
+    Args:
+        kind: "none", "neutral", "female", "male", or "gender", which needs `classifier` (section 3.1).
+        means: the mean face features "neutral", "female" and "male", each (feature,). Only those that `kind` uses
+            are needed.
+        classifier: the gender network. Its prediction chooses the prior in training and in use; labels never do.
+
+    Raises:
+        ValueError: a mean or the classifier that `kind` needs is missing.
     """
 
     means: Tensor
@@ -78,15 +84,21 @@ class FacePrior(nn.Module):
         super().__init__()
         needed = {"none": (), "gender": schema.GENDERS}.get(kind, (kind,))
         if missing := [name for name in needed if name not in means]:
-            raise ValueError(f"prior.kind={kind} needs the mean face of {' and '.join(missing)}, which nobody labelled")
+            raise ValueError(
+                f"prior.kind={kind} needs the mean face of {' and '.join(missing)}, which the priors do not contain; "
+                "label the speakers' gender in labels.csv, or choose another prior.kind"
+            )
         if kind == "gender" and classifier is None:
-            raise ValueError("prior.kind=gender needs a trained gender classifier: the corpus has no gender labels")
+            raise ValueError(
+                "prior.kind=gender needs a trained gender classifier, but the corpus has no gender labels; "
+                "label the speakers' gender in labels.csv, or choose another prior.kind"
+            )
         self.kind = kind
         self.classifier = classifier if kind == "gender" else None
         self.register_buffer("means", torch.stack([means[name] for name in needed]) if needed else torch.empty(0))
 
     def forward(self, spectrogram: Float[Tensor, "batch 2 freq time"]) -> Float[Tensor, "*batch feature"] | None:
-        """The prior of each row, (feature,) where it is one for all, or None."""
+        """Return the prior of each row: (batch, feature) for kind "gender", None for "none", otherwise (feature,)."""
         if self.kind == "none":
             return None
         if self.classifier is None:
@@ -96,16 +108,16 @@ class FacePrior(nn.Module):
 
 
 class SpeechPortrait(nn.Module):
-    """Speech to portrait: FD(SE(s) with the prior) (eq. 2)."""
+    """The complete model, from speech to portrait: FD(SE(s) + f_prior) (eq. 2)."""
 
-    def __init__(self, encoder: SpeechEncoder, prior: FacePrior, decoder: FaceDecoder):
+    def __init__(self, encoder: SpeechEncoder | Speech2FaceEncoder, prior: FacePrior, decoder: FaceDecoder):
         super().__init__()
         self.encoder, self.prior, self.decoder = encoder, prior, decoder
 
     def feature(self, spectrogram: Float[Tensor, "batch 2 freq time"]) -> Float[Tensor, "batch feature"]:
-        """The speech feature of each row."""
+        """Return the speech feature of each row."""
         return self.encoder(spectrogram, self.prior(spectrogram))
 
     def forward(self, spectrogram: Float[Tensor, "batch 2 freq time"]) -> Float[Tensor, "batch 3 height width"]:
-        """The portrait of each row, RGB in [0, 1]."""
+        """Return the portrait of each row, RGB in [0, 1]."""
         return self.decoder(self.feature(spectrogram))

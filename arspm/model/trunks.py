@@ -1,4 +1,4 @@
-"""The convolutions of each speech encoder: Table 3's, Speech2Face's, and the general networks of section 3.3."""
+"""The convolutions of each speech encoder: Table 3, Speech2Face, and the ResNets and DenseNet of section 3.3."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from arspm.model.width import scaled
 
 ARCHITECTURES = ("arspm", "speech2face", "resnet18", "resnet34", "densenet121")
 
-NUM_FREQ = SPECTROGRAM_SHAPE[1]  # frequency bins, which Speech2Face's first fully connected layer is bound to
-SPEECH2FACE_FREQ = -(-NUM_FREQ // 4)  # what its trunk leaves of them: halved twice, rounded up
+CHANNELS_IN, NUM_FREQ = SPECTROGRAM_SHAPE[:2]  # real and imaginary part; frequency bins
+SPEECH2FACE_FREQ = -(-NUM_FREQ // 4)  # frequency bins of Speech2Face's map: halved twice, rounded up
 
 _RESNET_DEPTHS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
 
 
 class Trunk(NamedTuple):
-    """A spectrogram (batch, 2, freq, time) gives a map (batch, channels, freq', time').
+    """Convolutions that turn a spectrogram (batch, 2, freq, time) into a map (batch, channels, freq', time').
 
-    `minimum`: the fewest frequency bins and frames that it takes.
+    `minimum`: the fewest frequency bins and frames of a spectrogram.
     """
 
     layers: nn.Sequential
@@ -28,13 +28,12 @@ class Trunk(NamedTuple):
     minimum: tuple[int, int]
 
 
-def trunk(architecture: str, *, width: float = 1.0, channels_in: int = 2) -> Trunk:
-    """The convolutions of an architecture, with random weights.
+def trunk(architecture: str, *, width: float = 1.0) -> Trunk:
+    """Return the convolutions of an architecture, with random weights.
 
     Args:
         architecture: one of ARCHITECTURES.
         width: multiplies every channel count.
-        channels_in: 2, the real and the imaginary part.
 
     Raises:
         ValueError: unknown architecture.
@@ -42,25 +41,28 @@ def trunk(architecture: str, *, width: float = 1.0, channels_in: int = 2) -> Tru
     if architecture not in ARCHITECTURES:
         raise ValueError(f"architecture must be one of {', '.join(ARCHITECTURES)}; got {architecture!r}")
     if architecture == "arspm":
-        return table_3(width, channels_in)
+        return table_3(width)
     if architecture == "speech2face":
-        return speech2face(width, channels_in)
+        return speech2face(width)
     if architecture == "densenet121":
-        return densenet121(width, channels_in)
-    return resnet(_RESNET_DEPTHS[architecture], width, channels_in)
+        return densenet121(width)
+    return resnet(_RESNET_DEPTHS[architecture], width)
 
 
-def table_3(width: float, channels_in: int) -> Trunk:
-    """Conv1 to MaxPool3 of Table 3 (reading E): 512 x 4 x 17 for (2, 257, 598). BatchNorm and ReLU follow each Conv."""
+def table_3(width: float) -> Trunk:
+    """Return Conv1 to MaxPool3 of Table 3, each Conv followed by BatchNorm and ReLU (reading E).
+
+    At width 1 the map of a (2, 257, 598) spectrogram is 512 x 4 x 17.
+    """
 
     def conv(channels_in: int, channels_out: int, kernel: int, stride: int) -> nn.Sequential:
-        # BatchNorm has the bias.
+        # No bias: BatchNorm would cancel it.
         layer = nn.Conv2d(channels_in, channels_out, kernel, stride, padding=1, bias=False)
         return nn.Sequential(layer, nn.BatchNorm2d(channels_out), nn.ReLU())
 
     c1, c2, c3, c4, c5 = (scaled(channels, width) for channels in (64, 128, 256, 512, 512))
     layers = nn.Sequential()
-    layers.add_module("conv1", conv(channels_in, c1, kernel=7, stride=2))
+    layers.add_module("conv1", conv(CHANNELS_IN, c1, kernel=7, stride=2))
     layers.add_module("pool1", nn.MaxPool2d(3, stride=2))
     layers.add_module("conv2", conv(c1, c2, kernel=5, stride=2))
     layers.add_module("pool2", nn.MaxPool2d(3, stride=2))
@@ -68,22 +70,22 @@ def table_3(width: float, channels_in: int) -> Trunk:
     layers.add_module("conv4", conv(c3, c4, kernel=3, stride=1))
     layers.add_module("conv5", conv(c4, c5, kernel=3, stride=1))
     layers.add_module("pool3", nn.MaxPool2d((5, 3), stride=(3, 2)))
-    # The smallest input that leaves one value after MaxPool3: Table 3 walked upwards from its kernel, (5, 3).
+    # The smallest input that leaves one value after MaxPool3, whose kernel is (5, 3).
     return Trunk(layers, c5, minimum=(97, 65))
 
 
-def speech2face(width: float, channels_in: int) -> Trunk:
-    """The voice encoder of Speech2Face up to its average over time (Oh et al. 2019, Table 1; the paper's [13]).
+def speech2face(width: float) -> Trunk:
+    """Return the convolutions of Speech2Face up to the average over time (Oh et al. 2019, Table 1; the paper's [13]).
 
-    Nine convolutions of 4x4, each followed by ReLU and then BatchNorm, but the last, whose ReLU and BatchNorm come
-    after the average. Pools and average act along time alone, so 257 bins leave 65. The table says nothing of
-    borders. Here every convolution has one zero before and two after, so that a stride of 1 keeps the size and one
-    of 2 halves it, rounded up (TensorFlow's SAME): without zeros no speech under 4.5 s would leave a value, and they
-    report results for 3 s. Pools round down. The convolutions have biases, since BatchNorm does not follow at once.
+    There are nine 4x4 convolutions, each followed by ReLU and BatchNorm; after the last one, the average comes before
+    ReLU and BatchNorm. Pools and average act along time only, so 257 frequency bins become 65. The table does not
+    mention padding. We pad with one zero before and two after, so that stride 1 keeps the size and stride 2 halves
+    it, rounded up (TensorFlow's SAME): without padding, speech shorter than 4.5 s would leave no value, and the
+    authors report results for 3 s. Pools round down. The convolutions have biases because ReLU comes before BatchNorm.
     """
     layers: list[nn.Module] = []
-    channels = channels_in
-    # Channels, stride and whether a pool follows.
+    channels = CHANNELS_IN
+    # Output channels, stride, and whether a pool follows.
     for channels_out, stride, pools in (
         (64, 1, False),
         (64, 1, False),
@@ -104,23 +106,23 @@ def speech2face(width: float, channels_in: int) -> Trunk:
         ]
         layers += [nn.MaxPool2d((1, 2))] if pools else []
         channels = narrow
-    # The last convolution's average comes between it and its ReLU.
+    # Before the last ReLU and BatchNorm.
     layers.insert(-2, nn.AdaptiveAvgPool2d((None, 1)))
     return Trunk(nn.Sequential(*layers), channels, minimum=(NUM_FREQ, 16))
 
 
-def resnet(depths: tuple[int, ...], width: float, channels_in: int) -> Trunk:
-    """A ResNet of basic blocks (He et al. 2016; the paper's [27]) up to its last block.
+def resnet(depths: tuple[int, ...], width: float) -> Trunk:
+    """Return a ResNet of basic blocks up to its last block (He et al. 2016; the paper's [27]).
 
-    depths: blocks of each of the four stages. timm's own ResNet has 64 channels in its stem at any width, so its
-    blocks are put together here; at width 1 the two are the same network. Every convolution has a border of
-    zeros, so any size leaves a value; less than the whole stride, 32, is refused.
+    depths: number of blocks in each of the four stages. timm's ResNet has 64 channels in its stem at any width, so
+    this function assembles timm's blocks itself; at width 1 the two are the same network. Every convolution is
+    zero-padded, so any size would leave a value, but sizes below the total stride of 32 are refused.
     """
-    from timm.models.resnet import BasicBlock  # a second and 200 MB that the other architectures do not need
+    from timm.models.resnet import BasicBlock  # imported here: takes a second and 200 MB
 
     channels = scaled(64, width)
     layers: list[nn.Module] = [
-        nn.Conv2d(channels_in, channels, 7, stride=2, padding=3, bias=False),
+        nn.Conv2d(CHANNELS_IN, channels, 7, stride=2, padding=3, bias=False),
         nn.BatchNorm2d(channels),
         nn.ReLU(inplace=True),
         nn.MaxPool2d(3, stride=2, padding=1),
@@ -142,15 +144,15 @@ def resnet(depths: tuple[int, ...], width: float, channels_in: int) -> Trunk:
     return Trunk(network, channels, minimum=(32, 32))
 
 
-def densenet121(width: float, channels_in: int) -> Trunk:
-    """DenseNet-121 (Huang et al. 2017; the paper's [29]) up to its last BatchNorm and ReLU.
+def densenet121(width: float) -> Trunk:
+    """Return DenseNet-121 up to its last BatchNorm and ReLU (Huang et al. 2017; the paper's [29]).
 
-    The width multiplies the growth rate, 32, which every other channel count follows from. The transitions pool
-    without a border: 29 is the smallest size that leaves a value.
+    `width` multiplies the growth rate of 32, from which all other channel counts follow. The transitions pool
+    without padding: 29 is the smallest size that leaves a value.
     """
-    from timm.models.densenet import DenseNet  # as above
+    from timm.models.densenet import DenseNet  # imported here, as in `resnet`
 
     network = DenseNet(
-        growth_rate=scaled(32, width), block_config=(6, 12, 24, 16), in_chans=channels_in, num_classes=0, global_pool=""
+        growth_rate=scaled(32, width), block_config=(6, 12, 24, 16), in_chans=CHANNELS_IN, num_classes=0, global_pool=""
     )
     return Trunk(network.features, network.num_features, minimum=(29, 29))

@@ -1,4 +1,4 @@
-"""VGGFace (Parkhi et al. 2015, the paper's [2]): a face image gives a face feature and identity logits."""
+"""VGGFace (Parkhi et al. 2015, the paper's [2]): a face image to a face feature and identity logits."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ _BLOCKS = (
     (256, 3),
     (512, 3),
     (512, 3),
-)  # channels and 3x3 convolutions; a 2x2 pool ends each
+)  # channels and number of 3x3 convolutions; a 2x2 pool ends each block
 CONVS = tuple(f"conv{block}_{index}" for block, (_, depth) in enumerate(_BLOCKS, 1) for index in range(1, depth + 1))
-LAYERS = (*CONVS, "fc6", "fc7", "fc8")  # their published names, in order
+LAYERS = (*CONVS, "fc6", "fc7", "fc8")  # the published names, in order
 _INPUT_SCALE = 64.0  # about the standard deviation of a face's pixels on the scale 0..255
 
 
 class VGGFace(nn.Module):
-    """VGG-16 on faces. Parameters bear the published names: conv1_1 .. conv5_3, fc6, fc7, fc8.
+    """VGG-16 for faces. The layers have the published names: conv1_1 .. conv5_3, fc6, fc7, fc8.
 
     Args:
         width: multiplies the channels of the convolutions.
-        image_size: side in pixels that images are resized to, a multiple of 32.
+        image_size: images are resized to squares of this side in pixels, a multiple of 32.
         feature_dim: units of fc6 and of fc7; never scaled.
         num_identities: units of fc8.
-        feature: whether the face feature is fc7 before or after its ReLU (reading I).
-        dropout: probability, after the ReLU of fc6 and of fc7, in `forward` alone.
+        feature: "pre_relu" or "post_relu": the face feature is fc7 before or after its ReLU (reading I).
+        dropout: dropout probability after the ReLUs of fc6 and fc7; only `forward` applies it.
 
     Raises:
-        ValueError: an image_size that is no multiple of 32, or an unknown feature.
+        ValueError: an image_size that is not a multiple of 32, or an unknown feature.
     """
 
     mean: Tensor
@@ -76,11 +76,11 @@ class VGGFace(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Kaiming initialisation for pixels of 0..255 and no BatchNorm.
+        """Initialise the weights for pixels of 0..255 without BatchNorm: Kaiming's variance, scaled down.
 
-        Every layer shrinks its input by the same factor, so that features start near 1 while no layer's
-        weights are so small that one optimiser step would replace them. fc8 starts ten times smaller: every
-        identity is equally likely at first.
+        Every layer shrinks its input by the same factor. Features then start near 1, and no layer has weights so
+        small that one optimiser step would replace them. fc8 starts ten times smaller, so that at first every
+        identity is about equally likely.
         """
         gain = math.sqrt(2) * _INPUT_SCALE ** (-1 / len(LAYERS))
         for module in self.modules():
@@ -92,8 +92,8 @@ class VGGFace(nn.Module):
             self.fc8.weight /= 10
 
     def _fc6(self, images: Tensor) -> Tensor:
-        """Everything up to the ReLU of fc6, and the one place that knows how VGGFace wants its pixels."""
-        x = images.to(self.mean.dtype)  # never half precision, not even under autocast
+        """Return the output of fc6 after its ReLU. Resizes and normalises the pixels; nothing else does."""
+        x = images.to(self.mean.dtype)  # not half precision, even under autocast
         if x.shape[-2:] != (self.image_size, self.image_size):
             x = F.interpolate(x, size=(self.image_size, self.image_size), mode="bilinear", antialias=True)
         x = 255 * x - self.mean
@@ -104,62 +104,61 @@ class VGGFace(nn.Module):
         return torch.relu(self.fc6(x.flatten(1)))
 
     def raw_features(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch feature"]:
-        """fc7 before its ReLU, whichever kind the face feature is. Images as for `features`."""
+        """Return fc7 before its ReLU, whatever `feature` is. Images as for `features`."""
         return self.fc7(self._fc6(images))
 
     def features(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch feature"]:
-        """Face features: fc7, without dropout in training mode too.
+        """Return face features: fc7, without dropout even in training mode.
 
         Args:
-            images: RGB in [0, 1], of any size: they are resized bilinearly (antialiased, differentiable).
+            images: RGB in [0, 1] of any size; resized bilinearly, with antialiasing. Gradients reach the images.
         """
         feature = self.raw_features(images)
         return torch.relu(feature) if self.feature == "post_relu" else feature
 
     def identity_logits(self, feature: Float[Tensor, "batch feature"]) -> Float[Tensor, "batch num_identities"]:
-        """V_Fc3 of eq. 7, from a face feature of either kind: fc8(relu(feature)) (reading I)."""
+        """Return V_Fc3 of eq. 7: fc8(relu(feature)), for face features before or after the ReLU (reading I)."""
         return self.fc8(torch.relu(feature))
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch num_identities"]:
-        """Identity logits with dropout, for training. Images as for `features`."""
+        """Return identity logits, with dropout in training mode. Images as for `features`."""
         feature = self.fc7(self.dropout(self._fc6(images)))
         return self.fc8(self.dropout(torch.relu(feature)))
 
 
 @torch.no_grad()
 def scale_features(model: VGGFace, factor: float) -> None:
-    """Multiply the face features of a network by a number, and leave its logits as they are.
+    """Multiply a network's face features by a positive factor, in place, without changing its logits.
 
-    fc7 is multiplied and fc8 divided: ReLU lets a positive factor through.
+    fc7 is multiplied and fc8's weights are divided: a positive factor passes through the ReLU.
     """
     model.fc7.weight.mul_(factor)
     model.fc7.bias.mul_(factor)
     model.fc8.weight.div_(factor)
 
 
-def load_published(state_dict: Mapping[str, Tensor], model: VGGFace | None = None) -> VGGFace:
-    """A VGGFace with published weights.
+def load_published(state_dict: Mapping[str, Tensor], model: VGGFace) -> VGGFace:
+    """Load published weights into a network and return it.
 
     Args:
-        state_dict: the weights under the names of `LAYERS`, conv1_1 with RGB input, fc6 flattened as C, H, W: what
-            `vggface_weights.read_published` makes of every public file.
-        model: the network to fill; by default one of the paper's size.
+        state_dict: the weights as `vggface_weights.read_published` returns them: named by `LAYERS`, conv1_1 with RGB
+            input, fc6 for a map flattened as C, H, W.
+        model: the network to fill.
 
     Raises:
-        ValueError: weights that do not fit; one line names every missing, unexpected and misshapen entry, and
-            the model is left as it was.
+        ValueError: weights that do not fit. The message lists every missing, unexpected and misshapen tensor, and
+            the model keeps its weights.
     """
-    model = VGGFace() if model is None else model
-    wanted = model.state_dict()
-    problems = [f"missing {name}" for name in wanted if name not in state_dict]
-    problems += [f"unexpected {name}" for name in state_dict if name not in wanted]
+    own = model.state_dict()
+    problems = [f"missing {name}" for name in own if name not in state_dict]
+    problems += [f"unexpected {name}" for name in state_dict if name not in own]
     misshapen = [
         f"{name} is {tuple(state_dict[name].shape)} instead of {tuple(tensor.shape)}"
-        for name, tensor in wanted.items()
+        for name, tensor in own.items()
         if name in state_dict and state_dict[name].shape != tensor.shape
     ]
     if problems or misshapen:
-        hint = " (vggface.width, feature_dim and image_size must be the weights')" if misshapen else ""
-        raise ValueError(f"these are not weights of this VGGFace{hint}: {'; '.join(problems + misshapen)}")
+        hint = "; set vggface.width, feature_dim and image_size to those of the weights" if misshapen else ""
+        raise ValueError(f"the weights do not fit this VGGFace: {'; '.join(problems + misshapen)}{hint}")
     model.load_state_dict(dict(state_dict))
     return model

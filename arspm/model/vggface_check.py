@@ -1,4 +1,4 @@
-"""Is a VGGFace with published weights the published network? What it makes of one image, against what it ought to."""
+"""Check that a VGGFace with published weights is the published network, by its activations for one image."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ NUM_STATED = 16
 
 
 class StatedActivations(Section):
-    """What somebody saw the published network give for an image, in the framework that it was published for."""
+    """Reference activations: what the published network returns for an image in its original framework."""
 
-    fc7: Annotated[list[float], Field(min_length=NUM_STATED, max_length=NUM_STATED)]  # its first units
-    feature: Literal["pre_relu", "post_relu"] = "pre_relu"  # which side of fc7's ReLU they are from
+    fc7: Annotated[list[float], Field(min_length=NUM_STATED, max_length=NUM_STATED)]  # the first units
+    feature: Literal["pre_relu", "post_relu"] = "pre_relu"  # before or after fc7's ReLU
     image: Annotated[str, Field(pattern=r"^[^/\\\x00-\x1f\x7f]{0,255}$")] = (
-        ""  # a picture beside the file; empty: `check_image` at the network's size
+        ""  # name of an image file in the same folder; empty: `check_image` at the network's size
     )
-    tolerance: Positive = 0.01  # allowed difference, in parts of the largest stated number
+    tolerance: Positive = 0.01  # allowed difference, as a fraction of the largest stated activation
 
 
 def parse_stated(tree: Any, source: str) -> StatedActivations:
-    """Stated activations from a JSON value. Raises ValueError: one line that names the source and every problem."""
+    """Return the stated activations in a JSON value. Raises ValueError: one line with the source and the problems."""
     try:
         return StatedActivations.model_validate(tree)
     except ValidationError as error:
-        told = [(".".join(map(str, each["loc"]))[:100], each["msg"]) for each in error.errors()[:5]]
-        problems = "; ".join(f"{name if name.isprintable() else repr(name)}: {message}" for name, message in told)
+        fields = [(".".join(map(str, each["loc"]))[:100], each["msg"]) for each in error.errors()[:5]]
+        problems = "; ".join(f"{name if name.isprintable() else repr(name)}: {message}" for name, message in fields)
         raise ValueError(f"{source}: not activations of VGGFace: {problems}") from None
 
 
 def check_image(side: int) -> UInt8[Tensor, "side side 3"]:
-    """A made-up RGB picture that looks different in every channel order, mirrored, and turned."""
+    """Return a generated RGB image that changes under any channel order, mirroring or rotation."""
     x, y = torch.arange(side), torch.arange(side)[:, None]
     red, green, blue = 5 * x + 2 * y, x * x // 16 + 3 * y, 255 - x - 7 * y
     return torch.stack([red, green, blue], dim=-1).remainder(256).byte()
@@ -48,24 +48,25 @@ def check_image(side: int) -> UInt8[Tensor, "side side 3"]:
 def check(
     model: VGGFace, image: UInt8[Tensor, "height width 3"] | None = None, stated: StatedActivations | None = None
 ) -> dict[str, Any]:
-    """The network's activations for an image, as figures, after a comparison with those that were stated.
+    """Return figures on the network's activations for an image, after comparing them with the stated ones.
 
     Agreement proves the channel order, the mean, the order of fc6's inputs and every layer up to fc7. fc8 is not
-    compared. Without `stated` it is only proved that the network tells units apart and gives finite numbers.
+    compared. Without `stated`, the check only proves that the activations are finite and differ between units.
 
     Args:
-        image: RGB; by default `check_image` at the network's size.
+        image: RGB; default: `check_image` at the network's size.
+        stated: the activations to compare with.
 
     Raises:
-        ValueError: activations that are not finite, all equal, or not those stated.
+        ValueError: activations that are not finite, are all equal, or differ from the stated ones.
     """
     pixels = check_image(model.image_size) if image is None else image
     raw = _fc7(model, pixels)
     logits = model.identity_logits(raw[None])[0]
     if not (raw.isfinite().all() and logits.isfinite().all()):
-        raise ValueError("these weights of VGGFace give activations that are not finite")
+        raise ValueError("these VGGFace weights give activations that are not finite; use another file")
     if raw.std() == 0 or logits.std() == 0:
-        raise ValueError("these weights of VGGFace give the same activation everywhere")
+        raise ValueError("these VGGFace weights give the same activation in every unit; use another file")
     if stated is not None:
         _compare(model, pixels, raw, stated)
     return {
@@ -85,24 +86,24 @@ def _compare(model: VGGFace, pixels: Tensor, raw: Tensor, stated: StatedActivati
     difference = _difference(raw, stated)
     if difference <= stated.tolerance:
         return
-    hint = "the file has another channel order, mean, order of fc6's inputs, or network than it was taken for"
+    hint = "the file has another channel order, mean or order of fc6's inputs than its format, or another network"
     flipped = copy.deepcopy(model)
     flipped.load_state_dict({**model.state_dict(), "conv1_1.weight": model.state_dict()["conv1_1.weight"].flip(1)})
     if _difference(_fc7(flipped, pixels), stated) <= stated.tolerance:
-        hint = "with conv1_1's channels the other way round they agree: set vggface.channel_order"
+        hint = "they agree if conv1_1's channels are reversed: set vggface.channel_order"
     raise ValueError(
-        f"these weights of VGGFace do not give the stated activations: fc7 differs by {difference:.2g} of the largest, "
-        f"and {stated.tolerance:g} are allowed; {hint}"
+        f"these VGGFace weights do not give the stated activations: fc7 differs by {difference:.2g} of the largest, "
+        f"the tolerance is {stated.tolerance:g}; {hint}"
     )
 
 
 def _difference(raw: Tensor, stated: StatedActivations) -> float:
-    """Of the first units, in parts of the largest stated number."""
+    """Return the largest difference of the first units, as a fraction of the largest stated activation."""
     expected = torch.tensor(stated.fc7)
     largest = expected.abs().max()
     if largest == 0:
-        raise ValueError("the stated activations are all 0 and prove nothing: take those before the ReLU")
-    found = raw[:NUM_STATED] if stated.feature == "pre_relu" else raw[:NUM_STATED].relu()
-    if len(found) != NUM_STATED:
-        raise ValueError(f"{NUM_STATED} activations are stated, but fc7 has {len(found)} units")
-    return float((found - expected).abs().max() / largest)
+        raise ValueError("the stated activations are all 0, which proves nothing; state those before the ReLU")
+    own = raw[:NUM_STATED] if stated.feature == "pre_relu" else raw[:NUM_STATED].relu()
+    if len(own) != NUM_STATED:
+        raise ValueError(f"{NUM_STATED} activations are stated, but fc7 has {len(own)} units")
+    return float((own - expected).abs().max() / largest)

@@ -1,12 +1,12 @@
-"""How the width multiplier narrows a layer: one rule for every network."""
+"""The width multiplier: one rule for every network."""
 
 from __future__ import annotations
 
 
 def scaled(channels: int, width: float) -> int:
-    """Channels of a layer that has `channels` in the paper, in a network `width` times as wide; at least 4.
+    """Return `channels` times `width`, rounded, at least 4.
 
-    Feature sizes (4096) are never scaled: they are a contract between networks and are given outright.
+    Feature sizes (4096) are never scaled, because networks must agree on them.
 
     Raises:
         ValueError: `width` is not positive.

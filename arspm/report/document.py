@@ -1,4 +1,4 @@
-"""One HTML file with its charts, pictures, styles and scripts inside, and a policy that lets nothing else run."""
+"""Self-contained HTML pages: charts, pictures, styles and scripts inline, and a policy that blocks everything else."""
 
 from __future__ import annotations
 
@@ -12,29 +12,30 @@ import jinja2
 import plotly.offline
 from markupsafe import Markup
 
-from arspm.report import figures, published, words
+from arspm.report import charts, published, words
 
 
 def document(
     template: str,
-    charts: Mapping[str, figures.Chart],
+    charts: Mapping[str, charts.Chart],
     *,
-    script: str = figures.SCRIPT,
+    script: str = charts.DRAW_SCRIPT,
     live: bool = False,
     **values: Any,
 ) -> str:
-    """The HTML of a template below this folder. `charts`: what `script` draws, by default by the id of their place.
+    """Return the HTML of a template in this directory.
 
-    `live`: whether the page may read files beside it from where it is served.
+    `charts`: the charts for `script`; the default script draws each into the element with the same id. `live`: whether
+    the page may fetch files from the server that serves it.
     """
-    library = plotly.offline.get_plotlyjs().replace("\r", "")  # a browser reads \r\n as \n, and the hash must fit
+    library = plotly.offline.get_plotlyjs().replace("\r", "")  # browsers normalise \r\n, and the hash must match
     return (
         _environment()
         .get_template(template)
         .render(
             **values,
             charts=charts,
-            style=Markup(Path(__file__).with_name("page.css").read_text()),  # ours, as are the two scripts
+            style=Markup(Path(__file__).with_name("page.css").read_text()),  # trusted, like the two scripts
             library=Markup(library),
             script=Markup(script),
             script_hashes=[_script_hash(library), _script_hash(script)],
@@ -44,14 +45,14 @@ def document(
 
 
 def setting(value: Any) -> str:
-    """A setting's value as `--set` reads it."""
+    """Return a setting's value in the syntax of `--set`."""
     if value is None:
         return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _script_hash(text: str) -> str:
-    """What the page's content policy knows a script of ours by, so that no other one runs."""
+    """Return the hash by which the page's Content-Security-Policy allows a script; all others are blocked."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
@@ -65,20 +66,20 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters |= {
         "significant": words.significant,
-        "percent": words.percent,
-        "percent_interval": words.percent_interval,
-        "duration": words.format_duration,
-        "nearer": words.nearer,
-        "verdict": words.verdict,
-        "learnt": words.learnt,
+        "format_percent": words.format_percent,
+        "format_percent_interval": words.format_percent_interval,
+        "format_duration": words.format_duration,
+        "describe_difference": words.describe_difference,
+        "describe_verdict": words.describe_verdict,
+        "learnt_sentence": words.learnt_sentence,
         "setting": setting,
     }
     environment.globals |= {
-        "figure": words.figure,
-        "interval": words.interval,
-        "spread": words.spread,
-        "difference": words.difference,
-        "difference_interval": words.difference_interval,
+        "format_value": words.format_value,
+        "format_interval": words.format_interval,
+        "format_mean_sd": words.format_mean_sd,
+        "format_difference": words.format_difference,
+        "format_difference_interval": words.format_difference_interval,
         "difference_verdict": words.difference_verdict,
         "headline": words.headline,
         "controls": words.CONTROLS,

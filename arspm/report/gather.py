@@ -1,4 +1,4 @@
-"""A finished run's figures, read from what its stages left there, as plain values without NaN."""
+"""Everything that a run's page shows, read from the outputs of its stages, as JSON values without NaN."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from arspm.corpus import schema
 from arspm.report import words
 from arspm.runs import stages
 
-# Where the stages leave what is read here.
+# Outputs of the stages, relative to the run or the corpus.
 _EVALUATED = "evaluate/metrics.json"
 _MANIFEST = "manifest.json"
 _DROPPED = "dropped.parquet"
@@ -22,7 +22,7 @@ _DROPPED = "dropped.parquet"
 EXAMPLES_PER_REASON = 3
 _BATCH_ROWS = 65_536
 
-# The validation figure by which each stage keeps its best epoch (`training.tasks`).
+# The validation metric by which each stage selects its best epoch (`training.tasks`).
 OBJECTIVES = {
     "vggface": "val_accuracy",
     "gender": "val_accuracy",
@@ -32,18 +32,18 @@ OBJECTIVES = {
 
 
 def gather(config: Config, run: str) -> dict[str, Any]:
-    """Everything that `metrics.json` holds. Raises FileNotFoundError where the run was not evaluated."""
+    """Return the content of `report/metrics.json`. Raises FileNotFoundError if the run was not evaluated."""
     evaluated = storage.read_json(storage.join(run, _EVALUATED))
-    told = {stage: told for stage in stages.STAGES if stage != "report" and (told := _success(run, stage))}
-    seconds = {stage: success["seconds"] for stage, success in told.items()}
-    figures = {stage: success["figures"] for stage, success in told.items()}
+    finished = {stage: success for stage in stages.STAGES if stage != "report" and (success := _success(run, stage))}
+    seconds = {stage: success["seconds"] for stage, success in finished.items()}
+    figures = {stage: success["figures"] for stage, success in finished.items()}
     training = {stage: figures[stage] for stage in TRAINED_STAGES if stage in figures}
-    versions = {stage: success.get("versions", {}) for stage, success in told.items()}
-    usual = versions.get("evaluate", {})
-    found = {
+    versions = {stage: success.get("versions", {}) for stage, success in finished.items()}
+    evaluate_versions = versions.get("evaluate", {})
+    metrics = {
         **evaluated,
         "preset": config.preset,
-        "comparisons": words.compare(evaluated["table4"]),
+        "comparisons": words.compare_with_controls(evaluated["table4"]),
         "stages": seconds,
         "total_seconds": sum(seconds.values()),
         "corpus": _corpus(storage.read_json(storage.join(stages.corpus(run), _MANIFEST))),
@@ -51,28 +51,28 @@ def gather(config: Config, run: str) -> dict[str, Any]:
         "training": training,
         "gender_accuracy": training.get("gender", {}).get("val_accuracy"),
         "vggface_accuracy": training.get("vggface", {}).get("val_accuracy"),
-        "versions": usual,
+        "versions": evaluate_versions,
         "other_versions": {
             stage: other
             for stage, own in versions.items()
-            if (other := {name: version for name, version in own.items() if usual.get(name) != version})
+            if (other := {name: version for name, version in own.items() if evaluate_versions.get(name) != version})
         },
-        "fingerprints": {stage: success["fingerprint"] for stage, success in told.items()},
+        "fingerprints": {stage: success["fingerprint"] for stage, success in finished.items()},
         "config": config.model_dump(mode="json"),
     }
-    return finite(found)
+    return finite(metrics)
 
 
 def histories(run: str) -> dict[str, dict[str, Any]]:
-    """The history of each stage that was trained here. Raises ValueError, naming the file, for one that is none."""
-    found = {stage: stages.history(run, stage) for stage in TRAINED_STAGES}
-    return {stage: history for stage, history in found.items() if history is not None}
+    """Return the history of each stage trained in this run. Raises ValueError with the path of an invalid file."""
+    by_stage = {stage: stages.history(run, stage) for stage in TRAINED_STAGES}
+    return {stage: history for stage, history in by_stage.items() if history is not None}
 
 
 def dropped_examples(run: str, reasons: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
-    """The first dropped clips of each reason: `row`, `clip_id` and `detail`, text that nobody has checked.
+    """Return the first dropped clips of each reason: row, clip_id and detail, which are untrusted text.
 
-    Reads no further than it must: a large corpus drops millions.
+    Stops reading when all reasons have enough examples: a large corpus may drop millions of clips.
     """
     reasons = list(reasons)
     if not reasons:
@@ -81,16 +81,16 @@ def dropped_examples(run: str, reasons: Iterable[str]) -> dict[str, list[dict[st
     fs, path = storage.filesystem(uri)
 
     def read() -> dict[str, list[dict[str, Any]]]:
-        found: dict[str, list[dict[str, Any]]] = {reason: [] for reason in reasons}
+        by_reason: dict[str, list[dict[str, Any]]] = {reason: [] for reason in reasons}
         with fs.open(path, "rb") as file:
             for batch in pyarrow.parquet.ParquetFile(file).iter_batches(_BATCH_ROWS, use_threads=False):
                 for drop in batch.to_pylist():
-                    examples = found.get(drop["reason"], [])
+                    examples = by_reason.get(drop["reason"], [])
                     if len(examples) < EXAMPLES_PER_REASON:
                         examples.append({name: drop[name] for name in ("row", schema.CLIP_ID, "detail")})
-                if all(len(examples) == EXAMPLES_PER_REASON for examples in found.values()):
+                if all(len(examples) == EXAMPLES_PER_REASON for examples in by_reason.values()):
                     break
-        return found
+        return by_reason
 
     return storage.retried(uri, read)
 
@@ -101,7 +101,7 @@ def _success(run: str, stage: str) -> dict[str, Any] | None:
 
 
 def _corpus(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """The manifest's counts."""
+    """Return the counts of the corpus manifest."""
     counts = {name: manifest[name] for name in ("num_rows", "num_clips", "num_dropped", "dropped")}
     splits = {
         name: {"rows": entry["rows"], "videos": entry["videos"], "shards": len(entry["shards"])}
@@ -112,7 +112,7 @@ def _corpus(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def finite(value: Any) -> Any:
-    """The value with None for each NaN and infinity: JSON has neither."""
+    """Return the value with None in place of NaN and infinity, which JSON does not have."""
     if isinstance(value, Mapping):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,6 +1,6 @@
-"""Figures that others published, to hold beside ours. They are not pass marks: other corpora, other features.
+"""Published results for comparison with ours. They are not targets: other corpora, other features.
 
-The paper's tables are copied as printed; what is odd about them is said in `ODD`.
+The paper's tables are copied as printed; `ODD` describes an inconsistency in them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeVar
 
 
 class PublishedRow(NamedTuple):
-    """A row of the paper's Table 4; None where the paper has a dash."""
+    """A row of the paper's Table 4; None where the paper prints a dash."""
 
     model: str
     l1: float | None
@@ -34,7 +34,7 @@ TABLE4 = (
 
 
 class PublishedSexes(NamedTuple):
-    """A row of the paper's Table 5: the share of portraits that Face++ judged to be of the speaker's sex."""
+    """A row of the paper's Table 5: the fraction of portraits whose sex, as judged by Face++, is the speaker's."""
 
     model: str
     male: float
@@ -43,7 +43,7 @@ class PublishedSexes(NamedTuple):
 
 
 class PublishedAges(NamedTuple):
-    """A row of the paper's Table 6: the share of portraits that Face++ judged to be of the speaker's age bin."""
+    """A row of the paper's Table 6: the fraction of portraits whose age bin, as judged by Face++, is the speaker's."""
 
     model: str
     young: float
@@ -81,24 +81,24 @@ TABLE1 = {
     5000: (1.179, 1.913, 1.967),
 }
 
-# Speech2Face (Oh et al. 2019) on six seconds of speech: the angle's mean and its spread over the test pairs.
+# Speech2Face (Oh et al. 2019) on six seconds of speech: mean and standard deviation of the angle over test pairs.
 SPEECH2FACE_DEGREES = (45.75, 5.09)
 
-# Speech2Face's retrieval on six seconds: K -> R@K among 100 faces, where chance is K in 100.
+# Speech2Face's retrieval on six seconds: K -> R@K among 100 faces; chance level is K / 100.
 SPEECH2FACE_GALLERY = 100
 SPEECH2FACE_RETRIEVAL = {1: 0.1092, 2: 0.1700, 5: 0.3060, 10: 0.4582}
 
-# R@10 on HQ-VoxCeleb, as later work reports it.
+# R@10 on HQ-VoxCeleb, as reported by later papers.
 HQ_VOXCELEB_R10 = {"Speech2Face": 0.087, "Voice2Face": 0.123, "SF2F": 0.298, "Vox2Face": 0.321}
 
 ODD = (
-    "The paper's 15.204 degrees is hard to square with its own L2: from neutral to neutral+fc the L2 falls by 12 %, "
-    "the angle by 45 %. The paper has no rows for the prior alone or for shuffled speech."
+    "The paper's 15.204 degrees is hard to reconcile with its own L2: from neutral to neutral+fc, the L2 falls by "
+    "12 %, the angle by 45 %. The paper has no rows for the prior alone or for shuffled speech."
 )
 
 Row = TypeVar("Row", PublishedRow, PublishedSexes, PublishedAges)
 
 
 def row(table: Sequence[Row], model: str) -> Row | None:
-    """The table's row of a model, whatever the case of its name; None where the paper has none."""
+    """Return the table's row of a model (case-insensitive), or None."""
     return next((each for each in table if each.model.lower() == model.lower()), None)

@@ -1,4 +1,4 @@
-"""Progress of a stage, told by lines on standard output that the chain's driver turns into a bar with an ETA."""
+"""Progress of a stage, printed as lines that the chain's driver shows as a progress bar with an ETA."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import json
 import time
 
 MARKER = "@progress "
-_begun = time.monotonic()
+_started = time.monotonic()
 _last = 0.0
 
 
-def progress(current: float, total: float, unit: str, message: str = "") -> None:
-    """Say how far the work is: at most twice a second, ever more seldom in a long run, but always at the end."""
+def print_progress(current: float, total: float, unit: str, message: str = "") -> None:
+    """Print a progress line, at most every 0.5 s or every thousandth of the elapsed time; always when finished."""
     global _last
     now = time.monotonic()
-    if current < total and now - _last < max(0.5, (now - _begun) / 1000):  # Ray does not rotate a job's log
+    # The interval grows because Ray does not rotate a job's log.
+    if current < total and now - _last < max(0.5, (now - _started) / 1000):
         return
     _last = now
     line = {"current": current, "total": total, "unit": unit, "message": message}

@@ -1,8 +1,8 @@
-"""What a stage is: which stages it needs, which part of the configuration it depends on, and when it is done.
+"""The stages of a run: their dependencies, the settings that each one reads, and when a stage is done.
 
-A stage is done when `<run>/<stage>/_SUCCESS.json` stands there with the stage's fingerprint and names the same
-manifests of the stages before it as stand there now. The file is written last and put if absent; it names every file
-with its size and hash, the configuration, and the versions. Nothing else decides.
+A stage is done if its manifest `<run>/<stage>/_SUCCESS.json` has the stage's fingerprint and the hashes of the current
+manifests of its dependencies. The manifest is written last and only if absent. It lists every file with size and hash,
+the configuration and the versions.
 """
 
 from __future__ import annotations
@@ -15,31 +15,30 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from arspm import storage
-from arspm.config import Config, ConfigError, VggFace, from_dict, given_uris
+from arspm.config import Config, ConfigError, VggFace, from_dict, uri_fields
 
 SUCCESS = "_SUCCESS.json"
-HISTORY = "history.json"  # of a stage that trains a network
-CORPUS = "corpus"  # the folder of a run that preprocess and features fill
-VARIANTS = "_variants"  # the folder of a run that holds its variants, each a run that shares what comes before
-_OWN = ("encoder", "evaluate", "report")  # the stages that a variant does not share
-_FORMAT = 2  # raised when a stage's output changes for the same configuration: finished stages are then made anew
+HISTORY = "history.json"  # written by stages that train a network
+CORPUS = "corpus"  # the folder of a run in which preprocess and features write
+VARIANTS = "_variants"  # the folder of a run with its variants: runs that share the stages before the encoder with it
+_NOT_SHARED = ("encoder", "evaluate", "report")  # the stages that each variant runs itself
+_FORMAT = 2  # increase when a stage's output changes for the same configuration: finished stages then run again
 
-
-# What each format of data must name; it reads nothing else but labels.
+# The fields of `data` that each data format requires; it reads nothing else but labels.
 INPUTS = {"avspeech": ("csv", "clips"), "voxceleb": ("csv", "clips", "faces"), "folder": ("clips",)}
 
 
 class Stage(NamedTuple):
-    """A step of the chain. `reads`: the sections and fields of the configuration that change its result."""
+    """A stage: the stages that it `needs`, and the sections and fields of the configuration that it `reads`."""
 
     needs: tuple[str, ...]
     reads: tuple[str, ...]
 
 
-_ORDER = ("seed", "ingest.subset", "ingest.num_lanes", "ingest.window_rows")  # which rows training reads when
+_ORDER = ("seed", "ingest.subset", "ingest.num_lanes", "ingest.window_rows")  # decide the order of training rows
 _VGGFACE = tuple(f"vggface.{name}" for name in VggFace.model_fields if name != "feature_dtype")
 
 STAGES = {
@@ -62,19 +61,19 @@ STAGES = {
 }
 
 
-class _Manifest(BaseModel):
-    """What must be in `_SUCCESS.json`, of what kind."""
+class Success(BaseModel):
+    """The manifest `_SUCCESS.json` of a finished stage. The file may have more fields."""
 
     fingerprint: str
-    upstream: dict[str, str]
-    files: dict[str, dict[str, Any]]
+    upstream: dict[str, str]  # stage -> hash of its _SUCCESS.json
+    files: dict[str, dict[str, Any]]  # path relative to the run -> {"bytes", "sha256"}
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     figures: dict[str, Any]
     config: dict[str, Any]
 
 
 class _Epoch(BaseModel):
-    """An epoch's figures: `val_` and `train_` ones beside these."""
+    """An epoch in `history.json`. Further figures have names that begin with `val_` or `train_`."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, Annotated[float, Field(allow_inf_nan=False)] | None]
@@ -85,7 +84,7 @@ class _Epoch(BaseModel):
     @model_validator(mode="after")
     def _names(self) -> _Epoch:
         if not all(re.fullmatch("[a-z0-9_]{1,50}", name) for name in self.model_extra or ()):
-            raise ValueError("a figure's name is of small letters, digits and _")
+            raise ValueError("a figure's name may have only lower-case letters, digits and _")
         return self
 
 
@@ -95,46 +94,37 @@ class _History(BaseModel):
     best_epoch: int
 
 
-class Success(NamedTuple):
-    """What `_SUCCESS.json` holds, as far as others need it."""
-
-    fingerprint: str
-    upstream: dict[str, str]  # stage -> hash of its _SUCCESS.json
-    files: dict[str, dict[str, Any]]  # path relative to the run -> {"bytes", "sha256"}
-    seconds: float
-    figures: dict[str, Any]
-
-
 def fingerprints(config: Config, inputs: str) -> dict[str, str]:
-    """Each stage's fingerprint: a hash of what it reads of the configuration and of the stages before it.
+    """Return each stage's fingerprint: a hash of the settings that it reads and of its dependencies' fingerprints.
 
-    `inputs` identifies what the first stage reads (see `describe_inputs`).
+    `inputs` is the hash of the input data (`describe_inputs`), on which the first stage depends.
     """
-    found: dict[str, str] = {}
-    for name, stage in STAGES.items():  # in an order in which needs come first
-        found[name] = fingerprint(config, name, {need: found[need] for need in stage.needs} or inputs)
-    return found
+    result: dict[str, str] = {}
+    for name, stage in STAGES.items():  # dependencies come first
+        result[name] = fingerprint(config, name, {need: result[need] for need in stage.needs} or inputs)
+    return result
 
 
-def fingerprint(config: Config, name: str, before: dict[str, str] | str) -> str:
-    """One stage's fingerprint. `before`: those of the stages that it needs; for the first, what `inputs` is there."""
+def fingerprint(config: Config, name: str, dependencies: dict[str, str] | str) -> str:
+    """Return one stage's fingerprint, given those of its dependencies; for the first stage, the inputs' hash."""
     read = {path: _field(config, path) for path in STAGES[name].reads}
-    parts = {"format": _FORMAT, "stage": name, "config": read, "needs": before}
+    parts = {"format": _FORMAT, "stage": name, "config": read, "needs": dependencies}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def describe_inputs(config: Config) -> str:
-    """A hash of the format's table, the labels, and the names and sizes of the clips' and face images' files.
+    """Return a hash of the tables' contents and of the names and sizes of the clips and face images.
 
-    Raises FileNotFoundError for one that is not there, that holds no file, or that the configuration does not name;
-    and for a file of a later stage, which would else be missed hours later.
+    Raises FileNotFoundError if an input is not configured, does not exist, or is a folder without files. Checks the
+    files of later stages too, which would otherwise fail hours later.
     """
     names = INPUTS[config.data.format]
     for name in names:
         uri = getattr(config.data, name)
         if not uri or not storage.exists(uri):
-            raise FileNotFoundError(f"data.{name}: {f'{uri} does not exist' if uri else 'not given'}")
-    for field, uri in given_uris(config).items():
+            problem = f"{uri} does not exist" if uri else f"not set; data.format={config.data.format} needs it"
+            raise FileNotFoundError(f"data.{name}: {problem}")
+    for field, uri in uri_fields(config).items():
         if not field.startswith("data.") and not storage.exists(uri):
             raise FileNotFoundError(f"{field}: {uri} does not exist")
     tables = [config.data.csv] if "csv" in names else []
@@ -145,61 +135,59 @@ def describe_inputs(config: Config) -> str:
         if name != "csv":
             parts.append(storage.files_below(getattr(config.data, name)))
             if not parts[-1]:
-                raise FileNotFoundError(f"data.{name}: there is no file below {getattr(config.data, name)}")
+                raise FileNotFoundError(f"data.{name}: {getattr(config.data, name)} contains no files")
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def folder(run: str, stage: str) -> str:
-    """Where a stage's output lies: in the run, or in the run that it is a variant of."""
-    return storage.join(run if stage in _OWN else base(run), stage)
+    """Return the URI of a stage's output folder: for a variant, the parent run's folder if the stage is shared."""
+    return storage.join(run if stage in _NOT_SHARED else parent_run(run), stage)
 
 
 def corpus(run: str) -> str:
-    return storage.join(base(run), CORPUS)
+    """Return the URI of a run's corpus; for a variant, that of the parent run."""
+    return storage.join(parent_run(run), CORPUS)
 
 
-def variant(run: str, name: str) -> str:
-    """The run of a variant: another encoder over the same corpus, priors and decoder."""
+def variant_run(run: str, name: str) -> str:
+    """Return the URI of a variant's run: another encoder with the parent run's corpus, priors and decoder."""
     return storage.join(run, VARIANTS, name)
 
 
-def base(run: str) -> str:
-    """The run that a variant's run belongs to; any other run itself."""
-    above, inside, _ = run.rpartition(f"/{VARIANTS}/")
-    return above if inside else run
+def parent_run(run: str) -> str:
+    """Return the run that contains a variant's run; any other run is returned unchanged."""
+    parent, is_variant, _ = run.rpartition(f"/{VARIANTS}/")
+    return parent if is_variant else run
 
 
 def success(run: str, stage: str) -> Success | None:
-    """What the stage's `_SUCCESS.json` says, or None when there is none."""
+    """Return the stage's manifest, or None if there is none. Raises ValueError for an invalid manifest."""
     uri = storage.join(folder(run, stage), SUCCESS)
     if not storage.exists(uri):
         return None
-    found = _manifest(uri)
-    return Success(*(getattr(found, field) for field in Success._fields))
+    return _manifest(uri)
 
 
 def finished_config(run: str, stage: str) -> Config:
-    """The configuration that a finished stage was run with. Raises FileNotFoundError when it is not finished."""
-    uri = storage.join(folder(run, stage), SUCCESS)
-    if not storage.exists(uri):
+    """Return the configuration with which a finished stage was run. Raises FileNotFoundError if it is not finished."""
+    manifest = success(run, stage)
+    if manifest is None:
         raise FileNotFoundError(f"{run}: stage {stage} is not done; `arspm submit --run {run} ...` runs it")
     try:
-        return from_dict(_manifest(uri).config)
+        return from_dict(manifest.config)
     except ConfigError as error:
-        raise error.with_source(uri) from None
+        raise error.with_source(storage.join(folder(run, stage), SUCCESS)) from None
 
 
-def _manifest(uri: str) -> _Manifest:
-    try:
-        return _Manifest.model_validate_json(storage.read_bytes(uri), strict=True)
-    except ValidationError:
-        raise ValueError(f"{uri}: not a stage's manifest; remove the file to run the stage again") from None
+def _manifest(uri: str) -> Success:
+    return storage.read_model(uri, Success, "a stage's manifest, remove it to run the stage again")
 
 
 def history(run: str, stage: str) -> dict[str, Any] | None:
-    """How a stage's network was trained; None where none was trained.
+    """Return a stage's training history, or None if the stage trained no network.
 
-    `epochs`: the figures of each. `losses`: pairs of a step and the mean loss since the pair before. `best_epoch`.
+    `epochs`: the figures of each epoch. `losses`: pairs (step, mean loss since the previous pair). `best_epoch`: number
+    of the best epoch.
     """
     uri = storage.join(folder(run, stage), HISTORY)
     if not storage.exists(uri):
@@ -208,36 +196,39 @@ def history(run: str, stage: str) -> dict[str, Any] | None:
 
 
 def upstream(run: str, stage: str) -> dict[str, str]:
-    """The hash of each needed stage's `_SUCCESS.json` as it stands; empty text where there is none."""
-    found = {}
+    """Return the hash of the current manifest of each dependency of a stage; "" for one without a manifest."""
+    hashes = {}
     for need in STAGES[stage].needs:
         uri = storage.join(folder(run, need), SUCCESS)
-        found[need] = storage.describe(uri)["sha256"] if storage.exists(uri) else ""
-    return found
+        hashes[need] = storage.describe(uri)["sha256"] if storage.exists(uri) else ""
+    return hashes
 
 
 def done(run: str, stage: str, fingerprint: str) -> Success | None:
-    """The stage's success when it is done with this fingerprint over the upstream that stands there now."""
-    found = success(run, stage)
-    if found is None or found.fingerprint != fingerprint or found.upstream != upstream(run, stage):
+    """Return the stage's manifest if it has this fingerprint and the current upstream hashes; otherwise None."""
+    manifest = success(run, stage)
+    if manifest is None or manifest.fingerprint != fingerprint or manifest.upstream != upstream(run, stage):
         return None
-    return found
+    return manifest
 
 
 def begin(run: str, stage: str, fingerprint: str) -> None:
-    """Take the stage's success away, then what other fingerprints left; training of this one may go on."""
-    place = folder(run, stage)
-    storage.remove(storage.join(place, SUCCESS))
-    entries = {path.split("/")[0] for path in storage.files_below(place)}
+    """Clear a stage's folder before the stage runs: remove the manifest first, then everything else.
+
+    The training state of the same fingerprint is kept, so that an interrupted training resumes.
+    """
+    stage_folder = folder(run, stage)
+    storage.remove(storage.join(stage_folder, SUCCESS))
+    entries = {path.split("/")[0] for path in storage.files_below(stage_folder)}
     for entry in sorted(entries - {training_name(run, stage, fingerprint)}):
-        storage.remove(storage.join(place, entry))
+        storage.remove(storage.join(stage_folder, entry))
 
 
 def training_name(run: str, stage: str, fingerprint: str) -> str:
-    """The folder of a stage in which Ray Train keeps its state.
+    """Return the name of the folder, inside the stage's folder, in which Ray Train keeps its state.
 
-    It follows from the fingerprint and from the manifests upstream as they stand: what was killed goes on, and
-    anything else begins anew.
+    The name depends on the fingerprint and the upstream hashes: an interrupted training with the same settings and
+    inputs resumes, any other starts from scratch.
     """
     key = json.dumps([fingerprint, upstream(run, stage)], sort_keys=True)
     return f"train-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
@@ -253,9 +244,10 @@ def commit(
     seconds: float,
     figures: Mapping[str, Any],
 ) -> None:
-    """Declare the stage done. `files`: path relative to the run -> size and hash. The first of several wins.
+    """Write the stage's manifest unless it exists. `files`: path relative to the run -> size and hash.
 
-    Raises ValueError where that was one with another fingerprint: what lies there may be of either.
+    Raises ValueError if the existing manifest has another fingerprint, because the stage's files may be from either
+    run. The manifest is then removed.
     """
     value = {
         "stage": stage,
@@ -271,11 +263,13 @@ def commit(
     uri = storage.join(folder(run, stage), SUCCESS)
     if not storage.put_if_absent(uri, text.encode()) and _manifest(uri).fingerprint != fingerprint:
         storage.remove(uri)
-        raise ValueError(f"{uri}: the stage was run with other settings at the same time; run it again, one at a time")
+        raise ValueError(
+            f"{uri}: the stage also ran with other settings at the same time; run it again, once at a time"
+        )
 
 
 def versions() -> dict[str, str]:
-    """The versions that made an artifact."""
+    """Return the versions of Python and of the packages that affect results."""
     packages = (
         "arspm",
         "ray",
@@ -287,13 +281,13 @@ def versions() -> dict[str, str]:
         "opencv-python-headless",
         "av",
     )
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for package in packages:
         try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:  # run from the source tree
+            installed[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:  # arspm itself, when run from the source tree
             continue
-    return found
+    return installed
 
 
 def _field(config: Config, path: str) -> Any:

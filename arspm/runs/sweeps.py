@@ -1,10 +1,10 @@
-"""A sweep's folder in a run: each trial's record, and the results that its page shows. JSON; it knows no Ray.
+"""The files in a sweep's folder: the sweep's definition, a record for each trial, and the results for its page.
 
-sweep.json          what the sweep is
-trials/00003.json   a trial's record, written when it begins and at once when it ends
-trials/00003.jpg    its portraits of the sweep's clips, side by side
-clips.jpg           those speakers' real faces, likewise
-results.json        all of it in one, as the page has it
+sweep.json          the sweep's definition
+trials/00003.json   a trial's record, written when the trial starts and when it ends
+trials/00003.jpg    the trial's portraits of the sweep's clips, side by side
+clips.jpg           the real faces of those clips, side by side
+results.json        everything that the page shows
 """
 
 from __future__ import annotations
@@ -23,30 +23,28 @@ from arspm import storage
 FOLDER = "sweeps"
 SWEEP, RESULTS, PAGE, CLIPS = "sweep.json", "results.json", "index.html", "clips.jpg"
 TRIALS = "trials"
-ENDED = ("finished", "stopped", "failed")  # states that a sweep does not repeat
+ENDED = ("finished", "stopped", "failed")  # states of trials that do not run again
 STATES = ("waiting", "running", "interrupted", *ENDED)
-MAX_PICTURES = 24  # trials whose portraits the page has
+MAX_PICTURES = 24  # number of trials whose portraits the page shows
 
 Record = dict[str, Any]
-
-
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
-class _Read(BaseModel):
-    """What others rely on in a file of a sweep; it may hold more."""
+class _SweepFile(BaseModel):
+    """The required fields of one of a sweep's files, which may have more."""
 
     model_config = ConfigDict(extra="allow")
 
 
-class _Sweep(_Read):
+class _Sweep(_SweepFile):
     space: dict[str, Any]
     metric: str
     mode: Literal["min", "max"]
     config: dict[str, Any]
 
 
-class _Record(_Read):
+class _Record(_SweepFile):
     number: Annotated[int, Field(ge=0)]
     sample: dict[str, Any]
     changes: dict[str, Any]
@@ -64,16 +62,16 @@ class _Record(_Read):
     is_paper: bool = False
 
 
-class _Metric(_Read):
+class _Metric(_SweepFile):
     metric: str
 
 
-class _Trial(_Read):
+class _Trial(_SweepFile):
     number: int
     best: Finite | None
 
 
-class _Results(_Read):
+class _Results(_SweepFile):
     sweep: _Metric
     state: str
     counts: dict[str, int]
@@ -81,66 +79,65 @@ class _Results(_Read):
     best: int | None
 
     @model_validator(mode="after")
-    def _agree(self) -> _Results:
-        leading = [trial for trial in self.trials if trial.number == self.best]
-        if not {"planned", *ENDED} <= self.counts.keys() or any(trial.best is None for trial in leading):
+    def _check_counts_and_best(self) -> _Results:
+        best_trials = [trial for trial in self.trials if trial.number == self.best]
+        if not {"planned", *ENDED} <= self.counts.keys() or any(trial.best is None for trial in best_trials):
             raise ValueError("counts or the best trial")
         return self
 
 
-def _read(uri: str, data: bytes, kind: type[_Read], otherwise: str) -> dict[str, Any]:
-    """The JSON object of a file, None for each of its numbers that is not finite. ValueError where it is no `kind`."""
+def _read(uri: str, data: bytes, kind: type[_SweepFile], message: str) -> dict[str, Any]:
+    """Return the JSON object of a file, with None for NaN and infinity. Raises ValueError if it is not a `kind`."""
     try:
-        value = json.loads(data, parse_constant=lambda _: None)
+        value: dict[str, Any] = json.loads(data, parse_constant=lambda _: None)
         kind.model_validate(value, strict=True)
     except (ValueError, RecursionError):  # pydantic's error is a ValueError
-        raise ValueError(f"{uri}: {otherwise}") from None
-    found: dict[str, Any] = value
-    return found
+        raise ValueError(f"{uri}: {message}") from None
+    return value
 
 
 def folder(run: str, name: str) -> str:
-    """The folder of a run's sweep. Raises ValueError for a name that makes none."""
+    """Return the URI of a sweep's folder. Raises ValueError for an invalid name."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", name):
         raise ValueError(
-            f"sweep name {name!r}: letters, digits and _ . - only, 100 at most, the first no sign; give one by --name"
+            f"sweep name {name!r}: use up to 100 letters, digits and _ . -, starting with a letter or digit; set --name"
         )
     return storage.join(run, FOLDER, name)
 
 
 def names(run: str) -> list[str]:
-    """The sweeps of a run."""
-    found = storage.files_below(storage.join(run, FOLDER))
-    return sorted({path.split("/")[0] for path in found if path.endswith(f"/{SWEEP}") and path.count("/") == 1})
+    """Return the names of a run's sweeps, sorted."""
+    paths = storage.files_below(storage.join(run, FOLDER))
+    return sorted({path.split("/")[0] for path in paths if path.endswith(f"/{SWEEP}") and path.count("/") == 1})
 
 
-def load(place: str) -> dict[str, Any]:
-    """What the sweep in a folder is. Raises FileNotFoundError, or ValueError for another thing of that name."""
-    uri = storage.join(place, SWEEP)
+def load(sweep_folder: str) -> dict[str, Any]:
+    """Return a sweep's definition, sweep.json. Raises FileNotFoundError, or ValueError for an invalid file."""
+    uri = storage.join(sweep_folder, SWEEP)
     return _read(uri, storage.read_bytes(uri), _Sweep, "not a sweep")
 
 
 def summary(run: str, name: str) -> str:
-    """How a sweep stands, in a line."""
+    """Return a sweep's state, number of ended trials and best trial, in one line."""
     uri = storage.join(folder(run, name), RESULTS)
     if not storage.exists(uri):
         return "no trial yet"
-    found = _read(uri, storage.read_bytes(uri), _Results, "not a sweep's results; the sweep writes them anew")
-    ended, leading = standing(found)
-    metric = found["sweep"]["metric"]
-    told = "" if leading is None else f", best {metric} {leading['best']:.4g} in trial {leading['number']}"
-    return f"{found['state']}, {ended} trials ended{told}"
+    content = _read(uri, storage.read_bytes(uri), _Results, "not a sweep's results; run the sweep to write it again")
+    ended, best_trial = ended_and_best(content)
+    metric = content["sweep"]["metric"]
+    suffix = "" if best_trial is None else f", best {metric} {best_trial['best']:.4g} in trial {best_trial['number']}"
+    return f"{content['state']}, {ended} trials ended{suffix}"
 
 
-def standing(found: Mapping[str, Any]) -> tuple[str, Record | None]:
-    """Of a results.json: how many trials of how many have ended, in words, and the best one."""
-    ended = sum(int(found["counts"][state]) for state in ENDED)
-    leading = next((trial for trial in found["trials"] if trial["number"] == found["best"]), None)
-    return f"{ended} of {int(found['counts']['planned'])}", leading
+def ended_and_best(content: Mapping[str, Any]) -> tuple[str, Record | None]:
+    """Return, from the content of results.json, the text "<ended> of <planned>" and the best trial, if any."""
+    ended = sum(int(content["counts"][state]) for state in ENDED)
+    best_trial = next((trial for trial in content["trials"] if trial["number"] == content["best"]), None)
+    return f"{ended} of {int(content['counts']['planned'])}", best_trial
 
 
 def new_record(number: int, sample: Mapping[str, Any], changes: Mapping[str, Any], paper: bool) -> Record:
-    """The record of a trial that has not begun."""
+    """Return the record of a trial that has not started."""
     return {
         "number": number,
         "sample": dict(sample),
@@ -161,9 +158,9 @@ def new_record(number: int, sample: Mapping[str, Any], changes: Mapping[str, Any
 
 
 def add_epoch(record: Record, figures: Mapping[str, Any], metric: str, mode: str) -> None:
-    """Put an epoch's figures into a record, None for each that is no finite number: JSON has no other.
+    """Add an epoch's figures to a record, with None for NaN and infinity, which JSON does not have.
 
-    An epoch that a retry went through again replaces what it was.
+    After a retry, the epoch replaces itself and all later epochs of the record. Updates `best` and `best_epoch`.
     """
     kept = [epoch for epoch in record["epochs"] if epoch["epoch"] < figures["epoch"]]
     record["epochs"] = [*kept, {name: value if _finite(value) else None for name, value in figures.items()}]
@@ -175,28 +172,30 @@ def add_epoch(record: Record, figures: Mapping[str, Any], metric: str, mode: str
 
 
 def stem(number: int) -> str:
+    """Return the path of a trial's files in the sweep's folder, without the suffix."""
     return f"{TRIALS}/{number:05d}"
 
 
-def write_record(place: str, record: Record) -> None:
+def write_record(sweep_folder: str, record: Record) -> None:
     text = json.dumps(record, allow_nan=False)
-    storage.write_bytes(storage.join(place, f"{stem(record['number'])}.json"), text.encode())
+    storage.write_bytes(storage.join(sweep_folder, f"{stem(record['number'])}.json"), text.encode())
 
 
-def read_records(place: str) -> dict[int, Record]:
-    """Every trial's record by its number. Raises ValueError, naming the file, for one that is none."""
-    found = {}
-    for path, data in storage.read_folder(storage.join(place, TRIALS), ".json").items():
-        uri = storage.join(place, TRIALS, path)
-        read = _read(uri, data, _Record, "not a trial's record; remove it")
-        if f"{TRIALS}/{path}" != f"{stem(read['number'])}.json":
+def read_records(sweep_folder: str) -> dict[int, Record]:
+    """Return every trial's record by number, sorted. Raises ValueError, with the file's URI, for an invalid file."""
+    records = {}
+    for path, data in storage.read_folder(storage.join(sweep_folder, TRIALS), ".json").items():
+        uri = storage.join(sweep_folder, TRIALS, path)
+        record = _read(uri, data, _Record, "not a trial's record; remove it")
+        if f"{TRIALS}/{path}" != f"{stem(record['number'])}.json":
             raise ValueError(f"{uri}: not a trial's record; remove it")
-        found[read["number"]] = new_record(read["number"], read["sample"], read["changes"], False) | read
-    return dict(sorted(found.items()))
+        # Records of earlier versions lack some fields.
+        records[record["number"]] = new_record(record["number"], record["sample"], record["changes"], False) | record
+    return dict(sorted(records.items()))
 
 
 def best(records: Iterable[Record], mode: str) -> Record | None:
-    """The record with the best value; a failed trial's does not count."""
+    """Return the record with the best value, or None. Failed trials are excluded."""
     return next(iter(_best_first(records, mode)), None)
 
 
@@ -216,15 +215,15 @@ def results(
     pictures: Mapping[str, Any],
     config_of_best: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """What the page shows of a sweep: of trials that have not begun their number alone."""
+    """Return the content of results.json. Trials that have not started are only counted."""
     records = [record for record in records if record["state"] != "waiting"]
     counts = {"planned": sweep["num_trials"], "waiting": max(0, sweep["num_trials"] - len(records))}
     counts |= dict.fromkeys(("running", "finished", "stopped", "failed", "interrupted"), 0)
     for record in records:
         counts[record["state"]] += 1
-    leading = best(records, sweep["mode"])
-    usual = [record for record in records if record["is_paper"] and record["state"] == "finished"]
-    values = [record["best"] for record in usual if _finite(record["best"])]
+    best_trial = best(records, sweep["mode"])
+    paper_trials = [record for record in records if record["is_paper"] and record["state"] == "finished"]
+    values = [record["best"] for record in paper_trials if _finite(record["best"])]
     return {
         "sweep": {key: value for key, value in sweep.items() if key != "config"},
         "state": state,
@@ -235,9 +234,9 @@ def results(
         "gpu_hours": sum((record["seconds"] or 0) * (record["gpus"] or 0) for record in records) / 3600,
         "counts": counts,
         "trials": records,
-        "best": None if leading is None else leading["number"],
+        "best": None if best_trial is None else best_trial["number"],
         "paper": {
-            "numbers": [record["number"] for record in usual],
+            "numbers": [record["number"] for record in paper_trials],
             "mean": statistics.fmean(values) if values else None,
             "sd": statistics.stdev(values) if len(values) > 1 else None,
         },
@@ -247,25 +246,26 @@ def results(
     }
 
 
-def read_pictures(place: str, records: Sequence[Record], mode: str) -> dict[str, Any]:
-    """The portraits of the best trials, and the real faces, as data URIs."""
-    found = {}
+def read_pictures(sweep_folder: str, records: Sequence[Record], mode: str) -> dict[str, Any]:
+    """Return the portraits of the best trials, and the real faces, as data URIs."""
+    portraits = {}
     for record in _best_first(records, mode)[:MAX_PICTURES]:
-        uri = storage.join(place, f"{stem(record['number'])}.jpg")
+        uri = storage.join(sweep_folder, f"{stem(record['number'])}.jpg")
         if storage.exists(uri):
-            found[str(record["number"])] = storage.read_jpeg(uri)
-    real = storage.join(place, CLIPS)
-    return {"real": storage.read_jpeg(real) if storage.exists(real) else None, "trials": found}
+            portraits[str(record["number"])] = storage.read_jpeg(uri)
+    real = storage.join(sweep_folder, CLIPS)
+    return {"real": storage.read_jpeg(real) if storage.exists(real) else None, "trials": portraits}
 
 
 def _eta(sweep: Mapping[str, Any], records: Sequence[Record]) -> float | None:
-    """Seconds until the last trial's end, by the mean length of those that ended; None before the first has."""
-    lengths = [record["seconds"] or 0.0 for record in records if record["state"] in ("finished", "stopped")]
-    left = sweep["num_trials"] - sum(record["state"] in ENDED for record in records)
-    if not lengths:
+    """Return the estimated seconds until the last trial ends, from the mean time of ended trials; None without one."""
+    trial_seconds = [record["seconds"] or 0.0 for record in records if record["state"] in ("finished", "stopped")]
+    num_left = sweep["num_trials"] - sum(record["state"] in ENDED for record in records)
+    if not trial_seconds:
         return None
     spent = sum(record["seconds"] or 0 for record in records if record["state"] == "running")
-    return max(0.0, left * statistics.fmean(lengths) - spent) / max(1, min(sweep["max_concurrent"], left))
+    seconds_left = max(0.0, num_left * statistics.fmean(trial_seconds) - spent)
+    return seconds_left / max(1, min(sweep["max_concurrent"], num_left))
 
 
 def _finite(value: Any) -> bool:

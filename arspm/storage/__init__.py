@@ -1,15 +1,15 @@
-"""Files under a URI, local or on S3: `uris` says what a URI may be, `files` reads and writes, `retries` repeats."""
+"""Files under a URI, local or on S3. `uris` checks URIs, `files` reads and writes, `retries` repeats failed operations.
 
+`clients` makes the file systems behind them, and `local_files` writes local files atomically.
+"""
+
+from arspm.storage.clients import arrow_filesystem, filesystem
 from arspm.storage.files import (
-    absolute,
-    arrow_filesystem,
     describe,
     describe_bytes,
     describe_stream,
     exists,
     files_below,
-    filesystem,
-    join,
     local_copy,
     put_if_absent,
     read_bytes,
@@ -18,13 +18,12 @@ from arspm.storage.files import (
     read_json,
     read_model,
     remove,
-    run_uri,
     upload,
     write_bytes,
     write_json,
 )
 from arspm.storage.retries import StorageUnavailable, retried
-from arspm.storage.uris import is_remote, is_s3
+from arspm.storage.uris import absolute, is_remote, is_s3, join, run_uri
 
 __all__ = [
     "StorageUnavailable",

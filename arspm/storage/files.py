@@ -1,8 +1,7 @@
-"""Files under a URI: a local path or `s3://`, through fsspec. S3's endpoint, region and credentials come from the
-standard chain and `AWS_ENDPOINT_URL`.
+"""Read, write, list and remove files under a URI.
 
-Every write is whole or absent. Nothing is renamed on S3, where there is no rename: a single PUT is atomic there.
-`arspm.storage.retries` says what is tried again, and how long.
+S3's endpoint, region and credentials come from the standard AWS chain and `AWS_ENDPOINT_URL`. Every write is atomic:
+a rename for local files, a single PUT on S3, which has no rename. `arspm.storage.retries` repeats failed operations.
 """
 
 from __future__ import annotations
@@ -11,94 +10,20 @@ import base64
 import contextlib
 import hashlib
 import json
-import logging
-import os
 import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
-import fsspec
-import pyarrow.fs
 import pydantic
 
-from arspm.storage import retries, uris
-from arspm.storage.retries import answer, asked_tries, retried
-from arspm.storage.uris import is_remote, is_s3
+from arspm.storage import local_files
+from arspm.storage.clients import filesystem
+from arspm.storage.retries import reply_status, retried
+from arspm.storage.uris import is_remote, is_s3, local_path
 
 Model = TypeVar("Model", bound=pydantic.BaseModel)
-
-
-def absolute(uri: str) -> str:
-    """The URI as other processes must be told it: a local path made absolute, without a trailing slash.
-
-    Raises ValueError for what a user may not give (`arspm.storage.uris`).
-    """
-    uris.check_given(uri)
-    return uri.rstrip("/") if is_remote(uri) else _local(uri)
-
-
-def run_uri(uri: str) -> str:
-    """`absolute` of a run's directory. Raises ValueError for one on S3 that Ray Train would take for another."""
-    if why := uris.run_problem(uri):
-        raise ValueError(f"{uris.display_uri(uri)}: {why}")
-    return absolute(uri)
-
-
-def join(uri: str, *parts: str) -> str:
-    return "/".join([uri.rstrip("/"), *(part.strip("/") for part in parts)])
-
-
-def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The fsspec filesystem of a URI and the path in it. What asks it something belongs into `retried`.
-
-    Raises ValueError for what is no place (`arspm.storage.uris`).
-    """
-    uris.check(uri)
-    # Not by fsspec's own reading of addresses, to which `a::b` is one inside another, and `data:x` a file's content.
-    if not is_s3(uri):
-        fs = fsspec.filesystem("memory" if is_remote(uri) else "file")
-        return fs, fs._strip_protocol(uri if is_remote(uri) else _local(uri))
-    options = {
-        "connect_timeout": retries.CONNECT_SECONDS,
-        "read_timeout": retries.READ_SECONDS,
-        "retries": {
-            "mode": os.environ.get("AWS_RETRY_MODE", "standard"),
-            "total_max_attempts": asked_tries() or retries.REQUEST_TRIES,
-        },
-    }
-    fs = fsspec.filesystem("s3", config_kwargs=options)
-    for logger in map(logging.getLogger, ("botocore", "aiobotocore", "s3fs")):
-        # At DEBUG they write out requests as they are signed (key id, session token, signature) and what S3 quotes.
-        if logger.getEffectiveLevel() < logging.INFO:
-            logger.setLevel(logging.INFO)
-    fs.retries = 1  # s3fs has a loop of its own round botocore's, without jitter
-    return fs, fs._strip_protocol(uri)
-
-
-def arrow_filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
-    """pyarrow's own filesystem, the faster one for large Parquet files. Its use belongs into `retried`, as does this.
-
-    Raises ValueError for what is no place (`arspm.storage.uris`).
-    """
-    uris.check(uri)
-    if not is_remote(uri):
-        return pyarrow.fs.LocalFileSystem(), _local(uri)
-    if not is_s3(uri):
-        return pyarrow.fs.FileSystem.from_uri(uri)
-    path = uri.split("://", 1)[1]
-    # from_uri finds out the bucket's region, but takes no options, and no path with a space or a bracket; the
-    # constructor does not look for the endpoint.
-    found, _ = pyarrow.fs.FileSystem.from_uri("s3://" + path.split("/", 1)[0])
-    fs = pyarrow.fs.S3FileSystem(
-        region=cast(pyarrow.fs.S3FileSystem, found).region,
-        endpoint_override=os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"),
-        connect_timeout=retries.CONNECT_SECONDS,
-        request_timeout=retries.READ_SECONDS,
-        retry_strategy=pyarrow.fs.AwsStandardS3RetryStrategy(max_attempts=asked_tries() or retries.REQUEST_TRIES),
-    )
-    return fs, path
 
 
 def exists(uri: str) -> bool:
@@ -108,24 +33,24 @@ def exists(uri: str) -> bool:
 
 
 def read_bytes(uri: str) -> bytes:
-    """The file's bytes. Raises FileNotFoundError with the URI, ValueError for a device, which may have no end."""
+    """Return the file's bytes. Raises FileNotFoundError, or ValueError for a device, which may have no end."""
     fs, path = filesystem(uri)
     if not is_remote(uri) and Path(path).is_char_device():
         raise ValueError(f"{uri}: a device, not a file")
     try:
-        # One request: of several, some might be answered from a file that has taken this one's place.
+        # One request: several could read from two versions of the file.
         return retried(uri, lambda: bytes(fs.cat_file(path, max_concurrency=1)))
     except FileNotFoundError:
         raise FileNotFoundError(f"{uri}: no such file") from None
 
 
 def read_jpeg(uri: str) -> str:
-    """A JPEG file as a page carries it, a data URI. Raises FileNotFoundError with the URI."""
+    """Return a JPEG file as a data URI, for embedding in a page. Raises FileNotFoundError."""
     return "data:image/jpeg;base64," + base64.b64encode(read_bytes(uri)).decode()
 
 
 def read_json(uri: str) -> Any:
-    """The file's JSON value. Raises FileNotFoundError, or ValueError that names the file."""
+    """Return the file's JSON value. Raises FileNotFoundError, or ValueError that names the file."""
     data = read_bytes(uri)
     try:
         return json.loads(data)
@@ -134,24 +59,26 @@ def read_json(uri: str) -> Any:
 
 
 def read_model(uri: str, kind: type[Model], what: str) -> Model:
-    """The file's JSON as a model of pydantic's, each value of its own type. Raises FileNotFoundError, or ValueError
-    with the first thing that makes it not be `what`."""
+    """Return the file's JSON as a pydantic model, without type coercion.
+
+    Raises FileNotFoundError, or ValueError with the first problem. `what` describes the expected file in that error.
+    """
     try:
         return kind.model_validate_json(read_bytes(uri), strict=True)
     except pydantic.ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(map(str, first["loc"]))[:100]
-        where = where if where.isprintable() else repr(where)  # names of the file's own are in it
+        where = where if where.isprintable() else repr(where)  # it contains keys from the file
         raise ValueError(f"{uri}: not {what} ({where or 'JSON'}: {first['msg']})") from None
 
 
 def write_bytes(uri: str, data: bytes) -> dict[str, Any]:
-    """Write a whole file, replacing what was there; its size and hash, as manifests name files."""
+    """Write a file, replacing an existing one. Return its size and hash, as manifests list them."""
     if is_remote(uri):
         fs, path = filesystem(uri)
         retried(uri, lambda: fs.pipe_file(path, data))
     else:
-        with _complete_file(uri) as temporary:
+        with local_files.atomic_file(uri) as temporary:
             temporary.write_bytes(data)
     return describe_bytes(data)
 
@@ -161,45 +88,37 @@ def write_json(uri: str, value: Any) -> dict[str, Any]:
 
 
 def put_if_absent(uri: str, data: bytes) -> bool:
-    """Write a file unless there is one; False when there is. Of several writers at once exactly one gets True."""
-    if is_remote(uri):
-        fs, path = filesystem(uri)
-        # A PUT whose reply is lost is sent again, by several layers, and then finds its own file there.
-        own = {"writer": uuid.uuid4().hex}
+    """Write a file unless it exists. Return whether this call wrote it.
 
-        def put() -> bool:
-            try:
-                fs.pipe_file(path, data, mode="create", Metadata=own)  # a PUT with If-None-Match: *
-            except OSError as error:
-                if not isinstance(error, FileExistsError) and answer(error)[0] != 412:
-                    raise
-                with contextlib.suppress(FileNotFoundError):
-                    return is_s3(uri) and fs.metadata(path, refresh=True).get("writer") == own["writer"]
-                return False
-            return True
+    Of several concurrent writers exactly one gets True.
+    """
+    if not is_remote(uri):
+        return local_files.put_if_absent(uri, data)
+    fs, path = filesystem(uri)
+    # If the reply to a PUT is lost, the clients or `retried` repeat the PUT, which then finds the file of the first.
+    own = {"writer": uuid.uuid4().hex}
 
-        return retried(uri, put)
-    target = _in_its_folder(uri)
-    descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=".partial-")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-        os.chmod(name, 0o644)
-        os.link(name, target)  # fails if the target is there, unlike a rename
-    except FileExistsError:
-        return False
-    finally:
-        os.unlink(name)
-    return True
+    def put() -> bool:
+        try:
+            fs.pipe_file(path, data, mode="create", Metadata=own)  # a PUT with If-None-Match: *
+        except OSError as error:
+            if not isinstance(error, FileExistsError) and reply_status(error)[0] != 412:
+                raise
+            with contextlib.suppress(FileNotFoundError):
+                return is_s3(uri) and fs.metadata(path, refresh=True).get("writer") == own["writer"]
+            return False
+        return True
+
+    return retried(uri, put)
 
 
 def upload(local: str | Path, uri: str) -> dict[str, Any]:
-    """Copy a local file to a URI; its size and hash."""
+    """Copy a local file to a URI. Return its size and hash."""
     if is_remote(uri):
         fs, path = filesystem(uri)
         retried(uri, lambda: fs.put_file(str(local), path))
     else:
-        with _complete_file(uri) as temporary, open(local, "rb") as source, open(temporary, "wb") as target:
+        with local_files.atomic_file(uri) as temporary, open(local, "rb") as source, open(temporary, "wb") as target:
             while block := source.read(1 << 22):
                 target.write(block)
     with open(local, "rb") as source:
@@ -208,9 +127,9 @@ def upload(local: str | Path, uri: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def local_copy(uri: str) -> Iterator[Path]:
-    """A local path with the file's content, for libraries that want one."""
+    """Yield a local path with the file's content, for libraries that only read local files."""
     if not is_remote(uri):
-        path = Path(_local(uri))
+        path = Path(local_path(uri))
         if not path.is_file():
             raise FileNotFoundError(f"{uri}: no such file")
         yield path
@@ -226,7 +145,7 @@ def local_copy(uri: str) -> Iterator[Path]:
 
 
 def files_below(uri: str) -> dict[str, int]:
-    """Every file below a URI: path relative to it, and size in bytes. Empty when there is no such folder."""
+    """Return every file below a URI: relative path -> size in bytes. Empty if the folder does not exist."""
     fs, path = filesystem(uri)
 
     def find() -> dict[str, dict[str, Any]]:
@@ -241,60 +160,63 @@ def files_below(uri: str) -> dict[str, int]:
     return {
         name[len(root) :]: int(info["size"] or 0)
         for name, info in sorted(found.items())
-        if name.startswith(root) and not name.endswith("/")  # on S3 that is how pyarrow marks a folder
+        if name.startswith(root) and not name.endswith("/")  # pyarrow's marker for a folder on S3
     }
 
 
 def read_folder(uri: str, suffix: str) -> dict[str, bytes]:
-    """The files right in a folder whose names end so: name -> bytes, all asked for at once. Empty without a folder."""
+    """Return the files directly in a folder whose names end with `suffix`: name -> bytes. Reads them concurrently.
+
+    Empty if the folder does not exist.
+    """
     wanted = [path for path in files_below(uri) if path.endswith(suffix) and "/" not in path]
     if not wanted:
         return {}
     fs, path = filesystem(uri)
-    found: dict[str, bytes] = {}
+    contents: dict[str, bytes] = {}
 
-    def add() -> None:
-        """What is missing yet, as much as can be had of it."""
-        missing = {f"{path.rstrip('/')}/{name}": name for name in wanted if name not in found}
-        # Not `cat`, which takes a name with brackets or stars for a pattern.
-        given = fs.cat_ranges([*missing], None, None, on_error="return", max_concurrency=1)
-        read = zip(missing.values(), given, strict=True)
-        found.update({name: data for name, data in read if isinstance(data, bytes)})
-        for error in given:
+    def read_missing() -> None:
+        """Read the files that are still missing; keep those that succeed, then raise the first error."""
+        missing = {f"{path.rstrip('/')}/{name}": name for name in wanted if name not in contents}
+        # Not `cat`, which treats brackets and stars in a name as a pattern.
+        replies = fs.cat_ranges([*missing], None, None, on_error="return", max_concurrency=1)
+        read = zip(missing.values(), replies, strict=True)
+        contents.update({name: data for name, data in read if isinstance(data, bytes)})
+        for error in replies:
             if isinstance(error, Exception):
                 raise error
 
-    retried(uri, add)
-    return {name: found[name] for name in wanted}
+    retried(uri, read_missing)
+    return {name: contents[name] for name in wanted}
 
 
 def remove(uri: str) -> None:
-    """Remove a file or a whole folder; nothing happens when there is none."""
+    """Remove a file, or a folder with everything in it. Does nothing if it does not exist."""
     fs, path = filesystem(uri)
 
-    def rm() -> None:
+    def remove_all() -> None:
         fs.invalidate_cache()
         if not is_s3(uri):
             with contextlib.suppress(FileNotFoundError):
                 fs.rm(path, recursive=True)
             return
-        # Not `rm`, which takes a name with brackets or stars for a pattern and says nothing of what was not removed.
-        found = fs.find(path)
-        for begin in range(0, len(found), 1000):
-            objects = [{"Key": fs.split_path(name)[1]} for name in found[begin : begin + 1000]]
-            told = fs.call_s3(
+        # Not `rm`, which treats brackets and stars in a name as a pattern and ignores objects that S3 did not remove.
+        keys = fs.find(path)
+        for begin in range(0, len(keys), 1000):
+            objects = [{"Key": fs.split_path(key)[1]} for key in keys[begin : begin + 1000]]
+            reply = fs.call_s3(
                 "delete_objects", Bucket=fs.split_path(path)[0], Delete={"Objects": objects, "Quiet": True}
             )
-            for error in told.get("Errors", ()):
+            for error in reply.get("Errors", ()):
                 kind = PermissionError if error.get("Code") == "AccessDenied" else TimeoutError
                 raise kind(f"{error.get('Key')} not removed: {error.get('Code')} {error.get('Message')}")
         fs.invalidate_cache()
 
-    retried(uri, rm)
+    retried(uri, remove_all)
 
 
 def describe(uri: str) -> dict[str, Any]:
-    """Size and hash of a file, read from where it lies."""
+    """Return the size and hash of a file, read in blocks."""
     fs, path = filesystem(uri)
 
     def read() -> dict[str, Any]:
@@ -315,37 +237,3 @@ def describe_stream(file: BinaryIO) -> dict[str, Any]:
         digest.update(block)
         size += len(block)
     return {"bytes": size, "sha256": digest.hexdigest()}
-
-
-def _local(uri: str) -> str:
-    uris.check(uri)
-    path = os.path.abspath(os.path.expanduser(uri.removeprefix("file://")))
-    return path[1:] if path.startswith("//") else path  # which POSIX leaves as it is
-
-
-def _in_its_folder(uri: str) -> Path:
-    """A local file's path, the folders that lead to it made."""
-    target = Path(_local(uri))
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise NotADirectoryError(
-            f"{uris.display_uri(str(target.parent))}: a file stands where a folder must be"
-        ) from None
-    return target
-
-
-@contextlib.contextmanager
-def _complete_file(uri: str) -> Iterator[Path]:
-    """A temporary path beside a local file that takes its place once the block ends well."""
-    target = _in_its_folder(uri)
-    descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=".partial-")
-    os.close(descriptor)
-    try:
-        yield Path(name)
-        os.chmod(name, 0o644)
-        os.replace(name, target)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
-        raise

@@ -1,100 +1,126 @@
-"""What a user may give as a place: a local path, or `s3://bucket/key`. Nothing here asks a storage.
+"""URIs: a local path, or `s3://bucket/key`. Nothing here accesses storage.
 
-A place is refused before anything is done with it, and told then without what may be a password.
+A URI is checked before it is used. Errors never show credentials.
 """
 
 from __future__ import annotations
 
+import os
 import re
 
-MAX_BYTES = 1024  # of a place that is given: a key's limit on S3
+MAX_BYTES = 1024  # of a URI that a user writes: S3's limit for a key
 
 _SCHEME = re.compile(r"[^/]*:/|\s*(s3a?|file):", re.IGNORECASE)
 _REMOTE = re.compile(r"(?!file:)[A-Za-z][A-Za-z0-9+.-]*://")
 _BUCKET = re.compile(r"[A-Za-z0-9._-]{1,255}", re.ASCII)
-# Control characters, those that turn the line round, and what stands for bytes that are not UTF-8.
+# Control characters, characters that change the text direction, and surrogates (bytes that are not UTF-8).
 _UNREADABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufffd\ud800-\udfff]")
-# Clients take it for a version, a signature or an option. `watch?v=ID` is what some downloads are called.
+# S3 clients read a query as a version, a signature or an option. Some downloads are named `watch?v=ID`.
 _QUERY = re.compile(r"\?(?!v=)[\w.-]+=")
 _USER_IN_URL = re.compile(r"(?<=://)[^/@\s]+@")
-_RAYS = re.compile(r"[A-Za-z0-9!$&'()*+,;=:@._~/-]*", re.ASCII)
+_RAY_TRAIN_KEY = re.compile(r"[A-Za-z0-9!$&'()*+,;=:@._~/-]*", re.ASCII)
 
 
-def is_remote(place: str) -> bool:
-    return _REMOTE.match(place) is not None
+def is_remote(uri: str) -> bool:
+    return _REMOTE.match(uri) is not None
 
 
-def is_s3(place: str) -> bool:
-    return place.startswith(("s3://", "s3a://"))
+def is_s3(uri: str) -> bool:
+    return uri.startswith(("s3://", "s3a://"))
 
 
-def redact(place: str) -> str:
-    """A place without whatever may be a user, a password or a signature in it: of one that is refused, what is before
-    an @ and what is behind a question mark."""
-    if not given_problem(place):
-        return place
-    place = re.sub(r"^(\s*[A-Za-z0-9+.:-]*:/*)?.*@", r"\1***@", place, flags=re.DOTALL)
-    return re.sub(r"\?.+", "?***", place, flags=re.DOTALL)
+def join(uri: str, *parts: str) -> str:
+    return "/".join([uri.rstrip("/"), *(part.strip("/") for part in parts)])
+
+
+def absolute(uri: str) -> str:
+    """Return the URI in a form that every process understands: local paths absolute, no trailing slash.
+
+    Raises ValueError for a URI that a user must not give (`user_uri_problem`).
+    """
+    if problem := user_uri_problem(uri):
+        raise ValueError(f"{display_uri(uri)}: {problem}")
+    return uri.rstrip("/") if is_remote(uri) else local_path(uri)
+
+
+def run_uri(uri: str) -> str:
+    """Return `absolute` of a run's URI. Raises ValueError for an S3 URI that Ray Train would misread."""
+    if problem := run_uri_problem(uri):
+        raise ValueError(f"{display_uri(uri)}: {problem}")
+    return absolute(uri)
+
+
+def local_path(uri: str) -> str:
+    """Return the absolute path of a local URI, with `~` expanded. Raises ValueError for an invalid URI."""
+    check(uri)
+    path = os.path.abspath(os.path.expanduser(uri.removeprefix("file://")))
+    return path[1:] if path.startswith("//") else path  # POSIX lets abspath keep two leading slashes
+
+
+def redact(uri: str) -> str:
+    """Return the URI without anything that may be a user name, a password or a signature.
+
+    A valid URI is returned unchanged. Of an invalid one, the part before an @ and the part after a ? are replaced.
+    """
+    if not user_uri_problem(uri):
+        return uri
+    uri = re.sub(r"^(\s*[A-Za-z0-9+.:-]*:/*)?.*@", r"\1***@", uri, flags=re.DOTALL)
+    return re.sub(r"\?.+", "?***", uri, flags=re.DOTALL)
 
 
 def redact_text(text: str) -> str:
-    """A text without the users and passwords of URIs in it."""
+    """Return the text with user names and passwords removed from the URIs in it."""
     return _USER_IN_URL.sub("***@", text)
 
 
-def display_uri(place: str) -> str:
-    """A place as a line of an error has it."""
-    place = redact(place)
-    if len(place) > 200:
-        place = f"{place[:200]} ..."
-    return place if place.isprintable() and place.strip() else repr(place)
+def display_uri(uri: str) -> str:
+    """Return the URI as error messages show it: redacted, printable, at most 200 characters of it."""
+    uri = redact(uri)
+    if len(uri) > 200:
+        uri = f"{uri[:200]} ..."
+    return uri if uri.isprintable() and uri.strip() else repr(uri)
 
 
-def check(place: str) -> None:
-    """Raises ValueError with the place and what is wrong with it."""
-    if why := problem(place):
-        raise ValueError(f"{display_uri(place)}: {why}")
+def check(uri: str) -> None:
+    """Raise ValueError, with the URI and the reason, if the URI is invalid."""
+    if problem := uri_problem(uri):
+        raise ValueError(f"{display_uri(uri)}: {problem}")
 
 
-def check_given(place: str) -> None:
-    """`check` of what a user gives, which is neither empty nor endless."""
-    if why := given_problem(place):
-        raise ValueError(f"{display_uri(place)}: {why}")
-
-
-def given_problem(place: str) -> str:
-    if not place.strip():
+def user_uri_problem(uri: str) -> str:
+    """Return why a user must not give this URI, or "". Stricter than `uri_problem`: not empty, at most MAX_BYTES."""
+    if not uri.strip():
         return "an empty path"
-    if len(place.encode("utf-8", "surrogatepass")) > MAX_BYTES:
+    if len(uri.encode("utf-8", "surrogatepass")) > MAX_BYTES:
         return f"longer than {MAX_BYTES} bytes"
-    return problem(place)
+    return uri_problem(uri)
 
 
-def run_problem(run: str) -> str:
-    """What keeps a place from being a run's: on S3, a name that Ray Train would read otherwise or not at all."""
-    if is_s3(run) and not _RAYS.fullmatch(run.split("://", 1)[1]):
-        return "a run's name on S3 is of letters, digits and ! $ & ' ( ) * + , ; = : @ . _ ~ - / only"
+def run_uri_problem(uri: str) -> str:
+    """Return why a run cannot have this URI, or "". Ray Train misreads or rejects some keys on S3."""
+    if is_s3(uri) and not _RAY_TRAIN_KEY.fullmatch(uri.split("://", 1)[1]):
+        return "the URI of a run on S3 may contain only letters, digits and ! $ & ' ( ) * + , ; = : @ . _ ~ - /"
     return ""
 
 
-def problem(place: str) -> str:
-    """What keeps a text from being a place; nothing if it is one."""
-    if _UNREADABLE.search(place):
-        return "a path has no control characters, and is text in UTF-8"
-    if not _SCHEME.match(place) or place.startswith("memory://"):  # this process's own, for tests
+def uri_problem(uri: str) -> str:
+    """Return why the text is not a valid URI, or ""."""
+    if _UNREADABLE.search(uri):
+        return "contains control characters or is not valid UTF-8"
+    if not _SCHEME.match(uri) or uri.startswith("memory://"):  # memory: in this process only, for tests
         return ""
-    if place.startswith("file://"):
-        return "" if place.startswith("file:///") else "a file:// address begins with three slashes, or give a path"
-    if not is_s3(place):
-        hint = "" if "://" in place else "; a path with a colon in it begins with ./"
-        return f"give a local path, or s3://BUCKET/... in small letters{hint}"
-    bucket, _, key = place.split("://", 1)[1].partition("/")
+    if uri.startswith("file://"):
+        return "" if uri.startswith("file:///") else "write file:///PATH with three slashes, or just the path"
+    if not is_s3(uri):
+        hint = "" if "://" in uri else "; put ./ before a local path that contains a colon"
+        return f"not supported; give a local path or s3://BUCKET/... in lower case{hint}"
+    bucket, _, key = uri.split("://", 1)[1].partition("/")
     if "@" in bucket or (not _BUCKET.fullmatch(bucket) and "@" in key):
-        return "credentials do not belong in a URI; set AWS_ACCESS_KEY_ID and its like"
+        return "a URI must not contain credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead"
     if not _BUCKET.fullmatch(bucket):
-        return f"{'no bucket is named' if not bucket else 'not the name of a bucket'}; write s3://BUCKET/..."
+        return f"{'invalid bucket name' if bucket else 'no bucket name'}; write s3://BUCKET/..."
     if _QUERY.search(key):
-        return "a query does not belong in a URI"
+        return "a URI must not contain a query (?name=value)"
     if {"", ".", ".."} & set(key.rstrip("/").split("/")) and key.strip("/"):
-        return "'.', '..' and empty names are no folders on S3"
+        return "a key on S3 must not contain '.', '..' or empty folder names"
     return ""

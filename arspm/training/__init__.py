@@ -1,1 +1,1 @@
-"""Training on a single device, in plain PyTorch: losses, prior, row order, training loop, checkpoints."""
+"""Training in plain PyTorch, without Ray: losses, priors, row order, training loop, checkpoints."""

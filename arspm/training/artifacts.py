@@ -1,4 +1,4 @@
-"""Trained networks and priors as the stages leave them in a run, read back."""
+"""Load the trained networks and priors that a run's stages have written."""
 
 from __future__ import annotations
 
@@ -22,70 +22,72 @@ M = TypeVar("M", bound=nn.Module)
 MODEL = "model.safetensors"
 HISTORY = stages.HISTORY
 PRIORS = "priors.safetensors"
-PRIORS_BY_COUNT = "priors_by_count.safetensors"  # "neutral/100": the mean of a hundred faces
+PRIORS_BY_COUNT = "priors_by_count.safetensors"  # "neutral/100" is the mean of 100 faces
 
 
 def load_vggface(run: str, config: Config) -> VGGFace:
-    """The run's VGGFace, trained here or published; the number of identities is the file's."""
+    """Return the run's VGGFace, trained or published. The file determines the number of identities."""
     weights = _weights(run, "vggface")
     uri = storage.join(stages.folder(run, "vggface"), MODEL)
     if not (identities := weights.get("fc8.bias", torch.empty(0)).numel()):
-        raise ValueError(f"{uri}: fc8.bias is missing")
+        raise ValueError(f"{uri}: fc8.bias is missing; run the stage vggface again")
     model = speech_portrait.vggface(config, identities)
     checkpoint.restore(model, weights, uri)
     return model.eval()
 
 
 def load_face_decoder(run: str, config: Config) -> FaceDecoder:
+    """Return the run's face decoder."""
     return _load(speech_portrait.face_decoder(config), run, "decoder")
 
 
 def load_gender_classifier(run: str, config: Config) -> GenderClassifier | None:
-    """The run's gender classifier, or None where the corpus had no labels to train one."""
+    """Return the run's gender classifier, or None if the corpus had no labels to train one."""
     if not storage.exists(storage.join(stages.folder(run, "gender"), MODEL)):
         return None
     return _load(speech_portrait.gender_classifier(config), run, "gender")
 
 
 def load_priors(run: str) -> dict[str, Tensor]:
-    """The mean face features there are: "neutral" and, with labels, "female" and "male"."""
+    """Return the mean face features, (feature,) each: "neutral" and, if there were labels, "female" and "male"."""
     with storage.local_copy(storage.join(stages.folder(run, "prior"), PRIORS)) as path:
         return checkpoint.read_weights(path)
 
 
 def load_priors_by_count(run: str) -> dict[str, dict[int, Tensor]]:
-    """The mean of the first n faces behind each prior: name -> n -> (feature,), n rising (Figure 2)."""
+    """Return the mean of the first n faces of each prior: name -> n -> (feature,), with n ascending (Figure 2)."""
     uri = storage.join(stages.folder(run, "prior"), PRIORS_BY_COUNT)
     with storage.local_copy(uri) as path:
         weights = checkpoint.read_weights(path)
-    found: dict[str, dict[int, Tensor]] = {}
-    if strange := [key for key in weights if not re.fullmatch(r"\w+/[1-9]\d{0,17}", key, re.ASCII)]:
-        raise ValueError(f"{uri}: {strange[0][:100]!r} is no prior and its number of faces")
+    by_name: dict[str, dict[int, Tensor]] = {}
+    if invalid := [key for key in weights if not re.fullmatch(r"\w+/[1-9]\d{0,17}", key, re.ASCII)]:
+        raise ValueError(f"{uri}: {invalid[0][:100]!r} is not of the form <prior>/<number of faces>")
     for key in sorted(weights, key=lambda key: int(key.partition("/")[2])):
         name, _, count = key.partition("/")
-        found.setdefault(name, {})[int(count)] = weights[key]
-    return found
+        by_name.setdefault(name, {})[int(count)] = weights[key]
+    return by_name
 
 
 def load_face_prior(run: str, config: Config) -> FacePrior:
+    """Return the prior that `prior.kind` selects, with the gender classifier if it needs one."""
     classifier = load_gender_classifier(run, config) if config.prior.kind == "gender" else None
     return FacePrior(config.prior.kind, load_priors(run), classifier).eval()
 
 
 def load_speech_portrait(run: str, config: Config) -> SpeechPortrait:
-    """The whole trained model."""
+    """Return the complete trained model: encoder, prior and decoder."""
     encoder = _load(speech_portrait.speech_encoder(config), run, "encoder")
     return SpeechPortrait(encoder, load_face_prior(run, config), load_face_decoder(run, config)).eval()
 
 
 def load_linear(run: str, stage: str, name: str) -> nn.Linear:
-    """One linear layer of a stage's network, without the rest of it."""
+    """Return one linear layer of a stage's network, without loading the other layers."""
     uri = storage.join(stages.folder(run, stage), MODEL)
     with storage.local_copy(uri) as path:
         weights = checkpoint.read_weights(path, (f"{name}.weight", f"{name}.bias"))
     weight = weights[f"{name}.weight"]
     if weight.ndim != 2:
-        raise ValueError(f"{uri}: {name}.weight is {tuple(weight.shape)}, not a linear layer's")
+        raise ValueError(f"{uri}: {name}.weight is {tuple(weight.shape)}, but a linear layer needs two dimensions")
     layer = nn.Linear(weight.shape[1], weight.shape[0])
     checkpoint.restore(layer, {"weight": weight, "bias": weights[f"{name}.bias"]}, uri)
     return layer.eval()

@@ -1,4 +1,4 @@
-"""A batch: the one contract between what reads rows and what learns from them."""
+"""A batch: the contract between the code that reads rows and the code that trains on them."""
 
 from __future__ import annotations
 
@@ -14,41 +14,42 @@ from torch import Tensor
 from arspm.corpus import schema
 from arspm.media.audio import from_int16, spectrogram
 
-FACE = "face"
-ROW = "row"
-WEIGHT = "weight"
-UNKNOWN = -1  # the class of a label that nobody gave
+FACE = "face"  # column of decoded faces, uint8 (rows, height, width, 3)
+ROW = "row"  # column of row numbers in the split
+WEIGHT = "weight"  # column of `Batch.weight`
+NO_LABEL = -1  # class of a row without a label
 
 if TYPE_CHECKING:
-    Absent: TypeAlias = Any  # a task finds the columns that its stage asks for
+    Absent: TypeAlias = Any  # not Optional: a task only uses the columns that its stage reads
 else:
     Absent = None
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of a corpus on a device. A tensor that the stage did not ask for is None."""
+    """Rows of a corpus as tensors on a device. Columns that the stage does not read are None."""
 
     clip_ids: list[str]
-    weight: Float[Tensor, " batch"]  # 0 for a row that only fills the last step
+    weight: Float[Tensor, " batch"]  # 0 for a repeated row that only fills the last step, otherwise 1
     spectrogram: Float[Tensor, "batch 2 freq time"] | Absent = None
     face: Float[Tensor, "batch 3 height width"] | Absent = None  # RGB in [0, 1]
     face_feature: Float[Tensor, "batch feature"] | Absent = None
-    gender: Int[Tensor, " batch"] | Absent = None  # the position in schema.GENDERS, or UNKNOWN
-    identity: Int[Tensor, " batch"] | Absent = None
+    gender: Int[Tensor, " batch"] | Absent = None  # index in schema.GENDERS, or NO_LABEL
+    identity: Int[Tensor, " batch"] | Absent = None  # class index for training VGGFace
 
 
 def to_batch(columns: Mapping[str, Any], device: torch.device, *, channels_last: bool = False) -> Batch:
-    """Put columns of arrays, as the corpus stores them, on a device as the networks want them.
+    """Return the corpus's columns as a Batch on a device, in the networks' dtypes and layouts.
 
-    A stored waveform becomes its spectrogram here, on the device (reading N).
+    A stored waveform is converted to its spectrogram on the device (reading N). `channels_last`: memory format of the
+    spectrogram and the face. Without a WEIGHT column, every row has weight 1.
     """
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
 
     def tensor(name: str) -> Tensor | None:
         if name not in columns:
             return None
-        host = torch.from_numpy(np.array(columns[name]))  # a copy: the stored bytes are read-only
+        host = torch.from_numpy(np.array(columns[name]))  # copied, because the stored arrays are read-only
         if device.type == "cuda":
             host = host.pin_memory()
         return host.to(device, non_blocking=True)

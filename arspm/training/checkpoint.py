@@ -1,9 +1,9 @@
-"""Checkpoints: self-describing directories. Weights and optimizer state are safetensors; nothing is ever unpickled.
+"""Checkpoints: self-describing folders. Weights and optimizer state are safetensors; nothing is pickled or unpickled.
 
-model.safetensors      the weights now
-best.safetensors       the weights of the best epoch so far
-optimizer.safetensors  "<parameter>/<key>"
-progress.json          where training is, its history, the configuration, the versions, and a hash of each file
+model.safetensors      current weights
+best.safetensors       weights of the best epoch so far
+optimizer.safetensors  Adam's state, keyed "<parameter>/<key>"
+progress.json          training state with history, configuration, versions, and size and hash of the other files
 """
 
 from __future__ import annotations
@@ -27,28 +27,31 @@ from arspm.runs import stages
 Number = Annotated[int, Field(ge=0)]
 SumAndCount = Annotated[list[float], Field(min_length=2, max_length=2)]
 MODEL, BEST, OPTIMIZER, PROGRESS = "model.safetensors", "best.safetensors", "optimizer.safetensors", "progress.json"
-_SLOTS = {"step", "exp_avg", "exp_avg_sq"}  # Adam's state of a parameter
+_SLOTS = {"step", "exp_avg", "exp_avg_sq"}  # keys of Adam's state per parameter
 
 
 @dataclass
 class TrainingState:
-    """Where training is. `epoch` and `step_in_epoch` say what comes next; `step` counts all steps taken."""
+    """Position and history of a training. `fit` updates it in place; checkpoints store it as "progress".
 
-    epoch: Number = 0
-    step_in_epoch: Number = 0
-    step: Number = 0
-    best: float | None = None  # the objective's best value
-    best_epoch: int | None = None
+    The next training step is step `step_in_epoch` of epoch `epoch`, both counted from 0.
+    """
+
+    epoch: Number = 0  # finished epochs
+    step_in_epoch: Number = 0  # training steps taken in the current epoch
+    step: Number = 0  # training steps taken in all epochs
+    best: float | None = None  # best value of the objective so far
+    best_epoch: int | None = None  # its epoch, counted from 1
     epochs: list[dict[str, Any]] = field(default_factory=list)  # figures of each finished epoch
     losses: list[Annotated[list[int | float], Field(min_length=2, max_length=2)]] = field(
         default_factory=list
-    )  # [step, mean loss since the one before]
-    pending: SumAndCount = field(default_factory=lambda: [0.0, 0.0])  # sum and count of losses not yet in `losses`
-    sums: dict[str, SumAndCount] = field(default_factory=dict)  # sum and count of this epoch's figures, amid it
+    )  # loss curve: [step, mean loss since the previous point]
+    pending: SumAndCount = field(default_factory=lambda: [0.0, 0.0])  # sum and count of losses after the last point
+    sums: dict[str, SumAndCount] = field(default_factory=dict)  # within an epoch: sum and count of its figures so far
 
 
-class _Saved(BaseModel):
-    """What `load` needs of PROGRESS."""
+class _Manifest(BaseModel):
+    """The part of progress.json that is read back."""
 
     progress: TrainingState
     files: dict[str, dict[str, Any]]
@@ -62,7 +65,7 @@ def save(
     best: Mapping[str, Tensor] | None,
     config: Mapping[str, Any],
 ) -> None:
-    """Write a checkpoint. `best`: the best epoch's weights."""
+    """Write a checkpoint into a folder. `best`: the weights of the best epoch, None before the first is finished."""
     folder.mkdir(parents=True, exist_ok=True)
     write_weights(folder / MODEL, model.state_dict())
     if best is not None:
@@ -79,81 +82,85 @@ def save(
         with path.open("rb") as file:
             files[path.name] = storage.describe_stream(file)
     value = {"progress": asdict(progress), "config": config, "versions": stages.versions(), "files": files}
-    (folder / PROGRESS).write_text(json.dumps(value))  # last: it vouches for the others
+    (folder / PROGRESS).write_text(json.dumps(value))  # written last: it lists the other files' hashes
 
 
-def upload(folder: Path, place: str) -> None:
-    """Copy a checkpoint to a path or URI, PROGRESS last: without it a place holds no checkpoint."""
+def upload(folder: Path, uri: str) -> None:
+    """Copy a checkpoint's files to a path or URI. progress.json comes last: without it, there is no checkpoint."""
     for file in sorted(folder.iterdir(), key=lambda file: file.name == PROGRESS):
-        storage.upload(file, storage.join(place, file.name))
+        storage.upload(file, storage.join(uri, file.name))
 
 
-def download(place: str, folder: Path) -> Path:
-    """Copy a checkpoint's files into a new local folder, which is returned."""
+def download(uri: str, folder: Path) -> Path:
+    """Copy a checkpoint's files into a new local folder, and return the folder."""
     folder.mkdir(parents=True)
-    for name in {MODEL, BEST, OPTIMIZER, PROGRESS} & storage.files_below(place).keys():
-        with storage.local_copy(storage.join(place, name)) as file:
+    for name in {MODEL, BEST, OPTIMIZER, PROGRESS} & storage.files_below(uri).keys():
+        with storage.local_copy(storage.join(uri, name)) as file:
             shutil.copyfile(file, folder / name)
     return folder
 
 
-def verify(place: str) -> TrainingState:
-    """The progress of a checkpoint that is whole. Raises ValueError, naming the file, else."""
-    return _verified(place).progress
+def verify(uri: str) -> TrainingState:
+    """Return the training state of an intact checkpoint.
+
+    Raises ValueError, with the file's URI, if a file is missing or differs from its recorded size and hash.
+    """
+    return _verified(uri).progress
 
 
-def _verified(place: str) -> _Saved:
-    vouching = storage.join(place, PROGRESS)
+def _verified(uri: str) -> _Manifest:
+    progress_uri = storage.join(uri, PROGRESS)
     try:
-        saved = storage.read_model(vouching, _Saved, "a checkpoint")
+        manifest = storage.read_model(progress_uri, _Manifest, "a checkpoint")
     except FileNotFoundError as error:
-        raise ValueError(f"{vouching}: not a checkpoint ({error})") from None
-    if not {MODEL, OPTIMIZER} <= saved.files.keys() <= {MODEL, OPTIMIZER, BEST}:
-        raise ValueError(f"{vouching}: not a checkpoint (it vouches for other files)")
-    for name, described in saved.files.items():
-        uri = storage.join(place, name)
+        raise ValueError(f"{progress_uri}: not a checkpoint ({error})") from None
+    if not {MODEL, OPTIMIZER} <= manifest.files.keys() <= {MODEL, OPTIMIZER, BEST}:
+        raise ValueError(f"{progress_uri}: not a checkpoint (it lists {', '.join(sorted(manifest.files)[:5])[:200]!r})")
+    for name, recorded in manifest.files.items():
+        file_uri = storage.join(uri, name)
         try:
-            found = storage.describe(uri)
+            actual = storage.describe(file_uri)
         except FileNotFoundError:
-            raise ValueError(f"{uri}: missing, though {PROGRESS} names it") from None
-        if found != described:
-            raise ValueError(f"{uri}: torn: its size or hash is not what {PROGRESS} says")
-    return saved
+            raise ValueError(f"{file_uri}: missing, though {PROGRESS} lists it") from None
+        if actual != recorded:
+            raise ValueError(f"{file_uri}: torn: its size or hash is not what {PROGRESS} says")
+    return manifest
 
 
 def load(
     folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[TrainingState, dict[str, Tensor] | None]:
-    """Restore a checkpoint into a model and its optimizer; the progress and the best weights.
+    """Restore a model and its optimizer from a checkpoint's folder. Returns the training state and the best weights.
 
-    Raises ValueError, naming the file, for one that is missing, torn or of another network.
+    Raises ValueError, with the file's path, if a file is missing, torn, or belongs to another network or optimizer.
     """
-    saved = _verified(str(folder))
-    progress, files = saved.progress, saved.files
+    manifest = _verified(str(folder))
     restore(model, read_weights(folder / MODEL), str(folder / MODEL))
     parameters, fused = dict(model.named_parameters()), optimizer.defaults.get("fused")
     for key, tensor in read_weights(folder / OPTIMIZER).items():
         name, _, slot = key.rpartition("/")
         if name not in parameters:
-            raise ValueError(f"{folder / OPTIMIZER}: {name[:100]} is not of this network")
+            raise ValueError(f"{folder / OPTIMIZER}: {name[:100]} is not a parameter of this network")
         parameter = parameters[name]
         if slot not in _SLOTS or tensor.shape != (() if slot == "step" else parameter.shape):
-            raise ValueError(f"{folder / OPTIMIZER}: {slot[:100]!r} of {name} is not of this optimizer")
+            raise ValueError(f"{folder / OPTIMIZER}: {slot[:100]!r} of {name} is not a state of this optimizer")
         if slot != "step":
-            # In the parameter's memory format: the fused optimizer pairs numbers by where they lie.
+            # In the parameter's memory format: fused Adam matches elements by memory address, not by index.
             optimizer.state[parameter][slot] = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
-        else:  # Adam's step counter, which lives on the CPU unless the optimizer is fused
+        else:  # Adam keeps its step counter on the CPU, unless it is fused
             optimizer.state[parameter][slot] = tensor.to(parameter.device if fused else "cpu")
     if any(state.keys() != _SLOTS for state in optimizer.state.values()):
-        raise ValueError(f"{folder / OPTIMIZER}: not all of a parameter's state")
-    best = read_weights(folder / BEST) if BEST in files else None
+        raise ValueError(
+            f"{folder / OPTIMIZER}: a parameter's state is incomplete; it needs {', '.join(sorted(_SLOTS))}"
+        )
+    best = read_weights(folder / BEST) if BEST in manifest.files else None
     if best is not None:
         _check(model, best, str(folder / BEST))
-    return progress, best
+    return manifest.progress, best
 
 
 def restore(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
-    """Put weights into a model. Raises ValueError, naming the source, when they are another network's."""
+    """Load weights into a model. Raises ValueError, with `source`, if names, shapes or dtypes are not the model's."""
     _check(model, weights, source)
     model.load_state_dict(dict(weights))
 
@@ -168,7 +175,7 @@ def _check(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None
         if own[name].shape != weights[name].shape
     ]
     problems += [
-        f"{name} is of {weights[name].dtype} instead of {own[name].dtype}"
+        f"{name} is {weights[name].dtype} instead of {own[name].dtype}"
         for name in own.keys() & weights.keys()
         if own[name].dtype != weights[name].dtype
     ]
@@ -177,15 +184,19 @@ def _check(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None
 
 
 def write_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
+    """Write tensors to a safetensors file."""
     safetensors.torch.save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, path)
 
 
 def read_weights(path: Path, names: Iterable[str] | None = None) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, or just those named. Raises ValueError, naming the file, if it is none."""
+    """Return the tensors of a safetensors file, or only those in `names`.
+
+    Raises ValueError, with the path, if the file is not readable or has no tensor of that name.
+    """
     try:
         with safetensors.safe_open(path, "pt") as file:
             return {name: file.get_tensor(name) for name in (file.keys() if names is None else names)}
     except (OSError, safetensors.SafetensorError) as error:
-        told = " ".join(str(error).split())[:300]
-        told = told if told.isprintable() else repr(told)
-        raise ValueError(f"{path}: not readable as safetensors ({told})") from None
+        message = " ".join(str(error).split())[:300]
+        message = message if message.isprintable() else repr(message)
+        raise ValueError(f"{path}: not readable as safetensors ({message})") from None

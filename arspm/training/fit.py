@@ -1,4 +1,4 @@
-"""The training loop that every network and every way of running shares. It knows no Ray."""
+"""The training loop of every stage, for one worker of a DDP group or a single process. Does not import Ray."""
 
 from __future__ import annotations
 
@@ -30,22 +30,23 @@ HISTORY_POINTS_PER_EPOCH = 20
 
 
 class WorkerContext(NamedTuple):
-    """Where a worker runs.
+    """A worker's rank, world size, device and loss weight.
 
-    `share`: its rows of a global batch to those of an even split. Workers' gradients are averaged, so that with it
-    every row counts the same, whoever has it.
+    `loss_weight`: this worker's rows x workers / global batch; 1 if the rows divide evenly. DDP averages gradients over
+    the workers, so with this factor every row has the same weight even if workers have different numbers of rows.
     """
 
     rank: int = 0
     world_size: int = 1
     device: torch.device = torch.device("cpu")
-    share: float = 1.0
+    loss_weight: float = 1.0
 
 
 class Report(NamedTuple):
-    """What `fit` tells after an epoch, and between epochs where the recipe or `save_now` asks for more checkpoints.
+    """What `fit` yields when a checkpoint is due: after each epoch, and within an epoch on request.
 
-    `figures`: plain numbers. `save`: writes a checkpoint into a folder; only rank 0 needs to call it.
+    `figures`: an epoch's metrics, or only "epoch" and "step" within an epoch. `save(folder)`: writes a checkpoint; only
+    rank 0 needs to call it. `progress`: the live state of the training. `finished`: whether the last epoch is done.
     """
 
     figures: dict[str, Any]
@@ -62,20 +63,33 @@ def fit(
     num_steps: int,
     num_score_steps: int,
     batches: Callable[[TrainingState], Iterator[Mapping[str, Any]]],
-    place: WorkerContext,
+    worker: WorkerContext,
     config: Mapping[str, Any],
     resume: Path | None = None,
     on_step: Callable[[TrainingState], None] | None = None,
     save_now: Callable[[TrainingState], bool] | None = None,
 ) -> Iterator[Report]:
-    """Train to the recipe's last epoch, yielding a Report where a checkpoint is due.
+    """Train to the recipe's last epoch. Yields a Report when a checkpoint is due, at the same steps on all ranks.
 
-    `batches(progress)` gives this worker's rows from there on, each epoch `num_steps` batches to learn from and then
-    `num_score_steps` to validate on. `resume`: a checkpoint's folder. `on_step` is told after each step, and `save_now`
-    asked whether a checkpoint is wanted at once; it must say the same to all ranks, for all yield at the same steps.
-    Raises NonFiniteLoss.
+    Args:
+        task: the network with its loss and validation figures.
+        recipe: optimiser and schedule; `checkpoint_steps` requests checkpoints within an epoch.
+        seed: with step and rank, determines each step's random numbers.
+        num_steps, num_score_steps: training and validation steps per epoch.
+        batches: `batches(progress)` returns this worker's batches from that state on, as columns for `to_batch`. Each
+            epoch has `num_steps` training batches, then `num_score_steps` validation batches.
+        worker: rank, world size, device. With several workers, the process group must be initialised.
+        config: stored in checkpoints.
+        resume: folder of the checkpoint to resume from. Yields nothing if that training is finished.
+        on_step: called after each training step.
+        save_now: called after each training step; True requests a checkpoint. It must return the same value on every
+            rank.
+
+    Raises:
+        NonFiniteLoss: the loss of a step is NaN or infinite.
+        ValueError: the checkpoint cannot be restored, or `task.objective` is not among an epoch's figures.
     """
-    model = task.model.to(place.device)
+    model = task.model.to(worker.device)
     if recipe.channels_last:
         model = model.to(memory_format=torch.channels_last)
     optimizer = make_optimizer(model, recipe)
@@ -85,11 +99,11 @@ def fit(
     if progress.epoch >= recipe.epochs:
         return
     wrapped: nn.Module = model
-    if place.world_size > 1:
-        if place.device.type == "cuda":  # statistics over the global batch, as one worker has; CPUs have no such layer
+    if worker.world_size > 1:
+        if worker.device.type == "cuda":  # statistics over the global batch, as with one worker; not available on CPU
             nn.SyncBatchNorm.convert_sync_batchnorm(model)
         wrapped = nn.parallel.DistributedDataParallel(
-            model, device_ids=[place.device] if place.device.type == "cuda" else None
+            model, device_ids=[worker.device] if worker.device.type == "cuda" else None
         )
     if recipe.compile:
         wrapped = torch.compile(wrapped)  # type: ignore[assignment]
@@ -97,47 +111,48 @@ def fit(
     source = batches(progress)
     point_steps = max(1, num_steps // HISTORY_POINTS_PER_EPOCH)
 
-    def report(figures: dict[str, Any]) -> Report:
+    def make_report(figures: dict[str, Any]) -> Report:
         def save(folder: Path) -> None:
             checkpoint.save(folder, model, optimizer, progress, best, config)
 
         return Report(figures, save, progress, progress.epoch >= recipe.epochs)
 
     while progress.epoch < recipe.epochs:
-        begun, waited, sums = time.monotonic(), 0.0, _Sums(place, progress.sums)
+        started, wait_seconds, sums = time.monotonic(), 0.0, _Sums(worker, progress.sums)
         first_step = progress.step_in_epoch
         wrapped.train()
         while progress.step_in_epoch < num_steps:
             before = time.monotonic()
             columns = next(source)
-            waited += time.monotonic() - before
-            seed_step(seed, progress.step, place.rank)
-            batch = to_batch(columns, place.device, channels_last=recipe.channels_last)
+            wait_seconds += time.monotonic() - before
+            seed_step(seed, progress.step, worker.rank)
+            batch = to_batch(columns, worker.device, channels_last=recipe.channels_last)
             rate = learning_rate(recipe, progress.step, num_steps)
             terms = train_step(
-                task, wrapped, optimizer, batch, rate=rate, precision=recipe.precision, share=place.share
+                task, wrapped, optimizer, batch, rate=rate, precision=recipe.precision, loss_weight=worker.loss_weight
             )
             require_finite(terms["loss"], progress.step, batch.clip_ids)
             rows = len(batch.clip_ids)
-            sums.add({f"train_{name}": rows * _pair(value) for name, value in terms.items()})
+            sums.add({f"train_{name}": rows * _sum_and_count(value) for name, value in terms.items()})
             progress.step += 1
             progress.step_in_epoch += 1
-            _note_loss(progress, float(terms["loss"]), point_steps)
+            _record_loss(progress, float(terms["loss"]), point_steps)
             if on_step is not None:
                 on_step(progress)
             due = recipe.checkpoint_steps is not None and progress.step % recipe.checkpoint_steps == 0
-            wanted = save_now is not None and save_now(progress)
-            if (due or wanted) and progress.step_in_epoch < num_steps:
+            requested = save_now is not None and save_now(progress)  # called at every step, on every rank
+            if (due or requested) and progress.step_in_epoch < num_steps:
                 progress.sums = sums.totals()
-                yield report({"epoch": progress.epoch, "step": progress.step})
-        learnt = time.monotonic()
+                yield make_report({"epoch": progress.epoch, "step": progress.step})
+        train_seconds = time.monotonic() - started
 
         model.eval()
-        if place.world_size > 1:
-            for buffer in model.buffers():  # BatchNorm's are each worker's own: what is validated is what rank 0 saves
+        if worker.world_size > 1:
+            # Workers have their own BatchNorm statistics. Validate with those of rank 0, which saves the checkpoint.
+            for buffer in model.buffers():
                 torch.distributed.broadcast(buffer, 0)
         for _ in range(num_score_steps):
-            batch = to_batch(next(source), place.device, channels_last=recipe.channels_last)
+            batch = to_batch(next(source), worker.device, channels_last=recipe.channels_last)
             sums.add(
                 {
                     f"val_{name}": value
@@ -145,18 +160,21 @@ def fit(
                 }
             )
         figures: dict[str, Any] = sums.means()
-        seconds = learnt - begun
+        num_clips = (progress.step_in_epoch - first_step) * recipe.global_batch_size
         figures |= {
             "epoch": progress.epoch + 1,
             "step": progress.step,
             "learning_rate": learning_rate(recipe, progress.step - 1, num_steps),
-            "clips_per_second": (progress.step_in_epoch - first_step) * recipe.global_batch_size / max(seconds, 1e-9),
-            "data_wait": waited / max(seconds, 1e-9),
-            "epoch_seconds": time.monotonic() - begun,  # with validation
+            "clips_per_second": num_clips / max(train_seconds, 1e-9),
+            "data_wait": wait_seconds / max(train_seconds, 1e-9),  # fraction of the training time
+            "epoch_seconds": time.monotonic() - started,  # training and validation
         }
         value = figures.get(task.objective)
         if value is None:
-            raise ValueError(f"{task.objective} was not measured; there are {', '.join(sorted(figures))}")
+            raise ValueError(
+                f"the objective {task.objective} was not measured in epoch {progress.epoch + 1}; "
+                f"the measured figures are {', '.join(sorted(figures))}"
+            )
         if progress.best is None or (value > progress.best if task.maximise else value < progress.best):
             progress.best, progress.best_epoch = value, progress.epoch + 1
             best = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
@@ -164,25 +182,25 @@ def fit(
         progress.epoch += 1
         progress.step_in_epoch = 0
         progress.sums = {}
-        yield report(figures)
+        yield make_report(figures)
 
 
-def _pair(value: Tensor) -> Tensor:
-    """A figure as a sum over one: (2,) float64."""
+def _sum_and_count(value: Tensor) -> Tensor:
+    """Return a scalar as a sum over one value: (2,) float64, the value and 1."""
     return torch.stack([value.double(), torch.ones_like(value, dtype=torch.float64)])
 
 
 class _Sums:
-    """Sums and counts of named figures over batches and, at the end, over workers.
+    """Running sums and counts of named figures, over batches and, at the end, over workers.
 
-    `before`: totals from which a resumed epoch goes on; one worker takes them.
+    `initial`: totals over all workers with which a resumed epoch starts. Only rank 0 adds them, so they count once.
     """
 
-    def __init__(self, place: WorkerContext, before: Mapping[str, list[float]]):
-        self._place = place
+    def __init__(self, worker: WorkerContext, initial: Mapping[str, list[float]]):
+        self._worker = worker
         self._values = {
-            name: torch.tensor(pair if place.rank == 0 else [0.0, 0.0], dtype=torch.float64, device=place.device)
-            for name, pair in before.items()
+            name: torch.tensor(pair if worker.rank == 0 else [0.0, 0.0], dtype=torch.float64, device=worker.device)
+            for name, pair in initial.items()
         }
 
     def add(self, pairs: Mapping[str, Tensor]) -> None:
@@ -190,22 +208,23 @@ class _Sums:
             self._values[name] = self._values[name] + pair if name in self._values else pair
 
     def totals(self) -> dict[str, list[float]]:
-        """Each figure's sum and count over all workers, which must all ask at the same step."""
+        """Return each figure's sum and count over all workers. A collective call: every rank must make it."""
         names = sorted(self._values)
         if not names:
             return {}
         table = torch.stack([self._values[name] for name in names])
-        if self._place.world_size > 1:
+        if self._worker.world_size > 1:
             torch.distributed.all_reduce(table)
         return dict(zip(names, table.tolist(), strict=True))
 
     def means(self) -> dict[str, float]:
-        """Each figure's mean over all workers; figures that nothing had are left out."""
+        """Return each figure's mean over all workers. Leaves out figures without values or with a non-finite sum."""
         totals = self.totals().items()
         return {name: total / count for name, (total, count) in totals if count and math.isfinite(total)}
 
 
-def _note_loss(progress: TrainingState, loss: float, point_steps: int) -> None:
+def _record_loss(progress: TrainingState, loss: float, point_steps: int) -> None:
+    """Add a step's loss to the history, which has one point, the mean loss, per `point_steps` steps."""
     progress.pending = [progress.pending[0] + loss, progress.pending[1] + 1]
     if progress.pending[1] >= point_steps:
         progress.losses.append([progress.step, progress.pending[0] / progress.pending[1]])

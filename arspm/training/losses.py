@@ -1,13 +1,12 @@
 """The losses of section 3.4: eq. 4 to 6 for the face decoder, eq. 7 for the speech encoder.
 
-The building blocks return one number per sample, the two assembled losses the mean over the batch of each
-term; no normalisation looks across samples (reading J). Everything here is computed in float32, under
-autocast too.
+The building blocks return one number per sample. The two assembled losses return the mean of each term over the batch.
+Samples are normalised separately (reading J). All computations are in float32, even under autocast.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -16,43 +15,45 @@ from jaxtyping import Float
 from pytorch_msssim import ms_ssim
 from torch import Tensor
 
-MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003, finest scale first
+MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # exponents of Wang et al. 2003, finest scale first
 IDENTITY_LOSSES = ("cosine", "distillation")
-
-_EPSILON = 1e-6  # shorter vectors count as having no direction; it bounds the gradient
 
 
 def _in_float32(tensor: Tensor) -> torch.autocast:
     return torch.autocast(device_type=tensor.device.type, enabled=False)
 
 
-def _unit(x: Tensor) -> Tensor:
-    return F.normalize(x.float(), dim=-1, eps=_EPSILON)
+def _clamped_unit(x: Tensor) -> Tensor:
+    """Return unit vectors in float32. Norms are clamped to 1e-6 here so that gradients stay finite.
+
+    `metrics.unit_vectors` does not clamp: metrics need no gradients, and must measure short vectors too.
+    """
+    return F.normalize(x.float(), dim=-1, eps=1e-6)
 
 
 def _require_same_shape(a: Tensor, b: Tensor) -> None:
-    if a.shape != b.shape:  # broadcasting would compare every sample with one target
+    if a.shape != b.shape:  # otherwise broadcasting would compare every sample with a single target
         raise ValueError(f"cannot compare {tuple(a.shape)} with {tuple(b.shape)}")
 
 
 def cosine_loss(a: Float[Tensor, "batch dim"], b: Float[Tensor, "batch dim"]) -> Float[Tensor, " batch"]:
-    """1 - cos(a, b) for each pair of rows (eq. 5, reading K), in [0, 2].
+    """Return 1 - cos(a, b) for each pair of rows, in [0, 2] (eq. 5, reading K).
 
-    A zero vector has no direction: its loss is 1 and its gradient is finite.
+    The loss of a zero vector is 1, and its gradient is finite.
 
     Raises:
         ValueError: the two shapes differ.
     """
     _require_same_shape(a, b)
     with _in_float32(a):
-        return 1 - (_unit(a) * _unit(b)).sum(dim=-1)
+        return 1 - (_clamped_unit(a) * _clamped_unit(b)).sum(dim=-1)
 
 
 def _border_weights(size: int, sigma: float, device: torch.device) -> Float[Tensor, " size"]:
-    """How much each place counts in the sum of a Gaussian-smoothed line."""
-    place = torch.arange(size, dtype=torch.float32, device=device)
-    smoothing = torch.exp(-((place[:, None] - place) ** 2) / (2 * sigma**2))
-    smoothing = smoothing / smoothing.sum(dim=1, keepdim=True)  # what lies outside the image has no weight
+    """Return the weight of each pixel of a line in the sum over the Gaussian-smoothed line."""
+    position = torch.arange(size, dtype=torch.float32, device=device)
+    smoothing = torch.exp(-((position[:, None] - position) ** 2) / (2 * sigma**2))
+    smoothing = smoothing / smoothing.sum(dim=1, keepdim=True)  # normalised over the pixels inside the image
     return smoothing.sum(dim=0)
 
 
@@ -62,16 +63,17 @@ def gaussian_weighted_l1(
     *,
     sigma: float,
 ) -> Float[Tensor, " batch"]:
-    """mean(G * |x - y|) for each image, the second term of eq. 4 (reading L; Zhao et al. 2017).
+    """Return mean(G * |x - y|) for each image, the second term of eq. 4 (reading L; Zhao et al. 2017).
 
-    G smooths the error map with a 2-D Gaussian. At a border the part of the Gaussian inside the image is
-    scaled up to sum to one, so a constant error stays constant; zero padding would darken it there, and
-    repeated edges would count the outermost pixels several times. Smoothing is linear and separable, so the
-    mean of the smoothed map is a weighted mean of the map itself, and the smoothing need not be carried out:
-    a pixel well inside weighs 1, a corner about half.
+    G smooths the error map with a 2-D Gaussian. At the borders, the part of the Gaussian inside the image is scaled to
+    sum to one, so a constant error stays constant. Zero padding would reduce the error there; repeating the edges would
+    count the outermost pixels several times.
+
+    The map is not actually smoothed. Smoothing is linear and separable, so the mean of the smoothed map equals a
+    weighted mean of the map: a pixel far from the borders has weight 1, a corner about one half.
 
     Args:
-        sigma: of the Gaussian, in pixels: 8 for 224-pixel images, that of the coarsest MS-SSIM scale.
+        sigma: of the Gaussian, in pixels. 8 for 224-pixel images, as at the coarsest MS-SSIM scale.
 
     Raises:
         ValueError: `sigma` is not positive.
@@ -91,19 +93,17 @@ def image_loss(
     alpha: float = 0.84,
     window_size: int = 11,
     window_sigma: float = 1.5,
-    ms_ssim_weights: Sequence[float] = MS_SSIM_WEIGHTS,
     l1_sigma: float = 8.0,
 ) -> Float[Tensor, " batch"]:
-    """alpha * (1 - MS-SSIM) + (1 - alpha) * mean(G * |x - y|) for each image (eq. 4, reading L).
+    """Return alpha * (1 - MS-SSIM) + (1 - alpha) * mean(G * |x - y|) for each image (eq. 4, reading L).
 
     Args:
         x, y: images in [0, 1].
         alpha: weight of the MS-SSIM term.
-        window_size, window_sigma: MS-SSIM's Gaussian window in pixels. The image's sides must exceed
-            16 * (window_size - 1): 11 needs 161 pixels, 3 needs 33; 1 takes any size but compares brightness
-            only.
-        ms_ssim_weights: the scales' exponents, finest first.
-        l1_sigma: see gaussian_weighted_l1.
+        window_size, window_sigma: side (odd) and standard deviation of MS-SSIM's Gaussian window, in pixels. Both sides
+            of the image must exceed 16 * (window_size - 1): a window of 11 needs 161 pixels, 3 needs 33. A window of 1
+            fits any image but compares only brightness.
+        l1_sigma: `sigma` of gaussian_weighted_l1.
 
     Raises:
         ValueError: a window that is even or too large for the image.
@@ -124,13 +124,13 @@ def image_loss(
             size_average=False,
             win_size=window_size,
             win_sigma=window_sigma,
-            weights=list(ms_ssim_weights),
+            weights=list(MS_SSIM_WEIGHTS),
         )
     return alpha * (1 - similarity) + (1 - alpha) * gaussian_weighted_l1(x, y, sigma=l1_sigma)
 
 
 class FaceDecoderLoss(NamedTuple):
-    """Eq. 6 and its terms, each a scalar: total = image + cosine."""
+    """The loss of eq. 6 and its terms, each a scalar: total = image + cosine."""
 
     total: Tensor
     image: Tensor
@@ -146,17 +146,16 @@ def face_decoder_loss(
     alpha: float = 0.84,
     window_size: int = 11,
     window_sigma: float = 1.5,
-    ms_ssim_weights: Sequence[float] = MS_SSIM_WEIGHTS,
     l1_sigma: float = 8.0,
 ) -> FaceDecoderLoss:
-    """The face decoder's loss: L_image + L_CS (eq. 6, reading L).
+    """Return the face decoder's loss and its terms: L_image + L_CS (eq. 6, reading L).
 
     Args:
-        portrait, image: the generated and the real image in [0, 1].
-        portrait_feature: VGGFace features of `portrait`, made by a frozen VGGFace in eval mode but with
-            gradients on, so that L_CS reaches the decoder.
+        portrait, image: the generated and the real images in [0, 1].
+        portrait_feature: features of `portrait` from a frozen VGGFace, computed with gradients so that L_CS trains the
+            decoder.
         image_feature: VGGFace features of `image`.
-        alpha, window_size, window_sigma, ms_ssim_weights, l1_sigma: see image_loss.
+        alpha, window_size, window_sigma, l1_sigma: see image_loss.
     """
     image_term = image_loss(
         portrait,
@@ -164,7 +163,6 @@ def face_decoder_loss(
         alpha=alpha,
         window_size=window_size,
         window_sigma=window_sigma,
-        ms_ssim_weights=ms_ssim_weights,
         l1_sigma=l1_sigma,
     ).mean()
     cosine_term = cosine_loss(portrait_feature, image_feature).mean()
@@ -177,17 +175,17 @@ def distillation_loss(
     *,
     temperature: float = 2.0,
 ) -> Float[Tensor, " batch"]:
-    """Cross-entropy of softened logits against softened target logits, for each row (Speech2Face, [13]).
+    """Return each row's cross-entropy of logits and target logits, both divided by `temperature` (Speech2Face, [13]).
 
-    Its least value is the entropy of the softened target, not zero.
+    The minimum is the entropy of the softened target, not zero.
     """
     with _in_float32(logits):
-        goal = F.softmax(target.float() / temperature, dim=-1)
-        return F.cross_entropy(logits.float() / temperature, goal, reduction="none")
+        probabilities = F.softmax(target.float() / temperature, dim=-1)
+        return F.cross_entropy(logits.float() / temperature, probabilities, reduction="none")
 
 
 class TriItemLoss(NamedTuple):
-    """Eq. 7 and its terms before weighting, each a scalar."""
+    """The loss of eq. 7 and its terms without their weights, each a scalar."""
 
     total: Tensor
     unit_l2: Tensor
@@ -207,20 +205,21 @@ def tri_item_loss(
     identity: str = "cosine",
     temperature: float = 2.0,
 ) -> TriItemLoss:
-    """The speech encoder's loss (eq. 7, readings H to K).
+    """Return the speech encoder's loss and its terms (eq. 7, readings H to K).
 
     Args:
         feature: S_f, the speech encoder's output.
-        target: F_f, the face feature; no gradient flows to it.
+        target: F_f, the face feature; it gets no gradient.
         hidden: D_Fc1, the frozen `FaceDecoder.hidden`.
         logits: V_Fc3, the frozen `VGGFace.identity_logits`.
-        lambda1, lambda2, lambda3: weights of the squared L2 distance of the unit vectors, of the L1 distance
-            of the hidden layers, and of the identity term.
-        identity: "cosine" (eq. 7) or "distillation" (Speech2Face, which weighs it by 200).
-        temperature: of the distillation.
+        lambda1: weight of the squared L2 distance between the unit vectors.
+        lambda2: weight of the L1 distance between the hidden layers.
+        lambda3: weight of the identity term.
+        identity: identity term, "cosine" (eq. 7) or "distillation" (Speech2Face, with lambda3 200).
+        temperature: temperature of the distillation.
 
     Raises:
-        ValueError: unknown identity, or the shapes of feature and target differ.
+        ValueError: unknown identity, or different shapes of feature and target.
     """
     _require_same_shape(feature, target)
     if identity not in IDENTITY_LOSSES:
@@ -229,7 +228,7 @@ def tri_item_loss(
         feature, target = feature.float(), target.detach().float()
         with torch.no_grad():
             target_hidden, target_logits = hidden(target), logits(target)
-        unit_l2 = (_unit(target) - _unit(feature)).square().sum(dim=-1).mean()
+        unit_l2 = (_clamped_unit(target) - _clamped_unit(feature)).square().sum(dim=-1).mean()
         hidden_l1 = (target_hidden - hidden(feature)).abs().sum(dim=-1).mean()
         if identity == "cosine":
             identity_term = cosine_loss(logits(feature), target_logits).mean()

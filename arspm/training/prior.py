@@ -12,41 +12,44 @@ from arspm.corpus import schema
 TABLE1_COUNTS = (10, 50, 100, 500, 1000, 5000, 10_000)
 
 
-class Choice(NamedTuple):
-    """Rows whose mean is a prior: a smaller number takes the first of them. `balanced`: as many of each sex."""
+class PriorRows(NamedTuple):
+    """Row numbers whose mean face feature is a prior. A prior of n faces uses the first n.
+
+    `balanced`: whether both sexes are equally represented.
+    """
 
     rows: np.ndarray
     balanced: bool
 
 
-def choose_rows(genders: Sequence[str | None], num_faces: int, seed: int) -> dict[str, Choice]:
-    """The rows behind each prior: "neutral" and, where there are labels of the sex, "female" and "male".
+def choose_rows(genders: Sequence[str | None], num_faces: int, seed: int) -> dict[str, PriorRows]:
+    """Return the rows of each prior: "neutral" and, if rows have that label, "female" and "male".
 
-    genders: each training row's label, None where nobody gave one. The neutral prior takes the sexes in turn if
-    both are labelled, else any rows. At most `num_faces` rows each, or all there are.
+    genders: each training row's label or None, (rows,). num_faces: maximum number of rows per prior. The neutral prior
+    alternates between the sexes if both are labelled; otherwise it uses any rows.
     """
     shuffled = np.random.default_rng(seed).permutation(len(genders))
     by_sex = {sex: np.array([row for row in shuffled if genders[row] == sex], np.int64) for sex in schema.GENDERS}
     pairs = min(num_faces // 2, *(len(rows) for rows in by_sex.values()))
-    turns = np.stack([rows[:pairs] for rows in by_sex.values()], axis=1).ravel()
-    found = {"neutral": Choice(turns, True) if pairs else Choice(shuffled[:num_faces], False)}
-    found |= {sex: Choice(rows[:num_faces], False) for sex, rows in by_sex.items() if len(rows)}
-    return found
+    alternating = np.stack([rows[:pairs] for rows in by_sex.values()], axis=1).ravel()
+    chosen = {"neutral": PriorRows(alternating, True) if pairs else PriorRows(shuffled[:num_faces], False)}
+    chosen |= {sex: PriorRows(rows[:num_faces], False) for sex, rows in by_sex.items() if len(rows)}
+    return chosen
 
 
 def running_means(features: np.ndarray, counts: Sequence[int] = TABLE1_COUNTS) -> dict[int, np.ndarray]:
-    """The mean of the first n features for each n that there are (Figure 2), and of all of them.
+    """Return n -> the mean of the first n features, (feature,), for each n of `counts` and for all rows (Figure 2).
 
-    features: (rows, feature), in the order in which their number grows.
+    features: (rows, feature), in the order of `PriorRows`. Counts above the number of rows are left out.
     """
     sums = np.cumsum(features, axis=0, dtype=np.float64)
     return {n: sums[n - 1] / n for n in sorted({*(n for n in counts if n < len(features)), len(features)})}
 
 
 def convergence(features: np.ndarray, counts: Sequence[int] = TABLE1_COUNTS) -> list[dict[str, int | float]]:
-    """L1 distance between the mean of the first n features and the mean of all, for each n below all (Table 1).
+    """Return {"n", "l1"} for each count: L1 distance between the mean of the first n features and of all (Table 1).
 
-    features: (rows, feature), in the order in which their number grows.
+    features: (rows, feature), in the order of `PriorRows`. Only counts below the number of rows are included.
     """
     means = running_means(features, counts)
     final = means.pop(len(features))

@@ -1,4 +1,4 @@
-"""What each stage learns: the network, its loss and its validation figures."""
+"""The training task of each stage: its network, loss and validation figures."""
 
 from __future__ import annotations
 
@@ -18,22 +18,23 @@ from arspm.model.speech_portrait import (
     vggface,
 )
 from arspm.model.vggface import VGGFace
-from arspm.training.batch import UNKNOWN, Batch
+from arspm.training.batch import NO_LABEL, Batch
 from arspm.training.losses import cosine_loss, face_decoder_loss, image_loss, tri_item_loss
 from arspm.training.train_step import Task
 
 
 def encoder_task(config: Config, prior: FacePrior, hidden: nn.Linear, identity: nn.Linear) -> Task:
-    """The speech encoder (eq. 7). `hidden`: the trained decoder's Fc1. `identity`: VGGFace's fc8.
+    """Return the task of the speech encoder (eq. 7).
 
-    Of the decoder and of VGGFace just these two layers are needed: none of their convolutions runs.
+    `prior`, `hidden` (the trained decoder's Fc1) and `identity` (VGGFace's fc8) are frozen here. The loss needs no
+    other layer of the decoder or of VGGFace, so none of their convolutions runs.
     """
-    for frozen in (prior, hidden, identity):
-        freeze(frozen)
-    weights, augments = config.loss, config.training.encoder.augment
+    for module in (prior, hidden, identity):
+        freeze(module)
+    weights, use_excerpts = config.loss, config.training.encoder.augment
 
     def loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        speech = excerpt(batch.spectrogram) if augments else batch.spectrogram
+        speech = excerpt(batch.spectrogram) if use_excerpts else batch.spectrogram
         feature = model(speech, prior(batch.spectrogram))
         terms = tri_item_loss(
             feature,
@@ -59,18 +60,21 @@ def encoder_task(config: Config, prior: FacePrior, hidden: nn.Linear, identity: 
 
 
 def decoder_task(config: Config, network: VGGFace) -> Task:
-    """The face decoder (eq. 6). `network`: the trained VGGFace, which sees the generated images only."""
+    """Return the task of the face decoder (eq. 6).
+
+    `network`: the trained VGGFace; frozen here. It runs on generated images only, since the batch contains the features
+    of the real ones.
+    """
     freeze(network)
-    numbers = config.decoder_loss
     settings: dict[str, Any] = {
-        "alpha": numbers.alpha,
-        "window_size": numbers.ms_ssim_window,
-        "window_sigma": numbers.ms_ssim_sigma,
-        "l1_sigma": numbers.l1_sigma,
+        "alpha": config.decoder_loss.alpha,
+        "window_size": config.decoder_loss.ms_ssim_window,
+        "window_sigma": config.decoder_loss.ms_ssim_sigma,
+        "l1_sigma": config.decoder_loss.l1_sigma,
     }
 
-    def real(batch: Batch, portrait: Tensor) -> Tensor:
-        """The real face at the decoder's size, which reading A's printed strides make half of VGGFace's."""
+    def resized_face(batch: Batch, portrait: Tensor) -> Tensor:
+        """Return the real faces at the portraits' size, which is half of VGGFace's with the strides as printed."""
         if batch.face.shape[-1] == portrait.shape[-1]:
             return batch.face
         return F.interpolate(batch.face, size=portrait.shape[-2:], mode="bilinear", antialias=True)
@@ -79,7 +83,7 @@ def decoder_task(config: Config, network: VGGFace) -> Task:
         portrait = model(batch.face_feature)
         terms = face_decoder_loss(
             portrait,
-            real(batch, portrait),
+            resized_face(batch, portrait),
             portrait_feature=network.features(portrait),
             image_feature=batch.face_feature,
             **settings,
@@ -89,7 +93,7 @@ def decoder_task(config: Config, network: VGGFace) -> Task:
     def score(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         portrait = model(batch.face_feature)
         feature = network.features(portrait).float()
-        image = image_loss(portrait, real(batch, portrait), **settings)
+        image = image_loss(portrait, resized_face(batch, portrait), **settings)
         cosine = cosine_loss(feature, batch.face_feature)
         return {
             "loss": image + cosine,
@@ -101,30 +105,35 @@ def decoder_task(config: Config, network: VGGFace) -> Task:
 
 
 def gender_task(config: Config) -> Task:
-    """The gender classifier, on speech (section 3.1, reading G). Rows without a label teach nothing."""
+    """Return the task of the gender classifier (section 3.1, reading G).
 
-    augments = config.training.gender.augment
+    Rows without a label add nothing to the loss and the accuracy.
+    """
+    use_excerpts = config.training.gender.augment
 
     def loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        logits = model(excerpt(batch.spectrogram) if augments else batch.spectrogram).float()
-        known = (batch.gender != UNKNOWN).sum().clamp(min=1)
-        total = F.cross_entropy(logits, batch.gender.long(), ignore_index=UNKNOWN, reduction="sum")
-        right = (logits.argmax(dim=1) == batch.gender).sum()
-        return {"loss": total / known, "accuracy": right / known}
+        logits = model(excerpt(batch.spectrogram) if use_excerpts else batch.spectrogram).float()
+        num_labelled = (batch.gender != NO_LABEL).sum().clamp(min=1)
+        total = F.cross_entropy(logits, batch.gender.long(), ignore_index=NO_LABEL, reduction="sum")
+        num_correct = (logits.argmax(dim=1) == batch.gender).sum()
+        return {"loss": total / num_labelled, "accuracy": num_correct / num_labelled}
 
     def score(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        right = (model(batch.spectrogram).argmax(dim=1) == batch.gender).double()
-        return {"accuracy": right.masked_fill(batch.gender == UNKNOWN, torch.nan)}
+        correct = (model(batch.spectrogram).argmax(dim=1) == batch.gender).double()
+        return {"accuracy": correct.masked_fill(batch.gender == NO_LABEL, torch.nan)}
 
     return Task(gender_classifier(config), loss, score, "val_accuracy", True)
 
 
 def vggface_task(config: Config, num_identities: int, held_out: bool) -> Task:
-    """VGGFace as an identity classifier, for want of published weights. `held_out`: there are clips to validate on."""
-    augments = config.training.vggface.augment
+    """Return the task of VGGFace as an identity classifier, which is used if there are no published weights.
+
+    `held_out`: whether there are validation clips. If not, the training loss selects the best epoch.
+    """
+    use_augmentation = config.training.vggface.augment
 
     def loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        face = augment(batch.face) if augments else batch.face
+        face = augment(batch.face) if use_augmentation else batch.face
         return {"loss": F.cross_entropy(model(face).float(), batch.identity.long())}
 
     def score(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -135,9 +144,9 @@ def vggface_task(config: Config, num_identities: int, held_out: bool) -> Task:
 
 
 def excerpt(spectrogram: Tensor) -> Tensor:
-    """A random half of the speech (torch's generator), the same for all rows: the same voice, other words.
+    """Return half of the speech, (batch, 2, freq, time // 2), from a random start that is the same for all rows.
 
-    spectrogram: (batch, 2, freq, time); the result (batch, 2, freq, time // 2).
+    spectrogram: (batch, 2, freq, time). The excerpt keeps the voice but not all words. Uses torch's default generator.
     """
     frames = spectrogram.shape[-1] // 2
     first = int(torch.randint(spectrogram.shape[-1] - frames + 1, ()))
@@ -145,36 +154,35 @@ def excerpt(spectrogram: Tensor) -> Tensor:
 
 
 def augment(face: Tensor) -> Tensor:
-    """Mirror, shift, zoom and re-light each face at random (torch's generator): the same person still.
+    """Return the faces, each randomly mirrored, shifted, zoomed and changed in contrast and brightness.
 
-    face: (batch, 3, height, width) in [0, 1]; the result likewise.
+    face: (batch, 3, height, width) in [0, 1]; the result likewise. Uses torch's default generator of the faces' device.
     """
-    rows = face.shape[0]
 
     def uniform(low: float, high: float) -> Tensor:
-        return torch.empty(rows, device=face.device).uniform_(low, high)
+        return torch.empty(face.shape[0], device=face.device).uniform_(low, high)
 
     zoom, mirror = uniform(0.9, 1.1), torch.where(uniform(-1.0, 1.0) < 0, -1.0, 1.0)
     zero = torch.zeros_like(zoom)
-    turn = torch.stack(
+    affine = torch.stack(  # (batch, 2, 3)
         [
             torch.stack([zoom * mirror, zero, uniform(-0.1, 0.1)], 1),
             torch.stack([zero, zoom, uniform(-0.1, 0.1)], 1),
         ],
         1,
     )
-    grid = F.affine_grid(turn, list(face.shape), align_corners=False)
+    grid = F.affine_grid(affine, list(face.shape), align_corners=False)
     moved = F.grid_sample(face, grid, padding_mode="border", align_corners=False)
-    gain, shift = uniform(0.8, 1.2)[:, None, None, None], uniform(-0.1, 0.1)[:, None, None, None]
-    return (moved * gain + shift).clamp(0, 1)
+    contrast, brightness = uniform(0.8, 1.2)[:, None, None, None], uniform(-0.1, 0.1)[:, None, None, None]
+    return (moved * contrast + brightness).clamp(0, 1)
 
 
 def freeze(module: nn.Module) -> None:
-    """Hold a network still: eval mode and no gradients of its own, though gradients pass through it."""
+    """Freeze: eval mode, no parameter gradients. Gradients still flow through the module to its inputs."""
     module.eval().requires_grad_(False)
 
 
 def _named(terms: tuple) -> dict[str, Tensor]:
-    """A typed loss as the training loop wants it: "loss" and its terms."""
-    found = terms._asdict()  # type: ignore[attr-defined]
-    return {"loss": found.pop("total"), **found}
+    """Return the terms of a loss by name, with its total as "loss"."""
+    by_name = terms._asdict()  # type: ignore[attr-defined]
+    return {"loss": by_name.pop("total"), **by_name}

@@ -1,4 +1,4 @@
-"""One optimisation step and one validation batch, as functions. No Ray, no loop."""
+"""One optimisation step and one validation step as functions, and the learning rate schedule."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from arspm.training.batch import Batch
 
 
 class Task(NamedTuple):
-    """What one stage learns.
+    """What a stage trains: a network, its loss, its validation figures and the objective that selects the best epoch.
 
-    `model`: the network in training. `loss(model, batch)`: "loss" and its terms, each the batch's mean.
-    `score(model, batch)`: validation figures, each (batch,); a NaN says that the row has no such figure.
-    `objective`: the figure whose best epoch is kept; `maximise`: whether more is better.
+    `model`: the network to train. `loss(model, batch)`: "loss" and its terms, each a scalar, the mean over the batch.
+    `score(model, batch)`: validation figures, each (batch,), NaN for rows without that figure. `objective`: name of the
+    figure that selects the best epoch, such as "val_l1" or "train_loss". `maximise`: whether larger is better.
     """
 
     model: nn.Module
@@ -29,17 +29,17 @@ class Task(NamedTuple):
 
 
 class NonFiniteLoss(RuntimeError):
-    """The loss of a step is NaN or infinite."""
+    """Raised if the loss of a step is NaN or infinite."""
 
 
 def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
-    """The paper's exponential decay: `decay` for every `decay_epochs` whole epochs (section 4.1, reading M)."""
+    """Return a step's learning rate: times `decay` after every `decay_epochs` epochs (section 4.1, reading M)."""
     epoch = step // steps_per_epoch
     return recipe.learning_rate * recipe.decay ** (epoch // recipe.decay_epochs)
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Adam:
-    """Adam with the paper's numbers (section 4.1, reading M)."""
+    """Return Adam over the trainable parameters, with the recipe's betas and eps (section 4.1, reading M)."""
     return torch.optim.Adam(
         [parameter for parameter in model.parameters() if parameter.requires_grad],
         lr=recipe.learning_rate,
@@ -57,33 +57,36 @@ def train_step(
     *,
     rate: float,
     precision: str,
-    share: float = 1.0,
+    loss_weight: float = 1.0,
 ) -> dict[str, Tensor]:
-    """Take one step; the loss and its terms, detached and still on the device. `share`: what gradients are times."""
+    """Take one optimisation step. Returns the loss and its terms, detached, on the device and without `loss_weight`.
+
+    `rate`: the learning rate. `precision`: "fp32" or "bf16". `loss_weight`: factor on the loss; see WorkerContext.
+    """
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.zero_grad(set_to_none=True)
     with autocast(batch.weight.device, precision):
         terms = task.loss(model, batch)
-    (share * terms["loss"]).backward()
+    (loss_weight * terms["loss"]).backward()
     optimizer.step()
     return {name: value.detach() for name, value in terms.items()}
 
 
 @torch.no_grad()
 def score_batch(task: Task, model: nn.Module, batch: Batch, *, precision: str) -> dict[str, Tensor]:
-    """Each figure's sum and count over the batch's rows, as (2,) float64; rows of weight 0 do not count."""
+    """Return each figure's sum and count over the batch's rows, (2,) float64. Rows of weight 0 do not count."""
     with autocast(batch.weight.device, precision):
         figures = task.score(model, batch)
-    found = {}
+    totals = {}
     for name, values in figures.items():
-        counts = (batch.weight > 0) & ~values.isnan()
-        found[name] = torch.stack([values.double()[counts].sum(), counts.sum().double()])
-    return found
+        counted = (batch.weight > 0) & ~values.isnan()
+        totals[name] = torch.stack([values.double()[counted].sum(), counted.sum().double()])
+    return totals
 
 
 def require_finite(loss: Tensor, step: int, clip_ids: Sequence[str]) -> None:
-    """Raises NonFiniteLoss with the step and the clips of the batch."""
+    """Raise NonFiniteLoss, with the step and the batch's clips, if the loss is NaN or infinite."""
     if not torch.isfinite(loss):
         raise NonFiniteLoss(
             f"the loss of step {step} is {loss.item()}; the batch's clips: {', '.join(clip_ids)}. "
@@ -92,10 +95,10 @@ def require_finite(loss: Tensor, step: int, clip_ids: Sequence[str]) -> None:
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
-    """Make a step's random numbers a function of (seed, step, rank): nothing to save, nothing to restore."""
+    """Seed torch for one step by (seed, step, rank), so that checkpoints need no state of the random generator."""
     torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1))
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """bf16 autocast on whatever device, or nothing for fp32."""
+    """Return bf16 autocast on the device for "bf16", a disabled one for "fp32"."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")

@@ -1,4 +1,4 @@
-"""The files of clusters elsewhere, read: Ray's launcher on AWS, KubeRay, Slurm, the image."""
+"""Readers for the deployment files: Ray's launcher on AWS, KubeRay, Slurm, the image."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscali
 from ray.autoscaler._private.util import prepare_config
 
 REPO = Path(__file__).parents[2]
-TOOLS = Path(sys.executable).parent  # hadolint and shellcheck lie beside Python
+TOOLS = Path(sys.executable).parent  # hadolint and shellcheck are installed beside Python
 LAUNCHER = REPO / "ray_cluster.yaml"
 DOCKERFILE = REPO / "cluster/Dockerfile"
 SBATCH = REPO / "cluster/slurm/arspm.sbatch"
@@ -27,12 +27,12 @@ DOCUMENT = REPO / "docs/cluster.md"
 
 
 def launcher() -> dict[str, Any]:
-    """The launcher's file as Ray reads it."""
+    """Return the launcher's file with Ray's defaults."""
     return prepare_config(yaml.safe_load(LAUNCHER.read_text()))
 
 
 def aws() -> dict[str, Any]:
-    """The launcher's file as Ray's provider for AWS fills it in: with a worker's memory, from what EC2 says of it."""
+    """Return the launcher's file as completed by Ray's AWS provider: with each worker's memory, as EC2 describes it."""
     config = launcher()
     types = load_resource("ec2/resources/instance_types.json")
     used = [types[kind["node_config"]["InstanceType"]] for kind in config["available_node_types"].values()]
@@ -52,12 +52,12 @@ def manifest(kind: str, name: str) -> dict[str, Any]:
 
 
 def ray_cluster() -> dict[str, Any]:
-    """The RayCluster's spec."""
+    """Return the RayCluster's spec."""
     return manifest("RayCluster", "arspm")["spec"]
 
 
 def kuberay() -> dict[str, Any]:
-    """The RayCluster as Ray's autoscaler reads it, its groups by the launcher's names."""
+    """Return the RayCluster as Ray's autoscaler reads it, with the launcher's names for its groups."""
     cluster = manifest("RayCluster", "arspm")
     cluster["metadata"]["namespace"] = "default"
     config = _derive_autoscaling_config_from_ray_cr(cluster)
@@ -67,7 +67,7 @@ def kuberay() -> dict[str, Any]:
 
 
 def groups() -> dict[str, dict[str, Any]]:
-    """The RayCluster's groups of pods by the launcher's name for them."""
+    """Return the RayCluster's groups of pods, by the launcher's names."""
     spec = ray_cluster()
     return {"head": spec["headGroupSpec"]} | {
         group["groupName"].replace("-", "_"): group for group in spec["workerGroupSpecs"]
@@ -83,13 +83,13 @@ def environment(container: dict[str, Any]) -> dict[str, str]:
 
 
 def launcher_environment() -> dict[str, str]:
-    """What the launcher adds to the image's environment."""
+    """Return the variables that the launcher adds to the image's environment."""
     words = [shlex.split(option) for option in launcher()["docker"]["run_options"]]
     return dict(word.split("=", 1) for flag, word in words if flag == "--env")
 
 
 def image_environment() -> dict[str, str]:
-    """What the Dockerfile's ENV instructions set."""
+    """Return the variables that the Dockerfile's ENV instructions set."""
     lines = DOCKERFILE.read_text().replace("\\\n", " ").splitlines()
     words = [word for line in lines if line.startswith("ENV ") for word in shlex.split(line)[1:]]
     return dict(word.split("=", 1) for word in words)

@@ -1,11 +1,11 @@
-"""What KubeRay's operator refuses in a RayCluster or RayJob whose fields are all right: rules between fields.
+"""The rules between fields that KubeRay's operator checks in a RayCluster or RayJob, in addition to the schema.
 
-As in ray-operator/controllers/ray/utils/validation.go of kuberay_schema's KUBERAY, with the feature gates that are on
-by default. One more is of KubeRay's webhook, which has to be installed of its own: groups have different names. Where
-it is not, groups of one name end each other's pods (github.com/ray-project/kuberay/issues/718).
+Source: ray-operator/controllers/ray/utils/validation.go of the version KUBERAY in kuberay_schema, with the default
+feature gates. One rule is from KubeRay's webhook, which is installed separately: groups have different names. Without
+the webhook, groups with the same name end each other's pods (github.com/ray-project/kuberay/issues/718).
 
-Not here: the rules for Redis and RocksDB, KubeRay's own network policies, its history server, and the order in which
-what a finished job leaves is deleted.
+Not covered: the rules for Redis and RocksDB, KubeRay's own network policies, its history server, and the order of
+deletions after a job has finished.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from packaging.version import InvalidVersion, Version
 
 from tests.cluster.kuberay_schema import SCHEMAS, Json
 
-# Fields that the operator refuses unless it was started with the feature gate: they are off by default.
+# Fields that need a feature gate of the operator which is off by default.
 GATES = {
     "tlsOptions": "RayClusterMTLS",
     "networkPolicy": "RayClusterNetworkPolicy",
@@ -28,9 +28,10 @@ TLS_VARIABLES = {"RAY_USE_TLS", "RAY_TLS_SERVER_CERT", "RAY_TLS_SERVER_KEY", "RA
 
 
 def mistakes(manifest: Json, *gates: str) -> list[str]:
-    """What KubeRay refuses of a RayCluster or RayJob, a line each; with right fields, what breaks a rule between them.
+    """Return the reasons why KubeRay refuses a RayCluster or RayJob, one line each.
 
-    `gates`: the feature gates that the operator has beside those that are on by default.
+    If the schema finds errors, these are returned; otherwise the violated rules between fields. `gates`: feature gates
+    that are on in addition to the default ones.
     """
     errors = SCHEMAS[manifest["kind"]].iter_errors(manifest)
     rules = {"RayCluster": cluster_rules, "RayJob": job_rules}[manifest["kind"]]
@@ -38,7 +39,7 @@ def mistakes(manifest: Json, *gates: str) -> list[str]:
 
 
 def cluster_rules(spec: Json, gates: set[str]) -> Iterator[str]:
-    """The rules that a RayCluster breaks."""
+    """Yield the rules that a RayCluster violates."""
     workers = [(group["groupName"], group) for group in spec.get("workerGroupSpecs", [])]
     groups = [("head", spec["headGroupSpec"]), *workers]
     scales, options = spec.get("enableInTreeAutoscaling", False), spec.get("autoscalerOptions", {})
@@ -71,7 +72,7 @@ def cluster_rules(spec: Json, gates: set[str]) -> Iterator[str]:
 
     head = variables(spec["headGroupSpec"])
     if scales and "version" in options and "RAY_enable_autoscaler_v2" in head:
-        yield "the autoscaler's version is said twice: in autoscalerOptions and as RAY_enable_autoscaler_v2"
+        yield "the autoscaler's version is set twice: in autoscalerOptions and as RAY_enable_autoscaler_v2"
     if not scales and head.get("RAY_enable_autoscaler_v2") in {"1", "true"}:
         yield "RAY_enable_autoscaler_v2 needs enableInTreeAutoscaling"
     if "KUBERAY_GEN_AUTOSCALER_START_CMD" in named(options.get("env", [])):
@@ -80,9 +81,9 @@ def cluster_rules(spec: Json, gates: set[str]) -> Iterator[str]:
     yield from auth_rules(spec.get("authOptions"), version)
     if spec.get("tlsOptions", {}).get("enabled", False):
         containers = [(name, variables(group)) for name, group in groups]
-        for name, there in [*containers, ("autoscaler", named(options.get("env", [])))]:
-            if by_hand := sorted(there.keys() & TLS_VARIABLES):
-                yield f"{name}: tlsOptions sets {', '.join(by_hand)} itself"
+        for name, env in [*containers, ("autoscaler", named(options.get("env", [])))]:
+            if duplicates := sorted(env.keys() & TLS_VARIABLES):
+                yield f"{name}: tlsOptions sets {', '.join(duplicates)} itself"
 
 
 def auth_rules(auth: Json | None, version: Version) -> Iterator[str]:
@@ -100,7 +101,7 @@ def auth_rules(auth: Json | None, version: Version) -> Iterator[str]:
 
 
 def job_rules(spec: Json, gates: set[str]) -> Iterator[str]:
-    """The rules that a RayJob breaks."""
+    """Yield the rules that a RayJob violates."""
     selector, cluster, mode = spec.get("clusterSelector"), spec.get("rayClusterSpec"), spec.get("submissionMode")
     ends, deletion = spec.get("shutdownAfterJobFinishes", False), spec.get("deletionStrategy", {})
     policies = {rule["policy"] for rule in deletion.get("deletionRules", [])}
@@ -150,7 +151,7 @@ def job_rules(spec: Json, gates: set[str]) -> Iterator[str]:
 
 
 def ray_version(spec: Json) -> Version:
-    """`rayVersion`, or 0 where there is none that can be read."""
+    """Return `rayVersion`, or 0 if it is missing or invalid."""
     try:
         return Version(spec.get("rayVersion", ""))
     except InvalidVersion:
@@ -158,9 +159,10 @@ def ray_version(spec: Json) -> Version:
 
 
 def variables(group: Json) -> dict[str, str]:
-    """The environment of a group's Ray container, which is the first."""
+    """Return the environment of a group's Ray container, which is the first container."""
     return named(group["template"]["spec"]["containers"][0].get("env", []))
 
 
 def named(env: list[Json]) -> dict[str, str]:
+    """Return a container's `env` as a dict."""
     return {each["name"]: each.get("value", "") for each in env}

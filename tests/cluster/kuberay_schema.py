@@ -1,13 +1,13 @@
-"""What KubeRay takes for a RayCluster and a RayJob (ray.io/v1): a JSON Schema with every field of their specs.
+"""JSON Schemas of KubeRay's RayCluster and RayJob (ray.io/v1), with every field of their specs.
 
-KubeRay's resource definitions are in no package that a test could install, so their facts are written down here, of
-the version KUBERAY: fields, types, limits, defaults and CEL rules as in ray-operator/apis/ray/v1/raycluster_types.go
-and rayjob_types.go, which the definitions are generated from. What is Kubernetes' own inside, such as the template of
-a pod, is a reference to Kubernetes' own schemas. kuberay_rules.py has what the operator asks beyond that.
+No package that a test could install has KubeRay's resource definitions. They are written here for the version KUBERAY:
+fields, types, limits, defaults and CEL rules as in ray-operator/apis/ray/v1/raycluster_types.go and rayjob_types.go,
+from which KubeRay generates its definitions. Kubernetes' own types, such as a pod's template, refer to Kubernetes'
+schemas. kuberay_rules.py has the operator's further rules.
 
-Unknown fields are mistakes. Fields with a default are not required: Kubernetes fills them in before it checks. What
-the operator alone refuses is here where a schema can say it: a negative number, a pod without a container, a
-malformed name. Not here: `status`, and which fields may not change.
+Unknown fields are errors. Fields with a default are optional, because Kubernetes fills them in before it validates.
+Checks of the operator are included if a schema can express them: a negative number, a pod without a container, an
+invalid name. Not covered: `status`, and which fields are immutable.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from referencing import Registry, Resource
 
 Json = dict[str, Any]
 
-KUBERAY = "1.7.0"  # what docs/cluster.md has people install
-KUBERNETES = "1.33"  # the oldest that is still maintained
+KUBERAY = "1.7.0"  # the version that docs/cluster.md installs
+KUBERNETES = "1.33"  # the oldest version that is still maintained
 DEFINITIONS = schema_contents(f"kubernetes-json-schema/v{KUBERNETES}.0-local-strict/_definitions.json", KUBERNETES)
 
-# --- words of the schema
+# --- building blocks
 
 
 def strict(required: str = "", **fields: Json) -> Json:
-    """An object with these fields and no other."""
+    """Return the schema of an object with only these fields. `required`: names, separated by blanks."""
     return {"type": "object", "properties": fields, "required": required.split(), "additionalProperties": False}
 
 
@@ -41,14 +41,14 @@ def one_of(*values: str) -> Json:
 
 
 def integer(minimum: int = -(2**31), **more: Any) -> Json:
-    """An int32."""
+    """Return the schema of an int32."""
     return {"type": "integer", "minimum": minimum, "maximum": 2**31 - 1, **more}
 
 
 def kubernetes(name: str) -> Json:
-    """Kubernetes' own type of this name."""
-    [found] = [key for key in DEFINITIONS["$defs"] if key.endswith(name) and key.startswith("io.k8s.api")]
-    return {"$ref": f"{DEFINITIONS['$id']}#/$defs/{found}"}
+    """Return a reference to Kubernetes' own type with this name."""
+    [definition] = [key for key in DEFINITIONS["$defs"] if key.endswith(name) and key.startswith("io.k8s.api")]
+    return {"$ref": f"{DEFINITIONS['$id']}#/$defs/{definition}"}
 
 
 TEXT: Json = {"type": "string"}
@@ -70,7 +70,7 @@ MANAGED_BY = one_of("ray.io/kuberay-operator", "kueue.x-k8s.io/multikueue")
 
 # --- RayCluster
 
-CONTAINER: dict[str, Json] = {  # what may be said of a container that KubeRay adds
+CONTAINER: dict[str, Json] = {  # fields of a container that KubeRay adds
     "image": TEXT,
     "imagePullPolicy": TEXT,
     "resources": kubernetes("core.v1.ResourceRequirements"),
@@ -209,7 +209,10 @@ RAY_JOB = strict(
 
 
 def of_kind(kind: str, spec: Json, longest_name: int) -> Draft202012Validator:
-    name = {"pattern": "^[a-z]([-a-z0-9]*[a-z0-9])?$", "maxLength": longest_name}  # of the services made for it
+    name = {
+        "pattern": "^[a-z]([-a-z0-9]*[a-z0-9])?$",
+        "maxLength": longest_name,
+    }  # it becomes part of the names of services
     metadata = {**kubernetes("meta.v1.ObjectMeta"), "required": ["name"], "properties": {"name": name}}
     schema = strict(
         "apiVersion kind metadata spec",

@@ -1,7 +1,7 @@
-"""A Ray cluster of several nodes on this machine, each in a network namespace with an address of its own.
+"""A Ray cluster of several nodes on this machine, each in a network namespace with its own IP address.
 
-A bridge joins them as a switch joins machines, so that a node can be killed, or cut off and joined again. Needs root
-and Linux's `ip` (Debian: iproute2).
+A bridge connects them like a switch, so that a node can be killed, or cut off and reconnected. Needs root and Linux's
+`ip` (Debian: iproute2).
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ REPO = Path(__file__).parents[2]
 _GCS, _API, _READY_SECONDS = 6379, 8265, 180
 
 
-def cannot() -> str:
-    """Why there can be no namespaces here, or nothing."""
+def namespaces_unavailable() -> str:
+    """Return the reason why network namespaces cannot be used here; empty if they can."""
     name = f"arspm-{secrets.token_hex(2)}"
     try:
         _ip("netns", "add", name)
@@ -38,7 +38,7 @@ def cannot() -> str:
 
 
 class Node(NamedTuple):
-    """One machine: its namespace, the host's end of its cable, its address."""
+    """One node: its namespace, the host's end of its network cable, its IP address."""
 
     namespace: str
     cable: str
@@ -46,11 +46,12 @@ class Node(NamedTuple):
 
 
 class Nodes:
-    """Nodes of one Ray cluster, the head first. A context manager: at its end no process and no namespace is left.
+    """The nodes of one Ray cluster, the head first. A context manager: its exit ends all processes and namespaces.
 
-    `host`: this machine's own address on the bridge, for servers that nodes are to reach. `env`: what every process of
-    the cluster has in its environment besides this one's; what is added later, only those started then have.
-    `own_disks`: each node has a /tmp of its own, so that no file there is seen by another node or by this process.
+    host: this machine's address on the bridge, for servers that the nodes must reach.
+    env: variables for the processes of the cluster, in addition to this process's environment. Later additions apply
+        only to processes that start afterwards.
+    own_disks: each node has its own /tmp, whose files neither other nodes nor this process can see.
     """
 
     def __init__(self, env: Mapping[str, str] | None = None, *, own_disks: bool = False) -> None:
@@ -61,7 +62,7 @@ class Nodes:
         self.env = dict(env or {})
         self._folder = Path(tempfile.mkdtemp(prefix="arspm-"))
         self.nodes: list[Node] = []
-        self._keepers: list[tuple[Node, subprocess.Popen[bytes]]] = []
+        self._ray_processes: list[tuple[Node, subprocess.Popen[bytes]]] = []
 
     def __enter__(self) -> Nodes:
         _ip("link", "add", self._bridge, "type", "bridge")
@@ -73,8 +74,8 @@ class Nodes:
         for node in self.nodes:
             self.kill(node)
             _ip("netns", "del", node.namespace)
-        for _, keeper in self._keepers:
-            keeper.wait()
+        for _, process in self._ray_processes:
+            process.wait()
         _ip("link", "del", self._bridge)
         shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -84,16 +85,16 @@ class Nodes:
 
     @property
     def address(self) -> str:
-        """Of the Jobs API."""
+        """URL of the Jobs API."""
         return f"http://{self.head.address}:{_API}"
 
     @property
     def gcs_address(self) -> str:
-        """For `ray.init`."""
+        """Address for `ray.init`."""
         return f"{self.head.address}:{_GCS}"
 
     def add(self, *, num_cpus: int, resources: Mapping[str, float] | None = None, flags: Sequence[str] = ()) -> Node:
-        """One more node that Ray knows; the first is the head. `flags`: more of `ray start`."""
+        """Add a node and start Ray on it; the first node is the head. `flags`: further options of `ray start`."""
         number = len(self.nodes) + 1
         node = Node(f"arspm{self._tag}-{number}", f"arspm{self._tag}-{number}", f"{self._subnet}.{number}")
         _ip("netns", "add", node.namespace)
@@ -117,8 +118,8 @@ class Nodes:
         resources: Mapping[str, float] | None = None,
         flags: Sequence[str] = (),
     ) -> None:
-        """Ray on a node where there is none (any more)."""
-        place = self._folder / node.address.rsplit(".")[-1]
+        """Start Ray on a node where it is not running, and wait until the cluster knows the node."""
+        folder = self._folder / node.address.rsplit(".")[-1]
         flags = [
             *flags,
             f"--node-ip-address={node.address}",
@@ -126,43 +127,43 @@ class Nodes:
             "--object-store-memory=300000000",
         ]
         flags += [f"--resources={json.dumps(dict(resources or {}))}", "--disable-usage-stats", "--block"]
-        flags += ["--temp-dir=/tmp/ray" if self._own_disks else f"--temp-dir={place}"]
+        flags += ["--temp-dir=/tmp/ray" if self._own_disks else f"--temp-dir={folder}"]
         if node == self.head:
             flags += ["--head", f"--port={_GCS}", f"--dashboard-host={node.address}", f"--dashboard-port={_API}"]
         else:
             flags += [f"--address={self.head.address}:{_GCS}"]
-        log = place.with_suffix(".log")
+        log = folder.with_suffix(".log")
         before = self.alive() if node != self.head else {}
         with log.open("wb") as file:
-            keeper = self.popen(node, ["ray", "start", *flags], stdout=file, stderr=subprocess.STDOUT)
-        self._keepers.append((node, keeper))
+            process = self.popen(node, ["ray", "start", *flags], stdout=file, stderr=subprocess.STDOUT)
+        self._ray_processes.append((node, process))
         deadline = time.monotonic() + _READY_SECONDS
         while node.address not in {address for id, address in self.alive().items() if id not in before}:
-            if keeper.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"node {node.address} did not join ({keeper.poll()}):\n{log.read_text()}")
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"node {node.address} did not join ({process.poll()}):\n{log.read_text()}")
             time.sleep(0.3)
 
-    def keeper(self, node: Node) -> subprocess.Popen[bytes]:
-        """The `ray start --block` of a node, which Kubernetes and Slurm send SIGTERM."""
-        return [keeper for where, keeper in self._keepers if where == node][-1]
+    def ray_process(self, node: Node) -> subprocess.Popen[bytes]:
+        """Return the `ray start --block` process of a node, to which Kubernetes and Slurm send SIGTERM."""
+        return [process for started_on, process in self._ray_processes if started_on == node][-1]
 
     def popen(self, node: Node, command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
-        """A program on a node, by the python of this process."""
+        """Start a program on a node, with this process's Python environment."""
         env = {
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": str(REPO),
             "GLOO_SOCKET_IFNAME": "eth0",
-            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",  # the tests forbid it for the head on loopback
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",  # the tests set 0 for the head on loopback
             "RAY_JOB_STOP_SIGNAL": "SIGINT",
-            "RAY_health_check_period_ms": "1000",  # a node that is cut off is dead after 5 s
+            "RAY_health_check_period_ms": "1000",  # a node that is cut off counts as dead after 5 s
             "RAY_health_check_timeout_ms": "1000",
             "RAY_health_check_failure_threshold": "5",
-            **({} if command[0] == "ray" else {"RAY_ADDRESS": self.gcs_address}),  # there may be another Ray about
+            **({} if command[0] == "ray" else {"RAY_ADDRESS": self.gcs_address}),  # another Ray may be running
             **self.env,
         }
         inside = ["ip", "netns", "exec", node.namespace]
-        if self._own_disks:  # `ip netns exec` has unshared the mounts
+        if self._own_disks:  # possible because `ip netns exec` unshares the mounts
             env |= {"RAY_AUTH_TOKEN_PATH": "/tmp/token"}
             inside += ["sh", "-c", 'mount --bind "$0" /tmp && exec "$@"', str(self._disk(node))]
         return subprocess.Popen([*inside, *command], env=env, cwd=REPO, start_new_session=True, **options)
@@ -171,7 +172,7 @@ class Nodes:
         return self._folder / f"disk-{node.address.rsplit('.')[-1]}"
 
     def kill(self, node: Node) -> None:
-        """SIGKILL to all that runs on a node, as when a machine loses its power."""
+        """Send SIGKILL to every process on a node, as if the machine lost power."""
         while pids := _ip("netns", "pids", node.namespace).split():
             for pid in pids:
                 with contextlib.suppress(ProcessLookupError):
@@ -179,32 +180,32 @@ class Nodes:
             time.sleep(0.05)
 
     def runs(self, node: Node, title: str) -> list[int]:
-        """The processes on the node that have this in their command line; Ray names a worker by what it does."""
-        found = []
+        """Return the pids on the node whose command line contains `title`; Ray puts a worker's task there."""
+        pids = []
         for pid in _ip("netns", "pids", node.namespace).split():
             with contextlib.suppress(OSError):
                 if title.encode() in Path("/proc", pid, "cmdline").read_bytes():
-                    found.append(int(pid))
-        return found
+                    pids.append(int(pid))
+        return pids
 
     def cut(self, node: Node) -> None:
-        """Pull the node's cable."""
+        """Unplug the node's network cable."""
         _ip("link", "set", node.cable, "down")
 
     def join(self, node: Node) -> None:
-        """Put it in again."""
+        """Plug the cable in again."""
         _ip("link", "set", node.cable, "up")
 
     def alive(self) -> dict[str, str]:
-        """The nodes that Ray holds for alive: id -> address. Empty while the head does not answer."""
+        """Return the nodes that Ray considers alive: id -> IP address. Empty while the head does not answer."""
         from ray.util.state import list_nodes
         from ray.util.state.exception import RayStateApiException
 
         try:
-            found = list_nodes(self.address, filters=[("state", "=", "ALIVE")], raise_on_missing_output=False)
+            nodes = list_nodes(self.address, filters=[("state", "=", "ALIVE")], raise_on_missing_output=False)
         except (RayStateApiException, OSError):
             return {}
-        return {each.node_id: each.node_ip for each in found}
+        return {each.node_id: each.node_ip for each in nodes}
 
 
 def _ip(*words: str) -> str:

@@ -1,6 +1,8 @@
-"""The chain on a cluster that has nothing but its head: Ray's autoscaler, with the groups of `ray_cluster.yaml`, starts
-the nodes that its stages ask for and ends them when they are idle. The machines are Ray's fake ones, raylets beside the
-head, smaller than the file's."""
+"""The chain on a cluster that starts with only its head.
+
+Ray's autoscaler, with the groups of `ray_cluster.yaml`, starts the nodes that the stages request and ends idle ones.
+The nodes are Ray's fake ones: raylets on the head's machine, with fewer CPUs than in the file.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,7 @@ FAKE = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvi
 
 
 def autoscaling() -> dict[str, Any]:
-    """The launcher's cluster with another provider, which has no machines."""
+    """Return the launcher's configuration with Ray's fake provider, which starts raylets instead of machines."""
     config = prepare_config(yaml.safe_load((REPO / "ray_cluster.yaml").read_text()))
     types = {}
     for name, kind in config["available_node_types"].items():
@@ -40,7 +42,7 @@ def autoscaling() -> dict[str, Any]:
         resources |= {"CPU": CPUS} if name != "head" else {}
         types[FAKE_HEAD_NODE_TYPE if name == "head" else name] = kind | {"resources": resources, "node_config": {}}
     return config | {
-        # By its class: Ray's wheel lacks the file that the provider's own name ("fake_multinode") wants.
+        # Named by its class: the name "fake_multinode" needs a file that Ray's wheel lacks.
         "provider": {"type": "external", "module": FAKE, "launch_multiple": True, "head_node_id": FAKE_HEAD_NODE_ID}
         | {"disable_node_updaters": True},  # nothing to install
         "idle_timeout_minutes": IDLE_SECONDS / 60,
@@ -53,12 +55,12 @@ def autoscaling() -> dict[str, Any]:
 
 
 def pools(nodes: Nodes) -> list[str]:
-    """The pool of each node that was ever started, by its resources."""
+    """Return the pool of each worker node that was ever started."""
     found = [each for each in list_nodes(nodes.address, detail=True, limit=1000) if not each.is_head_node]
     return [name for each in found for name in ("cpu_only", "spot", "on_demand") if name in each.resources_total]
 
 
-def test_nodes_come_when_a_stage_asks_for_them_and_go_when_none_does(
+def test_nodes_start_when_a_stage_requests_them_and_end_when_idle(
     nodes: Nodes, tmp_path: Path, wait_until: Callable[..., None]
 ) -> None:
     file = tmp_path / "autoscaling.json"
@@ -75,19 +77,19 @@ def test_nodes_come_when_a_stage_asks_for_them_and_go_when_none_does(
 
     clips, run = tmp_path / "clips", tmp_path / "run"
     write_corpus(clips, num_speakers=14, clips_per_speaker=2, seconds=(1.0, 1.5), fps=10)
-    asks = {f"resources.{stage}.pool": "spot" for stage in (*TRAINED_STAGES, "infer")}
-    asks |= {"resources.preprocess.pool": "cpu_only"}
+    requests = {f"resources.{stage}.pool": "spot" for stage in (*TRAINED_STAGES, "infer")}
+    requests |= {"resources.preprocess.pool": "cpu_only"}
     words = [ARSPM, "submit", "--run", run, "--preset", "smoke", "--ray-address", nodes.address]
     words += ["--csv", clips / "avspeech.csv", "--clips", clips / "clips"]
-    words += [word for name, value in asks.items() for word in ("--set", f"{name}={value}")]
+    words += [word for name, value in requests.items() for word in ("--set", f"{name}={value}")]
     chain = subprocess.run([str(word) for word in words], capture_output=True, text=True, timeout=900)
     assert chain.returncode == 0, chain.stdout + chain.stderr
     assert (run / "report/index.html").exists()
 
-    came = Counter(pools(nodes))
-    assert came["cpu_only"] >= 1, "for preprocess, whose pool this is"
-    assert came["spot"] >= 1, "for all whose pool this is"
-    assert came["on_demand"] == 0, "nobody asked for these"
+    started = Counter(pools(nodes))
+    assert started["cpu_only"] >= 1, "the pool of preprocess"
+    assert started["spot"] >= 1, "the pool of the other stages"
+    assert started["on_demand"] == 0, "no stage requested these"
     drivers = {job.metadata["stage"]: job.driver_node_id for job in client.connect(nodes.address).list_jobs()}
     assert set(drivers) == set(stages.STAGES)
     assert set(drivers.values()) == {FAKE_HEAD_NODE_ID}, "drivers stay on the head"

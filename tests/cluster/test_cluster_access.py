@@ -1,4 +1,4 @@
-"""Who gets into clusters made by the files: a token and TLS everywhere, no user that is root."""
+"""Access to clusters that the deployment files create: a token and TLS everywhere, and nothing runs as root."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.cluster.cluster_files import (
 )
 
 
-def test_every_way_in_wants_the_token() -> None:
+def test_every_file_requires_the_token() -> None:
     config = launcher()
     for commands in (config["head_start_ray_commands"], config["worker_start_ray_commands"]):
         [start] = [command for command in commands if " ray start " in command]
@@ -38,15 +38,15 @@ def test_every_way_in_wants_the_token() -> None:
     assert config["file_mounts"]["~/.ray/auth_token"].endswith("/.ray/auth_token")
     assert "RAY_AUTH_MODE=token" in DOCKERFILE.read_text()
     assert ray_cluster()["authOptions"] == {"mode": "token", "secretName": "arspm-token"}
-    assert not [each for each in manifests() if each["kind"] == "Secret"], "secrets are made where they are used"
+    assert not [each for each in manifests() if each["kind"] == "Secret"], "no file contains a secret"
     assert "export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=" in SBATCH.read_text()
 
 
-def test_dashboards_listen_on_loopback_or_behind_a_policy() -> None:
+def test_dashboards_listen_on_loopback_or_behind_a_network_policy() -> None:
     [start] = [command for command in launcher()["head_start_ray_commands"] if " ray start " in command]
     assert "--dashboard-host=127.0.0.1" in start
     assert "--dashboard-host=127.0.0.1" in SBATCH.read_text()
-    # In a pod KubeRay has to reach it; so a policy names who else may: one pod on one port.
+    # In a pod, KubeRay must reach it. A policy allows that one pod on one port, and no other.
     policy, head = manifest("NetworkPolicy", "arspm")["spec"], manifest("NetworkPolicy", "arspm-head")["spec"]
     cluster = {"ray.io/cluster": manifest("RayCluster", "arspm")["metadata"]["name"]}
     assert policy["podSelector"]["matchLabels"] == cluster
@@ -57,7 +57,7 @@ def test_dashboards_listen_on_loopback_or_behind_a_policy() -> None:
     assert [len(rule["from"]) for rule in head["ingress"]] == [1]
 
 
-def test_no_pod_is_root_or_may_become_it() -> None:
+def test_no_pod_runs_as_root_or_can_become_root() -> None:
     image_user = re.findall(r"^USER (\S+)$", DOCKERFILE.read_text(), re.MULTILINE)[-1]
     assert "--uid 1000 " in DOCKERFILE.read_text()
     for name, pod in pods().items():
@@ -73,14 +73,14 @@ def test_no_pod_is_root_or_may_become_it() -> None:
 
 
 @pytest.mark.parametrize("as_head", [True, False])
-def test_the_launcher_mounts_token_and_authority_where_the_container_looks(
+def test_the_launcher_mounts_token_and_authority_at_the_paths_that_the_container_uses(
     as_head: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the launcher's own way of starting the container, on a machine that has the image and runs nothing yet."""
-    config, asked = launcher(), []
+    """Runs the launcher's own code that starts the container, for a machine that has the image and no container yet."""
+    config, commands = launcher(), []
 
     def over_ssh(command: str, **_: Any) -> bytes:
-        asked.append(command)
+        commands.append(command)
         environment = [f"{name}={value}" for name, value in image_environment().items()]
         return json.dumps(environment).encode() if ".Config.Env" in command else b""
 
@@ -90,24 +90,26 @@ def test_the_launcher_mounts_token_and_authority_where_the_container_looks(
     )
     monkeypatch.setattr(runner.ssh_command_runner, "run", over_ssh)
     runner.run_init(as_head=as_head, file_mounts=config["file_mounts"], sync_run_yet=True)
-    [start] = [shlex.split(command) for command in asked if command.startswith("docker run ")]
+    [start] = [shlex.split(command) for command in commands if command.startswith("docker run ")]
     mounted = {word.rpartition(":")[2] for flag, word in pairwise(start) if flag == "-v"}
 
     [user] = re.findall(r"useradd .* (\w+) ", DOCKERFILE.read_text())
-    monkeypatch.setenv("HOME", f"/home/{user}")  # as Docker has it for whom the image names
+    monkeypatch.setenv("HOME", f"/home/{user}")  # as Docker sets it for the image's user
     monkeypatch.delenv("RAY_AUTH_TOKEN_PATH")
-    commands = config["head_start_ray_commands" if as_head else "worker_start_ray_commands"]
-    [authority] = [Path(shlex.split(each)[4]).expanduser() for each in commands if "cluster.tls node" in each]
+    start_commands = config["head_start_ray_commands" if as_head else "worker_start_ray_commands"]
+    [authority] = [Path(shlex.split(each)[4]).expanduser() for each in start_commands if "cluster.tls node" in each]
     assert mounted == {str(token_file()), str(authority)}
     folders = re.search(r"install --directory --owner=(\w+) .* --mode=700 (.*)$", DOCKERFILE.read_text(), re.MULTILINE)
     assert folders[1] == user
-    assert {str(Path(each).parent) for each in mounted} == set(folders[2].split()), "else they are root's"
+    assert {str(Path(each).parent) for each in mounted} == set(folders[2].split()), (
+        "otherwise Docker creates them as root"
+    )
 
 
 # --- TLS
 
 
-def test_every_node_of_the_launcher_makes_its_certificate_before_ray_starts() -> None:
+def test_every_node_of_the_launcher_creates_its_certificate_before_ray_starts() -> None:
     config, variables = launcher(), launcher_environment()
     assert variables.pop("RAY_USE_TLS") == "1"
     paths = {name: path for name, path in variables.items() if name.startswith("RAY_TLS")}
@@ -118,7 +120,7 @@ def test_every_node_of_the_launcher_makes_its_certificate_before_ray_starts() ->
         assert module == "cluster.tls"
         assert names == ["$(hostname", "-I)"]
         assert config["file_mounts"][authority].endswith("/.arspm/ca")
-        assert authority != folder, "the head hands on what is in the first"
+        assert authority != folder, "the head copies the authority's folder to the workers"
         home = folder.replace("~", "/home/ray")
         assert paths == {
             "RAY_TLS_SERVER_CERT": f"{home}/tls.crt",
@@ -127,7 +129,7 @@ def test_every_node_of_the_launcher_makes_its_certificate_before_ray_starts() ->
         }
 
 
-def test_every_pod_makes_its_certificate_and_ray_sees_no_authoritys_key() -> None:
+def test_every_pod_creates_its_certificate_and_ray_cannot_read_the_authoritys_key() -> None:
     options = ray_cluster()["autoscalerOptions"]
     for name, pod in pods().items():
         [init], [container] = pod["initContainers"], pod["containers"]

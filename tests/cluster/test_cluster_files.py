@@ -1,5 +1,8 @@
-"""The files of clusters elsewhere: Ray's launcher on AWS, KubeRay, Slurm, the image. By the rules of those who read
-them, and against each other: one version, one shape, drivers off spot nodes."""
+"""The deployment files: Ray's launcher on AWS, KubeRay, Slurm, the image.
+
+They are checked with the tools that read them, and against each other: the same versions and node groups everywhere,
+and no drivers on spot nodes.
+"""
 
 from __future__ import annotations
 
@@ -36,25 +39,25 @@ try:
 except ModuleNotFoundError:  # Python 3.10
     import tomli as tomllib
 
-# --- by the rules of those who read them
+# --- checked by the tools that read them
 
 
-def test_the_launchers_file_is_valid_by_rays_schema() -> None:
+def test_the_launchers_file_matches_rays_schema() -> None:
     validate_config(launcher())
     with pytest.raises(jsonschema.ValidationError, match="'max_worker' was unexpected"):
         validate_config({**launcher(), "max_worker": 3})
 
 
-def test_the_linters_find_nothing() -> None:
+def test_hadolint_and_shellcheck_find_nothing() -> None:
     for command in (["hadolint", "--no-color", "--failure-threshold=style", DOCKERFILE], ["shellcheck", SBATCH]):
         result = subprocess.run([TOOLS / command[0], *command[1:]], capture_output=True, text=True)
         assert result.returncode == 0, result.stdout + result.stderr
 
 
-# --- one place for versions
+# --- versions
 
 
-def test_every_file_has_the_versions_of_the_project() -> None:
+def test_all_files_use_the_projects_versions() -> None:
     project = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]["version"]
     pins = dict(line.split("==", 1) for line in (REPO / "constraints.txt").read_text().splitlines() if "==" in line)
     python = re.search(r"^FROM python:(\d+\.\d+)-", DOCKERFILE.read_text(), re.MULTILINE)[1]
@@ -70,49 +73,49 @@ def test_every_file_has_the_versions_of_the_project() -> None:
 
     assert ray_cluster()["rayVersion"] == pins["ray"]
     mypy = tomllib.loads((REPO / "pyproject.toml").read_text())["tool"]["mypy"]["python_version"]
-    assert python == mypy, "the Python that is tested"
+    assert python == mypy, "the tested Python version"
     [install] = [line for line in DOCKERFILE.read_text().splitlines() if line.startswith("RUN pip install")]
     assert shlex.split(install)[1:5] == ["pip", "install", "--constraint", "constraints.txt"]
     named = [name for name, text in texts.items() if re.search(rf"(?<![\d.]){re.escape(pins['torch'])}", text)]
-    assert named == [], "torch's version is for constraints.txt alone"
+    assert named == [], "only constraints.txt names torch's version"
 
     [installed] = re.findall(r"helm install kuberay-operator .* --version (\S+)", texts["cluster.md"])
-    assert installed == KUBERAY, "the version whose rules the manifests are tried by"
+    assert installed == KUBERAY, "the version whose rules the tests apply to the manifests"
     kuberays = [each for text in texts.values() for each in re.findall(r"KubeRay (\d+(?:\.\d+)+)", text)]
     assert set(kuberays) <= {KUBERAY, KUBERAY.rpartition(".")[0]}
     assert f"schemas for {KUBERNETES}, strict" in texts["cluster.md"]
 
 
-def test_the_launcher_installs_nothing_beside_the_image() -> None:
-    """Ray's own setup commands, which it takes where a file has none, would bring a Ray of another version."""
+def test_the_launcher_installs_nothing_on_top_of_the_image() -> None:
+    """If the file had no setup commands, Ray's defaults would install another version of Ray."""
     config = launcher()
     assert config["head_setup_commands"] == config["worker_setup_commands"] == config["setup_commands"] == []
 
 
-# --- one shape
+# --- node groups
 
 
-def test_every_group_is_a_pool_and_commands_name_no_other() -> None:
-    """On GPU nodes alone, or on CPU nodes alone, in each market: what a stage may ask for."""
+def test_every_group_is_a_pool_and_commands_use_only_these_pools() -> None:
+    """The pools that a stage may request: only CPU nodes, or only GPU nodes of one market."""
     resources = {
         name: kind["resources"].keys() - {"CPU", "GPU"}
         for name, kind in launcher()["available_node_types"].items()
         if name != "head"
     }
     assert resources == {"cpu": {"cpu_only"}, "gpu": {"on_demand"}, "gpu_spot": {"spot"}}
-    shown = [
+    used = [
         each for path in [*FILES, DOCUMENT] for each in re.findall(r"(resources\.\w+\.pool)=(\w+)", path.read_text())
     ]
-    assert {stage for stage, _ in shown} >= {"resources.preprocess.pool", "resources.encoder.pool"}
-    for name, pool in shown:
+    assert {stage for stage, _ in used} >= {"resources.preprocess.pool", "resources.encoder.pool"}
+    for name, pool in used:
         assert pool in set().union(*resources.values())
         override(PAPER, {name: pool})
 
 
-def test_the_document_has_the_launchers_groups() -> None:
+def test_the_documents_table_lists_the_launchers_groups() -> None:
     rows = re.findall(r"^\| (\w+) \| (\S+), (spot|on demand) \| (.*?) \| (\d+) \|", DOCUMENT.read_text(), re.MULTILINE)
-    told = {name: (machine, market, resources, int(most)) for name, machine, market, resources, most in rows}
-    assert told == {
+    documented = {name: (machine, market, resources, int(most)) for name, machine, market, resources, most in rows}
+    assert documented == {
         name: (
             kind["node_config"]["InstanceType"],
             "spot" if "InstanceMarketOptions" in kind["node_config"] else "on demand",
@@ -123,7 +126,7 @@ def test_the_document_has_the_launchers_groups() -> None:
     }
 
 
-def test_the_groups_are_the_launchers_machines() -> None:
+def test_the_pods_run_on_the_launchers_machines() -> None:
     for name, kind in launcher()["available_node_types"].items():
         node = kind["node_config"]
         spot = node.get("InstanceMarketOptions", {}).get("MarketType") == "spot"
@@ -133,11 +136,13 @@ def test_the_groups_are_the_launchers_machines() -> None:
         }
         [disk] = node["BlockDeviceMappings"]
         limit = pods()[name]["containers"][0]["resources"]["limits"]["ephemeral-storage"]
-        assert int(limit.removesuffix("Gi")) < disk["Ebs"]["VolumeSize"], "what a pod may write fits the machine's disk"
+        assert int(limit.removesuffix("Gi")) < disk["Ebs"]["VolumeSize"], (
+            "the pod's limit is below the machine's disk size"
+        )
         assert disk["Ebs"]["Encrypted"]
 
 
-def test_gpus_are_asked_for_where_ray_counts_them() -> None:
+def test_pods_request_as_many_gpus_as_ray_counts() -> None:
     for name, kind in launcher()["available_node_types"].items():
         gpus = str(kind["resources"].get("GPU", 0))
         resources = pods()[name]["containers"][0]["resources"]
@@ -146,9 +151,12 @@ def test_gpus_are_asked_for_where_ray_counts_them() -> None:
         assert tolerated == (["nvidia.com/gpu"] if gpus != "0" else [])
 
 
-def test_drivers_stay_on_a_head_that_stays() -> None:
-    """A job that asks for nothing starts on the head, and Train's controller beside its driver. So: a head on demand,
-    with no room for work, jobs that ask for nothing, and nobody allows drivers elsewhere."""
+def test_drivers_run_only_on_the_on_demand_head() -> None:
+    """A job without resources runs on the head, and Ray Train's controller beside its driver.
+
+    So the head must be on demand and have no CPUs for tasks, jobs must request nothing, and no file may allow drivers
+    on other nodes.
+    """
     types = launcher()["available_node_types"]
     assert types["head"]["resources"] == {"CPU": 0}
     assert "InstanceMarketOptions" not in types["head"]["node_config"]
@@ -162,7 +170,7 @@ def test_drivers_stay_on_a_head_that_stays() -> None:
     assert job["clusterSelector"] == {"ray.io/cluster": manifest("RayCluster", "arspm")["metadata"]["name"]}
 
 
-def test_the_rayjob_is_a_command_that_arspm_takes() -> None:
+def test_arspm_accepts_the_command_of_the_rayjob() -> None:
     import typer.testing
 
     from jobs.cli import app
@@ -172,19 +180,19 @@ def test_the_rayjob_is_a_command_that_arspm_takes() -> None:
     assert words[:2] == ["arspm", "submit"]
     unreachable = ["http://127.0.0.1:1" if word == "http://127.0.0.1:8265" else word for word in words]
     result = typer.testing.CliRunner().invoke(app, unreachable[1:])
-    assert result.exit_code != 2, result.output  # 2: no such option, or one is missing
-    assert "/nowhere" in str(result.exception), "it got as far as the clips, which are not there"
+    assert result.exit_code != 2, result.output  # 2: an unknown option, or a missing one
+    assert "/nowhere" in str(result.exception), "it fails only at the clips, which do not exist"
 
 
-def test_one_place_of_a_cluster_names_its_bucket() -> None:
-    """And what runs on the head reads it there. Where it is missing the RayJob does not run with half a place."""
+def test_each_cluster_names_its_bucket_in_one_variable() -> None:
+    """Commands on the head read the variable. Without it, the RayJob's command fails."""
     named = {launcher_environment()[STORAGE]}
     named |= {environment(container)[STORAGE] for pod in pods().values() for container in pod["containers"]}
     [storage] = named
-    said = [(path.name, line) for path in FILES for line in path.read_text().splitlines() if "s3://" in line]
-    assert {match for _, line in said for match in re.findall(r"s3://[\w.-]+", line)} == {storage}
+    lines = [(path.name, line) for path in FILES for line in path.read_text().splitlines() if "s3://" in line]
+    assert {match for _, line in lines for match in re.findall(r"s3://[\w.-]+", line)} == {storage}
     assert set(re.findall(r"s3://[\w.-]+", DOCUMENT.read_text())) == {storage}
-    assert [name for name, line in said if not line.startswith("#")] == ["ray_cluster.yaml", "raycluster.yaml"]
+    assert [name for name, line in lines if not line.startswith("#")] == ["ray_cluster.yaml", "raycluster.yaml"]
 
     [example] = re.findall(r"# ray exec ray_cluster.yaml '(.*)'$", LAUNCHER.read_text(), re.MULTILINE)
     entrypoint = manifest("RayJob", "arspm-one")["spec"]["entrypoint"]
@@ -195,6 +203,6 @@ def test_one_place_of_a_cluster_names_its_bucket() -> None:
 
 
 def on_the_head(command: str, env: dict[str, str]) -> str:
-    """The command's words, a line each, as the head's shell makes them."""
+    """Return the words of a command after expansion by the head's shell, one per line."""
     script = f"printf '%s\\n' {command}"
     return subprocess.run(["sh", "-c", script], env=env, check=True, capture_output=True, text=True).stdout

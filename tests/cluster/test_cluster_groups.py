@@ -1,4 +1,4 @@
-"""The nodes that Ray's autoscaler starts for what is asked, with the launcher's file and with KubeRay's."""
+"""The nodes that Ray's autoscaler starts for resource requests, with the launcher's file and with KubeRay's."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from arspm.config.presets import PAPER
 from tests.cluster.cluster_files import aws, groups, kuberay, launcher
 
 
-def test_kuberays_autoscaler_sees_the_launchers_cluster() -> None:
-    seen, wanted = kuberay(), launcher()
-    assert seen["idle_timeout_minutes"] == wanted["idle_timeout_minutes"]
-    types = seen["available_node_types"]
-    assert set(types) == set(wanted["available_node_types"])
-    for name, kind in wanted["available_node_types"].items():
-        there = types[name]
-        assert {key: value for key, value in there["resources"].items() if key != "memory"} == kind["resources"]
-        assert there.get("priority", 0) == kind.get("priority", 0)
+def test_kuberay_and_the_launcher_describe_the_same_cluster() -> None:
+    on_kubernetes, on_aws = kuberay(), launcher()
+    assert on_kubernetes["idle_timeout_minutes"] == on_aws["idle_timeout_minutes"]
+    types = on_kubernetes["available_node_types"]
+    assert set(types) == set(on_aws["available_node_types"])
+    for name, kind in on_aws["available_node_types"].items():
+        group = types[name]
+        assert {key: value for key, value in group["resources"].items() if key != "memory"} == kind["resources"]
+        assert group.get("priority", 0) == kind.get("priority", 0)
         if name != "head":
-            assert (there["min_workers"], there["max_workers"]) == (kind["min_workers"], kind["max_workers"])
-            assert groups()[name]["replicas"] == 0, "from nothing"
+            assert (group["min_workers"], group["max_workers"]) == (kind["min_workers"], kind["max_workers"])
+            assert groups()[name]["replicas"] == 0, "scales from zero"
 
 
 @pytest.mark.parametrize("read", [aws, kuberay])
 @pytest.mark.parametrize(
-    ("asked", "number", "launched"),
+    ("bundle", "number", "launched"),
     [
         ({"CPU": 1}, 1, {"cpu": 1}),
         ({"CPU": 1, "GPU": 1}, 3, {"gpu_spot": 3}),
@@ -43,10 +43,10 @@ def test_kuberays_autoscaler_sees_the_launchers_cluster() -> None:
         ({"GPU": 1}, 10, {"gpu_spot": 8, "gpu": 2}),
     ],
 )
-def test_rays_autoscaler_starts_the_group_that_is_meant(
-    read: Callable[[], dict[str, Any]], asked: dict[str, float], number: int, launched: dict[str, int]
+def test_the_autoscaler_starts_the_intended_group(
+    read: Callable[[], dict[str, Any]], bundle: dict[str, float], number: int, launched: dict[str, int]
 ) -> None:
-    assert to_launch(read(), [asked] * number) == launched
+    assert to_launch(read(), [bundle] * number) == launched
 
 
 @pytest.mark.parametrize("read", [aws, kuberay])
@@ -70,36 +70,36 @@ def test_rays_autoscaler_starts_the_group_that_is_meant(
         ("infer", {"infer.gpus": 0.5, "infer.memory_gib": 30}, {"gpu_spot": 4}),
     ],
 )
-def test_the_papers_preset_gets_the_nodes_that_are_meant(
+def test_the_papers_preset_starts_the_intended_nodes(
     read: Callable[[], dict[str, Any]], stage: str, changes: dict[str, Any], launched: dict[str, int]
 ) -> None:
-    """Each stage alone, from nothing: training's workers come all together, beside their readers."""
+    """One stage on an empty cluster; training's workers start together, and its read tasks beside them."""
     resources = override(PAPER, {f"resources.{name}": value for name, value in changes.items()}).resources
-    asks = getattr(resources, stage)
-    if isinstance(asks, Tasks):
-        assert to_launch(read(), [asks.bundle] * asks.num_tasks) == launched
+    workload = getattr(resources, stage)
+    if isinstance(workload, Tasks):
+        assert to_launch(read(), [workload.bundle] * workload.num_tasks) == launched
     else:
-        readers = [resources.read.bundle] * (asks.num_workers * resources.read.num_tasks)
-        assert to_launch(read(), readers, [asks.bundle] * asks.num_workers) == launched
+        readers = [resources.read.bundle] * (workload.num_workers * resources.read.num_tasks)
+        assert to_launch(read(), readers, [workload.bundle] * workload.num_workers) == launched
 
 
 @pytest.mark.parametrize(("read", "launched"), [(aws, {"cpu": 6}), (kuberay, {"cpu": 5})])
-def test_memory_is_what_a_nodes_tasks_may_have_of_it(
+def test_memory_requests_count_against_a_nodes_memory(
     read: Callable[[], dict[str, Any]], launched: dict[str, int]
 ) -> None:
-    """64 tasks of 2 GiB each: 70% of a machine's 32 GiB on AWS, a pod's 27 GiB on Kubernetes."""
+    """64 tasks of 2 GiB each. A node offers 70% of 32 GiB on AWS, and the pod's 27 GiB on Kubernetes."""
     tasks = override(PAPER, {"resources.preprocess.memory_gib": 2}).resources.preprocess
     assert to_launch(read(), [tasks.bundle] * tasks.num_tasks) == launched
 
 
 @pytest.mark.parametrize("read", [aws, kuberay])
-def test_without_spot_nodes_training_goes_on_demand(read: Callable[[], dict[str, Any]]) -> None:
+def test_without_spot_nodes_training_runs_on_demand(read: Callable[[], dict[str, Any]]) -> None:
     assert to_launch(read(), [{"GPU": 1}] * 2, recoverable_resource_availabilities={"gpu_spot": 0.0}) == {"gpu": 2}
 
 
 @pytest.mark.parametrize("read", [aws, kuberay])
-def test_tasks_that_ask_for_cpu_nodes_leave_those_with_gpus_alone(read: Callable[[], dict[str, Any]]) -> None:
-    """A GPU node is on its way, with 16 CPUs: tasks that ask for no pool would be put there."""
+def test_tasks_in_the_cpu_pool_do_not_use_gpu_nodes(read: Callable[[], dict[str, Any]]) -> None:
+    """A GPU node with 16 CPUs is starting; tasks without a pool would be placed on it."""
     queued = Instance(instance_type="gpu_spot", status=Instance.QUEUED)
     coming = {"current_instances": [AutoscalerInstance(im_instance=queued)]}
     assert to_launch(read(), [ResourceRequest().bundle] * 16, **coming) == {}
@@ -107,17 +107,17 @@ def test_tasks_that_ask_for_cpu_nodes_leave_those_with_gpus_alone(read: Callable
 
 
 def to_launch(
-    read: dict[str, Any], asked: list[dict[str, float]], together: Sequence[dict[str, float]] = (), **state: Any
+    config: dict[str, Any], requests: list[dict[str, float]], group: Sequence[dict[str, float]] = (), **state: Any
 ) -> dict[str, int]:
-    """The nodes that Ray's autoscaler starts, from nothing, for tasks and for a placement group's bundles."""
-    config = AutoscalingConfig(read, skip_content_hash=True)
-    group = GangResourceRequest(requests=[ResourceRequestUtil.make(bundle) for bundle in together])
+    """Return the nodes that Ray's autoscaler starts for tasks and for a placement group's bundles: type -> number."""
+    autoscaling = AutoscalingConfig(config, skip_content_hash=True)
+    gang = GangResourceRequest(requests=[ResourceRequestUtil.make(bundle) for bundle in group])
     request = SchedulingRequest(
         disable_launch_config_check=True,
-        node_type_configs=config.get_node_type_configs(),
-        max_num_nodes=config.get_max_num_nodes(),
-        resource_requests=ResourceRequestUtil.group_by_count([ResourceRequestUtil.make(each) for each in asked]),
-        gang_resource_requests=[group] if together else [],
+        node_type_configs=autoscaling.get_node_type_configs(),
+        max_num_nodes=autoscaling.get_max_num_nodes(),
+        resource_requests=ResourceRequestUtil.group_by_count([ResourceRequestUtil.make(each) for each in requests]),
+        gang_resource_requests=[gang] if group else [],
         **state,
     )
     reply = ResourceDemandScheduler(None).schedule(request)

@@ -1,5 +1,4 @@
-"""The Grafana board, by the rules of those who read it: Grafana's own types, a parser of PromQL, the metrics there
-are."""
+"""The Grafana dashboard, checked with Grafana's own types, a PromQL parser and the metrics that exist."""
 
 from __future__ import annotations
 
@@ -21,12 +20,12 @@ BOARD = json.loads((Path(__file__).parents[2] / "cluster/grafana/arspm.json").re
 PANELS = [panel for panel in BOARD["panels"] if panel["type"] != "row"]
 COUNTERS = {f"ray_{name}_total" for name in metrics.COUNTERS}
 GAUGES = {f"ray_{name}" for name in metrics.GAUGES}
-GLOBAL = {"SessionName", "instance"}  # labels that Ray and Prometheus put to whatever a process reports
+GLOBAL = {"SessionName", "instance"}  # labels that Ray and Prometheus add to every metric
 VALUES = {"$__rate_interval": "1m", "$session": "a", "$run": "b", "$stage": "c"}  # as Grafana fills them in
 
 
 class Query(NamedTuple):
-    """A panel's or a variable's query: what it selects as (name, labels looked at), and the labels it groups by."""
+    """The query of a panel or a variable. selected: (metric, labels filtered by). grouped: the labels grouped by."""
 
     title: str
     tree: Any
@@ -51,7 +50,7 @@ class Query(NamedTuple):
 def parse(title: str, text: str) -> Query:
     for name, value in VALUES.items():
         text = text.replace(name, value)
-    assert "$" not in text, "a variable that the board does not have"
+    assert "$" not in text, "an undefined variable"
     return Query(title, promql_parser.parse(text))
 
 
@@ -62,7 +61,7 @@ def queries() -> Iterator[Query]:
 
 
 def variables() -> dict[str, Query]:
-    """The selector in each variable's `label_values(SELECTOR, LABEL)`, by the label that it lists."""
+    """Return the selector in each variable's `label_values(SELECTOR, LABEL)`, by label."""
     found = {}
     for variable in BOARD["templating"]["list"]:
         if variable["type"] == "query":
@@ -72,7 +71,7 @@ def variables() -> dict[str, Query]:
 
 
 def rays_own() -> set[str]:
-    """The metrics that Ray's own boards draw, and one of the GCS that none does."""
+    """Return the metrics in Ray's own dashboards, and one of the GCS that they do not use."""
     [folder] = ray_dashboards.__path__
     text = "".join(path.read_text() for path in Path(folder).glob("*_panels.py"))
     names = set(re.findall(r"\b(?:ray|autoscaler)_\w+(?=\{)", text))
@@ -81,8 +80,8 @@ def rays_own() -> set[str]:
     return names
 
 
-def test_grafanas_types_take_the_whole_board() -> None:
-    """What Grafana's own types do not know is lost on the way there and back."""
+def test_grafanas_types_know_every_field_of_the_dashboard() -> None:
+    """Reading and writing the dashboard with Grafana's types loses the fields that they do not know."""
     pytest.importorskip("grafana_foundation_sdk", reason="Grafana's types need Python 3.11", exc_type=ImportError)
     from grafana_foundation_sdk.cog.encoder import JSONEncoder
     from grafana_foundation_sdk.cog.plugins import register_default_plugins
@@ -102,21 +101,21 @@ def test_grafanas_types_take_the_whole_board() -> None:
     register_default_plugins()
     assert lost(BOARD, read(BOARD)) == []
     changed = json.loads(json.dumps(BOARD).replace('"legendFormat"', '"legendFormt"', 1))
-    assert lost(changed, read(changed)) == ["/panels/1/targets/0/legendFormt"], "and a slip is found"
+    assert lost(changed, read(changed)) == ["/panels/1/targets/0/legendFormt"], "and a misspelt field is found"
 
 
-def test_every_metric_on_the_board_exists() -> None:
+def test_every_metric_on_the_dashboard_exists() -> None:
     known = rays_own()
     assert "ray_node_gpus_utilization" in known
     for query in [*queries(), *variables().values()]:
         for name, _ in query.selected:
             assert name in COUNTERS | GAUGES | known, query.title
-    drawn = {name for query in queries() for name, _ in query.selected}
-    assert drawn >= COUNTERS | GAUGES, "what is told is drawn"
+    shown = {name for query in queries() for name, _ in query.selected}
+    assert shown >= COUNTERS | GAUGES, "each of our metrics is shown"
 
 
-def test_ours_are_asked_as_they_are_told() -> None:
-    """Counters as rates and gauges as they stand, by labels that they have, and for the runs that were chosen."""
+def test_queries_use_our_metrics_by_their_type_and_labels() -> None:
+    """Counters as rates, gauges directly, only existing labels, and filtered by the selected runs."""
     for query in queries():
         ranges = [node for node in query.nodes if isinstance(node, promql_parser.MatrixSelector)]
         rated = {node.vector_selector.name for node in ranges}
@@ -129,14 +128,14 @@ def test_ours_are_asked_as_they_are_told() -> None:
     assert set(variables()) == {"SessionName", "run", "stage"}
 
 
-def test_a_legend_names_labels_that_are_left() -> None:
+def test_legends_use_only_labels_that_the_query_keeps() -> None:
     for panel in PANELS:
         for target in panel["targets"]:
             named = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
             assert named <= parse(panel["title"], target["expr"]).grouped, panel["title"]
 
 
-def test_panels_stand_beside_each_other() -> None:
+def test_panels_do_not_overlap() -> None:
     for panel in BOARD["panels"]:
         assert panel["gridPos"]["x"] + panel["gridPos"]["w"] <= 24
     for one, other in combinations(BOARD["panels"], 2):
@@ -146,9 +145,9 @@ def test_panels_stand_beside_each_other() -> None:
         assert beside or a["y"] + a["h"] <= b["y"] or b["y"] + b["h"] <= a["y"], (one["title"], other["title"])
 
 
-def test_the_source_is_whichever_prometheus_is_chosen() -> None:
-    """A board with an id of somebody's own Prometheus in it is empty everywhere else."""
+def test_every_query_uses_the_selected_prometheus() -> None:
+    """With a fixed id, the dashboard would be empty everywhere but at its author's."""
     assert [each["name"] for each in BOARD["templating"]["list"] if each["type"] == "datasource"] == ["datasource"]
-    asked = [each["datasource"] for panel in PANELS for each in (panel, *panel["targets"])]
-    asked += [each["datasource"] for each in BOARD["templating"]["list"] if each["type"] == "query"]
-    assert all(source == {"type": "prometheus", "uid": "${datasource}"} for source in asked)
+    sources = [each["datasource"] for panel in PANELS for each in (panel, *panel["targets"])]
+    sources += [each["datasource"] for each in BOARD["templating"]["list"] if each["type"] == "query"]
+    assert all(source == {"type": "prometheus", "uid": "${datasource}"} for source in sources)

@@ -1,4 +1,4 @@
-"""The manifests for Kubernetes, by the schemas and rules of those who read them: KubeRay's operator and Kubernetes."""
+"""The manifests for Kubernetes, checked with the schemas and rules of Kubernetes and of KubeRay's operator."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def manifests() -> Iterator[dict[str, Any]]:
 
 
 def changed(kind: str, **values: Any) -> dict[str, Any]:
-    """Our manifest of this kind with other values, each by its path; None takes the field away."""
+    """Return our manifest of this kind with changed values, each given by its path; None removes a field."""
     [manifest, *_] = [json.loads(json.dumps(each)) for each in manifests() if each["kind"] == kind]
     for path, value in values.items():
         *parents, last = path.split("/")
@@ -39,7 +39,7 @@ def changed(kind: str, **values: Any) -> dict[str, Any]:
     return manifest
 
 
-def test_the_manifests_are_what_kuberay_and_kubernetes_take() -> None:
+def test_kuberay_and_kubernetes_accept_the_manifests() -> None:
     kinds = []
     for each in manifests():
         kinds.append(each["kind"])
@@ -50,7 +50,7 @@ def test_the_manifests_are_what_kuberay_and_kubernetes_take() -> None:
     assert sorted(kinds) == ["NetworkPolicy"] * 2 + ["RayCluster", "RayJob"] + ["ServiceAccount"] * 2
 
 
-# Without these the test above could pass because nothing is looked at.
+# The following tests show that the test above finds errors.
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_the_manifests_are_what_kuberay_and_kubernetes_take() -> None:
         (f"{GPU}/template/spec/containers/0/resources/limits", ["nvidia.com/gpu"], "template.spec.containers[0]"),
     ],
 )
-def test_a_slip_in_the_cluster_is_found(path: str, value: Any, found: str) -> None:
+def test_an_error_in_the_cluster_is_found(path: str, value: Any, found: str) -> None:
     assert any(found in line for line in mistakes(changed("RayCluster", **{path: value})))
 
 
@@ -94,7 +94,7 @@ def test_a_slip_in_the_cluster_is_found(path: str, value: Any, found: str) -> No
         ),
     ],
 )
-def test_a_slip_in_the_job_is_found(path: str, value: Any, found: str) -> None:
+def test_an_error_in_the_job_is_found(path: str, value: Any, found: str) -> None:
     assert any(found in line for line in mistakes(changed("RayJob", **{path: value})))
 
 
@@ -127,7 +127,7 @@ AUTOSCALER_V1 = {"spec/autoscalerOptions/version": "v1"}
         ),
         (
             {f"{HEAD}/template/spec/containers/0/env": [{"name": "RAY_enable_autoscaler_v2", "value": "1"}]},
-            ["the autoscaler's version is said twice: in autoscalerOptions and as RAY_enable_autoscaler_v2"],
+            ["the autoscaler's version is set twice: in autoscalerOptions and as RAY_enable_autoscaler_v2"],
         ),
         (
             {
@@ -144,12 +144,12 @@ AUTOSCALER_V1 = {"spec/autoscalerOptions/version": "v1"}
         ({"spec/networkPolicy": {}}, ["networkPolicy needs the operator's feature gate RayClusterNetworkPolicy"]),
     ],
 )
-def test_a_rule_that_the_cluster_breaks_is_found(values: dict[str, Any], broken: list[str]) -> None:
+def test_a_rule_that_the_cluster_violates_is_found(values: dict[str, Any], broken: list[str]) -> None:
     assert mistakes(changed("RayCluster", **values)) == broken
 
 
 def test_kuberays_certificates_and_ours_exclude_each_other() -> None:
-    """Whoever turns `tlsOptions` on is told where our own variables have to go."""
+    """If `tlsOptions` is on, the errors name the variables that must be removed."""
     both = changed("RayCluster", **{"spec/tlsOptions": {"enabled": True}})
     variables = "RAY_TLS_CA_CERT, RAY_TLS_SERVER_CERT, RAY_TLS_SERVER_KEY, RAY_USE_TLS"
     broken = [
@@ -181,12 +181,12 @@ def test_kuberays_certificates_and_ours_exclude_each_other() -> None:
         ({"spec/runtimeEnvYAML": "pip: ["}, ["runtimeEnvYAML is no YAML"]),
     ],
 )
-def test_a_rule_that_the_job_breaks_is_found(values: dict[str, Any], broken: list[str]) -> None:
+def test_a_rule_that_the_job_violates_is_found(values: dict[str, Any], broken: list[str]) -> None:
     assert mistakes(changed("RayJob", **values)) == broken
 
 
-EVERY_TIME = {name: {"policy": "DeleteNone"} for name in ("onSuccess", "onFailure")}
-AT_ONCE = {"deletionRules": [{"policy": "DeleteWorkers", "condition": {"jobStatus": "SUCCEEDED"}}]}
+ON_EACH_RESULT = {name: {"policy": "DeleteNone"} for name in ("onSuccess", "onFailure")}
+AFTER_SUCCESS = {"deletionRules": [{"policy": "DeleteWorkers", "condition": {"jobStatus": "SUCCEEDED"}}]}
 
 
 @pytest.mark.parametrize(
@@ -197,11 +197,11 @@ AT_ONCE = {"deletionRules": [{"policy": "DeleteWorkers", "condition": {"jobStatu
         ({"spec/suspend": True}, ["suspend needs shutdownAfterJobFinishes"]),
         ({"spec/suspend": True, "spec/shutdownAfterJobFinishes": True}, []),
         (
-            {"spec/deletionStrategy": EVERY_TIME, "spec/shutdownAfterJobFinishes": True},
+            {"spec/deletionStrategy": ON_EACH_RESULT, "spec/shutdownAfterJobFinishes": True},
             ["shutdownAfterJobFinishes has no DeleteNone"],
         ),
         (
-            {"spec/deletionStrategy": AT_ONCE, "spec/shutdownAfterJobFinishes": True},
+            {"spec/deletionStrategy": AFTER_SUCCESS, "spec/shutdownAfterJobFinishes": True},
             ["shutdownAfterJobFinishes has no deletionRules", "DeleteWorkers and the autoscaler exclude each other"],
         ),
         (
@@ -235,23 +235,23 @@ AT_ONCE = {"deletionRules": [{"policy": "DeleteWorkers", "condition": {"jobStatu
         ),
     ],
 )
-def test_a_job_with_a_cluster_of_its_own_is_read_through(values: dict[str, Any], broken: list[str]) -> None:
+def test_a_job_with_its_own_cluster_is_checked_completely(values: dict[str, Any], broken: list[str]) -> None:
     own = {"spec/clusterSelector": None, "spec/rayClusterSpec": changed("RayCluster")["spec"]}
     assert mistakes(changed("RayJob", **own, **values)) == broken
 
 
-def test_the_job_runs_on_the_cluster_that_the_other_manifest_makes() -> None:
+def test_the_job_selects_the_cluster_of_the_other_manifest() -> None:
     cluster, job = changed("RayCluster"), changed("RayJob")
     assert job["spec"]["clusterSelector"] == {"ray.io/cluster": cluster["metadata"]["name"]}
 
 
-def test_a_pod_that_is_told_to_go_lives_until_ray_has_drained_it() -> None:
-    """And not beyond the two minutes that a spot machine has."""
+def test_a_pods_grace_period_covers_rays_draining() -> None:
+    """It also ends within the two minutes of a spot machine's notice."""
     for group in changed("RayCluster")["spec"]["workerGroupSpecs"]:
         grace = group["template"]["spec"]["terminationGracePeriodSeconds"]
         assert RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S < grace <= 110
 
 
-def test_a_slip_in_a_policy_is_found() -> None:
+def test_an_error_in_a_network_policy_is_found() -> None:
     with pytest.raises(kubernetes_validate.ValidationError, match="ingres"):
         kubernetes_validate.validate(changed("NetworkPolicy", **{"spec/ingres": []}), KUBERNETES, strict=True)

@@ -1,4 +1,4 @@
-"""The logs of long runs are rotated: by default on every local head, and really so."""
+"""Ray's logs are rotated: the settings of a local head, and what a worker leaves on disk."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ ray.get(talk.remote())
 """
 
 
-def test_a_local_heads_logs_have_a_limit(head: Any) -> None:
-    import psutil  # which ray makes importable
+def test_a_local_head_limits_its_logs(head: Any) -> None:
+    import psutil  # Ray's copy
 
     env = psutil.Process(head.pid).environ()
     assert int(env["RAY_ROTATION_MAX_BYTES"]) == 64 << 20
     assert int(env["RAY_ROTATION_BACKUP_COUNT"]) == 2
 
 
-def test_what_a_worker_prints_takes_no_more_than_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A megabyte of lines: the last ones are there, in three files."""
+def test_a_workers_output_stays_below_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a megabyte of lines, the last ones remain, in at most three files."""
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
     monkeypatch.setenv("ARSPM_HOME", str(tmp_path / "home"))

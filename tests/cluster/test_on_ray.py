@@ -41,8 +41,8 @@ def chain(jobs_client: Any, stages: list[Stage], out: Path, **options: Any) -> t
     return outcomes, seen
 
 
-def writes(name: str, out: Path, *needs: str, seconds: float = 0.0) -> Stage:
-    """A stage that says how far it is, checks that what it needs is there, and leaves its file."""
+def writing_stage(name: str, out: Path, *needs: str, seconds: float = 0.0) -> Stage:
+    """A stage that prints progress, fails if a file of the stages it needs is missing, and writes its own file."""
     return Stage(
         name,
         needs,
@@ -54,17 +54,17 @@ def writes(name: str, out: Path, *needs: str, seconds: float = 0.0) -> Stage:
 
 def test_a_diamond_runs_and_then_is_reused(jobs_client: Any, tmp_path: Path) -> None:
     stages = [
-        writes("top", tmp_path),
-        writes("left", tmp_path, "top", seconds=1),
-        writes("right", tmp_path, "top", seconds=1),
-        writes("bottom", tmp_path, "left", "right"),
+        writing_stage("top", tmp_path),
+        writing_stage("left", tmp_path, "top", seconds=1),
+        writing_stage("right", tmp_path, "top", seconds=1),
+        writing_stage("bottom", tmp_path, "left", "right"),
     ]
     outcomes, seen = chain(jobs_client, stages, tmp_path)
     assert {outcome.status for outcome in outcomes.values()} == {"done"}, outcomes
-    assert {event.stage for event in seen if isinstance(event, events.Progress)} == set(outcomes)
+    assert {event.stage for event in seen if isinstance(event, events.StageProgress)} == set(outcomes)
     middle = [event for event in seen if event.stage in ("left", "right")]
     kinds = [type(event) for event in middle if isinstance(event, events.Started | events.Finished)]
-    assert kinds[:2] == [events.Started, events.Started], "the middle of the diamond runs side by side"
+    assert kinds[:2] == [events.Started, events.Started], "the middle of the diamond runs in parallel"
     again, seen = chain(jobs_client, stages, tmp_path)
     assert {outcome.status for outcome in again.values()} == {"reused"}
     first, *others = jobs.list_jobs(jobs_client, {"run": str(tmp_path)})
@@ -75,8 +75,8 @@ def test_a_diamond_runs_and_then_is_reused(jobs_client: Any, tmp_path: Path) -> 
 def test_a_failing_stage_says_why_and_skips_its_dependents(jobs_client: Any, tmp_path: Path) -> None:
     stages = [
         Stage("bad", (), "echo working; echo 'error: no clip has a face'; exit 1"),
-        writes("after", tmp_path, "bad"),
-        writes("beside", tmp_path),
+        writing_stage("after", tmp_path, "bad"),
+        writing_stage("beside", tmp_path),
     ]
     outcomes, _ = chain(jobs_client, stages, tmp_path)
     assert {name: outcome.status for name, outcome in outcomes.items()} == {
@@ -85,22 +85,22 @@ def test_a_failing_stage_says_why_and_skips_its_dependents(jobs_client: Any, tmp
         "beside": "done",
     }
     assert outcomes["after"].reason == "needs bad, which failed: no clip has a face"
-    # The same again takes the next free id; with the failure gone it goes through.
-    stages[0] = writes("bad", tmp_path)
+    # The second attempt takes the next free id and, without the fault, succeeds.
+    stages[0] = writing_stage("bad", tmp_path)
     outcomes, _ = chain(jobs_client, stages, tmp_path)
     assert outcomes["after"].status == "done"
     assert outcomes["bad"].submission_id.endswith("-2")
 
 
-def test_a_driver_killed_from_outside_is_tried_again(jobs_client: Any, tmp_path: Path) -> None:
+def test_a_killed_driver_is_retried(jobs_client: Any, tmp_path: Path) -> None:
     dies_once = f"test -e {tmp_path}/tried && echo ok > {tmp_path}/a || (touch {tmp_path}/tried; kill -9 $$)"
     outcomes, seen = chain(jobs_client, [Stage("a", (), dies_once)], tmp_path, backoff_seconds=0.1)
     assert outcomes["a"].status == "done", outcomes
     assert len([event for event in seen if isinstance(event, events.Retry)]) == 1
 
 
-def test_cancelling_a_run_lets_its_job_end_in_order(jobs_client: Any, tmp_path: Path) -> None:
-    """SIGINT reaches the program, and it has the time to clean up; the chain that waits says cancelled."""
+def test_a_cancelled_job_has_time_to_clean_up(jobs_client: Any, tmp_path: Path) -> None:
+    """SIGINT reaches the program, which then has time; the waiting chain reports the stage as cancelled."""
     program = tmp_path / "program.py"
     program.write_text(
         "import pathlib, sys, time\n"
@@ -113,7 +113,7 @@ def test_cancelling_a_run_lets_its_job_end_in_order(jobs_client: Any, tmp_path: 
         "    sys.exit(130)\n"
     )
     result: list[dict] = []
-    stages = [Stage("long", (), f"python {program}"), writes("after", tmp_path, "long")]
+    stages = [Stage("long", (), f"python {program}"), writing_stage("after", tmp_path, "long")]
     thread = threading.Thread(target=lambda: result.append(chain(jobs_client, stages, tmp_path)[0]))
     thread.start()
     deadline = time.time() + 30
@@ -140,7 +140,7 @@ def test_submitting_an_id_twice_runs_it_once(jobs_client: Any, tmp_path: Path) -
     assert jobs.info(jobs_client, "never-submitted") is None
 
 
-def test_a_log_is_given_once_and_whole(jobs_client: Any) -> None:
+def test_a_followed_log_is_complete_and_without_repetition(jobs_client: Any) -> None:
     entrypoint = "for i in $(seq 300); do echo line $i; test $((i % 100)) -eq 0 && sleep 1; done; printf 'no newline'"
     jobs.submit(jobs_client, submission_id="talker", entrypoint=entrypoint)
     lines = [line for line in jobs.follow(jobs_client, "talker", poll_seconds=0.1) if "line" in line]
@@ -171,16 +171,18 @@ def test_the_job_runs_the_code_that_was_staged(jobs_client: Any, tmp_path: Path)
 @pytest.mark.parametrize(
     ("env", "message"),
     [
-        ({"RAY_AUTH_MODE": "disabled"}, "wants a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH"),
+        ({"RAY_AUTH_MODE": "disabled"}, "requires a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH"),
         ({"RAY_AUTH_TOKEN": "guessed"}, "refuses the token in RAY_AUTH_TOKEN: set"),
     ],
 )
-def test_without_the_token_one_is_refused(head: heads.Head, env: dict[str, str], message: str) -> None:
+def test_a_client_without_the_right_token_gets_a_readable_error(
+    head: heads.Head, env: dict[str, str], message: str
+) -> None:
     program = (
         "import sys\nfrom cluster.client import connect\nfrom cluster.errors import ClusterError\n"
         "try:\n    connect(sys.argv[1])\nexcept ClusterError as error:\n    print(error)\n"
     )
-    said = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", program, head.address],
         env={**os.environ, **env},
         cwd=REPO,
@@ -188,12 +190,12 @@ def test_without_the_token_one_is_refused(head: heads.Head, env: dict[str, str],
         text=True,
         check=True,
     )
-    assert message in said.stdout
-    assert said.stdout.count("\n") == 1
+    assert message in result.stdout
+    assert result.stdout.count("\n") == 1
 
 
 def test_nothing_listens_beyond_loopback(jobs_client: Any, listening: Callable[[], set[tuple[str, str, int]]]) -> None:
-    """Looked at while a job runs Ray tasks, whose workers listen too."""
+    """While a job runs Ray tasks, whose workers listen as well."""
     program = "import ray; ray.init(); print(ray.get(ray.remote(lambda: 1).remote())); import time; time.sleep(3)"
     jobs.submit(jobs_client, submission_id="listener", entrypoint=f"python -c '{program}'")
     while "\n1\n" not in jobs.logs(jobs_client, "listener"):
@@ -206,13 +208,13 @@ def test_nothing_listens_beyond_loopback(jobs_client: Any, listening: Callable[[
     jobs.wait(jobs_client, "listener")
 
 
-def test_up_again_gives_the_same_head(head: heads.Head) -> None:
+def test_up_returns_a_running_head(head: heads.Head) -> None:
     assert heads.up(num_cpus=1) == head
     assert heads.find_head() == head.address
     assert heads.client_env(head)["RAY_API_SERVER_ADDRESS"] == head.address
 
 
-def test_down_stops_its_own_head_with_its_jobs_and_no_other(
+def test_down_stops_this_users_head_with_its_jobs_and_no_other_head(
     head: heads.Head, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ARSPM_HOME", str(tmp_path / "other"))

@@ -1,4 +1,4 @@
-"""The Slurm script's own part: order, token, certificates, signals, and what is left. There is no Slurm here."""
+"""The Slurm script, with stand-ins for Slurm, Ray and the chain: order, token, certificates, signals, clean-up."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from typing import Any
 REPO = Path(__file__).parents[2]
 SBATCH = REPO / "cluster/slurm/arspm.sbatch"
 
-# What Slurm, Ray and the chain are to the script; the last two write down how they were called. The chain's work begins
-# once the workers were called, however slow this machine is.
+# Programs that replace Slurm's, Ray's and the chain's. `ray` and `arspm` record their arguments. The chain's work
+# starts when the workers have been started, however slow this machine is.
 STAND_INS = {
     "srun": "while [[ $1 == --* ]]; do case $1 in --cpu-bind=*) shift ;; *) shift 2 ;; esac; done\n"
     'SLURM_CPUS_ON_NODE=4 exec "$@"',
@@ -47,7 +47,7 @@ def allocation(tmp_path: Path, seconds_of_work: float) -> subprocess.Popen[str]:
         "SLURM_JOB_NODELIST": "one,two,three",
         "SLURMD_NODENAME": "one",
     }
-    # A test suite in the background ignores SIGINT, and so would the script.
+    # If the test suite runs in the background, it ignores SIGINT, and so would the script.
     command = ["env", "--default-signal=INT", "bash", SBATCH, "--run", "a b"]
     return subprocess.Popen(command, env={**os.environ, **own}, stderr=subprocess.PIPE, text=True)
 
@@ -57,7 +57,7 @@ def trace(tmp_path: Path) -> list[str]:
     return path.read_text().splitlines() if path.is_file() else []
 
 
-def test_an_allocation_starts_a_head_and_workers_and_ends_as_the_chain_ends(tmp_path: Path) -> None:
+def test_an_allocation_starts_a_head_and_workers_and_returns_the_chains_status(tmp_path: Path) -> None:
     with allocation(tmp_path, seconds_of_work=1) as script:
         assert script.wait(timeout=60) == 3, script.stderr.read()
     head, *others = trace(tmp_path)
@@ -67,13 +67,13 @@ def test_an_allocation_starts_a_head_and_workers_and_ends_as_the_chain_ends(tmp_
         "arspm submit --ray-address http://127.0.0.1:8265 --run a b",
         f"{common} --address=10.0.0.7:6379 600 600 ",
     ]
-    assert list((tmp_path / "home").iterdir()) == [], "token, authority and certificates are gone"
+    assert list((tmp_path / "home").iterdir()) == [], "token, authority and certificates are removed"
 
 
-def test_slurms_signal_before_the_end_reaches_the_chain(tmp_path: Path, wait_until: Any) -> None:
+def test_slurms_signal_before_the_time_limit_reaches_the_chain(tmp_path: Path, wait_until: Any) -> None:
     with allocation(tmp_path, seconds_of_work=60) as script:
         wait_until(lambda: len(trace(tmp_path)) == 3, seconds=30)
-        time.sleep(0.5)  # for the chain's Python to be ready for signals
+        time.sleep(0.5)  # until the chain's Python handles signals
         script.send_signal(signal.SIGINT)
         assert script.wait(timeout=20) == 128 + signal.SIGINT
     assert list((tmp_path / "home").iterdir()) == []

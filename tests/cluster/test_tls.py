@@ -1,4 +1,4 @@
-"""The certificates of a cluster's nodes: through Ray's own gRPC server and channels, and as files."""
+"""The certificates of a cluster's nodes: used by Ray's own gRPC server and channels, and as files."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def use_certificate(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     monkeypatch.setenv("RAY_TLS_CA_CERT", str(folder / tls.CA_CERT))
 
 
-def is_answered(address: str, name: str | None = None, seconds: float = 20) -> bool:
-    """Whether a channel, made as Ray makes its own, comes to stand with whoever proves to be `name`."""
+def connects(address: str, name: str | None = None, seconds: float = 20) -> bool:
+    """Whether one of Ray's channels becomes ready. `name`: the name that the server's certificate must have."""
     options = [("grpc.ssl_target_name_override", name)] if name else None
     with init_grpc_channel(address, options=options) as channel:
         try:
@@ -34,7 +34,10 @@ def is_answered(address: str, name: str | None = None, seconds: float = 20) -> b
 
 
 def answers_a_call(address: str) -> bool:
-    """TLS 1.3 lets a client believe in the channel before the server has refused its certificate: so make a call."""
+    """Whether the server answers a call.
+
+    In TLS 1.3 a channel can become ready before the server refuses the client's certificate.
+    """
     with init_grpc_channel(address) as channel:
         try:
             channel.unary_unary("/any/Any")(b"", timeout=20)
@@ -43,9 +46,7 @@ def answers_a_call(address: str) -> bool:
     return True
 
 
-def test_rays_own_channels_stand_between_nodes_of_one_cluster_only(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rays_channels_connect_only_nodes_of_the_same_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for cluster in ("ours", "theirs"):
         tls.make_authority(tmp_path / cluster)
         tls.make_node(tmp_path / cluster, tmp_path / f"{cluster}-node", ["10.0.0.7", "head.arspm.svc"])
@@ -55,21 +56,23 @@ def test_rays_own_channels_stand_between_nodes_of_one_cluster_only(
     server.start()
     try:
         address = f"127.0.0.1:{port}"
-        assert is_answered(address)
+        assert connects(address)
         assert answers_a_call(address)
         for name in ("10.0.0.7", "head.arspm.svc"):
-            assert is_answered(address, name)
-        assert not is_answered(address, "10.0.0.8", seconds=2), "another node's address"
+            assert connects(address, name)
+        assert not connects(address, "10.0.0.8", seconds=2), "another node's address"
         use_certificate(monkeypatch, tmp_path / "theirs-node")
-        assert not is_answered(address, seconds=2), "another cluster's node"
+        assert not connects(address, seconds=2), "another cluster's node"
         monkeypatch.setenv("RAY_TLS_CA_CERT", str(tmp_path / "ours" / tls.CA_CERT))
-        assert not answers_a_call(address), "who trusts us but is not ours"
+        assert not answers_a_call(address), "a client that trusts our authority but has a certificate of another"
     finally:
         server.stop(grace=None).wait()
 
 
-def test_an_authority_made_first_leaves_the_states_home_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`python -m cluster.tls ca ~/.arspm/ca` as the first of all commands, with the usual umask; then one left open."""
+def test_creating_an_authority_first_leaves_the_state_directory_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`cluster.tls ca` may be the first command of all, with the usual umask; an open state directory is closed."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("ARSPM_HOME")
     home = tmp_path / ".arspm"
@@ -86,16 +89,16 @@ def test_an_authority_made_first_leaves_the_states_home_closed(tmp_path: Path, m
         os.umask(before)
 
 
-def test_certificates_belong_to_their_owner_and_an_authority_stays(tmp_path: Path) -> None:
+def test_only_the_owner_reads_certificates_and_an_authority_is_not_replaced(tmp_path: Path) -> None:
     tls.main(["ca", str(tmp_path / "ca")])
-    for _ in range(2):  # a node that starts again
+    for _ in range(2):  # the second time: a node that restarts
         tls.main(["node", str(tmp_path / "ca"), str(tmp_path / "node"), "10.0.0.7"])
     assert {path.name for path in (tmp_path / "node").iterdir()} == {"tls.crt", "tls.key", "ca.crt"}
     assert {path.stat().st_mode & 0o777 for path in tmp_path.glob("*/*")} == {0o600}
     with pytest.raises(SystemExit, match=r"error: .*ca\.crt exists"):
         tls.main(["ca", str(tmp_path / "ca")])
-    for name in ("$(FQ_RAY_IP)", "", "10.0.0.7 10.0.0.8"):  # a variable that was not there, and the like
-        with pytest.raises(ClusterError, match="is neither an address nor a host name"):
+    for name in ("$(FQ_RAY_IP)", "", "10.0.0.7 10.0.0.8"):  # such as an unset variable
+        with pytest.raises(ClusterError, match="is neither an IP address nor a host name"):
             tls.make_node(tmp_path / "ca", tmp_path / "node", [name])
     with pytest.raises(ClusterError, match="must name the addresses"):
         tls.make_node(tmp_path / "ca", tmp_path / "node", [])

@@ -1,4 +1,4 @@
-"""The parts of `cluster` that need no head: addresses, tokens, staged code, state files, deployment files."""
+"""The parts of `cluster` that need no head: addresses, tokens, staged code, state files, the launcher's file."""
 
 from __future__ import annotations
 
@@ -13,36 +13,40 @@ import yaml
 
 from cluster import head as heads
 from cluster.access import auth_headers, ensure_token, state_home, token_file
-from cluster.client import connect, normal_address
+from cluster.client import connect, normalize_address
 from cluster.errors import ClusterError, Unreachable
-from cluster.host import free_port, own_directory
+from cluster.host import free_port, private_directory
 from cluster.package import stage_package
 
 REPO = Path(__file__).parents[2]
 
 
-def test_addresses() -> None:
-    assert normal_address("host:8265/") == "http://host:8265"
-    assert normal_address(" https://host ") == "https://host"
+def test_an_address_becomes_a_url() -> None:
+    assert normalize_address("host:8265/") == "http://host:8265"
+    assert normalize_address(" https://host ") == "https://host"
     with pytest.raises(ClusterError, match=r"'ray://host:10001' is not the address of a Ray dashboard"):
-        normal_address("ray://host:10001")
+        normalize_address("ray://host:10001")
 
 
-def test_nobody_there_is_one_line_that_says_what_to_do() -> None:
+def test_no_head_is_a_one_line_error_that_says_what_to_do() -> None:
     address = f"http://127.0.0.1:{free_port()}"
     with pytest.raises(Unreachable) as caught:
         connect(address)
     assert str(caught.value) == f"no Ray head answers at {address}: start one with `arspm up`, or pass --ray-address"
 
 
-def test_token_mode_without_a_token_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_token_mode_without_a_token_is_an_error_before_any_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "none"))
-    with pytest.raises(ClusterError, match=r"RAY_AUTH_MODE=token, but there is no token in .*/none: `arspm up` makes"):
+    with pytest.raises(
+        ClusterError, match=r"RAY_AUTH_MODE=token, but there is no token in .*/none: `arspm up` creates"
+    ):
         connect("127.0.0.1:1")
 
 
-def test_an_address_given_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ray's own client does it the other way round."""
+def test_an_explicit_address_takes_precedence_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In Ray's own client it is the other way round."""
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:1")
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:2")
     with pytest.raises(Unreachable, match=r"http://127\.0\.0\.1:3:"):
@@ -52,7 +56,7 @@ def test_an_address_given_wins_over_the_environment(monkeypatch: pytest.MonkeyPa
     assert heads.find_head() == "http://127.0.0.1:1"
 
 
-def test_something_else_that_answers_is_named(tmp_path: Path) -> None:
+def test_an_answer_that_is_not_a_heads_is_an_error(tmp_path: Path) -> None:
     import http.server
     import threading
 
@@ -62,12 +66,14 @@ def test_something_else_that_answers_is_named(tmp_path: Path) -> None:
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Silent) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        with pytest.raises(ClusterError, match="answers, but not as a Ray head does: Version check returned 404"):
+        with pytest.raises(ClusterError, match="answers, but is not a Ray head: Version check returned 404"):
             connect(f"127.0.0.1:{server.server_port}")
         server.shutdown()
 
 
-def test_a_token_is_made_once_and_for_its_owner_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_is_created_once_and_only_its_owner_can_read_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "new" / "token"))
     ensure_token()
     token = token_file().read_text()
@@ -77,7 +83,7 @@ def test_a_token_is_made_once_and_for_its_owner_only(tmp_path: Path, monkeypatch
     assert stat.S_IMODE(token_file().stat().st_mode) == 0o600
 
 
-def test_the_states_home_is_closed_and_one_of_everyones_is_refused(
+def test_the_state_directory_is_closed_and_a_shared_one_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = tmp_path / "deep/home"
@@ -89,12 +95,14 @@ def test_the_states_home_is_closed_and_one_of_everyones_is_refused(
     state_home()
     assert stat.S_IMODE(home.stat().st_mode) == 0o700
     home.chmod(0o1777)
-    with pytest.raises(ClusterError, match=r"deep/home is open to others and not yours to close: name another folder"):
+    with pytest.raises(
+        ClusterError, match=r"deep/home is shared with other users: set ARSPM_HOME to a directory of your own"
+    ):
         state_home()
     assert stat.S_IMODE(home.stat().st_mode) == 0o1777
 
 
-def test_the_token_goes_to_this_machine_or_where_token_mode_is_asked_for(
+def test_the_token_is_sent_only_to_this_machine_or_in_token_mode(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
@@ -109,7 +117,7 @@ def test_the_token_goes_to_this_machine_or_where_token_mode_is_asked_for(
     assert auth_headers("http://127.0.0.1:8265") == {}
 
 
-def test_only_source_travels_and_equal_code_is_staged_once(tmp_path: Path) -> None:
+def test_only_source_files_are_staged_and_the_same_code_only_once(tmp_path: Path) -> None:
     package = tmp_path / "voice"
     for name in ("a.py", "deep/b.py", "deep/page.html.j2", "page.css", "__pycache__/a.py", "data.parquet", ".git/x.so"):
         (package / name).parent.mkdir(parents=True, exist_ok=True)
@@ -125,20 +133,20 @@ def test_only_source_travels_and_equal_code_is_staged_once(tmp_path: Path) -> No
         stage_package([tmp_path / "none"])
 
 
-def test_our_own_packages_travel_whole_and_are_small() -> None:
+def test_our_own_packages_are_staged_completely_and_are_small() -> None:
     staged = stage_package([REPO / name for name in ("arspm", "jobs", "cluster", "tune_spaces")])
-    for path in (REPO / "arspm").rglob("*"):  # what a program may open: templates, styles, scripts
+    for path in (REPO / "arspm").rglob("*"):  # including templates, styles and scripts, which a program may open
         if path.is_file() and "__pycache__" not in path.parts and not path.name.startswith("."):
             assert (staged / path.relative_to(REPO)).is_file(), path
     assert sum(path.stat().st_size for path in staged.rglob("*")) < 3_000_000
 
 
-def test_a_state_file_of_a_head_that_is_gone_is_no_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_state_file_of_a_dead_head_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ARSPM_HOME", str(tmp_path))
     for text in ("", "{}", "not json"):
         (tmp_path / "head.json").write_text(text)
         assert heads.current() is None
-    # The pid has gone to another program, leader of a session of its own: both must survive.
+    # Another program now has the pid and leads its own session: it must survive.
     with subprocess.Popen(["sleep", "60"], start_new_session=True) as stranger:
         gone = heads.Head("http://127.0.0.1:1", "", stranger.pid, "mark", str(tmp_path / "t"), "", 0.0, "me")
         heads._write(gone)
@@ -150,9 +158,9 @@ def test_a_state_file_of_a_head_that_is_gone_is_no_head(tmp_path: Path, monkeypa
     assert heads.down() is None
 
 
-def test_a_directory_for_ray_must_be_short_and_ours(tmp_path: Path) -> None:
+def test_a_directory_for_ray_must_be_short(tmp_path: Path) -> None:
     with pytest.raises(ClusterError, match="too long for Ray's sockets"):
-        own_directory(tmp_path / ("x" * 60))
+        private_directory(tmp_path / ("x" * 60))
 
 
 def test_a_taken_port_is_not_free() -> None:
@@ -165,21 +173,21 @@ def test_a_taken_port_is_not_free() -> None:
     assert is_free(free_port())
 
 
-def test_the_cluster_launchers_file_is_valid_by_rays_own_rules() -> None:
+def test_ray_accepts_the_cluster_launchers_file() -> None:
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     config = prepare_config(yaml.safe_load((REPO / "ray_cluster.yaml").read_text()))
     validate_config(config)
     types = config["available_node_types"]
-    assert types["head"]["resources"]["CPU"] == 0, "the head takes no work"
-    assert all(kind["min_workers"] == 0 for kind in types.values()), "it grows from nothing"
+    assert types["head"]["resources"]["CPU"] == 0, "the head runs no tasks"
+    assert all(kind["min_workers"] == 0 for kind in types.values()), "it scales from zero"
     assert [name for name, kind in types.items() if kind["resources"].get("GPU")] == ["gpu", "gpu_spot"]
     [start] = [command for command in config["head_start_ray_commands"] if "ray start" in command]
     assert "RAY_AUTH_MODE=token" in start
     assert "--dashboard-host=127.0.0.1" in start
 
 
-def test_every_file_that_the_image_copies_may_enter_its_build() -> None:
+def test_dockerignore_lets_in_every_file_that_the_image_copies() -> None:
     allowed = {line[1:] for line in (REPO / "cluster/Dockerfile.dockerignore").read_text().split() if line[0] == "!"}
     copied = [
         line.split() for line in (REPO / "cluster/Dockerfile").read_text().splitlines() if line.startswith("COPY")

@@ -25,7 +25,7 @@ def example(dtype: str, shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
     shape=st.lists(st.integers(1, 4), max_size=3).map(tuple),
     data=st.data(),
 )
-def test_arrays_come_back_whole_sliced_and_chunked(dtype, rows, shape, data):
+def test_arrays_round_trip_complete_sliced_and_chunked(dtype, rows, shape, data):
     values = example(dtype, (rows, *shape))
     kind = schema.tensor_type(schema.tensor_field("x", dtype, shape))
     assert (kind.dtype, kind.shape) == (np.dtype(dtype).str, shape)
@@ -55,7 +55,7 @@ def test_one_chunk_is_viewed_and_not_copied():
 
 
 @pytest.mark.parametrize("values", [example("int16", (3, 8)).astype(">i2"), example("float32", (8, 3)).T])
-def test_cells_are_little_endian_rows_whatever_the_array_was(values):
+def test_cells_are_little_endian_rows_for_any_array(values):
     cells = schema.tensor_column(values).to_pylist()
     expected = [np.array(row, values.dtype.newbyteorder("<")).tobytes() for row in values]
     assert cells == expected
@@ -66,17 +66,17 @@ def test_a_big_endian_dtype_is_declared_little_endian():
 
 
 @pytest.mark.parametrize("cell", [b"", b"12345678901", b"1234567890123", None])
-def test_a_cell_of_another_size_is_refused(cell):
+def test_a_cell_of_the_wrong_size_is_refused(cell):
     column = pa.array([bytes(12), cell, bytes(12)], pa.binary())
-    with pytest.raises(ValueError, match="does not hold 12 bytes"):
+    with pytest.raises(ValueError, match="does not hold the 12 bytes"):
         schema.tensors(column, schema.TensorType("<f4", (3,)))
-    # a cell outside the slice is nobody's business
+    # cells outside the slice are not checked
     assert schema.tensors(column.slice(2), schema.TensorType("<f4", (3,))).shape == (1, 3)
 
 
-def test_cells_whose_sizes_only_add_up_are_refused():
+def test_cells_of_wrong_sizes_with_the_right_sum_are_refused():
     column = pa.array([bytes(8), bytes(16)], pa.binary())
-    with pytest.raises(ValueError, match="does not hold 12 bytes"):
+    with pytest.raises(ValueError, match="does not hold the 12 bytes"):
         schema.tensors(column, schema.TensorType("<f4", (3,)))
 
 
@@ -95,7 +95,7 @@ def test_a_plain_column_is_not_a_tensor_column():
     ],
 )
 def test_files_are_read_with_pyarrow_and_numpy_alone(kind, column, dtype, shape):
-    """As a stranger would, from the file's own metadata and the design's table."""
+    """Without this project's code, from the file's metadata alone."""
     values = np.random.default_rng(0).integers(-9, 9, (3, *shape)).astype(dtype)
     texts = {field.name: ["a", "b", "c"] for field in kind if field.name != column}
     arrays = [schema.tensor_column(values) if field.name == column else pa.array(texts[field.name]) for field in kind]

@@ -19,14 +19,14 @@ WANTED = {
 }
 
 
-def check_rows(found: dict, told: dict, rows: list[int]) -> None:
+def check_rows(found: dict, expected: dict, rows: list[int]) -> None:
     assert set(found) == {schema.CLIP_ID, *(column for columns in WANTED.values() for column in columns)}
     for name, values in found.items():
         if isinstance(values, np.ndarray):
-            np.testing.assert_array_equal(values, told[name][rows])
+            np.testing.assert_array_equal(values, expected[name][rows])
         else:
             assert isinstance(values, pa.Array)
-            assert values.to_pylist() == [told[name][row] for row in rows]
+            assert values.to_pylist() == [expected[name][row] for row in rows]
 
 
 def rewrite(uri: str, change) -> None:
@@ -43,21 +43,21 @@ def small(write_corpus):
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(rows=st.lists(st.integers(0, 18), min_size=1, max_size=30))
 def test_rows_in_any_order_are_those_of_a_naive_read(small, rows):
-    uri, told = small
+    uri, expected = small
     split = tables.open_split(uri, "train")
-    check_rows(tables.read_rows(split, WANTED, np.array(rows)), told["train"], rows)
+    check_rows(tables.read_rows(split, WANTED, np.array(rows)), expected["train"], rows)
 
 
-def test_a_split_is_told_apart_from_the_others(small):
-    uri, told = small
+def test_each_split_has_its_own_rows(small):
+    uri, expected = small
     for name, rows in (("train", 19), ("val", 3), ("test", 4)):
         split = tables.open_split(uri, name)
         assert split.num_rows == rows == sum(split.group_sizes())
-        check_rows(tables.read_rows(split, WANTED, np.arange(rows)), told[name], list(range(rows)))
+        check_rows(tables.read_rows(split, WANTED, np.arange(rows)), expected[name], list(range(rows)))
     assert tables.open_split(uri, "train").group_sizes() == [4, 4, 1, 4, 4, 2]
 
 
-def test_only_the_groups_that_are_asked_for_are_read(small, monkeypatch):
+def test_only_the_needed_row_groups_are_read(small, monkeypatch):
     uri, _ = small
     read = []
     original = pq.ParquetFile.read_row_group
@@ -68,16 +68,16 @@ def test_only_the_groups_that_are_asked_for_are_read(small, monkeypatch):
     )
     split = tables.open_split(uri, "train")
     tables.read_rows(split, {"features": (schema.FACE_FEATURE,)}, np.array([18, 5, 4, 18]))
-    assert read == [(1, [schema.CLIP_ID, schema.FACE_FEATURE])] * 2  # of the first and of the last shard
+    assert read == [(1, [schema.CLIP_ID, schema.FACE_FEATURE])] * 2  # once in the first and once in the last shard
 
 
 def test_scattered_rows_take_the_memory_of_one_shard(write_corpus, monkeypatch):
-    """Else a thousandth of a large corpus, drawn at random, would bring all of it into memory."""
+    """Otherwise a random thousandth of a large corpus would load all of it into memory."""
     uri, _ = write_corpus({"train": (8,) * 12}, feature_dim=4096)
     split, held = tables.open_split(uri, "train"), []
     original, before = tables._read_groups, pa.total_allocated_bytes()
     monkeypatch.setattr(
-        tables, "_read_groups", lambda *asked: held.append(pa.total_allocated_bytes() - before) or original(*asked)
+        tables, "_read_groups", lambda *args: held.append(pa.total_allocated_bytes() - before) or original(*args)
     )
     tables.read_rows(split, {"features": (schema.FACE_FEATURE,)}, np.arange(1, 96, 4))
     assert len(held) == 12
@@ -86,36 +86,36 @@ def test_scattered_rows_take_the_memory_of_one_shard(write_corpus, monkeypatch):
 
 @pytest.mark.parametrize("subset", [1, 3, 4, 8, 9, 10, 13, 14, 19])
 def test_a_subset_is_the_first_rows(small, subset):
-    uri, told = small
+    uri, expected = small
     split = tables.open_split(uri, "train", subset)
     assert split.num_rows == subset
     rows = list(range(subset))[::-1]
-    check_rows(tables.read_rows(split, WANTED, np.array(rows)), told["train"], rows)
+    check_rows(tables.read_rows(split, WANTED, np.array(rows)), expected["train"], rows)
     ids = tables.read_columns(split, "speech", (schema.CLIP_ID,))[schema.CLIP_ID].to_pylist()
-    assert ids == told["train"][schema.CLIP_ID][:subset]
+    assert ids == expected["train"][schema.CLIP_ID][:subset]
 
 
-def test_subsets_nest_and_read_no_further_shard(small):
+def test_subsets_nest_and_read_only_the_needed_shards(small):
     uri, _ = small
     sizes = {subset: tables.open_split(uri, "train", subset).shard_rows for subset in (5, 9, 11, 100)}
     assert sizes == {5: (5,), 9: (9,), 11: (9, 2), 100: (9, 4, 6)}
 
 
 @pytest.mark.parametrize(("shard", "begin"), [(0, 0), (1, 9), (2, 13)])
-def test_one_shard_alone_counts_from_zero(small, shard, begin):
-    uri, told = small
+def test_rows_of_a_single_shard_are_numbered_from_zero(small, shard, begin):
+    uri, expected = small
     alone = tables.open_split(uri, "train").only(shard)
     rows = np.arange(alone.num_rows)[::-1]
-    check_rows(tables.read_rows(alone, WANTED, rows), told["train"], (rows + begin).tolist())
+    check_rows(tables.read_rows(alone, WANTED, rows), expected["train"], (rows + begin).tolist())
 
 
 def test_families_that_are_not_aligned_are_refused(small):
     uri, _ = small
     split = tables.open_split(uri, "train")
     rewrite(split.path("features", 1), lambda table: table.take([1, 0, 2, 3]))
-    with pytest.raises(ValueError, match="features are not those of the other families"):
+    with pytest.raises(ValueError, match="features has other clip ids than the other families"):
         tables.read_rows(split, WANTED, np.array([9]))
-    tables.read_rows(split, WANTED, np.array([11]))  # aligned again here
+    tables.read_rows(split, WANTED, np.array([11]))  # this row is aligned
     tables.read_rows(split, {"features": WANTED["features"]}, np.array([9]))
 
 
@@ -129,7 +129,7 @@ def test_a_family_with_fewer_rows_is_refused(small, rows, row):
 
 
 @pytest.mark.parametrize("rows", [[19], [-1], [0, 19]])
-def test_rows_that_are_not_there_are_refused(small, rows):
+def test_row_numbers_out_of_range_are_refused(small, rows):
     uri, _ = small
     with pytest.raises((IndexError, ValueError)):
         tables.read_rows(tables.open_split(uri, "train"), WANTED, np.array(rows))
@@ -146,11 +146,11 @@ def test_an_empty_split_and_a_missing_corpus_are_named(small, tmp_path):
         tables.open_split(f"{tmp_path}/nowhere", "train")
 
 
-def test_columns_of_a_whole_split_keep_their_order(small):
-    uri, told = small
+def test_columns_of_a_complete_split_keep_their_order(small):
+    uri, expected = small
     table = tables.read_columns(tables.open_split(uri, "train"), "faces", (schema.GENDER, schema.CLIP_ID))
-    assert table[schema.CLIP_ID].to_pylist() == told["train"][schema.CLIP_ID]
-    assert table[schema.GENDER].to_pylist() == told["train"][schema.GENDER]
+    assert table[schema.CLIP_ID].to_pylist() == expected["train"][schema.CLIP_ID]
+    assert table[schema.GENDER].to_pylist() == expected["train"][schema.GENDER]
 
 
 def test_the_same_table_gives_the_same_bytes(tmp_path):
@@ -171,11 +171,11 @@ def test_the_same_table_gives_the_same_bytes(tmp_path):
     file.close()
 
 
-def test_the_ids_hash_is_of_the_order_too():
+def test_the_ids_hash_depends_on_the_order():
     assert tables.ids_hash(["a", "b"]) == tables.ids_hash(("a", "b"))
     assert len({tables.ids_hash(ids) for ids in (["a", "b"], ["b", "a"], ["ab"], ["a"], [])}) == 5
 
 
-def test_a_speaker_is_an_identity_or_else_a_video():
+def test_a_speaker_is_an_identity_or_otherwise_a_video():
     table = pa.table({schema.VIDEO_ID: ["a", "b", "c"], schema.IDENTITY: ["ann", None, "ann"]})
     assert tables.speakers(table) == ["ann", "b", "ann"]

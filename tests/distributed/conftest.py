@@ -1,4 +1,4 @@
-"""Ten made-up speakers beside a clip of every kind that is dropped, and the corpus that they give."""
+"""Fixtures: ten synthetic speakers, one clip for every drop reason, and the corpus made from them."""
 
 import contextlib
 import csv
@@ -27,6 +27,7 @@ from arspm.synthetic.people import sample_speakers
 from arspm.synthetic.scene import Pose
 from arspm.training import artifacts, checkpoint
 from cluster.host import marked_processes
+from jobs.stage import expected_fingerprint
 
 REPO = Path(__file__).parents[2]
 FPS = 10
@@ -34,7 +35,7 @@ FINGERPRINT = "f" * 64
 
 
 class Clips(NamedTuple):
-    """A CSV of clips. `good`: its rows that make it. `dropped`: the line of each other row and why it is dropped."""
+    """A CSV of clips. `good`: the rows that get into the corpus. `dropped`: line and reason of every other row."""
 
     folder: Path
     csv: Path
@@ -44,16 +45,17 @@ class Clips(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """A run whose corpus is made."""
+    """A run with a finished corpus."""
 
     run: Path
     config: Config
     files: dict[str, Any]
     figures: dict[str, Any]
+    fingerprint: str
 
 
 def busy_workers(head: Any, title: str) -> list[Any]:
-    """The head's live processes (psutil.Process) that Ray gave a title with this in it."""
+    """Return the head's live processes (psutil.Process) whose title contains `title`."""
     found = []
     for process in marked_processes(head.pid, head.id):
         with contextlib.suppress(NoSuchProcess):
@@ -68,7 +70,7 @@ def buzz(seconds: float) -> np.ndarray:
 
 
 def write_broken_clips(folder: Path) -> dict[str, tuple[str, str]]:
-    """A real file for every reason to drop one: video id -> (x, y) of its row. Each lasts from 1.0 to 2.0."""
+    """Write a media file for every drop reason. Returns video id -> (x, y) of its row. Each is from 1.0 to 2.0 s."""
     people = sample_speakers(2, seed=7)
     face = draw_face(people[0])
     still = [face] * FPS
@@ -83,12 +85,12 @@ def write_broken_clips(folder: Path) -> dict[str, tuple[str, str]]:
     for reason, (frames, sound) in made.items():
         write_clip(folder / f"{reason.value}_1.0_2.0.mp4", frames, sound, FPS)
     (folder / "undecodable_1.0_2.0.mp4").write_bytes(b"not a clip")
-    for reason in (DropReason.no_video, DropReason.no_sound):  # the other stream alone
-        with av.open(str(folder / "silent_1.0_2.0.mp4")) as whole:
-            stream = whole.streams.audio[0] if reason is DropReason.no_video else whole.streams.video[0]
+    for reason in (DropReason.no_video, DropReason.no_sound):  # a file with the other stream only
+        with av.open(str(folder / "silent_1.0_2.0.mp4")) as source:
+            stream = source.streams.audio[0] if reason is DropReason.no_video else source.streams.video[0]
             with av.open(str(folder / f"{reason.value}_1.0_2.0.mp4"), "w") as half:
                 copy = half.add_stream_from_template(stream)
-                for packet in whole.demux(stream):
+                for packet in source.demux(stream):
                     if packet.dts is not None:
                         packet.stream = copy
                         half.mux(packet)
@@ -106,12 +108,12 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Clips:
     broken = write_broken_clips(made.clips_dir)
     others = [[name, "1.0", "2.0", *xy] for name, xy in broken.items()]
     others += [["missing_file", "1.0", "2.0", "0.5", "0.5"], good[0], ["bad_row", "1.0"]]
-    told = [*broken, "missing_file", "duplicate_key", "bad_row"]
+    reasons = [*broken, "missing_file", "duplicate_key", "bad_row"]
     rows = others[:4] + good + others[4:]
     lines = [*range(1, 5), *range(5 + len(good), 1 + len(rows))]
     with made.clips_csv.open("w", newline="") as file:
         csv.writer(file).writerows(rows)
-    return Clips(made.clips_dir, made.clips_csv, made.labels_csv, good, dict(zip(lines, told, strict=True)))
+    return Clips(made.clips_dir, made.clips_csv, made.labels_csv, good, dict(zip(lines, reasons, strict=True)))
 
 
 @pytest.fixture(scope="session")
@@ -134,7 +136,7 @@ def config(clips: Clips) -> Config:
 
 @pytest.fixture(scope="session")
 def driver(head: Any) -> Iterator[None]:
-    """This process is a driver of the head: what it calls runs there."""
+    """Connect this process to the head as a Ray driver."""
     ray.init(
         address=head.gcs_address,
         log_to_driver=False,
@@ -147,23 +149,24 @@ def driver(head: Any) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def prepared(driver: None, config: Config, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
-    """The corpus of those clips, made without a break."""
+    """The corpus of those clips, made without an interruption."""
     from arspm.distributed.data.preprocess import preprocess
 
     run = tmp_path_factory.mktemp("prepared")
-    return Prepared(run, config, *preprocess(config, str(run), FINGERPRINT))
+    fingerprint = expected_fingerprint("preprocess", str(run), config)
+    return Prepared(run, config, *preprocess(config, str(run), fingerprint), fingerprint)
 
 
 @pytest.fixture
 def copy_run(prepared: Prepared, tmp_path: Path) -> Callable[[str], str]:
-    """A function that gives a run of its own over the prepared corpus."""
+    """A function that returns a copy of the prepared run."""
 
     def copy(name: str) -> str:
         shutil.copytree(prepared.run, tmp_path / name)
         stages.commit(
             str(tmp_path / name),
             "preprocess",
-            fingerprint=FINGERPRINT,
+            fingerprint=prepared.fingerprint,
             config=prepared.config,
             files=prepared.files,
             seconds=0.0,
@@ -176,13 +179,13 @@ def copy_run(prepared: Prepared, tmp_path: Path) -> Callable[[str], str]:
 
 @pytest.fixture
 def program_env(head: Any) -> dict[str, str]:
-    """The environment in which a stage's program is a driver of the head, as it is in a job."""
+    """The environment in which a stage's program connects to the head, as in a job."""
     return {**os.environ, "RAY_ADDRESS": head.gcs_address, "PYTHONPATH": str(REPO)}
 
 
 @pytest.fixture
 def decoded_run(write_corpus: Callable[..., Any], tmp_path: Path) -> tuple[str, Config]:
-    """A run with all that an encoder rests on, of random numbers, and its configuration."""
+    """A run with everything that an encoder needs, made of random numbers, and its configuration."""
     torch.manual_seed(0)
     write_corpus({"train": (13, 11), "val": (6,)}, feature_dim=64)
     config = override(

@@ -1,4 +1,4 @@
-"""An ablation's page from finished runs: whose figures and whose pictures stand where."""
+"""The page of an ablation: each variant's figures and pictures come from its own run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CLIPS = ["a_0_6", "b_0_6", "c_0_6", "d_0_6"]
 
 
 def finish(run: str, name: str, seed: int, angle: float, own: slice = slice(None)) -> None:
-    """Leave in a run what encoder and evaluate leave; each picture has a grey of its own."""
+    """Write the files of the encoder and evaluate stages into a run. Each picture has a different grey."""
     clips = CLIPS[own]
     row: dict[str, Any] = {"model": name, "n": len(clips), "cos_degrees_learnt_share": None}
     row |= dict.fromkeys(FIGURES, angle) | {f"{figure}_interval": None for figure in FIGURES}
@@ -31,9 +31,9 @@ def finish(run: str, name: str, seed: int, angle: float, own: slice = slice(None
     portraits = []
     for number, clip in enumerate(CLIPS[:2]):
         entry = {"clip_id": clip}
-        for place, kind in enumerate(("real", "face_to_face", "portrait")):
+        for index, kind in enumerate(("real", "face_to_face", "portrait")):
             entry[kind] = f"evaluate/pictures/{number:03d}-{kind}.jpg"
-            grey = np.full((64, 64, 3), round(angle) + 20 * place + 60 * number, np.uint8)
+            grey = np.full((64, 64, 3), round(angle) + 20 * index + 60 * number, np.uint8)
             storage.write_bytes(storage.join(run, entry[kind]), encode_jpeg(grey))
         portraits.append(entry)
     measured = {"table4": [row, prior], "table5": None, "table6": None, "judge": None, "oracle": None}
@@ -50,9 +50,9 @@ def finish(run: str, name: str, seed: int, angle: float, own: slice = slice(None
 
 
 def test_each_variants_figures_and_portraits_are_its_own(tmp_path: Path) -> None:
-    """Figure 6: real and Face-to-Face once, and of the same clips each variant's portrait by its first seed."""
+    """Figure 6: real and Face-to-Face once, then each variant's portrait of the same clips, by its first seed."""
     run = str(tmp_path)
-    women, first, second = (stages.variant(run, slug) for slug in ("female-0", "non-prior-0", "non-prior-1"))
+    women, first, second = (stages.variant_run(run, slug) for slug in ("female-0", "non-prior-0", "non-prior-1"))
     made = [
         (Finished("female", 0, women), 31.0, slice(1, 3)),
         (Finished("non-prior", 0, first), 33.0, slice(None)),

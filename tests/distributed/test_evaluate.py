@@ -1,6 +1,6 @@
-"""What evaluate measures, against the same figures worked out from the networks and the corpus by hand.
+"""The measures of evaluate, compared with the same figures computed naively from the networks and the corpus.
 
-The actors run here one after the other instead of in Ray, everything else is as in the stage.
+The actors run here one after the other instead of in Ray. Everything else is as in the stage.
 """
 
 from __future__ import annotations
@@ -22,17 +22,18 @@ from arspm import config as configuration
 from arspm import storage
 from arspm.config import Config, override
 from arspm.config.presets import preset
+from arspm.config.variants import VARIANTS
 from arspm.corpus import schema
-from arspm.distributed import evaluate
+from arspm.distributed import evaluate, measures
 from arspm.distributed.data import infer
 from arspm.distributed.data.oracle import ORACLE
+from arspm.distributed.predictions import model_name
 from arspm.evaluation import table4
 from arspm.evaluation.judges import fit_judge
 from arspm.media.audio import from_int16, spectrogram
 from arspm.model import speech_portrait
 from arspm.runs import stages
 from arspm.training import artifacts, checkpoint
-from tune_spaces.paper_ablation import VARIANTS
 
 SEED = 3
 CONFIG = override(
@@ -44,17 +45,17 @@ FIGURES = ("l1", "l2", "cos_degrees")
 
 
 class Run(NamedTuple):
-    """A run as far as evaluate reads it, its test split as plain values, and its networks."""
+    """A run with everything that evaluate reads, its splits as plain values, and its networks."""
 
     uri: str
-    told: dict[str, dict[str, Any]]
+    columns: dict[str, dict[str, Any]]  # split -> column -> values
     priors: dict[str, torch.Tensor]
     oracle: dict[str, np.ndarray]
     networks: dict[str, torch.nn.Module]
 
     @property
     def test(self) -> dict[str, Any]:
-        return self.told["test"]
+        return self.columns["test"]
 
     def speech(self, seconds: int = 6) -> torch.Tensor:
         heard = self.test[schema.WAVEFORM][:, : seconds * schema.SAMPLE_RATE_HZ]
@@ -72,7 +73,7 @@ class Run(NamedTuple):
 
     @torch.no_grad()
     def redrawn(self, features: np.ndarray) -> np.ndarray:
-        """VGGFace of the decoder's pictures."""
+        """Return VGGFace's features of the decoder's portraits."""
         return self.networks["vggface"].features(self.networks["decoder"](torch.from_numpy(features))).numpy()
 
 
@@ -81,7 +82,7 @@ def run(write_corpus: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.Mo
     torch.set_num_threads(1)
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
-    _, told = write_corpus({"train": (12,), "val": (4,), "test": (6, 5)}, feature_dim=64)
+    _, values = write_corpus({"train": (12,), "val": (4,), "test": (6, 5)}, feature_dim=64)
     networks = {
         "vggface": speech_portrait.vggface(CONFIG, 5),
         "gender": speech_portrait.gender_classifier(CONFIG),
@@ -89,18 +90,18 @@ def run(write_corpus: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.Mo
         "encoder": speech_portrait.speech_encoder(CONFIG),
     }
     priors = {name: torch.randn(64) for name in ("neutral", *schema.GENDERS)}
-    videos = dict.fromkeys(told["test"][schema.VIDEO_ID])
-    first = {video: told["test"][schema.VIDEO_ID].index(video) for video in videos}
-    oracle = {  # nearer than any prior
-        video: (told["test"][schema.FACE_FEATURE][row] + 2 * rng.standard_normal(64)).astype(np.float32)
+    videos = dict.fromkeys(values["test"][schema.VIDEO_ID])
+    first = {video: values["test"][schema.VIDEO_ID].index(video) for video in videos}
+    oracle = {  # closer than any prior
+        video: (values["test"][schema.FACE_FEATURE][row] + 2 * rng.standard_normal(64)).astype(np.float32)
         for video, row in first.items()
     }
-    made = Run(str(tmp_path), told, priors, oracle, {name: model.eval() for name, model in networks.items()})
-    with torch.no_grad():  # a classifier that hears both sexes
+    made = Run(str(tmp_path), values, priors, oracle, {name: model.eval() for name, model in networks.items()})
+    with torch.no_grad():  # make the classifier predict both sexes
         logits = networks["gender"](made.speech())
         ordered = (logits[:, 0] - logits[:, 1]).sort().values
         networks["gender"].fc2.bias[1] += ordered[4:6].mean()
-        networks["gender"].fc2.weight *= 100  # and not by a hair
+        networks["gender"].fc2.weight *= 100  # with a clear margin
         networks["gender"].fc2.bias *= 100
     for name, model in networks.items():
         (tmp_path / name).mkdir()
@@ -143,8 +144,8 @@ def check_row(row: dict[str, Any], truth: np.ndarray, feature: np.ndarray | None
 
 
 @pytest.mark.parametrize("kind", ["gender", "female"])
-def test_table_4_is_the_distances_of_what_each_row_says(run: Run, kind: str) -> None:
-    """A model of one sex, and every row beside it, is measured on the clips of that sex (section 4.3.2)."""
+def test_table_4_has_the_distances_of_each_rows_answers(run: Run, kind: str) -> None:
+    """A model of one sex, and every other row, is measured on the clips of that sex (section 4.3.2)."""
     config = override(CONFIG, {"prior.kind": kind})
     files, figures = evaluate.evaluate(config, run.uri, "f" * 64)
     found = storage.read_json(storage.join(run.uri, "evaluate", "metrics.json"))
@@ -186,20 +187,20 @@ def test_table_4_is_the_distances_of_what_each_row_says(run: Run, kind: str) -> 
 
     lengths = {row["seconds"]: row for row in found["speech_length"]}
     assert list(lengths) == [1, 3, 6]
-    for seconds, row in lengths.items():  # of shorter speech the sex, too, is heard anew
+    for seconds, row in lengths.items():  # the sex is predicted from the shorter speech too
         assert row["n"] == own.sum()
         angle = naive(run.feature(kind, seconds), truth)["cos_degrees"][own].mean()
         assert row["cos_degrees"] == pytest.approx(angle, rel=1e-4)
     assert lengths[6]["l2"] == rows[name]["l2"]
 
 
-def test_what_stands_beside_table_4(run: Run) -> None:
+def test_the_measures_beside_table_4(run: Run) -> None:
     evaluate.evaluate(CONFIG, run.uri, "f" * 64)
     found = storage.read_json(storage.join(run.uri, "evaluate", "metrics.json"))
     truth, speech = run.test[schema.FACE_FEATURE], run.feature("gender")
     speakers, videos = np.array(run.test[schema.IDENTITY]), run.test[schema.VIDEO_ID]
 
-    first = [videos.index(video) for video in dict.fromkeys(videos)]  # one face a speaker: the first clip's
+    first = [videos.index(video) for video in dict.fromkeys(videos)]  # one face per speaker: the first clip's
     assert {row["gallery"] for row in found["retrieval"]} == {6}
     for metric, name in (("cosine", "cosine"), ("cityblock", "l1"), ("euclidean", "l2")):
         (row,) = (row for row in found["retrieval"] if row["distance"] == name)
@@ -215,9 +216,9 @@ def test_what_stands_beside_table_4(run: Run) -> None:
     assert (heard["train"], heard["val"], heard["n"]) == (0.9, 0.8, (sexes >= 0).sum())
 
     seen = {"real": truth, "face-to-face": run.redrawn(truth), "gender+fc": run.redrawn(speech)}
-    train = run.told["train"]
+    train = run.columns["train"]
     rows = [row for row, sex in enumerate(train[schema.GENDER]) if sex]
-    assert len(rows) == 8  # as many women as men, so all of them are asked for
+    assert len(rows) == 8  # as many women as men, so all of them are used
     labels = np.array([schema.GENDERS.index(train[schema.GENDER][row]) for row in rows])
     judge = fit_judge(train[schema.FACE_FEATURE][rows], labels)
     assert [row["pictures"] for row in found["table5"]] == list(seen)
@@ -232,8 +233,8 @@ def test_what_stands_beside_table_4(run: Run) -> None:
         assert found["similarity"][kind]["between_cosine"] == pytest.approx((unit @ unit.T)[other].mean(), abs=1e-4)
 
 
-def test_the_pictures_are_of_what_they_say(run: Run) -> None:
-    """Figure 2: the decoder's picture of a mean. Figures 4 and 6: real, Face-to-Face, portrait of the same clip."""
+def test_each_picture_shows_what_its_entry_names(run: Run) -> None:
+    """Figure 2: the decoder's portrait of a mean. Figures 4 and 6: real, Face-to-Face and portrait of the same clip."""
     evaluate.evaluate(CONFIG, run.uri, "f" * 64)
     found = storage.read_json(storage.join(run.uri, "evaluate", "metrics.json"))
 
@@ -242,7 +243,7 @@ def test_the_pictures_are_of_what_they_say(run: Run) -> None:
         return 255 * run.networks["decoder"](torch.as_tensor(features)[None])[0].permute(1, 2, 0).numpy()
 
     def difference(path: str, expected: np.ndarray) -> float:
-        """Between a picture and what JPEG makes of the expected one."""
+        """Return the mean difference between a picture and the expected one after JPEG compression."""
         jpeg = cv2.imencode(".jpg", expected[..., ::-1].round(), [cv2.IMWRITE_JPEG_QUALITY, 95])[1]
         picture, other = cv2.imread(f"{run.uri}/{path}"), cv2.imdecode(jpeg, cv2.IMREAD_COLOR)
         return float(np.abs(picture.astype(float) - other).mean())
@@ -258,18 +259,18 @@ def test_the_pictures_are_of_what_they_say(run: Run) -> None:
         pictures["real"] = cv2.resize(real, (64, 64), interpolation=cv2.INTER_AREA)
         for kind, expected in pictures.items():
             apart = {other: difference(entry[other], expected) for other in pictures}
-            assert apart.pop(kind) < (10 if kind == "real" else 0.1)  # noise, made smaller in another way
+            assert apart.pop(kind) < (10 if kind == "real" else 0.1)  # noise that was resized differently
             assert min(apart.values()) > 1
 
 
-def test_of_many_clips_some_look_for_their_speaker(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluate, "MAX_QUERIES", 7)
+def test_retrieval_uses_a_sample_of_many_clips(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measures, "MAX_QUERIES", 7)
     evaluate.evaluate(CONFIG, run.uri, "f" * 64)
     found = storage.read_json(storage.join(run.uri, "evaluate", "metrics.json"))
     assert {(row["n"], row["gallery"]) for row in found["retrieval"]} == {(7, 6)}
 
 
-def test_of_many_clips_the_first_are_measured(run: Run) -> None:
+def test_only_the_first_clips_are_measured(run: Run) -> None:
     evaluate.evaluate(override(CONFIG, {"evaluate.num_clips": 9}), run.uri, "f" * 64)
     found = storage.read_json(storage.join(run.uri, "evaluate", "metrics.json"))
     assert found["n"] == 9 < len(run.test[schema.CLIP_ID])
@@ -277,8 +278,8 @@ def test_of_many_clips_the_first_are_measured(run: Run) -> None:
     assert clips == run.test[schema.CLIP_ID][:9]
 
 
-def test_variants_are_called_what_table_4_calls_them() -> None:
-    names = {name: evaluate.model_name(override(CONFIG, variant.changes)) for name, variant in VARIANTS.items()}
+def test_variants_have_the_names_of_table_4() -> None:
+    names = {name: model_name(override(CONFIG, variant.changes)) for name, variant in VARIANTS.items()}
     assert {name for name, variant in VARIANTS.items() if variant.published} == {
         name for name, variant in VARIANTS.items() if variant.published and names[name] == name
     }

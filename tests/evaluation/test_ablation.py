@@ -1,4 +1,4 @@
-"""Models over seeds: means, spreads, paired differences and steps, against sums done by hand."""
+"""Variants over seeds: means, standard deviations, paired differences and steps, against hand-computed values."""
 
 import statistics
 
@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 
 from arspm.corpus.schema import CLIP_ID, SPEAKER
-from arspm.evaluation.ablation import FIGURES, Trained, compare, steps_to_reach
+from arspm.evaluation.ablation import FIGURES, TrainedModel, compare_variants, steps_to_reach
 
 SPEAKERS = np.repeat(["ann", "bob", "cid", "dot"], [2, 3, 1, 2])
 CLIPS = np.array([f"{speaker}{row}" for row, speaker in enumerate(SPEAKERS)])
 
 
 def trained(variant, seed, angles, curve, *, shift=0.0, own=slice(None), share=None, accuracy=None):
-    """A model whose every distance is 30 + seed + shift, and a little more from clip to clip."""
-    each = (30.0 + seed + shift + np.arange(len(CLIPS)) / 10)[own]
-    row = {"model": variant, "n": len(each), **{figure: float(each.mean()) for figure in FIGURES}}
+    """A model whose distances are all 30 + seed + shift, plus 0.1 per clip."""
+    by_clip = (30.0 + seed + shift + np.arange(len(CLIPS)) / 10)[own]
+    row = {"model": variant, "n": len(by_clip), **{figure: float(by_clip.mean()) for figure in FIGURES}}
     row["cos_degrees_learnt_share"] = share
-    measured = {"table4": [row, {"model": "prior-only", "n": len(each), "cos_degrees": 40.0}], "table5": None}
+    measured = {"table4": [row, {"model": "prior-only", "n": len(by_clip), "cos_degrees": 40.0}], "table5": None}
     if accuracy is not None:
         measured["table5"] = [
             {"pictures": "real", "accuracy": 1.0},
@@ -25,8 +25,8 @@ def trained(variant, seed, angles, curve, *, shift=0.0, own=slice(None), share=N
         ]
     epochs = [{"step": step, "val_cos_degrees": angle} for step, angle in curve]
     history = {"epochs": epochs, "losses": [[1, 2.0]], "best_epoch": 1 + int(np.argmin([a for _, a in curve]))}
-    clips = {CLIP_ID: CLIPS[own], SPEAKER: SPEAKERS[own], **dict.fromkeys(FIGURES, each)}
-    return Trained(variant, seed, f"/run/_variants/{variant}-{seed}", measured, history, clips)
+    clips = {CLIP_ID: CLIPS[own], SPEAKER: SPEAKERS[own], **dict.fromkeys(FIGURES, by_clip)}
+    return TrainedModel(variant, seed, f"/run/_variants/{variant}-{seed}", measured, history, clips)
 
 
 def models():
@@ -40,14 +40,14 @@ def models():
 
 
 def compared(chosen=None):
-    return compare(chosen or models(), num_resamples=300, seed=0)
+    return compare_variants(chosen or models(), num_resamples=300, seed=0)
 
 
 def by_name(found):
     return {row["variant"]: row for row in found["variants"]}
 
 
-def test_means_and_spreads_are_over_seeds():
+def test_means_and_standard_deviations_are_over_seeds():
     row = by_name(compared())["neutral+fc"]
     values = [27.5 + seed + statistics.mean(np.arange(8) / 10) for seed in (0, 1)]
     for figure in FIGURES:
@@ -59,7 +59,7 @@ def test_means_and_spreads_are_over_seeds():
     assert [run["best_epoch"] for run in row["runs"]] == [3, 2]
 
 
-def test_one_seed_has_no_spread_and_no_oracle_no_share():
+def test_one_seed_has_no_standard_deviation_and_without_oracle_no_fraction_learnt():
     row = by_name(compared())["female"]
     assert row["figures"]["l2"]["sd"] is None
     assert row["figures"]["cos_degrees_learnt_share"] is None
@@ -67,25 +67,25 @@ def test_one_seed_has_no_spread_and_no_oracle_no_share():
 
 
 def test_differences_are_paired_by_clip():
-    """Every clip differs by the same amount, so the interval has no width, however much the clips differ."""
+    """Every clip differs by the same amount, so the interval has width zero although distances vary between clips."""
     rows = by_name(compared())
     assert rows["non-prior"]["against_non_prior"] is None
     difference = rows["neutral+fc"]["against_non_prior"]["cos_degrees"]
     assert difference["difference"] == pytest.approx(-2.5)
     assert difference["interval"] == pytest.approx([-2.5, -2.5])
-    # One seed against the mean of two, on the clips of its own sex alone.
+    # One seed against the mean of two, on clips of one sex only.
     assert rows["female"]["against_non_prior"]["l1"]["difference"] == pytest.approx(1.0 - 0.5)
     assert rows["neutral+fc"]["against_non_prior"]["val_cos_degrees"]["difference"] == pytest.approx(37.0 - 40.0)
 
 
-def test_a_model_of_one_sex_was_validated_on_other_clips_and_is_not_compared_there():
+def test_validation_angles_of_one_sex_are_not_compared_with_the_reference():
     found = compared()
     assert by_name(found)["female"]["against_non_prior"]["val_cos_degrees"] is None
     for target in found["convergence"]["targets"]:
         assert [row["variant"] for row in target["variants"]] == ["non-prior", "neutral+fc"]
 
 
-def test_the_judge_s_accuracy_is_of_the_variant_s_own_portraits():
+def test_accuracy_is_of_the_variants_own_portraits():
     rows = by_name(compared())
     assert rows["non-prior"]["gender"] == pytest.approx(
         {"accuracy": 0.6, "sd": statistics.stdev([0.5, 0.7]), "female": 0.5, "male": None}
@@ -98,10 +98,10 @@ def test_steps_to_reach_a_validation_angle():
     assert [steps_to_reach(curve, angle) for angle in (60.0, 42.0, 41.9, 39.9)] == [10, 20, 30, None]
 
 
-def test_targets_lie_between_the_reference_s_first_epoch_and_its_best():
+def test_targets_are_between_the_references_first_epoch_and_its_best():
     found = compared()["convergence"]
     values = [target["value"] for target in found["targets"]]
-    assert values == pytest.approx([51 - share * (51 - 40) for share in (0.5, 0.75, 0.9, 1.0)])
+    assert values == pytest.approx([51 - fraction * (51 - 40) for fraction in (0.5, 0.75, 0.9, 1.0)])
     last = {row["variant"]: row for row in found["targets"][-1]["variants"]}
     assert last["non-prior"]["steps"] == [30, 20]
     assert (last["non-prior"]["mean"], last["non-prior"]["reached"]) == (25, 2)
@@ -116,42 +116,43 @@ def test_a_target_that_a_seed_never_reaches_has_no_mean():
     assert (last["steps"], last["mean"], last["reached"]) == ([None, 10], None, 1)
 
 
-def test_findings_say_what_the_numbers_say():
-    said = " ".join(compared()["findings"])
+def test_findings_agree_with_the_numbers():
+    text = " ".join(compared()["findings"])
     assert (
-        "After the same 30 steps neutral+fc beats non-prior in validation: 37.00 ± 0.00° against 40.00 ± 0.00°" in said
+        "After the same 30 steps, neutral+fc beats non-prior in validation angle: 37.00 ± 0.00° against 40.00 ± 0.00°"
+        in text
     )
-    assert "nearer with 2 of 2 seeds" in said
-    assert "−2.50° (95 % over speakers: −2.50 to −2.50): nearer to the true face" in said
+    assert "smaller for 2 of 2 seeds" in text
+    assert "−2.50° (95 % interval over speakers: −2.50 to −2.50): closer to the true face" in text
     worse = models()
     worse[2:4] = [trained("neutral+fc", seed, 30, [(30, 45.0 + seed)], shift=1.5) for seed in (0, 1)]
-    said = " ".join(compared(worse)["findings"])
-    assert "neutral+fc does not beat non-prior" in said
-    assert "nearer with 0 of 2 seeds" in said
-    assert "further from the true face" in said
-    assert "too long with 2 of 2 seeds" in said
+    text = " ".join(compared(worse)["findings"])
+    assert "neutral+fc does not beat non-prior" in text
+    assert "smaller for 0 of 2 seeds" in text
+    assert "further from the true face" in text
+    assert "more steps than were run for 2 of 2 seeds" in text
 
 
-def test_the_head_start_of_a_prior_is_told_in_steps():
+def test_findings_give_the_head_start_of_a_prior_in_steps():
     chosen = models()
     for seed, losses in enumerate(([[1, 14.0], [2, 9.0], [3, 5.0]], [[1, 15.0], [2, 8.0], [3, 7.5], [5, 4.0]])):
         chosen[seed] = chosen[seed]._replace(history=chosen[seed].history | {"losses": losses})
         added = trained("neutral", seed, 30, [(30, 38.0)])
         chosen.append(added._replace(history=added.history | {"losses": [[1, 5.5], [2, 5.0]]}))
-    told = "begins at a training loss of 5.5, non-prior at 14.5; non-prior is there after 4 ± 1 steps of 30."
-    assert any(told in finding for finding in compared(chosen)["findings"])
-    assert not any("head start" in finding or "begins at" in finding for finding in compared()["findings"])
+    sentence = "starts at a training loss of 5.5, non-prior at 14.5; non-prior reaches 5.5 after 4 ± 1 steps of 30."
+    assert any(sentence in finding for finding in compared(chosen)["findings"])
+    assert not any("head start" in finding or "starts at" in finding for finding in compared()["findings"])
 
 
-def test_without_the_reference_nothing_is_claimed():
+def test_without_the_reference_there_are_no_findings():
     found = compared(models()[2:])
     assert found["findings"] == []
     assert found["convergence"]["targets"] == []
     assert by_name(found)["female"]["against_non_prior"] is None
 
 
-def test_seeds_that_were_measured_on_other_clips_are_refused():
+def test_seeds_with_different_clips_are_an_error():
     chosen = models()
     chosen[1] = chosen[1]._replace(clips=chosen[1].clips | {CLIP_ID: CLIPS[::-1]})
-    with pytest.raises(ValueError, match=r"_variants/non-prior-1: measured on other clips"):
+    with pytest.raises(ValueError, match=r"_variants/non-prior-1: evaluated on other clips"):
         compared(chosen)

@@ -1,4 +1,4 @@
-"""The importance of a sweep's dimensions, against functions whose variance shares are known."""
+"""Parameter importance, against functions whose variance decomposition is known."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def trial(sample: dict[str, Any], best: float | None, state: str = "finished") -
 
 
 def uniform_trials(weights: list[float], num_trials: int, seed: int = 0, noise: float = 0.0) -> list[dict[str, Any]]:
-    """Trials of f = sum of weight x uniform, whose shares are the squares of the weights."""
+    """Trials of f = sum(weight * uniform), whose importances are proportional to the squared weights."""
     rng = np.random.default_rng(seed)
     points = rng.uniform(size=(num_trials, len(weights)))
     values = points @ np.array(weights) + noise * rng.standard_normal(num_trials)
@@ -31,28 +31,28 @@ def uniform_trials(weights: list[float], num_trials: int, seed: int = 0, noise: 
     ]
 
 
-def of_squares(weights: list[float]) -> list[float]:
+def squared_fractions(weights: list[float]) -> list[float]:
     return [weight**2 / sum(w**2 for w in weights) for weight in weights]
 
 
 @pytest.mark.parametrize("weights", [[2.0, 1.0], [1.0, -1.0], [3.0, 2.0, 1.0]])
-def test_linear_functions_have_the_squares_of_their_slopes(weights: list[float]) -> None:
+def test_importances_of_a_linear_function_are_its_squared_slopes(weights: list[float]) -> None:
     found = importance(uniform_trials(weights, 400), {f"x{i}": UNIT for i in range(len(weights))}, mode="min")
     assert found is not None
-    assert list(found["shares"].values()) == pytest.approx(of_squares(weights), abs=0.07)
+    assert list(found["shares"].values()) == pytest.approx(squared_fractions(weights), abs=0.07)
     assert sum(found["shares"].values()) == pytest.approx(1.0)
     assert found["num_trials"] == 400
     assert found["warning"] is None
 
 
-def test_only_one_dimension_matters() -> None:
+def test_a_single_relevant_dimension_has_all_the_importance() -> None:
     found = importance(uniform_trials([0.0, 1.0, 0.0], 200), {f"x{i}": UNIT for i in range(3)}, mode="min")
     assert found is not None
     assert found["shares"]["x1"] > 0.97
 
 
-def test_a_logarithmic_dimension_is_judged_as_it_was_drawn() -> None:
-    """Two steps: half of the decades lie below a = 1 (0.01 of the values), a quarter above b = 10 (0.9 of them)."""
+def test_a_logarithmic_dimension_is_analysed_on_the_logarithm() -> None:
+    """Two step functions: half of the decades are below a = 1 (0.01 of the values), a quarter above b = 10 (0.9)."""
     exponents = np.random.default_rng(0).uniform(-2, 2, (400, 2)).tolist()
     trials = [trial({"a": 10.0**a, "b": 10.0**b}, 2 * (a < 0) + 2 * (b > 1)) for a, b in exponents]
     found = importance(trials, {"a": DECADES, "b": DECADES}, mode="min")
@@ -61,8 +61,8 @@ def test_a_logarithmic_dimension_is_judged_as_it_was_drawn() -> None:
     assert found["shares"]["a"] == pytest.approx(by_a / (by_a + by_b), abs=0.06)
 
 
-def test_labels_have_the_variance_of_their_means() -> None:
-    """A grid of labels with repeats: the shares of a classical analysis of variance over the table of its values."""
+def test_importances_of_choices_agree_with_an_analysis_of_variance() -> None:
+    """A grid of two choices with repeats, against a classical two-way analysis of variance."""
     rows, columns = [0.0, 3.0, 1.0], [0.0, 0.5, -1.5, 1.0]
     table = np.add.outer(rows, columns)
     by_row = np.mean((table.mean(1) - table.mean()) ** 2)
@@ -83,7 +83,7 @@ def test_labels_have_the_variance_of_their_means() -> None:
     assert found["shares"]["width"] == pytest.approx(by_column / (by_row + by_column), abs=0.06)
 
 
-def test_labels_and_numbers_side_by_side() -> None:
+def test_choices_and_numbers_can_be_mixed() -> None:
     rng = np.random.default_rng(0)
     trials = []
     for _ in range(400):
@@ -95,15 +95,15 @@ def test_labels_and_numbers_side_by_side() -> None:
     assert found["shares"]["kind"] == pytest.approx(0.5, abs=0.07)
 
 
-def test_more_trials_come_nearer() -> None:
-    """What the threshold of the warning stands on."""
+def test_more_trials_reduce_the_error() -> None:
+    """This justifies the threshold of the warning."""
 
     def error(num_trials: int) -> float:
         weights, errors = [3.0, 2.0, 1.0], []
         for seed in range(12):
             found = importance(uniform_trials(weights, num_trials, seed, noise=0.3), SPACE, mode="min", seed=seed)
             assert found is not None
-            errors.append(max(abs(np.array(list(found["shares"].values())) - of_squares(weights))))
+            errors.append(max(abs(np.array(list(found["shares"].values())) - squared_fractions(weights))))
         return float(np.mean(errors))
 
     few, enough, many = error(9), error(30), error(120)
@@ -114,12 +114,12 @@ def test_more_trials_come_nearer() -> None:
 SPACE = {f"x{i}": UNIT for i in range(3)}
 
 
-def test_the_same_seed_gives_the_same_shares() -> None:
+def test_the_same_seed_gives_the_same_importances() -> None:
     trials = uniform_trials([3.0, 2.0, 1.0], 40)
     assert importance(trials, SPACE, mode="min", seed=1) == importance(trials, SPACE, mode="min", seed=1)
     assert importance(trials, SPACE, mode="min", seed=1) == importance(trials, SPACE, mode="max", seed=1)
     assert importance(trials, SPACE, mode="min", seed=1) != importance(trials, SPACE, mode="min", seed=2)
-    with pytest.raises(ValueError, match="'least': min or max"):
+    with pytest.raises(ValueError, match="mode must be min or max, not 'least'"):
         importance(trials, SPACE, mode="least")
 
 
@@ -133,10 +133,10 @@ def test_the_scale_of_the_values_does_not_matter() -> None:
         assert scaled["shares"] == pytest.approx(plain["shares"], abs=0.02)
 
 
-def test_few_trials_and_early_stops_are_warned_of() -> None:
+def test_few_trials_and_early_stops_give_a_warning() -> None:
     found = importance(uniform_trials([3.0, 2.0, 1.0], 29), SPACE, mode="min")
     assert found is not None
-    assert found["warning"] == "29 trials for 3 dimensions: below 30 the shares are a rough guess."
+    assert found["warning"] == "29 trials for 3 dimensions: below 30 these are rough estimates."
     trials = uniform_trials([3.0, 2.0, 1.0], 30)
     found = importance(trials, SPACE, mode="min")
     assert found is not None
@@ -147,7 +147,7 @@ def test_few_trials_and_early_stops_are_warned_of() -> None:
     assert found["warning"].startswith("2 of 30 trials were stopped early: ")
 
 
-def test_the_seed_is_no_dimension() -> None:
+def test_the_seed_is_excluded() -> None:
     trials = uniform_trials([2.0, 1.0], 30)
     plain = importance(trials, {"x0": UNIT, "x1": UNIT}, mode="min")
     for each in trials:
@@ -156,11 +156,11 @@ def test_the_seed_is_no_dimension() -> None:
     assert plain is not None
     assert found is not None
     assert found["shares"] == plain["shares"]
-    assert found["warning"] == "The seed is left out: it is noise, not a choice."
+    assert found["warning"] == "The seed is excluded: it is noise, not a choice."
     assert importance(trials, {"seed": {"kind": "choice", "values": [0, 1]}}, mode="min") is None
 
 
-def test_what_cannot_count_is_left_out() -> None:
+def test_unusable_trials_are_left_out() -> None:
     trials = uniform_trials([2.0, 1.0], 40)
     space = {"x0": UNIT, "x1": UNIT}
     odd = [
@@ -177,7 +177,7 @@ def test_what_cannot_count_is_left_out() -> None:
     assert importance(trials + odd, space, mode="min") == importance(trials, space, mode="min")
 
 
-def test_nothing_to_say_is_none() -> None:
+def test_too_few_trials_or_no_variation_give_none() -> None:
     space = {"x0": UNIT, "x1": UNIT}
     trials = uniform_trials([2.0, 1.0], 4)
     assert importance(trials, space, mode="min") is not None
@@ -189,7 +189,7 @@ def test_nothing_to_say_is_none() -> None:
     assert importance([{**trials[0], "best": float(i)} for i in range(9)], space, mode="min") is None
 
 
-def test_a_dimension_that_never_varied_has_no_share() -> None:
+def test_a_constant_dimension_has_no_importance() -> None:
     trials = uniform_trials([2.0, 1.0], 30)
     for each in trials:
         each["sample"]["order"] = "CSF"
@@ -199,7 +199,7 @@ def test_a_dimension_that_never_varied_has_no_share() -> None:
     assert found["shares"]["order"] == 0.0
 
 
-def test_it_says_nothing_and_leaves_optuna_as_it_was(capfd: pytest.CaptureFixture[str]) -> None:
+def test_optunas_logging_is_silenced_and_restored(capfd: pytest.CaptureFixture[str]) -> None:
     before = optuna.logging.get_verbosity()
     importance(uniform_trials([2.0, 1.0], 20), {"x0": UNIT, "x1": UNIT}, mode="min")
     assert optuna.logging.get_verbosity() == before
@@ -207,7 +207,7 @@ def test_it_says_nothing_and_leaves_optuna_as_it_was(capfd: pytest.CaptureFixtur
 
 
 def test_a_thousand_trials_take_no_more_than_fifteen_times_as_long_as_a_hundred() -> None:
-    """With trees of any depth it is with the square of their number, and 17 s of a core."""
+    """With trees of unlimited depth, time grows with the square of the trials: 17 s on one core for a thousand."""
     space = {f"x{i}": UNIT for i in range(5)}
 
     def seconds(num_trials: int) -> float:

@@ -10,13 +10,13 @@ from scipy.spatial import distance
 from arspm.evaluation.metrics import (
     bootstrap_interval,
     cos_degrees,
-    divided,
-    estimate,
-    interval,
     l1_distance,
     l2_distance,
     mean_and_interval,
     pair_ratio,
+    percentile_interval,
+    ratio_or_nan,
+    statistic_and_interval,
 )
 
 
@@ -74,15 +74,15 @@ def test_one_clip_per_speaker_gives_the_textbook_interval():
     assert interval.high == pytest.approx(values.mean() + half, abs=0.1 * half)
 
 
-def test_more_clips_of_the_same_speakers_do_not_narrow_it():
+def test_more_clips_of_the_same_speakers_do_not_narrow_the_interval():
     values = np.random.default_rng(1).normal(size=40)
     once = bootstrap_interval(values, np.arange(40))
     ten_times = bootstrap_interval(np.repeat(values, 10), np.repeat(np.arange(40), 10))
     assert ten_times == pytest.approx(once)
 
 
-def test_agrees_with_a_loop_over_resamples():
-    """Speakers with different numbers of clips: a resample's mean is over clips, not over speakers."""
+def test_the_interval_agrees_with_a_loop_over_resamples():
+    """Speakers have different numbers of clips: a resample's mean is over clips, not over speakers."""
     generator = np.random.default_rng(2)
     speakers = [f"speaker-{i}" for i in range(12)]
     clips = {speaker: generator.normal(i, 1, size=1 + 2 * i) for i, speaker in enumerate(speakers)}
@@ -107,14 +107,14 @@ def test_the_order_of_the_rows_does_not_matter():
     assert bootstrap_interval(values[order], groups[order]) == pytest.approx(bootstrap_interval(values, groups))
 
 
-def test_the_seed_decides():
+def test_the_interval_is_deterministic_in_the_seed():
     values, groups = np.random.default_rng(5).normal(size=30), np.arange(30)
     assert bootstrap_interval(values, groups) == bootstrap_interval(values, groups, seed=0)
     assert bootstrap_interval(values, groups, seed=1) != bootstrap_interval(values, groups, seed=0)
 
 
-def test_many_groups_are_drawn_in_parts(monkeypatch):
-    monkeypatch.setattr("arspm.evaluation.metrics._MAX_DRAWS", 350)  # 3 resamples at a time of 1000
+def test_many_groups_are_resampled_in_chunks(monkeypatch):
+    monkeypatch.setattr("arspm.evaluation.metrics._MAX_DRAWS", 350)  # 3 of 1000 resamples at a time
     values = np.random.default_rng(6).normal(size=100)
     interval = bootstrap_interval(values, np.arange(100), num_resamples=1000)
     half = 1.96 * values.std() / 10
@@ -128,24 +128,24 @@ def test_one_speaker_has_a_mean_but_no_interval():
     assert math.isnan(high)
 
 
-def test_a_figure_of_tables_is_a_mean_with_its_interval_or_none():
+def test_mean_and_interval_agrees_with_bootstrap_interval():
     values, groups = np.random.default_rng(7).normal(size=30), np.arange(30) // 3
     mean, low, high = bootstrap_interval(values, groups, num_resamples=300, seed=4)
     assert mean_and_interval(values, groups, num_resamples=300, seed=4) == (mean, [low, high])
     assert mean_and_interval([1.0, 2.0], ["a", "a"], num_resamples=300, seed=4) == (1.5, None)
 
 
-# --- the interval of any figure
+# --- intervals of other statistics
 
 
-def test_a_resample_draws_as_many_groups_as_there_are():
+def test_resamples_draw_all_groups_with_replacement():
     seen = []
 
     def statistic(weights):
         seen.append(weights)
         return weights[:, 0]
 
-    interval(statistic, 7, num_resamples=5000, seed=0)
+    percentile_interval(statistic, 7, num_resamples=5000, seed=0)
     weights = np.concatenate(seen)
     assert weights.shape == (5000, 7)
     assert (weights.sum(axis=1) == 7).all()
@@ -153,10 +153,10 @@ def test_a_resample_draws_as_many_groups_as_there_are():
     np.testing.assert_allclose((weights == 0).mean(axis=0), (6 / 7) ** 7, atol=0.03)  # with replacement
 
 
-def test_a_figure_that_is_no_mean_agrees_with_a_loop_over_resamples():
+def test_the_interval_of_a_ratio_agrees_with_a_loop_over_resamples():
     generator = np.random.default_rng(8)
     a, b = generator.normal(5, 1, 40), generator.normal(2, 1, 40)
-    found, (low, high) = estimate(lambda w: divided(w @ a, w @ b), 40, num_resamples=20_000, seed=0)
+    found, (low, high) = statistic_and_interval(lambda w: ratio_or_nan(w @ a, w @ b), 40, num_resamples=20_000, seed=0)
     assert found == pytest.approx(a.sum() / b.sum())
     ratios = []
     for _ in range(20_000):
@@ -165,17 +165,19 @@ def test_a_figure_that_is_no_mean_agrees_with_a_loop_over_resamples():
     assert (low, high) == pytest.approx(np.quantile(ratios, (0.025, 0.975)), rel=0.02)
 
 
-def test_undefined_resamples_are_left_out_unless_they_are_many():
+def test_a_few_undefined_resamples_are_left_out_and_many_give_no_interval():
     values = np.arange(10.0)
-    few = interval(lambda w: np.where(w[:, 0] > 3, np.nan, w @ values / 10), 10, num_resamples=4000, seed=0)
-    whole = interval(lambda w: w @ values / 10, 10, num_resamples=4000, seed=0)
-    assert few == pytest.approx(whole, abs=0.3)
-    assert interval(lambda w: np.where(w[:, 0] > 0, np.nan, w @ values), 10, num_resamples=400, seed=0) is None
-    assert estimate(lambda w: np.full(len(w), np.nan), 10, num_resamples=9, seed=0) == (None, None)
-    assert estimate(lambda w: w[:, 0], 1, num_resamples=9, seed=0) == (1, None)
+    few = percentile_interval(lambda w: np.where(w[:, 0] > 3, np.nan, w @ values / 10), 10, num_resamples=4000, seed=0)
+    full = percentile_interval(lambda w: w @ values / 10, 10, num_resamples=4000, seed=0)
+    assert few == pytest.approx(full, abs=0.3)
+    assert (
+        percentile_interval(lambda w: np.where(w[:, 0] > 0, np.nan, w @ values), 10, num_resamples=400, seed=0) is None
+    )
+    assert statistic_and_interval(lambda w: np.full(len(w), np.nan), 10, num_resamples=9, seed=0) == (None, None)
+    assert statistic_and_interval(lambda w: w[:, 0], 1, num_resamples=9, seed=0) == (1, None)
 
 
-def test_pairs_are_of_different_groups():
+def test_pair_ratio_uses_pairs_of_different_groups():
     generator = np.random.default_rng(9)
     numerator, denominator = (generator.uniform(size=(6, 6)) for _ in range(2))
     for pairs in (numerator, denominator):

@@ -8,10 +8,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from arspm.evaluation.onnx_faces import OnnxFaces
+from arspm.evaluation.onnx_faces import OnnxFaceModel
 from arspm.media.faces import encode_jpeg
 
-KNOWN = {"colours": 3, "red": 1}
+OUTPUT_SIZES = {"colours": 3, "red": 1}
 
 
 def write_model(
@@ -24,7 +24,7 @@ def write_model(
     num_inputs=1,
     flat=False,
 ) -> Path:
-    """A model whose outputs are the mean of each channel times a matrix: (batch, 3) @ weights."""
+    """Write a model whose outputs are the channel means times a matrix: (batch, 3) @ weights."""
     weights = {"colours": np.eye(3), "red": np.eye(3)[:, :1]} if weights is None else weights
     inputs = [helper.make_tensor_value_info(f"image{n}", kind, shape) for n in range(num_inputs)]
     nodes = [helper.make_node("Cast", ["image0"], ["cast"], to=TensorProto.FLOAT)]
@@ -57,21 +57,21 @@ JPEGS = [picture(*colour) for colour in COLOURS.tolist()]
 
 
 @pytest.mark.parametrize("shape", [("batch", 3, 32, 32), ("batch", 3, "h", "w"), (2, 3, 24, 48), (1, 3, 16, 16)])
-def test_pictures_come_as_rgb_from_0_to_1_whatever_the_batch(tmp_path, monkeypatch, shape):
+def test_the_input_is_rgb_in_0_to_1_for_every_batch_size(tmp_path, monkeypatch, shape):
     monkeypatch.setattr("arspm.evaluation.onnx_faces._BATCH", 3)
-    found = OnnxFaces(write_model(tmp_path / "model.onnx", shape=shape), KNOWN)(JPEGS)
-    assert set(found) == set(KNOWN)
+    found = OnnxFaceModel(write_model(tmp_path / "model.onnx", shape=shape), OUTPUT_SIZES)(JPEGS)
+    assert set(found) == set(OUTPUT_SIZES)
     np.testing.assert_allclose(found["colours"], COLOURS / 255, atol=0.02)
     np.testing.assert_allclose(found["red"], COLOURS[:, :1] / 255, atol=0.02)
 
 
-def test_a_side_that_the_model_leaves_open_is_224(tmp_path):
-    model = OnnxFaces(write_model(tmp_path / "model.onnx", shape=("batch", 3, "h", 40)), KNOWN)
+def test_a_dynamic_height_or_width_is_224(tmp_path):
+    model = OnnxFaceModel(write_model(tmp_path / "model.onnx", shape=("batch", 3, "h", 40)), OUTPUT_SIZES)
     assert model.size == (224, 40)
 
 
-def test_height_and_width_are_not_mistaken(tmp_path):
-    """The upper half is red, so the mean over rows 0 and 1 of four is that of red."""
+def test_height_and_width_are_not_swapped(tmp_path):
+    """The upper half is red, and the model averages rows 0 and 1 of 4."""
     image = np.zeros((64, 64, 3), np.uint8)
     image[:32, :, 0] = 255
     path = tmp_path / "model.onnx"
@@ -84,17 +84,17 @@ def test_height_and_width_are_not_mistaken(tmp_path):
     results = [helper.make_tensor_value_info("colours", TensorProto.FLOAT, ("batch", 3))]
     graph = helper.make_graph(nodes, "upper", inputs, results, bounds)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), str(path))
-    (found,) = OnnxFaces(path, KNOWN)([cv2.imencode(".jpg", image[..., ::-1])[1].tobytes()])["colours"]
+    (found,) = OnnxFaceModel(path, OUTPUT_SIZES)([cv2.imencode(".jpg", image[..., ::-1])[1].tobytes()])["colours"]
     np.testing.assert_allclose(found, (1, 0, 0), atol=0.05)
 
 
-def test_one_number_may_come_without_a_second_dimension(tmp_path):
-    found = OnnxFaces(write_model(tmp_path / "model.onnx", outputs=("red",), flat=True), KNOWN)(JPEGS)
+def test_an_output_of_size_1_may_have_one_dimension(tmp_path):
+    found = OnnxFaceModel(write_model(tmp_path / "model.onnx", outputs=("red",), flat=True), OUTPUT_SIZES)(JPEGS)
     np.testing.assert_allclose(found["red"], COLOURS[:, :1] / 255, atol=0.02)
 
 
-def test_no_pictures_have_no_rows(tmp_path):
-    found = OnnxFaces(write_model(tmp_path / "model.onnx"), KNOWN)([])
+def test_no_pictures_give_no_rows(tmp_path):
+    found = OnnxFaceModel(write_model(tmp_path / "model.onnx"), OUTPUT_SIZES)([])
     assert {name: values.shape for name, values in found.items()} == {"colours": (0, 3), "red": (0, 1)}
 
 
@@ -110,24 +110,24 @@ def test_no_pictures_have_no_rows(tmp_path):
         ({"num_inputs": 2}, r"one float32 tensor .*32\], tensor\(float\)"),
     ],
 )
-def test_another_model_is_one_clear_error(tmp_path, options, message):
+def test_wrong_inputs_or_outputs_are_a_one_line_error(tmp_path, options, message):
     path = write_model(tmp_path / "model.onnx", **options)
     with pytest.raises(ValueError, match=message) as error:
-        OnnxFaces(path, KNOWN)
+        OnnxFaceModel(path, OUTPUT_SIZES)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_outputs_of_another_shape_are_one_clear_error(tmp_path):
+def test_outputs_of_a_wrong_shape_are_a_one_line_error(tmp_path):
     path = write_model(tmp_path / "model.onnx", outputs=("colours",), weights={"colours": np.eye(3)[:, :2]})
     with pytest.raises(ValueError, match=r"output colours must be numbers \(5, 3\), not float32 \(5, 2\)"):
-        OnnxFaces(path, KNOWN)(JPEGS)
+        OnnxFaceModel(path, OUTPUT_SIZES)(JPEGS)
     path = write_model(tmp_path / "model.onnx", outputs=("red",), weights={"red": np.eye(3)})
     with pytest.raises(ValueError, match=r"output red must be numbers \(5, 1\) or \(5,\), not float32 \(5, 3\)"):
-        OnnxFaces(path, KNOWN)(JPEGS)
+        OnnxFaceModel(path, OUTPUT_SIZES)(JPEGS)
 
 
-def test_a_model_that_fails_while_running_is_one_clear_error(tmp_path):
+def test_a_model_that_fails_while_running_is_a_one_line_error(tmp_path):
     path = tmp_path / "model.onnx"
     inputs = [helper.make_tensor_value_info("image", TensorProto.FLOAT, ("batch", 3, "h", "w"))]
     wrong = numpy_helper.from_array(np.ones((7, 3), np.float32), "wrong")
@@ -135,16 +135,16 @@ def test_a_model_that_fails_while_running_is_one_clear_error(tmp_path):
     results = [helper.make_tensor_value_info("colours", TensorProto.FLOAT, None)]
     graph = helper.make_graph(nodes, "fails", inputs, results, [wrong])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), str(path))
-    with pytest.raises(ValueError, match=r"model.onnx is no model that onnxruntime can run") as error:
-        OnnxFaces(path, KNOWN)(JPEGS)
+    with pytest.raises(ValueError, match=r"model.onnx: onnxruntime cannot run this model") as error:
+        OnnxFaceModel(path, OUTPUT_SIZES)(JPEGS)
     assert "\n" not in str(error.value)
 
 
-def test_a_file_that_is_no_model_is_one_clear_error(tmp_path):
+def test_a_file_that_is_not_a_model_is_a_one_line_error(tmp_path):
     path = tmp_path / "judge.onnx"
     with pytest.raises(FileNotFoundError, match="no ONNX model at"):
-        OnnxFaces(path, KNOWN)
+        OnnxFaceModel(path, OUTPUT_SIZES)
     path.write_bytes(b"not a model" * 50)
-    with pytest.raises(ValueError, match="is no model that onnxruntime can run") as error:
-        OnnxFaces(path, KNOWN)
+    with pytest.raises(ValueError, match="onnxruntime cannot run this model") as error:
+        OnnxFaceModel(path, OUTPUT_SIZES)
     assert "\n" not in str(error.value)

@@ -10,17 +10,17 @@ from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from arspm.evaluation.probes import concordance, fit_reader, probes
+from arspm.evaluation.probes import concordance, fit_probe, probes
 
 
 def value(truth, score) -> float:
     return concordance(np.asarray(truth), np.asarray(score))(np.ones((1, len(truth))))[0]
 
 
-# --- the concordance
+# --- concordance
 
 
-def test_of_two_classes_it_is_the_area_under_the_roc_curve():
+def test_concordance_of_two_classes_is_the_area_under_the_roc_curve():
     rng = np.random.default_rng(0)
     for classes in (np.repeat([0, 1], [12, 30]), np.repeat([False, True], 20)):
         score = rng.standard_normal(len(classes)).round(1) + classes  # rounded: some are equal
@@ -28,7 +28,7 @@ def test_of_two_classes_it_is_the_area_under_the_roc_curve():
         assert value(classes, score) == pytest.approx(roc_auc_score(classes, score))
 
 
-def test_of_numbers_it_is_a_loop_over_pairs_and_follows_from_kendalls_tau():
+def test_concordance_of_numbers_agrees_with_a_loop_over_pairs_and_with_kendalls_tau():
     rng = np.random.default_rng(1)
     truth, score = rng.uniform(20, 80, 60), rng.standard_normal(60)
     score += 0.03 * truth
@@ -39,7 +39,7 @@ def test_of_numbers_it_is_a_loop_over_pairs_and_follows_from_kendalls_tau():
     assert value(truth, score) == pytest.approx(naive)
 
 
-def test_a_resample_is_the_speakers_as_often_as_they_were_drawn():
+def test_weights_repeat_the_speakers_of_a_resample():
     rng = np.random.default_rng(2)
     truth, score = rng.integers(0, 4, 15), rng.integers(0, 6, 15)
     weights = rng.multinomial(15, np.full(15, 1 / 15), size=5)
@@ -47,13 +47,13 @@ def test_a_resample_is_the_speakers_as_often_as_they_were_drawn():
     np.testing.assert_allclose(concordance(truth, score)(weights.astype(float)), expected)
 
 
-# --- readers and probes
+# --- probes
 
 CAUSES = ("age", "glasses", "hair_colour", "unseen")
 
 
-def people(num_speakers: int, seed: int, dim: int = 512, clips: int = 2, noise: float = 1.0):
-    """Features in which each cause but the last goes its own way, beside noise; and each row's speaker and causes."""
+def make_people(num_speakers: int, seed: int, dim: int = 512, clips: int = 2, noise: float = 1.0):
+    """Noisy features in which each cause but "unseen" has a direction of its own; causes and speakers of the rows."""
     rng, directions = np.random.default_rng(seed), np.random.default_rng(99).standard_normal((5, dim))
     speakers = np.repeat(np.arange(num_speakers), clips)
     age, glasses = rng.uniform(20, 80, num_speakers), rng.random(num_speakers) < 0.3
@@ -70,8 +70,8 @@ def people(num_speakers: int, seed: int, dim: int = 512, clips: int = 2, noise: 
 
 
 def probed(num_speakers: int = 100, **changes):
-    train, train_causes, _ = people(250, seed=0)
-    features, causes, speakers = people(num_speakers, seed=1)
+    train, train_causes, _ = make_people(250, seed=0)
+    features, causes, speakers = make_people(num_speakers, seed=1)
     blind = np.random.default_rng(3).standard_normal(features.shape)
     options = {"num_resamples": 300, "seed": 0}
     pictures = {"real": features, "blind": blind}
@@ -80,7 +80,7 @@ def probed(num_speakers: int = 100, **changes):
     return {row["cause"]: row for row in rows}
 
 
-def test_what_the_pictures_show_is_read_and_what_they_do_not_is_chance():
+def test_visible_causes_are_predicted_and_invisible_ones_are_at_chance_level():
     rows = probed()
     assert [*rows] == list(CAUSES)
     for cause in ("age", "glasses", "hair_colour"):
@@ -98,46 +98,46 @@ def test_what_the_pictures_show_is_read_and_what_they_do_not_is_chance():
 
 @pytest.mark.parametrize("dim", [512, 4096])
 @pytest.mark.parametrize("noise", [0.3, 1.0])
-def test_500_training_rows_suffice_for_any_number_of_features(dim, noise):
-    """Beside loud nuisances (pose, light) and noise, no other strength orders ages much better than ours."""
-    (train, train_causes, _), (features, causes, speakers) = (people(n, n, dim, noise=noise) for n in (250, 150))
+def test_500_training_rows_are_enough_for_any_number_of_features(dim, noise):
+    """With strong nuisance factors (pose, light) and noise, no other penalty orders ages much better than ours."""
+    (train, train_causes, _), (features, causes, speakers) = (make_people(n, n, dim, noise=noise) for n in (250, 150))
     rng = np.random.default_rng(7)
     nuisances = 3 * rng.standard_normal((30, dim)) * np.geomspace(1, 0.1, 30)[:, None]
     train, features = (x + rng.standard_normal((len(x), 30)) @ nuisances for x in (train, features))
     (row, *_) = probes(train, train_causes, {"real": features}, causes, speakers, num_resamples=2, seed=0)
     others = []
-    for strength in 10.0 ** np.arange(-5, 3):
-        ridge = make_pipeline(StandardScaler(), Ridge(alpha=strength * dim)).fit(train, train_causes["age"])
+    for penalty in 10.0 ** np.arange(-5, 3):
+        ridge = make_pipeline(StandardScaler(), Ridge(alpha=penalty * dim)).fit(train, train_causes["age"])
         scores = ridge.predict(features).reshape(150, 2).mean(axis=1)
         others.append((kendalltau(causes["age"][::2], scores).statistic + 1) / 2)
     assert row["real"] > max(others) - 0.02
-    assert max(others) > min(others) + 0.02  # it matters
+    assert max(others) > min(others) + 0.02  # the penalty matters
 
 
-def test_the_figure_is_over_the_speakers_mean_scores():
-    train, train_causes, _ = people(250, seed=0)
-    features, causes, speakers = people(40, seed=1)
+def test_concordance_is_of_the_speakers_mean_scores():
+    train, train_causes, _ = make_people(250, seed=0)
+    features, causes, speakers = make_people(40, seed=1)
     order = np.random.default_rng(4).permutation(len(speakers))
     features, speakers = features[order], speakers[order]
     causes = {cause: values[order] for cause, values in causes.items()}
     rows = probes(train, train_causes, {"real": features}, causes, speakers, num_resamples=9, seed=0)
     for row in rows:
         cause = row["cause"]
-        reader = fit_reader(train, train_causes[cause], np.ones(len(train), bool))
-        scores = reader.read(features.astype(np.float32))
+        probe = fit_probe(train, train_causes[cause], np.ones(len(train), bool))
+        scores = probe.scores(features.astype(np.float32))
         by_speaker = np.array([scores[speakers == speaker].mean(axis=0) for speaker in range(40)])
         truth = np.array([causes[cause][speakers == speaker][0] for speaker in range(40)])
-        if reader.classes is None:
+        if probe.classes is None:
             expected = (kendalltau(truth, by_speaker[:, 0]).statistic + 1) / 2
         else:
-            each = [roc_auc_score(truth == one, by_speaker[:, n]) for n, one in enumerate(reader.classes)]
-            expected = np.mean(each)
+            by_class = [roc_auc_score(truth == name, by_speaker[:, n]) for n, name in enumerate(probe.classes)]
+            expected = np.mean(by_class)
         assert row["real"] == pytest.approx(expected), cause
 
 
-def test_what_nobody_knows_does_not_count():
-    _, causes, _ = people(100, seed=1)
-    _, train_causes, _ = people(250, seed=0)
+def test_unknown_causes_are_left_out():
+    _, causes, _ = make_people(100, seed=1)
+    _, train_causes, _ = make_people(250, seed=0)
     causes["age"][:20] = np.nan
     train_causes["age"][:20] = np.nan
     words = causes["hair_colour"].astype(object)
@@ -149,9 +149,9 @@ def test_what_nobody_knows_does_not_count():
     assert rows["hair_colour"]["real"] > 0.9
 
 
-def test_a_cause_that_does_not_vary_has_no_figure():
-    _, causes, _ = people(100, seed=1)
-    _, train_causes, _ = people(250, seed=0)
+def test_a_cause_that_does_not_vary_has_no_concordance():
+    _, causes, _ = make_people(100, seed=1)
+    _, train_causes, _ = make_people(250, seed=0)
     train_causes["glasses"][:] = True
     causes["age"][:] = 40.0
     causes["hair_colour"][:] = "blond"
@@ -163,8 +163,8 @@ def test_a_cause_that_does_not_vary_has_no_figure():
     assert rows["unseen"]["num_speakers"] == 0
 
 
-def test_a_class_that_training_never_saw_is_left_out_of_the_mean():
-    _, causes, _ = people(100, seed=1)
+def test_a_class_absent_from_training_is_left_out_of_the_mean():
+    _, causes, _ = make_people(100, seed=1)
     causes["hair_colour"] = np.where(np.arange(200) < 20, "green", causes["hair_colour"])
     rows = probed(causes=causes)
     assert rows["hair_colour"]["num_speakers"] == 100
@@ -179,14 +179,14 @@ def test_many_speakers_are_sampled(monkeypatch):
 
 
 def test_causes_as_integers_are_an_error():
-    _, causes, _ = people(100, seed=1)
+    _, causes, _ = make_people(100, seed=1)
     causes["age"] = causes["age"].astype(int)
-    with pytest.raises(ValueError, match="cause 'age': needs floats, bools or words, got int64"):
+    with pytest.raises(ValueError, match="cause 'age': expected floats, bools or strings, got int64"):
         probed(causes=causes)
 
 
-def test_bools_and_words_may_be_objects():
-    _, causes, _ = people(100, seed=1)
+def test_bools_and_strings_may_be_objects():
+    _, causes, _ = make_people(100, seed=1)
     objects = {cause: causes[cause].astype(object) for cause in ("glasses", "hair_colour")}
     rows, expected = probed(causes=objects), probed()
     for cause in objects:

@@ -8,12 +8,19 @@ import numpy as np
 import pytest
 from scipy.spatial import distance
 
-from arspm.evaluation.table4 import distances, learnt_share, other_speakers, paired_difference, similarity, table4_row
+from arspm.evaluation.metrics import mean_and_interval
+from arspm.evaluation.table4 import (
+    distances,
+    learnt_fraction,
+    other_speakers,
+    similarity,
+    table4_row,
+)
 
 
 def features(rows: int = 12, dim: int = 20, seed: int = 0) -> np.ndarray:
     values = np.random.default_rng(seed).standard_normal((rows, dim)).astype(np.float32)
-    values.setflags(write=False)  # as Parquet gives them
+    values.setflags(write=False)  # arrays read from Parquet are read-only
     return values
 
 
@@ -46,14 +53,14 @@ def test_a_row_of_table_4_agrees_with_scipy_and_with_naive_numpy():
     json.dumps(row, allow_nan=False)
 
 
-def test_the_columns_are_the_reports():
+def test_a_row_has_the_columns_of_the_report():
     figures = ("l1", "l2", "cos_degrees", "portrait_l1", "portrait_l2", "portrait_cos_degrees")
     beside = {f"{prefix}cos_degrees_{end}" for prefix in ("", "portrait_") for end in ("sd", "of_mean")}
     assert set(row_of()) == {"model", "n", *figures, *(f"{figure}_interval" for figure in figures), *beside}
 
 
 @pytest.mark.parametrize(("absent", "there"), [("feature", "portrait_"), ("portrait", "")])
-def test_figures_that_a_row_does_not_have_are_none(absent, there):
+def test_columns_of_an_absent_feature_are_none(absent, there):
     row = row_of(**{absent: None})
     missing = {key for key, value in row.items() if value is None}
     other = "" if there else "portrait_"
@@ -61,7 +68,7 @@ def test_figures_that_a_row_does_not_have_are_none(absent, there):
     assert missing == wanted | {f"{other}cos_degrees_{end}" for end in ("sd", "of_mean")}
 
 
-def test_one_speaker_has_figures_but_no_interval():
+def test_one_speaker_has_means_but_no_interval():
     row = table4_row(
         "model", features(), np.zeros(12), feature=features(seed=1), portrait=None, num_resamples=10, seed=0
     )
@@ -79,7 +86,7 @@ def test_the_same_seed_gives_the_same_row():
 
 
 @pytest.mark.parametrize("sizes", [[1, 1], [3, 3], [1, 5], [4, 1, 1, 7, 2]])
-def test_speech_is_always_anothers(sizes):
+def test_shuffled_speech_is_always_of_another_speaker(sizes):
     speakers = np.repeat([f"speaker {n}" for n in range(len(sizes))], sizes)
     np.random.default_rng(0).shuffle(speakers)
     for seed in range(30):
@@ -88,14 +95,14 @@ def test_speech_is_always_anothers(sizes):
         assert (speakers[rows] != speakers).all()
 
 
-def test_every_speaker_is_taken_from():
+def test_shuffling_uses_every_speaker_equally_often():
     speakers = np.repeat(np.arange(10), 4)
     rows = other_speakers(speakers, 0)
     assert np.bincount(speakers[rows]).tolist() == [4] * 10
-    assert len(np.unique(rows)) > 20  # and not one clip of each
+    assert len(np.unique(rows)) > 20  # several clips of each speaker
 
 
-def test_shuffling_follows_from_the_seed():
+def test_shuffling_is_deterministic_in_the_seed():
     speakers = np.repeat(np.arange(10), 4)
     np.testing.assert_array_equal(other_speakers(speakers, 3), other_speakers(speakers, 3))
     assert (other_speakers(speakers, 3) != other_speakers(speakers, 4)).any()
@@ -108,63 +115,63 @@ def test_one_speaker_cannot_be_shuffled():
 # --- comparisons of the same clips
 
 
-def test_distances_are_those_of_the_row():
+def test_a_row_holds_the_means_of_the_distances():
     truth = features()
-    each = distances(truth, features(seed=1), features(seed=2))
-    assert {figure: values.mean() for figure, values in each.items()} == {
-        figure: value for figure, value in row_of().items() if figure in each
+    by_column = distances(truth, features(seed=1), features(seed=2))
+    assert {figure: values.mean() for figure, values in by_column.items()} == {
+        figure: value for figure, value in row_of().items() if figure in by_column
     }
-    assert len(each) == 6
+    assert len(by_column) == 6
     assert set(distances(truth, None, truth)) == {"portrait_l1", "portrait_l2", "portrait_cos_degrees"}
     assert distances(truth, None, None) == {}
 
 
-def test_a_difference_is_paired():
+def test_paired_differences_cancel_the_difficulty_of_clips():
     rng = np.random.default_rng(0)
-    hard = rng.normal(40, 10, 90)  # how hard a clip is matters far more than which model hears it
+    hard = rng.normal(40, 10, 90)  # clips differ far more than the models do
     a, b = hard + rng.normal(0, 0.1, 90), hard - 1 + rng.normal(0, 0.1, 90)
-    mean, (low, high) = paired_difference(a, b, np.arange(90) // 3, num_resamples=500, seed=0)
+    mean, (low, high) = mean_and_interval(a - b, np.arange(90) // 3, num_resamples=500, seed=0)
     assert mean == pytest.approx(np.mean(a - b))
     assert 0.9 < low < mean < high < 1.1
 
 
-def test_the_learnt_share_is_the_papers_ratio_and_its_bootstrap():
+def test_the_learnt_fraction_is_a_ratio_with_a_bootstrap_interval():
     rng = np.random.default_rng(1)
     speakers = np.repeat(np.arange(20), rng.integers(1, 6, 20))
     hard = rng.normal(0, 5, 20)[speakers]
     prior_only, model, oracle = (mean + hard + rng.normal(0, 1, len(speakers)) for mean in (40, 34, 30))
-    share, (low, high) = learnt_share(model, prior_only, oracle, speakers, num_resamples=5000, seed=0)
-    assert share == pytest.approx((prior_only.mean() - model.mean()) / (prior_only.mean() - oracle.mean()))
+    fraction, (low, high) = learnt_fraction(model, prior_only, oracle, speakers, num_resamples=5000, seed=0)
+    assert fraction == pytest.approx((prior_only.mean() - model.mean()) / (prior_only.mean() - oracle.mean()))
     ratios = []
     for _ in range(5000):
         rows = np.concatenate([np.flatnonzero(speakers == one) for one in rng.integers(20, size=20)])
         means = [values[rows].mean() for values in (prior_only, model, oracle)]
         ratios.append((means[0] - means[1]) / (means[0] - means[2]))
     assert (low, high) == pytest.approx(np.quantile(ratios, (0.025, 0.975)), abs=0.01)
-    assert high - low < 0.2  # what is hard for all three cancels
+    assert high - low < 0.2  # the difficulty of speakers cancels
 
 
-@pytest.mark.parametrize(("model", "share"), [(30.0, 1.0), (40.0, 0.0), (45.0, -0.5), (25.0, 1.5)])
-def test_a_share_may_lie_beyond_prior_and_oracle(model, share):
+@pytest.mark.parametrize(("model", "fraction"), [(30.0, 1.0), (40.0, 0.0), (45.0, -0.5), (25.0, 1.5)])
+def test_the_learnt_fraction_may_be_below_0_or_above_1(model, fraction):
     rows = np.ones(6)
-    found, interval = learnt_share(model * rows, 40 * rows, 30 * rows, np.arange(6), num_resamples=9, seed=0)
-    assert found == pytest.approx(share)
-    assert interval == pytest.approx([share, share])
+    found, interval = learnt_fraction(model * rows, 40 * rows, 30 * rows, np.arange(6), num_resamples=9, seed=0)
+    assert found == pytest.approx(fraction)
+    assert interval == pytest.approx([fraction, fraction])
 
 
-def test_there_is_no_share_of_what_the_oracle_does_not_gain():
+def test_without_a_gain_of_the_oracle_there_is_no_learnt_fraction():
     rng = np.random.default_rng(2)
     speakers, prior_only = np.arange(30), rng.normal(40, 5, 30)
     for oracle in (prior_only, prior_only + 1):
-        assert learnt_share(prior_only - 1, prior_only, oracle, speakers, num_resamples=50, seed=0) == (None, None)
+        assert learnt_fraction(prior_only - 1, prior_only, oracle, speakers, num_resamples=50, seed=0) == (None, None)
     noise = rng.normal(0, 1, 30)
-    doubtful = prior_only - 0.2 + noise - noise.mean()  # better on the whole, but not in many resamples
-    share, interval = learnt_share(prior_only - 0.1, prior_only, doubtful, speakers, num_resamples=500, seed=0)
-    assert share is not None
+    doubtful = prior_only - 0.2 + noise - noise.mean()  # better overall, but not in many resamples
+    fraction, interval = learnt_fraction(prior_only - 0.1, prior_only, doubtful, speakers, num_resamples=500, seed=0)
+    assert fraction is not None
     assert interval is None
 
 
-# --- how alike the clips are
+# --- similarity
 
 
 def degrees_between(a: np.ndarray, b: np.ndarray) -> float:
@@ -190,7 +197,7 @@ def test_similarity_is_the_mean_over_pairs():
 
 
 def test_an_interval_of_pairs_is_the_bootstrap_over_speakers():
-    """A speaker drawn twice is no pair of two speakers."""
+    """A speaker that was drawn twice is not a pair of different speakers."""
     rng = np.random.default_rng(3)
     values = (rng.standard_normal((25, 1, 6)) + 0.5 * rng.standard_normal((25, 2, 6)) + 0.7).reshape(50, 6)
     speakers = np.repeat(np.arange(25), 2)
@@ -208,28 +215,28 @@ def test_an_interval_of_pairs_is_the_bootstrap_over_speakers():
         assert (low, high) == pytest.approx(np.quantile(resampled, (0.025, 0.975)), abs=0.1 * (high - low))
 
 
-def test_portraits_that_are_all_the_same_are_at_no_angle():
+def test_identical_portraits_have_angle_0():
     found = similarity(np.ones((20, 5), np.float16), np.arange(20) // 2, num_resamples=20, seed=0)
     assert (found["within"], found["between"]) == pytest.approx((0, 0), abs=1e-5)
     assert found["between_cosine"] == pytest.approx(1)
     assert found["between_cosine_interval"] == pytest.approx([1, 1])
 
 
-def test_many_rows_are_sampled_and_their_cosines_are_not():
+def test_angles_of_many_rows_are_sampled_but_cosines_are_exact():
     rng = np.random.default_rng(4)
     speakers = np.repeat(np.arange(100), 6)
     values = (rng.standard_normal((100, 8))[speakers] + rng.standard_normal((600, 8)) + 0.5).astype(np.float32)
-    whole = similarity(values, speakers, num_resamples=50, seed=0)
+    exact = similarity(values, speakers, num_resamples=50, seed=0)
     sampled = similarity(values, speakers, num_resamples=50, seed=0, max_compared=200)
-    assert sampled["between"] != whole["between"]
-    assert sampled["between"] == pytest.approx(whole["between"], abs=3)
-    assert (sampled["within"], sampled["between_cosine"]) == (whole["within"], whole["between_cosine"])
+    assert sampled["between"] != exact["between"]
+    assert sampled["between"] == pytest.approx(exact["between"], abs=3)
+    assert (sampled["within"], sampled["between_cosine"]) == (exact["within"], exact["between_cosine"])
     again = similarity(values, speakers, num_resamples=50, seed=0, max_compared=200)
     assert again == sampled
     assert similarity(values, speakers, num_resamples=50, seed=1, max_compared=200)["between"] != sampled["between"]
 
 
-def test_without_pairs_there_is_no_figure():
+def test_without_pairs_similarity_is_none():
     one_each = similarity(features(), np.arange(12), num_resamples=20, seed=0)
     assert one_each["within"] is None
     assert one_each["within_interval"] is None

@@ -1,4 +1,4 @@
-"""A cluster of a head and two nodes for all faults, a training to break, and the table of what happened."""
+"""Fixtures: a cluster of a head and two nodes for all faults, a training to interrupt, and the table of results."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from arspm.config import Config, override
 from arspm.config.presets import preset
 from arspm.runs import stages
 from arspm.training import artifacts
-from tests.cluster.nodes import Node, Nodes, cannot
+from tests.cluster.nodes import Node, Nodes, namespaces_unavailable
 from tests.s3_servers import SeaweedFS, s3_env
 from tests.training.conftest import TIMINGS
 
@@ -38,7 +38,7 @@ _table: list[Row] = []
 
 
 class Row(NamedTuple):
-    """A line of the table. `repeated`: steps done again, as far as they were told; None where no training was cut."""
+    """A row of the table. `repeated`: repeated steps, as far as they were printed; None if no training was broken."""
 
     fault: str
     broken: str
@@ -47,24 +47,24 @@ class Row(NamedTuple):
     equal: str
 
 
-class Told(NamedTuple):
-    """A step that rank 0 told, and the process that was it."""
+class Step(NamedTuple):
+    """A step that rank 0 printed, and the id of its process."""
 
     pid: str
     step: int
 
 
 class Training:
-    """`python -m jobs.gender` on the head of a cluster, its log read as it is written."""
+    """A run of `python -m jobs.gender` on the head of a cluster, with its log."""
 
     def __init__(self, nodes: Nodes, run: str, config: Config, folder: Path, env: Mapping[str, str] | None = None):
         self.run, self._nodes, self._config = run, nodes, config
         self._log, uri = folder / "training.log", storage.join(run, "config.json")
         storage.write_bytes(uri, configuration.dump(config).encode())
-        # RAY_DEDUP_LOGS: Ray takes the lines of a worker's successor for repetitions.
+        # RAY_DEDUP_LOGS=0: otherwise Ray drops the lines of a replaced worker as duplicates.
         words = ["env", f"RAY_ADDRESS={nodes.gcs_address}", "RAY_DEDUP_LOGS=0"]
         words += [f"{name}={value}" for name, value in (env or {}).items()]
-        words += [sys.executable, "-m", f"jobs.{STAGE}", "--run", run, "--config", uri, "--fingerprint", FINGERPRINT]
+        words += [sys.executable, "-m", f"jobs.{STAGE}", "--run", run, "--config", uri]
         with self._log.open("ab") as log:
             self.process = nodes.popen(nodes.head, words, stdout=log, stderr=subprocess.STDOUT)
 
@@ -72,27 +72,28 @@ class Training:
     def log(self) -> str:
         return self._log.read_text()
 
-    def told(self) -> list[Told]:
-        found = [_PROGRESS.search(line) for line in self.log.splitlines()]
-        return [Told(each[1], json.loads(each[2])["current"]) for each in found if each]
+    def steps(self) -> list[Step]:
+        """Return the steps printed so far."""
+        matches = [_PROGRESS.search(line) for line in self.log.splitlines()]
+        return [Step(each[1], json.loads(each[2])["current"]) for each in matches if each]
 
     def wait_for(self, condition: Callable[[], object], seconds: float = 120.0) -> None:
-        """Wait until something holds. Fails, with the log, where that takes too long or the program ends before."""
+        """Wait for a condition. Fails with the log after `seconds`, or if the program ends before."""
         deadline = time.monotonic() + seconds
         while not condition():
             assert self.process.poll() is None, f"ended with {self.process.returncode}:\n{self.log}"
-            assert time.monotonic() < deadline, f"not so after {seconds:g} s:\n{self.log}"
+            assert time.monotonic() < deadline, f"condition not met after {seconds:g} s:\n{self.log}"
             time.sleep(0.05)
 
     def wait_step(self, step: int) -> None:
-        self.wait_for(lambda: any(each.step >= step for each in self.told()))
+        self.wait_for(lambda: any(each.step >= step for each in self.steps()))
 
-    def recovery(self, broken_at: float, before: Sequence[Told]) -> tuple[float, int]:
-        """Wait for a step of another process: the seconds since the fault, and the steps that are done again."""
-        self.wait_for(lambda: self.told()[len(before) :] and self.told()[-1].pid != before[-1].pid, 180)
+    def recovery(self, broken_at: float, before: Sequence[Step]) -> tuple[float, int]:
+        """Wait for a step of another process. Returns the seconds since the fault, and the number of repeated steps."""
+        self.wait_for(lambda: self.steps()[len(before) :] and self.steps()[-1].pid != before[-1].pid, 180)
         seconds = time.monotonic() - broken_at
-        last = max(each.step for each in self.told() if each.pid == before[-1].pid)
-        first = next(each.step for each in self.told() if each.pid not in {old.pid for old in before})
+        last = max(each.step for each in self.steps() if each.pid == before[-1].pid)
+        first = next(each.step for each in self.steps() if each.pid not in {old.pid for old in before})
         return seconds, max(0, last - first + 1)
 
     def wait(self, status: int = 0, seconds: float = 240.0) -> None:
@@ -108,7 +109,7 @@ class Training:
 
 
 class Outcome(NamedTuple):
-    """What a training left: the weights to the byte, and the history without what the clock says."""
+    """The result of a training: the bytes of the weights, and the history without timings."""
 
     weights: bytes
     history: dict[str, Any]
@@ -125,17 +126,17 @@ def outcome(run: str) -> Outcome:
 @pytest.fixture(scope="session")
 def small_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A disk of 64 MB, in memory."""
-    place = tmp_path_factory.mktemp("disk")
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", place], check=True)
-    yield place
-    subprocess.run(["umount", "--lazy", place], check=True)
+    folder = tmp_path_factory.mktemp("disk")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", folder], check=True)
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 @pytest.fixture(scope="session")
 def cluster(small_disk: Path) -> Iterator[Nodes]:
-    """A head without CPUs and two nodes with four each. They see the mounts that there are when they start."""
-    if reason := cannot():
-        pytest.fail(f"faults need nodes of their own, and these network namespaces: {reason}")
+    """A head without CPUs and two nodes with four each. They see only mounts that exist when they start."""
+    if reason := namespaces_unavailable():
+        pytest.fail(f"faults need several nodes, which need network namespaces: {reason}")
     with Nodes() as made:
         made.env |= s3_env(made.host, _S3_PORT) | {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": str(int(GRACE_SECONDS))}
         for num_cpus in (0, NODE_CPUS, NODE_CPUS):
@@ -145,7 +146,7 @@ def cluster(small_disk: Path) -> Iterator[Nodes]:
 
 @pytest.fixture
 def nodes(cluster: Nodes) -> Iterator[Nodes]:
-    """The cluster, whole before and after."""
+    """The cluster, repaired before and after the test."""
     mend(cluster)
     yield cluster
     mend(cluster)
@@ -156,7 +157,7 @@ def workers(nodes: Nodes) -> list[Node]:
 
 
 def mend(nodes: Nodes) -> None:
-    """Start Ray wherever it does not run, as whoever gives out machines does."""
+    """Start Ray on every node where it does not run, as an autoscaler would."""
     for node in workers(nodes):
         nodes.join(node)
     alive = set(nodes.alive().values())
@@ -168,7 +169,7 @@ def mend(nodes: Nodes) -> None:
 
 @pytest.fixture(scope="session")
 def shared() -> dict[str, Any]:
-    """What the first test makes for all."""
+    """Results that the first test computes for all tests."""
     return {}
 
 
@@ -190,7 +191,7 @@ def config() -> Config:
 
 @pytest.fixture
 def run(request: pytest.FixtureRequest, shared: dict[str, Any], config: Config, tmp_path: Path) -> str:
-    """A run with a corpus of random numbers, the same for all."""
+    """A run with a corpus of random numbers, the same in all tests."""
     if "corpus" not in shared:
         write = request.getfixturevalue("write_corpus")
         shared["corpus"], _ = write({"train": (320, 320), "val": (32,)}, rows_per_group=16)
@@ -206,32 +207,32 @@ def commit_corpus(run: str, config: Config) -> None:
 
 @pytest.fixture
 def train(nodes: Nodes, config: Config, tmp_path: Path) -> Iterator[Callable[..., Training]]:
-    """A function that begins the training of a run; whatever of it runs at the end is killed."""
-    begun = []
+    """A function that starts the training of a run. Trainings still running after the test are killed."""
+    started = []
 
-    def begin(run: str, changes: Mapping[str, Any] | None = None, **options: Any) -> Training:
-        begun.append(Training(nodes, run, override(config, changes or {}), tmp_path, **options))
-        return begun[-1]
+    def start(run: str, changes: Mapping[str, Any] | None = None, **options: Any) -> Training:
+        started.append(Training(nodes, run, override(config, changes or {}), tmp_path, **options))
+        return started[-1]
 
-    yield begin
-    for each in begun:
+    yield start
+    for each in started:
         each.stop()
 
 
 @pytest.fixture
-def unbroken(shared: dict[str, Any], run: str, train: Callable[..., Training], tmp_path: Path) -> Outcome:
-    """What the training leaves when nothing breaks; made once, in the first test's run."""
-    if "unbroken" not in shared:
+def uninterrupted(shared: dict[str, Any], run: str, train: Callable[..., Training], tmp_path: Path) -> Outcome:
+    """The result of an uninterrupted training, computed once, in the first test's run."""
+    if "uninterrupted" not in shared:
         train(run).wait()
-        shared["unbroken"] = outcome(run)
+        shared["uninterrupted"] = outcome(run)
         shutil.rmtree(tmp_path / STAGE)
         (tmp_path / "training.log").unlink()
-    return shared["unbroken"]
+    return shared["uninterrupted"]
 
 
 @pytest.fixture
 def s3_server(nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SeaweedFS]:
-    """A running server with the bucket s3://speech, reached from this process too."""
+    """A running server with the bucket s3://speech, reachable from this process too."""
     for name, value in nodes.env.items():
         monkeypatch.setenv(name, value)
     (tmp_path / "s3").mkdir()
@@ -243,7 +244,7 @@ def s3_server(nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture
 def note() -> Callable[..., None]:
-    """Add a line to the table."""
+    """A function that adds a row to the table."""
 
     def add(fault: str, broken: str, recovered_seconds: float, repeated: int | None, equal: str = "to the bit") -> None:
         _table.append(Row(fault, broken, round(recovered_seconds, 1), repeated, equal))

@@ -35,7 +35,7 @@ CHANGES = {
 
 
 class Chain:
-    """`arspm submit --until gender` on this machine, for a cluster elsewhere."""
+    """A run of `arspm submit --until gender` on this machine, against the cluster."""
 
     def __init__(self, nodes: Nodes, clips: Path, run: Path, log: Path):
         self._log = log
@@ -65,14 +65,14 @@ class Chain:
 @pytest.fixture
 def submit(nodes: Nodes, clips: Path, tmp_path: Path) -> Iterator[Callable[[], Chain]]:
     """A function that submits the run of this test."""
-    begun: list[Chain] = []
+    started: list[Chain] = []
 
     def begin() -> Chain:
-        begun.append(Chain(nodes, clips, tmp_path / "run", tmp_path / f"chain-{len(begun)}.log"))
-        return begun[-1]
+        started.append(Chain(nodes, clips, tmp_path / "run", tmp_path / f"chain-{len(started)}.log"))
+        return started[-1]
 
     yield begin
-    for each in begun:
+    for each in started:
         if each.process.poll() is None:
             each.process.kill()
             each.process.wait()
@@ -86,21 +86,21 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def whole(shared: dict[str, Any], nodes: Nodes, clips: Path, tmp_path: Path) -> dict[str, str]:
-    """The hash of each shard and of the network that the chain leaves when nothing breaks; made once."""
+def uninterrupted(shared: dict[str, Any], nodes: Nodes, clips: Path, tmp_path: Path) -> dict[str, str]:
+    """The hashes of the shards and the network of an uninterrupted chain, computed once."""
     if "chain" not in shared:
         Chain(nodes, clips, tmp_path / "unbroken", tmp_path / "unbroken.log").wait()
-        shared["chain"] = left_by(tmp_path / "unbroken")
+        shared["chain"] = hashes_of(tmp_path / "unbroken")
     return shared["chain"]
 
 
-def left_by(run: Path) -> dict[str, str]:
+def hashes_of(run: Path) -> dict[str, str]:
     paths = [*run.glob("corpus/*/*/*.parquet"), run / STAGE / artifacts.MODEL]
     return {str(path.relative_to(run)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
 def jobs_by_stage(nodes: Nodes) -> list[str]:
-    """The stage of each job that the cluster knows, oldest first."""
+    """Return the stage of each job of the cluster, oldest first."""
     return [job.metadata["stage"] for job in client.list_jobs(client.connect(nodes.address), {})]
 
 
@@ -109,7 +109,7 @@ def is_done(run: Path, stage: str) -> bool:
 
 
 def test_a_preprocess_worker_is_killed(
-    nodes: Nodes, whole: dict[str, str], submit: Callable[[], Chain], tmp_path: Path, note: Callable[..., None]
+    nodes: Nodes, uninterrupted: dict[str, str], submit: Callable[[], Chain], tmp_path: Path, note: Callable[..., None]
 ) -> None:
     chain, receipts = submit(), tmp_path / "run/corpus/receipts"
     chain.wait_for(lambda: any(nodes.runs(node, "ray::Map") for node in workers(nodes)))
@@ -122,14 +122,14 @@ def test_a_preprocess_worker_is_killed(
     seconds = time.monotonic() - broken_at
     chain.wait()
     assert pids
-    assert left_by(tmp_path / "run") == whole
+    assert hashes_of(tmp_path / "run") == uninterrupted
     note("preprocess worker SIGKILL", f"{len(pids)}, {done} blocks of clips done", seconds, None)
 
 
 def test_the_chains_driver_is_killed_and_submitted_again(
-    nodes: Nodes, whole: dict[str, str], submit: Callable[[], Chain], tmp_path: Path, note: Callable[..., None]
+    nodes: Nodes, uninterrupted: dict[str, str], submit: Callable[[], Chain], tmp_path: Path, note: Callable[..., None]
 ) -> None:
-    """The job goes on meanwhile, and is joined."""
+    """The job continues without the driver, and the next driver joins it."""
     before = len(jobs_by_stage(nodes))
     first = submit()
     first.wait_for(lambda: any(nodes.runs(node, "RayTrainWorker") for node in workers(nodes)))
@@ -137,31 +137,31 @@ def test_the_chains_driver_is_killed_and_submitted_again(
     first.process.wait()
     broken_at = time.monotonic()
     again = submit()
-    again.wait_for(lambda: f"{STAGE}: joined a job that runs already" in again.log)
+    again.wait_for(lambda: f"{STAGE}: attached to a running job" in again.log)
     seconds = time.monotonic() - broken_at
     again.wait()
-    assert "preprocess: done before, reused" in again.log
+    assert "preprocess: already done, reused" in again.log
     assert jobs_by_stage(nodes)[before:] == ["preprocess", STAGE]
-    assert left_by(tmp_path / "run") == whole
+    assert hashes_of(tmp_path / "run") == uninterrupted
     note("chain driver SIGKILL", "amid the second stage; same command", seconds, 0)
 
 
-def test_two_people_submit_the_same_run_at_once(
-    nodes: Nodes, whole: dict[str, str], submit: Callable[[], Chain], tmp_path: Path, note: Callable[..., None]
+def test_two_people_submit_the_same_run_concurrently(
+    nodes: Nodes, uninterrupted: dict[str, str], submit: Callable[[], Chain], tmp_path: Path, note: Callable[..., None]
 ) -> None:
     before, began = len(jobs_by_stage(nodes)), time.monotonic()
     one, two = submit(), submit()
     one.wait()
     two.wait()
     assert jobs_by_stage(nodes)[before:] == ["preprocess", STAGE], "each stage once"
-    assert left_by(tmp_path / "run") == whole
+    assert hashes_of(tmp_path / "run") == uninterrupted
     note("the same run twice at once", "two commands, two stages: two jobs", time.monotonic() - began, 0)
 
 
 def test_the_head_restarts_between_two_stages(
-    nodes: Nodes, whole: dict[str, str], submit: Callable[[], Chain], tmp_path: Path, note: Callable[..., None]
+    nodes: Nodes, uninterrupted: dict[str, str], submit: Callable[[], Chain], tmp_path: Path, note: Callable[..., None]
 ) -> None:
-    """Ray keeps nothing, so its nodes are started anew too; the driver waits, and no stage is done twice."""
+    """Ray keeps no state, so its nodes are restarted too. The driver waits, and no stage runs twice."""
     chain, run = submit(), tmp_path / "run"
     chain.wait_for(lambda: is_done(run, "preprocess"))
     broken_at = time.monotonic()
@@ -174,5 +174,5 @@ def test_the_head_restarts_between_two_stages(
     seconds = time.monotonic() - broken_at
     chain.wait()
     assert (run / "preprocess" / stages.SUCCESS).stat().st_mtime_ns == written
-    assert left_by(run) == whole
+    assert hashes_of(run) == uninterrupted
     note("head SIGKILL between stages", "and its nodes, after the first of two stages", seconds, 0)

@@ -1,6 +1,6 @@
-"""Ways to spoil a file: bytes whatever they mean, and the fields of JSON, of tables and of safetensors' headers.
+"""Mutations of files: of their bytes, of fields of JSON and safetensors headers, and of cells of tables.
 
-Each is a function of (random numbers, a good file's bytes, another one's) and gives the bytes of a bad one.
+Each mutation is a function of (random generator, a good file's bytes, another file's bytes) and returns mutated bytes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 Mutation = Callable[[Random, bytes, bytes], bytes]
 
-# What a field of a file that somebody wrote may hold.
+# Texts that an untrusted file may contain.
 ODD_TEXTS = (
     "",
     " ",
@@ -44,24 +44,24 @@ ODD_VALUES: tuple[Any, ...] = (
     *([], {}, [[]], [None], {"": None}, [1, 2, 3], {"a": {"b": []}}),
     *ODD_TEXTS,
 )
-# The numbers that a header lies with, and the forms in which headers write numbers.
-_LIES = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 60_000, 2**31 - 1, 2**31, 2**32 - 1, 2**48, 2**63 - 1, 2**64 - 1)
-_FORMS = {"<H": 2, ">H": 2, "<I": 4, ">I": 4, "<Q": 8, ">Q": 8}
+# Extreme numbers for sizes in headers, and the formats in which headers store numbers.
+_EXTREMES = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 60_000, 2**31 - 1, 2**31, 2**32 - 1, 2**48, 2**63 - 1, 2**64 - 1)
+_FORMATS = {"<H": 2, ">H": 2, "<I": 4, ">I": 4, "<Q": 8, ">Q": 8}
 
 
 # --- of bytes
 
 
 def flip(rng: Random, data: bytes, _: bytes) -> bytes:
-    """Change one to eight bits."""
-    spoilt = bytearray(data)
+    """Flip one to eight bits."""
+    mutated = bytearray(data)
     for _ in range(rng.choice((1, 1, 2, 8))):
-        spoilt[rng.randrange(len(spoilt))] ^= 1 << rng.randrange(8)
-    return bytes(spoilt)
+        mutated[rng.randrange(len(mutated))] ^= 1 << rng.randrange(8)
+    return bytes(mutated)
 
 
 def scramble(rng: Random, data: bytes, _: bytes) -> bytes:
-    """Random bytes over a stretch."""
+    """Overwrite a part with random bytes."""
     begin, length = rng.randrange(len(data)), rng.choice((1, 4, 16, 256))
     return data[:begin] + rng.randbytes(length) + data[begin + length :]
 
@@ -87,28 +87,39 @@ def remove(rng: Random, data: bytes, _: bytes) -> bytes:
 
 
 def splice(rng: Random, data: bytes, other: bytes) -> bytes:
-    """The beginning of one file and the end of another."""
+    """Join the beginning of one file and the end of another."""
     return data[: rng.randrange(len(data))] + other[rng.randrange(len(other)) :]
 
 
-def lie(rng: Random, data: bytes, _: bytes) -> bytes:
-    """Put an extreme number where a header may have a size: near the beginning, or near the end."""
-    form = rng.choice(list(_FORMS))
+def extreme_size(rng: Random, data: bytes, _: bytes) -> bytes:
+    """Write an extreme number where a header may have a size: near the beginning or the end."""
+    form = rng.choice(list(_FORMATS))
     reach = min(len(data), rng.choice((32, 256, 4096, len(data))))
     at = rng.randrange(reach)
     at = at if rng.random() < 0.7 else len(data) - 1 - at
-    number = struct.pack(form, rng.choice(_LIES) % 2 ** (8 * _FORMS[form]))
+    number = struct.pack(form, rng.choice(_EXTREMES) % 2 ** (8 * _FORMATS[form]))
     return data[:at] + number + data[at + len(number) :]
 
 
-BYTES: tuple[Mutation, ...] = (flip, flip, scramble, truncate, duplicate, insert, remove, splice, lie, lie)
+BYTES: tuple[Mutation, ...] = (
+    flip,
+    flip,
+    scramble,
+    truncate,
+    duplicate,
+    insert,
+    remove,
+    splice,
+    extreme_size,
+    extreme_size,
+)
 
 
 # --- of JSON
 
 
 def json_field(rng: Random, data: bytes, _: bytes) -> bytes:
-    """Change one or two fields: another value, none, another name, or the same once more."""
+    """Change one or two fields: another value, no value, another name, or a duplicate."""
     tree = json.loads(data)
     for _ in range(rng.choice((1, 1, 2))):
         tree = odd_tree(rng, tree)
@@ -116,7 +127,7 @@ def json_field(rng: Random, data: bytes, _: bytes) -> bytes:
 
 
 def odd_tree(rng: Random, tree: Any) -> Any:
-    """A tree of plain values with something of it changed, the deeper the likelier."""
+    """Return a tree of plain values with one change, more likely in its depth."""
     if not isinstance(tree, dict | list) or not tree or rng.random() < 0.1:
         return rng.choice(ODD_VALUES)
     key = rng.choice(list(tree) if isinstance(tree, dict) else range(len(tree)))
@@ -130,7 +141,7 @@ def odd_tree(rng: Random, tree: Any) -> Any:
 
 
 def json_nest(rng: Random, data: bytes, _: bytes) -> bytes:
-    """Brackets in brackets, alone or where a value was."""
+    """Return deeply nested brackets, alone or in place of a value."""
     deep = b"[" * 100_000 + b"]" * rng.choice((0, 100_000))
     at = data.find(b": ", rng.randrange(len(data)))
     return deep if at < 0 or rng.random() < 0.5 else data[: at + 2] + deep + b"," + data[at + 2 :]
@@ -143,7 +154,7 @@ JSON: tuple[Mutation, ...] = (*BYTES, *[json_field] * 20, json_nest)
 
 
 def table_cell(rng: Random, data: bytes, _: bytes) -> bytes:
-    """Change a cell, or how many there are."""
+    """Change a cell, or the number of cells in a line."""
     lines = data.decode().splitlines()
     at = rng.randrange(len(lines))
     mark = "\t" if "\t" in lines[at] else ","
@@ -157,7 +168,7 @@ def table_cell(rng: Random, data: bytes, _: bytes) -> bytes:
 
 
 def table_line(rng: Random, data: bytes, _: bytes) -> bytes:
-    """Change the order or the number of the lines, or what ends them."""
+    """Change the order or the number of lines, or the line ends."""
     lines = data.splitlines()
     rng.shuffle(lines)
     many = lines * rng.choice((0, 1, 2, 50))
@@ -175,7 +186,7 @@ TABLE: tuple[Mutation, ...] = (*BYTES, *[table_cell] * 12, table_line, table_lin
 
 
 def safetensors_header(rng: Random, data: bytes, _: bytes) -> bytes:
-    """Change a field of the header, whose length is then right."""
+    """Change a field of the header, and update the header's length."""
     (length,) = struct.unpack("<Q", data[:8])
     header = json_field(rng, data[8 : 8 + length], b"")
     return struct.pack("<Q", len(header)) + header + data[8 + length :]

@@ -1,4 +1,4 @@
-"""What is read of a cluster: the file of Ray's launcher, prices, the local head's state, progress in a job's log."""
+"""Files of a cluster: the launcher's YAML, prices, the local head's state, and progress lines in a job's log."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from cluster import events
 from cluster.cost import CLUSTER, PRICES, cost_table, text
 from cluster.errors import ClusterError
 from cluster.head import Head, current
-from tests.fuzz.doors import Spoilt, number, try_inputs
+from tests.fuzz.entry_points import Mutated, num_inputs, try_inputs
 from tests.fuzz.mutations import BYTES, JSON, Mutation, odd_tree
 
 FILES = {"ray_cluster.yaml": CLUSTER.read_bytes(), "prices.yaml": PRICES.read_bytes()}
 
 
 def yaml_field(rng: Random, data: bytes, _: bytes) -> bytes:
-    """Change a field: another value, none, another name, or the same once more."""
+    """Change a field: another value, no value, another name, or a duplicate."""
     try:
         return yaml.safe_dump(odd_tree(rng, yaml.safe_load(data))).encode()
     except Exception as error:
-        raise ValueError(error) from None  # spoilt beyond another
+        raise ValueError(error) from None  # too damaged for this mutation
 
 
 def yaml_line(rng: Random, data: bytes, _: bytes) -> bytes:
-    """A line twice, elsewhere, of another kind, or with a tag, an anchor or an alias."""
+    """Repeat, move or change a line, or add a tag, an anchor or an alias."""
     lines = data.splitlines()
     at = rng.randrange(len(lines))
     key, _, value = lines[at].partition(b":")
@@ -67,14 +67,14 @@ MUTATIONS: tuple[Mutation, ...] = (*BYTES, *[yaml_field] * 20, *[yaml_line] * 10
 
 
 def costs(path: Path) -> None:
-    """A sweep's costs by the spoilt file and the other, good one."""
+    """Estimate a sweep's cost from the mutated file and the other, good one."""
     files: dict[str, Any] = {"ray_cluster.yaml": CLUSTER, "prices.yaml": PRICES, path.name: path}
     needs = {"trial_seconds": 60.0, "num_trials": 7, "cpus": 4, "gpus": 0.5}
     try:
         rows = cost_table(files["ray_cluster.yaml"], files["prices.yaml"], **needs)
     except ClusterError as error:
         if "\n" in str(error):
-            raise AssertionError(f"more than a line: {error}") from None
+            raise AssertionError(f"more than one line: {error}") from None
         raise ValueError(str(error)) from None
     for row in rows:
         assert math.isfinite(row.usd)
@@ -85,7 +85,7 @@ def costs(path: Path) -> None:
 
 @pytest.mark.parametrize("name", FILES)
 def test_prices_and_clusters(name: str) -> None:
-    tally = try_inputs(costs, Spoilt((FILES[name],), MUTATIONS, number(200)), name=name)
+    tally = try_inputs(costs, Mutated((FILES[name],), MUTATIONS, num_inputs(200)), name=name)
     assert min(tally["refused"], tally["accepted"]) > tally.total() // 20
 
 
@@ -111,12 +111,12 @@ def test_yaml_that_grows_or_runs_is_refused(name: str) -> None:
     ]
     bombs += [good.decode().encode("utf-16"), good + b"# \xff", good + b"---\n" + good, b"null", b"[]", b"{}", b"1: 2"]
     lines = [line for line in good.splitlines(keepends=True) if line[:1].isalpha()]
-    bombs += [good + lines[0].partition(b":")[0] + b": {}\n"]  # a key for the second time
+    bombs += [good + lines[0].partition(b":")[0] + b": {}\n"]  # a duplicate key
     assert try_inputs(costs, bombs, name=name)["refused"] == len(bombs)
 
 
 @pytest.mark.parametrize("price", ["-1", "0", ".nan", ".inf", "1e400", "'1'", "true", "null", "[1]", "9" * 400])
-def test_a_price_that_is_none_is_refused(tmp_path: Path, price: str) -> None:
+def test_an_invalid_price_is_refused(tmp_path: Path, price: str) -> None:
     prices = tmp_path / "prices.yaml"
     prices.write_text(PRICES.read_text().replace("on_demand: 0.384", f"on_demand: {price}"))
     with pytest.raises(
@@ -143,8 +143,8 @@ def test_an_installed_package_finds_the_cluster_where_it_is_run(
 
 
 def head_state(path: Path, processes: Path) -> None:
-    """It asks whether the process is there, in `processes`."""
-    home = path.parent / "home"  # which is closed to others if it is open
+    """Read the head's state, which checks in `processes` (/proc) whether the process exists."""
+    home = path.parent / "home"  # `current` restricts the permissions of this folder
     home.mkdir(exist_ok=True)
     shutil.copy(path, home)
     os.environ["ARSPM_HOME"] = str(home)
@@ -156,15 +156,15 @@ def test_the_state_of_a_head() -> None:
     head = Head("http://127.0.0.1:8265", "127.0.0.1:6379", 2**22 + 1, "id", "/tmp/x", "/tmp/x/s", 1.5, "user")
     seeds = (json.dumps(asdict(head)).encode(),)
     deep = b"[" * 100_000 + b"]" * 100_000
-    for inputs in (Spoilt(seeds, JSON, number(125)), [deep, b"null", b"[]", b"{}", b""]):
+    for inputs in (Mutated(seeds, JSON, num_inputs(125)), [deep, b"null", b"[]", b"{}", b""]):
         tally = try_inputs(head_state, inputs, name="head.json", processes=Path("/proc"))
         assert tally["accepted"] == tally.total()
 
 
 def progress(path: Path) -> None:
     for line in path.read_bytes().decode(errors="replace").splitlines():
-        event = events.of_line("encoder", line)
-        if isinstance(event, events.Progress):
+        event = events.parse_line("encoder", line)
+        if isinstance(event, events.StageProgress):
             assert math.isfinite(event.current)
             assert math.isfinite(event.total or 0)
 
@@ -176,7 +176,7 @@ def test_progress_in_a_log() -> None:
         f'{events.MARKER}{{"current": {value}, "total": {value}}}' for value in ("NaN", "1e999", "9" * 400, '"inf"')
     ]
     values += [f"{events.MARKER}{'[' * 100_000}"]
-    for inputs in (Spoilt(seeds, (*BYTES, progress_field), number(125)), [value.encode() for value in values]):
+    for inputs in (Mutated(seeds, (*BYTES, progress_field), num_inputs(125)), [value.encode() for value in values]):
         tally = try_inputs(progress, inputs, name="log")
         assert tally["accepted"] == tally.total()
 

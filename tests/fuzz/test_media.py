@@ -18,8 +18,6 @@ import soundfile
 from arspm.config import Config, override
 from arspm.config.presets import preset
 from arspm.corpus import schema
-from arspm.corpus.schema import DropReason
-from arspm.media import prepare as preparing
 from arspm.media.clip_rows import ClipRow
 from arspm.media.clips import DroppedClip, load_speech
 from arspm.media.faces import decode_jpeg, encode_jpeg
@@ -27,7 +25,7 @@ from arspm.media.prepare import Preparer, prepare
 from arspm.synthetic.face import draw_face
 from arspm.synthetic.films import speak
 from arspm.synthetic.people import sample_speakers
-from tests.fuzz.doors import Spoilt, number, try_inputs
+from tests.fuzz.entry_points import Mutated, num_inputs, try_inputs
 from tests.fuzz.mutations import BYTES
 
 RATE = 16_000
@@ -36,13 +34,13 @@ CONFIG = override(preset("smoke"), {"data.storage": "waveform"})
 
 @pytest.fixture(scope="module")
 def person() -> tuple[np.ndarray, np.ndarray]:
-    """A face that is found, and a second of speech."""
+    """A face that the detector finds, and a second of speech."""
     speaker = sample_speakers(1, seed=3)[0]
     return draw_face(speaker), speak(speaker, 1.0, np.random.default_rng(0))
 
 
 def encoded(person: tuple[np.ndarray, np.ndarray], form: str, video_codec: str, sound_codec: str) -> bytes:
-    """The face for a second with the speech."""
+    """Return a video of the face with the speech."""
     sink = io.BytesIO()
     with av.open(sink, "w", format=form) as container:
         video = container.add_stream(video_codec, rate=25)
@@ -98,7 +96,7 @@ def row_of(path: Path, image: Path | None = None) -> ClipRow:
 
 
 def checked(row: ClipRow, config: Config = CONFIG) -> None:
-    """A clip is prepared or dropped; a ValueError would end the stage."""
+    """Prepare a clip, which may be dropped. A ValueError would fail the stage."""
     try:
         tensor, jpeg = prepare(row, config)
     except ValueError as error:
@@ -127,13 +125,13 @@ def recording(path: Path) -> None:
 def stored_face(path: Path, size: int = 64) -> None:
     try:
         face = decode_jpeg(path.read_bytes(), size)
-    except ValueError as error:  # it is given bytes, and knows no name
+    except ValueError as error:  # `decode_jpeg` reads bytes, so its error has no name
         raise ValueError(f"{path.name}: {error}") from None
     assert (face.shape, face.dtype) == ((size, size, 3), np.uint8)
 
 
 def test_clips(videos) -> None:
-    tally = try_inputs(clip, Spoilt(videos, BYTES, number(100)), name="clip.mp4")
+    tally = try_inputs(clip, Mutated(videos, BYTES, num_inputs(100)), name="clip.mp4")
     assert tally["dropped"] > tally.total() // 10
     assert tally["accepted"] > tally.total() // 10
 
@@ -141,20 +139,20 @@ def test_clips(videos) -> None:
 def test_pictures_of_sounds(pictures, sounds, tmp_path) -> None:
     (tmp_path / "sound.wav").write_bytes(sounds[0])
     tally = try_inputs(
-        picture_of_a_sound, Spoilt(pictures, BYTES, number(60)), name="face.jpg", sound=tmp_path / "sound.wav"
+        picture_of_a_sound, Mutated(pictures, BYTES, num_inputs(60)), name="face.jpg", sound=tmp_path / "sound.wav"
     )
     assert tally["dropped"] > tally.total() // 10
 
 
 def test_recordings(sounds, videos) -> None:
-    tally = try_inputs(recording, Spoilt((*sounds, videos[0]), BYTES, number(200)), name="speech.wav")
+    tally = try_inputs(recording, Mutated((*sounds, videos[0]), BYTES, num_inputs(200)), name="speech.wav")
     assert tally["refused"] > tally.total() // 10
     assert tally["accepted"] > tally.total() // 10
 
 
 def test_stored_faces(person) -> None:
     small = cv2.resize(person[0], (schema.FACE_SIZE, schema.FACE_SIZE))
-    tally = try_inputs(stored_face, Spoilt((encode_jpeg(small),), BYTES, number(150)), name="face.jpg")
+    tally = try_inputs(stored_face, Mutated((encode_jpeg(small),), BYTES, num_inputs(150)), name="face.jpg")
     assert tally["refused"] > tally.total() // 10
 
 
@@ -162,7 +160,7 @@ def test_stored_faces(person) -> None:
 
 
 def png(width: int, height: int) -> bytes:
-    """A black picture of one bit a pixel, whose rows are zeros: a few bytes a million of pixels."""
+    """Return a black picture with one bit per pixel, which compresses to a few bytes per million pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -176,13 +174,13 @@ def png(width: int, height: int) -> bytes:
 
 
 def resized(jpeg: bytes, width: int, height: int) -> bytes:
-    """A JPEG whose header says another size."""
+    """Return the JPEG with another size in its header."""
     at = next(at for at in range(len(jpeg)) if jpeg[at : at + 2] in (b"\xff\xc0", b"\xff\xc2"))
     return jpeg[: at + 5] + struct.pack(">HH", height, width) + jpeg[at + 9 :]
 
 
 def wav_header(seconds: int, *, rate: int = RATE, channels: int = 1, data: bytes = b"") -> bytes:
-    """A wav file that claims a length, with as much sound as `data`."""
+    """Return a wav file whose header claims `seconds` of sound, followed by `data`."""
     size = min(seconds * rate * channels * 2, 2**32 - 40)
     form = struct.pack("<HHIIHH", 1, channels, rate, rate * channels * 2, channels * 2, 16)
     return (
@@ -200,8 +198,8 @@ def test_gigapixel_pictures(pictures, sounds, person, tmp_path) -> None:
     assert try_inputs(stored_face, bombs, name="face.jpg")["refused"] == len(bombs)
 
 
-def test_a_video_that_says_it_is_huge(videos) -> None:
-    """In its container's header, and in the stream's own (H.264's SPS), each of which FFmpeg may believe."""
+def test_a_video_that_claims_to_be_huge(videos) -> None:
+    """In the container's header, and in the stream's (H.264's SPS). FFmpeg may trust either."""
     lies = []
     width, height = (av.open(io.BytesIO(videos[0])).streams.video[0].codec_context.width for _ in range(2))
     for form, sides in ((">HH", 65_535), (">HH", 20_000), (">II", 60_000 << 16)):
@@ -239,12 +237,12 @@ def test_sounds_of_hours(sounds) -> None:
     ]
     tally = try_inputs(recording, files, name="speech.wav")
     assert tally["refused"] >= 4
-    assert tally["accepted"] <= 1  # one has a second of speech and lies about the rest
+    assert tally["accepted"] <= 1  # one has a second of speech and a false length
     assert try_inputs(clip, files, name="clip.wav")["dropped"] == len(files)
 
 
-def test_a_playlist_leads_nowhere(tmp_path) -> None:
-    """FFmpeg would read the files and addresses that such a "clip" names."""
+def test_a_playlist_is_not_followed(tmp_path) -> None:
+    """FFmpeg would read the files and URLs that such a "clip" names."""
     secret = tmp_path / "secret.wav"
     soundfile.write(secret, np.random.default_rng(0).normal(0, 0.1, RATE), RATE)
     lists = [f"ffconcat version 1.0\nfile '{secret}'\n", f"#EXTM3U\n#EXTINF:1,\n{secret}\n#EXT-X-ENDLIST\n"]
@@ -258,17 +256,7 @@ def test_a_playlist_leads_nowhere(tmp_path) -> None:
     assert try_inputs(clip, inputs, name="clip.mp4")["dropped"] == len(inputs)
 
 
-# --- what a decoder does to its process
-
-
-def crash(row: ClipRow, _: Config) -> None:
-    """In place of `prepare`: does what the clip's name says."""
-    what = Path(row.path).name
-    if what.startswith("SIG"):
-        os.kill(os.getpid(), signal.Signals[what])
-    if what == "memory":
-        np.ones(preparing.MAX_BYTES, np.uint8)
-    raise DroppedClip(DropReason.silent, f"{os.getpid()}")
+# --- a decoder that crashes its process
 
 
 def test_a_clip_that_ends_its_process_is_dropped_and_the_next_one_is_not(videos, tmp_path) -> None:
@@ -283,7 +271,7 @@ def test_a_clip_that_ends_its_process_is_dropped_and_the_next_one_is_not(videos,
             prepared(row_of(tmp_path / "clip.mp4"))
         again, _ = prepared(row_of(tmp_path / "clip.mp4"))
         assert (again == tensor).all()
-        os.kill(prepared._process.pid, signal.SIGKILL)  # what an operator or the kernel does is not the clip's fault
+        os.kill(prepared._process.pid, signal.SIGKILL)  # an operator or the kernel did this, not the clip
         with pytest.raises(RuntimeError, match="ended with -9"):
             prepared(row_of(tmp_path / "clip.mp4"))
         with pytest.raises(DroppedClip, match="missing_file"):

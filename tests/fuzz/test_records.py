@@ -1,4 +1,4 @@
-"""What stages, sweeps and people leave as JSON and Parquet: configurations, manifests, shards, records."""
+"""JSON and Parquet files of stages, sweeps and users: configurations, manifests, shards, records."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from arspm import storage
 from arspm.config import ConfigError, presets
 from arspm.corpus import schema, tables
 from arspm.model.vggface_check import NUM_STATED, parse_stated
-from arspm.report import figures, gather
+from arspm.report import charts, gather
 from arspm.runs import stages, sweeps
-from tests.fuzz.doors import Spoilt, number, try_inputs
+from tests.fuzz.entry_points import Mutated, num_inputs, try_inputs
 from tests.fuzz.mutations import BYTES, JSON, ODD_TEXTS, json_field
 from tune_spaces import space as spaces
 
 DEEP = b"[" * 100_000 + b"]" * 100_000
 
 
-def named(path: Path, error: Exception) -> ValueError:
-    """The error of a function that is given a file's text, with the name that its caller adds."""
+def with_file_name(path: Path, error: Exception) -> ValueError:
+    """Add the file's name to an error of a function that reads text, as its callers do."""
     return ValueError("\n".join(f"{path.name}: {line}" for line in str(error).splitlines()))
 
 
@@ -39,24 +39,24 @@ def config_file(path: Path) -> None:
     try:
         found = configuration.load(path.read_bytes())
     except ConfigError as error:
-        raise named(path, error) from None
+        raise with_file_name(path, error) from None
     assert configuration.load(configuration.dump(found)) == found
 
 
 def changes(path: Path) -> None:
-    """Lines `name=value`, as after --set."""
+    """Apply lines `name=value`, as after --set."""
     lines = path.read_bytes().decode("utf-8", "replace").split("\n")
     pairs = dict(line.partition("=")[::2] for line in lines)
     try:
         found = configuration.override(presets.preset("smoke"), pairs)
     except ConfigError as error:
-        raise named(path, error) from None
+        raise with_file_name(path, error) from None
     assert configuration.load(configuration.dump(found)) == found
 
 
 def test_configurations() -> None:
     seeds = tuple(configuration.dump(preset).encode() for preset in presets.PRESETS.values())
-    tally = try_inputs(config_file, Spoilt(seeds, JSON, number(200)), name="config.json")
+    tally = try_inputs(config_file, Mutated(seeds, JSON, num_inputs(200)), name="config.json")
     assert tally["refused"] > tally.total() // 10
     many = json.dumps({f"field{n}" * 20: n for n in range(20_000)}).encode()
     bombs = [
@@ -74,7 +74,7 @@ def test_changes_of_a_configuration() -> None:
     names = configuration.field_names()
     seeds = ("\n".join(f"{name}=1" for name in names[:20]).encode(), b"loss.lambda1=0.5\nprior.kind=gender\nseed=3")
     seeds += tuple(f"{name}={value}".encode() for name in names[::9] for value in ODD_TEXTS[::4])
-    tally = try_inputs(changes, Spoilt(seeds, BYTES, number(150)), name="changes")
+    tally = try_inputs(changes, Mutated(seeds, BYTES, num_inputs(150)), name="changes")
     assert tally["refused"] > tally.total() // 10
 
 
@@ -83,18 +83,18 @@ def test_changes_of_a_configuration() -> None:
 
 @pytest.fixture
 def made(write_corpus) -> Path:
-    """A corpus of two shards of training rows."""
+    """A corpus with two shards of training rows."""
     return Path(write_corpus({"train": (6, 4), "val": (2,), "test": (2,)})[0])
 
 
 def corpus_manifest(path: Path, made: Path) -> None:
-    place = path.parent / "corpus"
-    if not place.exists():
-        place.mkdir()
-        (place / "train").symlink_to(made / "train")
-    (place / tables.MANIFEST).write_bytes(path.read_bytes())
+    folder = path.parent / "corpus"
+    if not folder.exists():
+        folder.mkdir()
+        (folder / "train").symlink_to(made / "train")
+    (folder / tables.MANIFEST).write_bytes(path.read_bytes())
     for subset in (None, 3):
-        split = tables.open_split(str(place), "train", subset)
+        split = tables.open_split(str(folder), "train", subset)
         assert 0 < split.num_rows <= 10
         read_all(split)
 
@@ -111,20 +111,20 @@ def read_all(split: tables.Split) -> None:
 
 
 def shard(path: Path, made: Path, family: str) -> None:
-    """One family's shard is spoilt, and the others are as they were."""
-    place = path.parent / "corpus"
+    """Read a corpus in which one family's shard is mutated."""
+    folder = path.parent / "corpus"
     for name in schema.FAMILIES:
-        (place / "train" / name).mkdir(parents=True, exist_ok=True)
+        (folder / "train" / name).mkdir(parents=True, exist_ok=True)
         source = path if name == family else made / "train" / name / path.name
-        (place / "train" / name / path.name).write_bytes(source.read_bytes())
-    (place / tables.MANIFEST).write_bytes((made / tables.MANIFEST).read_bytes())
-    read_all(tables.open_split(str(place), "train").only(0))
+        (folder / "train" / name / path.name).write_bytes(source.read_bytes())
+    (folder / tables.MANIFEST).write_bytes((made / tables.MANIFEST).read_bytes())
+    read_all(tables.open_split(str(folder), "train").only(0))
 
 
 def test_manifests_of_a_corpus(made: Path) -> None:
     seeds = ((made / tables.MANIFEST).read_bytes(),)
     tally = try_inputs(
-        corpus_manifest, Spoilt(seeds, JSON, number(125)), name=tables.MANIFEST, says="corpus", made=made
+        corpus_manifest, Mutated(seeds, JSON, num_inputs(125)), name=tables.MANIFEST, mentions="corpus", made=made
     )
     assert tally["refused"] > tally.total() // 10
     huge = json.loads(seeds[0])
@@ -140,7 +140,7 @@ def test_manifests_of_a_corpus(made: Path) -> None:
         lost = json.loads(seeds[0])
         lost["splits"]["train"]["shards"][0]["name"] = name
         inputs.append(json.dumps(lost).encode())
-    tally = try_inputs(corpus_manifest, inputs, name=tables.MANIFEST, says="corpus", made=made)
+    tally = try_inputs(corpus_manifest, inputs, name=tables.MANIFEST, mentions="corpus", made=made)
     assert tally["refused"] == len(inputs)
 
 
@@ -149,21 +149,21 @@ def test_shards(made: Path, family: str) -> None:
     name = "shard-00000.parquet"
     seeds = ((made / "train" / family / name).read_bytes(),)
     seeds += (footer_first(seeds[0]),)
-    inputs = Spoilt(seeds, BYTES, number(60))
-    tally = try_inputs(shard, inputs, name=name, says="corpus/train", made=made, family=family)
+    inputs = Mutated(seeds, BYTES, num_inputs(60))
+    tally = try_inputs(shard, inputs, name=name, mentions="corpus/train", made=made, family=family)
     assert tally["refused"] > tally.total() // 10
 
 
 def footer_first(parquet: bytes) -> bytes:
-    """The same table without its large cells' bytes being most of the file, so that mutations meet the footer."""
+    """Return the same table compressed, so that the footer is a large part of the file and gets mutated more often."""
     table = pq.read_table(io.BytesIO(parquet))
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd", row_group_size=4)
     return sink.getvalue()
 
 
-def test_shards_that_are_not_what_they_say(made: Path) -> None:
-    """Other types and shapes, fewer rows, empty cells, and a cell that is repeated until it fills the memory."""
+def test_shards_with_wrong_types_shapes_or_rows_are_refused(made: Path) -> None:
+    """Wrong types and shapes, fewer rows, empty cells, and a cell repeated until it fills the memory."""
     name = "shard-00000.parquet"
     table = pq.read_table(made / "train" / "features" / name)
     feature = table.schema.field(schema.FACE_FEATURE)
@@ -180,32 +180,32 @@ def test_shards_that_are_not_what_they_say(made: Path) -> None:
         )
         return sink.getvalue()
 
-    def told(**metadata: str) -> pa.Field:
+    def feature_field(**metadata: str) -> pa.Field:
         return pa.field(schema.FACE_FEATURE, pa.binary(), metadata=metadata)
 
     inputs = [
-        written(cells, told()),
-        written(cells, told(dtype="object", shape="[8]")),
-        written(cells, told(dtype="O", shape="[16]")),
-        written(cells, told(dtype="<f4", shape="[-16]")),
-        written(cells, told(dtype="<f4", shape="[1000000000000]")),
-        written(cells, told(dtype="<f4", shape="null")),
-        written(cells, told(dtype="<f4", shape="[")),
-        written(cells, told(dtype="<f4", shape='["16"]')),
-        written(cells, told(dtype="<f4", shape="[" * 10_000)),
-        written(cells, told(dtype="V64", shape="[1]")),
-        written(cells, told(dtype="\u20ac", shape="[16]")),
-        written(cells, told(dtype="<f4,<f4", shape="[8]")),
-        written(pa.array([None] * len(table), pa.binary()), told(dtype="<f4", shape="[16]")),
-        written(pa.array([b"x"] * len(table)), told(dtype="<f4", shape="[16]")),
+        written(cells, feature_field()),
+        written(cells, feature_field(dtype="object", shape="[8]")),
+        written(cells, feature_field(dtype="O", shape="[16]")),
+        written(cells, feature_field(dtype="<f4", shape="[-16]")),
+        written(cells, feature_field(dtype="<f4", shape="[1000000000000]")),
+        written(cells, feature_field(dtype="<f4", shape="null")),
+        written(cells, feature_field(dtype="<f4", shape="[")),
+        written(cells, feature_field(dtype="<f4", shape='["16"]')),
+        written(cells, feature_field(dtype="<f4", shape="[" * 10_000)),
+        written(cells, feature_field(dtype="V64", shape="[1]")),
+        written(cells, feature_field(dtype="\u20ac", shape="[16]")),
+        written(cells, feature_field(dtype="<f4,<f4", shape="[8]")),
+        written(pa.array([None] * len(table), pa.binary()), feature_field(dtype="<f4", shape="[16]")),
+        written(pa.array([b"x"] * len(table)), feature_field(dtype="<f4", shape="[16]")),
         written(pa.array([1] * len(table)), pa.field(schema.FACE_FEATURE, pa.int64())),
         written(cells, feature, pa.array(range(len(table)))),
         written(cells, feature, pa.array(["other"] * len(table))),
         written(cells.slice(0, 3), feature, table[schema.CLIP_ID].slice(0, 3)),
-        written(pa.array([bytes(50_000_000)] * len(table)), told(dtype="<f4", shape="[16]")),
+        written(pa.array([bytes(50_000_000)] * len(table)), feature_field(dtype="<f4", shape="[16]")),
     ]
     assert max(map(len, inputs)) < 1_000_000
-    tally = try_inputs(shard, inputs, name=name, says="corpus/train", made=made, family="features")
+    tally = try_inputs(shard, inputs, name=name, mentions="corpus/train", made=made, family="features")
     assert tally["refused"] == len(inputs)
 
 
@@ -238,13 +238,13 @@ def test_manifests_of_stages(tmp_path: Path) -> None:
         figures={"val_loss": 0.5},
     )
     seeds = ((tmp_path / "encoder" / stages.SUCCESS).read_bytes(),)
-    tally = try_inputs(stage_manifest, Spoilt(seeds, JSON, number(200)), name=stages.SUCCESS)
+    tally = try_inputs(stage_manifest, Mutated(seeds, JSON, num_inputs(200)), name=stages.SUCCESS)
     assert tally["refused"] > tally.total() // 10
     assert try_inputs(stage_manifest, [DEEP, b"null", b"[]", b'"x"'], name=stages.SUCCESS)["refused"] == 4
 
 
 def history_file(path: Path) -> None:
-    """What the report draws of it."""
+    """Draw the report's charts from a training history."""
     run = path.parent / "run"
     for stage in configuration.TRAINED_STAGES:
         (run / stage).mkdir(parents=True, exist_ok=True)
@@ -252,7 +252,7 @@ def history_file(path: Path) -> None:
     found = gather.histories(str(run))
     assert set(found) == set(configuration.TRAINED_STAGES)
     for stage, history in found.items():
-        json.dumps(figures.loss_chart(stage, history), allow_nan=False)
+        json.dumps(charts.loss_chart(stage, history), allow_nan=False)
         assert math.isfinite(sum(epoch["clips_per_second"] for epoch in history["epochs"]))
 
 
@@ -263,7 +263,7 @@ def test_histories_of_trainings() -> None:
     ]
     history = {"epochs": epochs, "losses": [[step, 3.0 / step] for step in range(1, 9)], "best_epoch": 2}
     seeds = (json.dumps(history).encode(),)
-    tally = try_inputs(history_file, Spoilt(seeds, JSON, number(125)), name=stages.HISTORY)
+    tally = try_inputs(history_file, Mutated(seeds, JSON, num_inputs(125)), name=stages.HISTORY)
     assert min(tally["refused"], tally["accepted"]) > tally.total() // 10
     inputs = [DEEP, b"null", b"[]", b"{}", json.dumps(history | {"epochs": []}).encode()]
     for odd in ("NaN", "1e999", "-1e308", '"1"', "9" * 400, "true", "[]", "null", "0"):
@@ -272,7 +272,7 @@ def test_histories_of_trainings() -> None:
         inputs.append(json.dumps(history | {"epochs": [epochs[0] | {odd: 1.0}]}).encode())
         inputs.append(json.dumps(history | {"epochs": [epochs[0] | {odd: "x" * 5000}]}).encode())
     assert try_inputs(history_file, inputs, name=stages.HISTORY)["refused"] == len(inputs)
-    for value in (1e308, -1.7e308, 1.7e308, 0):  # of which an axis is made
+    for value in (1e308, -1.7e308, 1.7e308, 0):  # these become an axis
         inputs = [seeds[0].replace(b"0.5", json.dumps(value).encode())]
         assert try_inputs(history_file, inputs, name=stages.HISTORY)["accepted"] == 1
 
@@ -286,17 +286,17 @@ def sweep_file(path: Path) -> None:
 
 
 def sweep_results(path: Path) -> None:
-    place = path.parent / sweeps.FOLDER / "s"
-    place.mkdir(parents=True, exist_ok=True)
-    (place / sweeps.RESULTS).write_bytes(path.read_bytes())
-    told = sweeps.summary(str(path.parent), "s")
-    assert "\n" not in told
+    folder = path.parent / sweeps.FOLDER / "s"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / sweeps.RESULTS).write_bytes(path.read_bytes())
+    summary = sweeps.summary(str(path.parent), "s")
+    assert "\n" not in summary
 
 
 def trial_record(path: Path) -> None:
-    place = path.parent / sweeps.TRIALS
-    place.mkdir(exist_ok=True)
-    (place / path.name).write_bytes(path.read_bytes())
+    folder = path.parent / sweeps.TRIALS
+    folder.mkdir(exist_ok=True)
+    (folder / path.name).write_bytes(path.read_bytes())
     found = sweeps.read_records(str(path.parent))
     sweep = {"num_trials": 3, "mode": "min", "metric": "val_loss", "max_concurrent": 1}
     every = list(found.values())
@@ -315,37 +315,37 @@ def test_sweeps(tmp_path: Path) -> None:
     results = sweeps.results(
         sweep, [record], state="done", updated=1.0, spent_seconds=1.0, importance=None, pictures={}, config_of_best=None
     )
-    for door, seed, name in (
+    for entry_point, seed, name in (
         (trial_record, record, "00003.json"),
         (sweep_results, results, sweeps.RESULTS),
         (sweep_file, sweep, sweeps.SWEEP),
     ):
         seeds = (json.dumps(seed).encode(),)
-        tally = try_inputs(door, Spoilt(seeds, JSON, number(125)), name=name)
+        tally = try_inputs(entry_point, Mutated(seeds, JSON, num_inputs(125)), name=name)
         assert tally["refused"] > tally.total() // 10
-        assert try_inputs(door, [DEEP, b"null", b"[]", b"{}"], name=name)["refused"] == 4
+        assert try_inputs(entry_point, [DEEP, b"null", b"[]", b"{}"], name=name)["refused"] == 4
 
 
 def sample(path: Path) -> None:
-    """A sample of a shipped space, as a search or an earlier sweep gives it."""
+    """Apply a sample of a shipped space, as a search or an earlier sweep provides it."""
     _, space = spaces.load("joint")
     try:
-        given = json.loads(path.read_bytes())
-        if not isinstance(given, dict):
+        loaded = json.loads(path.read_bytes())
+        if not isinstance(loaded, dict):
             raise ValueError("a sample is an object")
-        configuration.override(presets.preset("smoke"), spaces.changes(space, given))
+        configuration.override(presets.preset("smoke"), spaces.changes(space, loaded))
     except (ConfigError, ValueError, RecursionError):
-        raise ValueError(f"{path.name}: refused") from None  # whose words are the search's, not a person's
+        raise ValueError(f"{path.name}: refused") from None  # its message is not for users
 
 
 def test_samples_of_a_space() -> None:
     _, space = spaces.load("joint")
     seeds = tuple(json.dumps(each).encode() for each in spaces.random_samples(space, 5, 0))
-    tally = try_inputs(sample, Spoilt(seeds, JSON, number(100)), name="sample.json")
+    tally = try_inputs(sample, Mutated(seeds, JSON, num_inputs(100)), name="sample.json")
     assert tally["refused"] > tally.total() // 10
 
 
-# --- what else a person writes
+# --- stated activations
 
 
 def stated(path: Path) -> None:
@@ -354,5 +354,5 @@ def stated(path: Path) -> None:
 
 def test_stated_activations() -> None:
     seeds = (json.dumps({"fc7": [0.5] * NUM_STATED, "image": "x.jpg", "tolerance": 0.1}).encode(),)
-    tally = try_inputs(stated, Spoilt(seeds, (*BYTES, json_field), number(75)), name="weights.check.json")
+    tally = try_inputs(stated, Mutated(seeds, (*BYTES, json_field), num_inputs(75)), name="weights.check.json")
     assert tally["refused"] > tally.total() // 10

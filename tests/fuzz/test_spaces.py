@@ -1,4 +1,4 @@
-"""A sweep's space that a user wrote: a Python program, which is trusted to run, and may be spoilt all the same."""
+"""A sweep's search space in a user's Python file, which is trusted to run but may contain errors."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ import tune_spaces
 from arspm.config import from_dict, override
 from arspm.config.presets import preset
 from arspm.runs import stages
-from jobs.sweep_plan import Options, plan, unpack
-from tests.fuzz.doors import Spoilt, number, try_inputs
+from jobs.sweep_options import Options
+from jobs.sweep_plan import plan
+from tests.fuzz.entry_points import Mutated, num_inputs, try_inputs
 from tests.fuzz.mutations import BYTES, ODD_TEXTS, Mutation
 from tune_spaces import space as spaces
 
@@ -41,7 +42,7 @@ SPACE: Space = {
 SEEDS = (OWN, *(Path(*tune_spaces.__path__, f"{name}.py").read_bytes() for name in spaces.shipped()))
 NAMES = b"from tune_spaces.space import Choice, LogUniform, Space, Uniform\n"
 
-# What may stand where a value does, as Python is written.
+# Python expressions that may replace a value, most of them invalid there.
 ODD = (
     *(repr(text) for text in ODD_TEXTS),
     *("float('nan')", "float('inf')", "-1e308", "1e308", "5e-324", "10**400", "10**5000", "-(2**63)", "1j", "0", "-1"),
@@ -65,7 +66,7 @@ ODD = (
 )
 
 
-# What may stand there without harm.
+# Python expressions that are often valid there.
 MILD = ("0.5", "1", "2", "'none'", "'neutral'", "'0.25'", "False", "(1, 2)", "Uniform(0.1, 2)", "LogUniform(0.01, 3)")
 MILD += (
     "Choice([1, 2])",
@@ -81,12 +82,12 @@ def odd_value(rng: Random) -> str:
 
 
 def value(rng: Random, data: bytes, _: bytes) -> bytes:
-    """Another expression where one is, the names that it needs at hand."""
+    """Replace an expression by another one, and import the names that it needs."""
     try:
-        tree = ast.from_dict(data)
+        tree = ast.parse(data)
     except SyntaxError as error:
-        raise ValueError(error) from None  # spoilt beyond another
-    places = [
+        raise ValueError(error) from None  # too damaged for this mutation
+    positions = [
         (each, at)
         for node in ast.walk(tree)
         for _, each in ast.iter_fields(node)
@@ -94,15 +95,15 @@ def value(rng: Random, data: bytes, _: bytes) -> bytes:
         for at, child in enumerate(each)
         if isinstance(child, ast.expr)
     ]
-    among, at = rng.choice(places)
-    odd = ast.from_dict(odd_value(rng), mode="eval").body
+    among, at = rng.choice(positions)
+    odd = ast.parse(odd_value(rng), mode="eval").body
     among[at : at + rng.choice((0, 1, 1, 1, 1))] = [rng.choice((odd, odd, odd, rng.choice(among)))]
     program = ast.unparse(ast.fix_missing_locations(tree)).replace("from __future__ import annotations", "")
     return NAMES + program.encode()
 
 
 def token(rng: Random, data: bytes, other: bytes) -> bytes:
-    """Another word, number or text where one is, or two of them in each other's place."""
+    """Replace a name, number or string, or swap two of them."""
     try:
         words = [list(each[:2]) for each in tokenize.tokenize(io.BytesIO(data).readline)]
     except (SyntaxError, tokenize.TokenError) as error:
@@ -118,7 +119,7 @@ MUTATIONS: tuple[Mutation, ...] = (*BYTES, *[value] * 60, *[token] * 15)
 
 @pytest.fixture
 def run(write_corpus: Callable[..., Any], tmp_path: Path) -> Path:
-    """A run with what a sweep rests on, as far as a plan looks at it."""
+    """A run with the finished stages that a sweep's plan needs."""
     write_corpus({"train": (13, 11), "val": (6,)}, feature_dim=64)
     for stage in ("gender", "prior", "decoder"):
         files: dict[str, Any] = {}
@@ -128,10 +129,10 @@ def run(write_corpus: Callable[..., Any], tmp_path: Path) -> Path:
 
 
 def space_file(path: Path, run: Path) -> None:
-    """What a sweep over the space would be, or what is wrong with it."""
+    """Plan a sweep over the space, and check the plan."""
     _, sweep = plan(str(run), str(path), Options(), {})
     assert json.loads(json.dumps(sweep, allow_nan=False)) == sweep
-    space, base = unpack(sweep["dimensions"]), from_dict(sweep["config"])
+    space, base = spaces.unpack(sweep["dimensions"]), from_dict(sweep["config"])
     assert spaces.describe(space) == sweep["space"]
     for sample in spaces.random_samples(space, 5, 0):
         assert json.loads(json.dumps(sample, allow_nan=False)) == sample
@@ -144,12 +145,12 @@ def space_file(path: Path, run: Path) -> None:
 
 
 def test_files_of_spaces(run: Path) -> None:
-    tally = try_inputs(space_file, Spoilt(SEEDS, MUTATIONS, number(80)), name="my_space.py", run=run)
+    tally = try_inputs(space_file, Mutated(SEEDS, MUTATIONS, num_inputs(80)), name="my_space.py", run=run)
 
     assert min(tally["refused"], tally["accepted"]) > tally.total() // 10
 
 
-def test_odd_values_in_the_places_of_all(run: Path) -> None:
+def test_odd_values_in_every_position(run: Path) -> None:
     forms = ("{}", "{{'loss.lambda1': {}}}", "{{'loss.lambda1': Uniform(0, {})}}")
     forms += ("{{'training.encoder.epochs': Choice([{}, 3])}}", "{{('seed', {}): Choice([(1, 1)])}}")
     inputs = [NAMES + f"SPACE = {form.format(text)}".encode() for form in forms for text in ODD]
@@ -157,7 +158,7 @@ def test_odd_values_in_the_places_of_all(run: Path) -> None:
     assert tally["refused"] > tally["accepted"] > 0
 
 
-def test_programs_that_are_none(run: Path) -> None:
+def test_invalid_programs_are_refused(run: Path) -> None:
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr("__main__.py", OWN)

@@ -1,4 +1,4 @@
-"""speakers.parquet, the true causes of made-up speakers, which a configuration names and another program may write."""
+"""speakers.parquet, the true attributes of synthetic speakers, which another program may have written."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from arspm.corpus import schema
 from arspm.distributed.data.oracle import true_causes
 from arspm.synthetic.people import sample_speakers
-from tests.fuzz.doors import Spoilt, number, try_inputs
+from tests.fuzz.entry_points import Mutated, num_inputs, try_inputs
 from tests.fuzz.mutations import BYTES, ODD_VALUES, Mutation
 
 WANTED = ("test0002", "test0000", "test0002")
@@ -34,11 +34,11 @@ SEEDS = (parquet(COLUMNS), parquet(COLUMNS, compression="none", use_dictionary=F
 
 
 def cell(rng: Random, data: bytes, _: bytes) -> bytes:
-    """Another value, all of a column of another type, a column more or less, or rows twice."""
+    """Change a value or a column's type, add or remove a column, or repeat rows."""
     try:
         return parquet(_changed(rng, pq.read_table(io.BytesIO(data))))
     except (pa.ArrowException, OSError, TypeError, OverflowError) as error:
-        raise ValueError(error) from None  # no column, or spoilt beyond another
+        raise ValueError(error) from None  # no column, or too damaged for this mutation
 
 
 def _changed(rng: Random, table: pa.Table) -> pa.Table:
@@ -75,11 +75,11 @@ def speakers(path: Path) -> None:
 
 
 def test_true_causes() -> None:
-    tally = try_inputs(speakers, Spoilt(SEEDS, MUTATIONS, number(200)), name="speakers.parquet")
+    tally = try_inputs(speakers, Mutated(SEEDS, MUTATIONS, num_inputs(200)), name="speakers.parquet")
     assert min(tally["refused"], tally["accepted"]) > tally.total() // 10
 
 
-def test_true_causes_that_cannot_be() -> None:
+def test_impossible_true_causes_are_refused() -> None:
     table = pa.table(COLUMNS)
     inputs = [
         parquet(table.append_column("age", table["age"])),
@@ -97,7 +97,7 @@ def test_true_causes_that_cannot_be() -> None:
         parquet({name: pa.nulls(0, pa.array(values).type) for name, values in COLUMNS.items()}),
         parquet({}),
         parquet({f"x{n}": [1] for n in range(5000)}),
-        repeated("hair_colour", 40, "x" * (64 << 20)),  # 2.7 GB, were they read
+        repeated("hair_colour", 40, "x" * (64 << 20)),  # would be 2.7 GB in memory
         repeated("video_id", 40, "x" * (64 << 20)),
         repeated("hair_colour", 1_000_001, "red"),
     ]
@@ -107,7 +107,7 @@ def test_true_causes_that_cannot_be() -> None:
 
 
 def repeated(column: str, times: int, text: str) -> bytes:
-    """A file in which a column has one text so many times, by a dictionary."""
+    """Return a file in which a column repeats one text, dictionary-encoded."""
     columns = {name: pa.repeat(pa.scalar(values[0]), times) for name, values in COLUMNS.items()}
     columns["video_id"] = pa.array([f"v{n}" for n in range(times)])
     columns[column] = pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), times), [text])

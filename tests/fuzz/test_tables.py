@@ -1,4 +1,4 @@
-"""Tables that somebody else wrote: clips, labels, VoxCeleb's metadata, a judge's predictions; and names of files."""
+"""Untrusted tables (clips, labels, VoxCeleb's metadata, a judge's predictions) and names of files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from arspm.media.clip_rows import (
 )
 from arspm.media.clips import DroppedClip, decode_clip
 from arspm.media.datasets import folder_rows, read_voxceleb_metadata, voxceleb_rows
-from tests.fuzz.doors import LONGEST_LINE, Spoilt, number, try_inputs
+from tests.fuzz.entry_points import LONGEST_LINE, Mutated, num_inputs, try_inputs
 from tests.fuzz.mutations import ODD_TEXTS, TABLE
 
 CLIPS = (
@@ -36,7 +36,7 @@ NAMES = ("abc_1.0_2.5.mp4", "abc_2.5_4.wav", "abc_2.5_4.jpg", "more/one.wav", "m
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clips folder beside a file that no row may lead to."""
+    """A clips folder beside a file that no row may reach."""
     root = tmp_path_factory.mktemp("clips") / "inside"
     (root / "more").mkdir(parents=True)
     for name in NAMES:
@@ -89,30 +89,32 @@ def prediction_table(path: Path) -> None:
 
 
 def test_clip_rows(folder: Path) -> None:
-    tally = try_inputs(clip_table, Spoilt((CLIPS,), TABLE, number(250)), name="clips.csv", root=folder)
+    tally = try_inputs(clip_table, Mutated((CLIPS,), TABLE, num_inputs(250)), name="clips.csv", root=folder)
     assert tally["accepted"] == tally.total()  # a row is dropped; a table is never refused
 
 
 @pytest.mark.parametrize(
-    ("door", "seed"), [(label_table, LABELS), (metadata_table, METADATA), (prediction_table, PREDICTIONS)]
+    ("entry_point", "seed"), [(label_table, LABELS), (metadata_table, METADATA), (prediction_table, PREDICTIONS)]
 )
-def test_tables(door, seed: bytes) -> None:
-    tally = try_inputs(door, Spoilt((seed,), TABLE, number(200)), name="table.csv")
+def test_tables(entry_point, seed: bytes) -> None:
+    tally = try_inputs(entry_point, Mutated((seed,), TABLE, num_inputs(200)), name="table.csv")
     assert tally["refused"] > tally["accepted"] > 0
 
 
 @pytest.mark.parametrize("table", [clip_table, label_table, metadata_table, prediction_table])
-def test_a_cell_of_100_megabytes_and_a_table_without_an_end_of_line(table, folder: Path) -> None:
-    told = {"root": folder} if table is clip_table else {}
+def test_a_cell_of_100_megabytes_and_a_table_without_line_ends(table, folder: Path) -> None:
+    arguments = {"root": folder} if table is clip_table else {}
     header = b"" if table is clip_table else {label_table: LABELS, metadata_table: METADATA}.get(table, PREDICTIONS)
     header = header[: header.find(b"\n") + 1]
     wide = b"a" * 100_000_000
-    tally = try_inputs(table, [header + wide, header + b'"' + wide, wide + b"\n" + header], name="wide.csv", **told)
+    tally = try_inputs(
+        table, [header + wide, header + b'"' + wide, wide + b"\n" + header], name="wide.csv", **arguments
+    )
     assert tally.total() == 3
-    assert tally["accepted"] == (3 if told else 0)  # of a clips' table the line is a dropped row
+    assert tally["accepted"] == (3 if arguments else 0)  # in a clips table, the line is a dropped row
 
 
-def test_a_line_that_is_too_long_costs_itself_alone(tmp_path: Path, folder: Path) -> None:
+def test_a_line_that_is_too_long_drops_only_itself(tmp_path: Path, folder: Path) -> None:
     table = tmp_path / "clips.csv"
     table.write_bytes(b"long," + b"0" * 3_000_000 + b"\nabc,1.0,2.5,0.5,0.25\n")
     rows = read_clip_rows(table, folder)
@@ -120,23 +122,23 @@ def test_a_line_that_is_too_long_costs_itself_alone(tmp_path: Path, folder: Path
 
 
 def file_names(path: Path) -> None:
-    """The names in a file, one a line, as those of a tree's files."""
+    """Create a tree of files with the names in the input, one per line, and list its clips."""
     root = path.parent / "tree"
     root.mkdir()
     try:
         for name in path.read_bytes().split(b"\n"):
             parts = [part for part in name.split(b"/") if part not in (b".", b"..")]
-            place = os.path.join(os.fsencode(root), *parts[-8:])
+            target = os.path.join(os.fsencode(root), *parts[-8:])
             try:
-                os.makedirs(os.path.dirname(place), exist_ok=True)
-                with open(place, "wb"):
+                os.makedirs(os.path.dirname(target), exist_ok=True)
+                with open(target, "wb"):
                     pass
             except (OSError, ValueError):
-                continue  # no name of a file
+                continue  # not a valid file name
         for rows, _ in (folder_rows(str(root)), voxceleb_rows(str(root), str(root), {})):
             check_rows(rows, root)
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{path.name}: {error}") from None  # names the folder, which is what is bad
+        raise FileNotFoundError(f"{path.name}: {error}") from None  # the message names the folder instead
     finally:
         shutil.rmtree(root)
 
@@ -146,14 +148,14 @@ def test_names_of_files() -> None:
     seeds = (b"\n".join(f"s{n % 3}/v/{name}".encode() for n, name in enumerate(NAMES)),)
     seeds += (b"\n".join(b"s/%b.wav\ns/%b.jpg\n%b/v/1.wav" % (name, name, name) for name in odd),)
     seeds += (b"s/http://host/x.wav\ns/a::b.wav\ns/simplecache::x.wav\n\xff\xfe/v/x.wav\ns/\xe2\x80\xae.wav",)
-    tally = try_inputs(file_names, Spoilt(seeds, TABLE, number(75)), name="names")
+    tally = try_inputs(file_names, Mutated(seeds, TABLE, num_inputs(75)), name="names")
     assert tally["accepted"] > tally.total() // 10
 
 
 @pytest.mark.parametrize(
     "video_id", ["../../x", "/etc/passwd", "..", "a\0b", "a/b", "a\\b", "x" * 5000, "\u2028", "\x85"]
 )
-def test_a_video_id_that_leads_elsewhere_is_a_bad_row(tmp_path: Path, folder: Path, video_id: str) -> None:
+def test_a_video_id_that_is_not_a_safe_name_is_a_bad_row(tmp_path: Path, folder: Path, video_id: str) -> None:
     (tmp_path / "clips.csv").write_text(f"{video_id},1,2,0.5,0.5\n", newline="")
     rows = read_clip_rows(tmp_path / "clips.csv", folder)
     assert {row.reason for row in rows if isinstance(row, DroppedRow)} == {DropReason.bad_row}
@@ -163,8 +165,8 @@ def test_a_video_id_that_leads_elsewhere_is_a_bad_row(tmp_path: Path, folder: Pa
         assert isinstance(row, DroppedRow)
 
 
-def test_links_and_pipes_are_not_followed_out_of_line(tmp_path: Path) -> None:
-    """A name in the folder that is no file: a pipe without a writer would be waited for, a device has no end."""
+def test_pipes_devices_and_broken_links_are_dropped(tmp_path: Path) -> None:
+    """Reading a pipe without a writer would block, and a device has no end."""
     os.mkfifo(tmp_path / "pipe.mp4")
     os.symlink("/dev/zero", tmp_path / "zero.jpg")
     os.symlink(tmp_path / "loop.mp4", tmp_path / "loop.mp4")

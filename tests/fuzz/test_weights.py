@@ -1,4 +1,4 @@
-"""Files of weights and models, which other people's programs wrote: nothing in them may run."""
+"""Untrusted files of weights and models: nothing in them may run."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ from arspm.model.vggface import VGGFace
 from arspm.model.vggface_weights import read_published
 from arspm.training import artifacts, checkpoint
 from arspm.training.checkpoint import TrainingState
-from tests.fuzz.doors import Spoilt, number, try_inputs
+from tests.fuzz.entry_points import Mutated, num_inputs, try_inputs
 from tests.fuzz.mutations import BYTES, JSON, SAFETENSORS
 from tests.model.published_files import WRITERS
 
 NETWORK = {"width": 1 / 64, "image_size": 32, "feature_dim": 4, "num_identities": 3}
-CRASHING = 39  # of the spoilt judges, one on which OpenCV 5.0 crashes
-PLAIN = ("progress.json", "model.safetensors", "optimizer.safetensors", "best.safetensors")
+CRASHING = 39  # index of a mutated judge on which OpenCV 5.0 crashes
+CHECKPOINT_FILES = ("progress.json", "model.safetensors", "optimizer.safetensors", "best.safetensors")
 
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """A small VGGFace in every format that is read."""
+    """A small VGGFace in every supported file format."""
     folder, state = tmp_path_factory.mktemp("published"), VGGFace(**NETWORK).state_dict()
     for name, write in WRITERS.items():
         write(state, folder / name)
@@ -50,7 +50,7 @@ def vggface(path: Path) -> None:
     assert found.channel_order in ("rgb", "bgr")
     for name, tensor in found.state_dict.items():
         assert tensor.dtype == torch.float32, name
-        assert tensor.numel() * 4 <= 2 * path.stat().st_size, name  # in half precision at most
+        assert tensor.numel() * 4 <= 2 * path.stat().st_size, name  # the file is at least half precision
     assert len(found.state_dict) == 32
 
 
@@ -59,12 +59,12 @@ def test_published_weights(name: str, published: dict[str, bytes]) -> None:
     mutations = SAFETENSORS if name == "arspm" else BYTES
     others = tuple(data for other, data in published.items() if other != name)
     seeds = (published[name],) * 6 + others[:2]
-    tally = try_inputs(vggface, Spoilt(seeds, mutations, number(75)), name="weights")
+    tally = try_inputs(vggface, Mutated(seeds, mutations, num_inputs(75)), name="weights")
     assert tally["refused"] > tally.total() // 10
 
 
 class Trap:
-    """Unpickled, it writes a file."""
+    """An object that writes a file when it is unpickled."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -74,7 +74,7 @@ class Trap:
 
 
 def traps(marker: Path) -> list[bytes]:
-    """A pickle that runs a program, in every wrapping in which weights are pickled."""
+    """Return pickles that run a program, in every file format that pickles weights."""
     found = [pickle.dumps(Trap(marker), protocol) for protocol in range(2, 6)]
     for old in (True, False):
         sink = io.BytesIO()
@@ -89,16 +89,16 @@ def traps(marker: Path) -> list[bytes]:
 def test_a_pickle_is_refused_and_not_run(tmp_path: Path, trained: Path) -> None:
     marker = tmp_path / "marker"
     pickle.loads(traps(marker)[0])
-    assert marker.exists()  # it would work
+    assert marker.exists()  # the trap works
     marker.unlink()
     inputs = traps(marker)
     assert try_inputs(vggface, inputs, name="weights")["refused"] == len(inputs)
     assert try_inputs(weights, inputs, name="model.safetensors")["refused"] == len(inputs)
     assert try_inputs(onnx_judge, inputs, name="judge.onnx")["refused"] == len(inputs)
     assert try_inputs(detector, inputs, name="yunet.onnx")["refused"] == len(inputs)
-    for part in PLAIN:
-        told = {"folder": trained, "part": part, "vouched": True}
-        assert try_inputs(saved, inputs, name=part, **told)["refused"] == len(inputs)
+    for part in CHECKPOINT_FILES:
+        arguments = {"folder": trained, "part": part, "valid_hash": True}
+        assert try_inputs(saved, inputs, name=part, **arguments)["refused"] == len(inputs)
     assert not marker.exists()
     (tmp_path / "weights").write_bytes(inputs[0])
     with pytest.raises(ValueError, match="a pickle of more than tensors, which is never opened"):
@@ -112,7 +112,7 @@ def test_a_pickle_is_refused_and_not_run(tmp_path: Path, trained: Path) -> None:
 
 
 def packed(archive: bytes) -> bytes:
-    """The same archive, its tensors replaced by 1.2 GB of zeros, compressed."""
+    """Return the same archive with its tensors replaced by 1.2 GB of zeros, compressed."""
     sink = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(archive)) as old, zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as new:
         for entry in old.infolist():
@@ -126,7 +126,7 @@ def packed(archive: bytes) -> bytes:
 
 
 def huge_hdf5(folder: Path) -> bytes:
-    """A Keras file whose first kernel is declared to have 2^40 numbers, none of them written."""
+    """Return a Keras file whose first kernel is declared with 2^40 numbers, none of them written."""
     with h5py.File(folder / "huge.h5", "w") as file:
         file.attrs["layer_names"] = np.array([b"conv1_1"])
         file.create_group("conv1_1").create_dataset("kernel:0", (2**20, 2**20), "f4", chunks=(1024, 1024))
@@ -138,7 +138,7 @@ def safetensors_file(header: bytes, data: bytes = b"", length: int | None = None
     return struct.pack("<Q", len(header) if length is None else length) + header + data
 
 
-def test_weights_that_say_they_are_huge(published: dict[str, bytes], tmp_path: Path) -> None:
+def test_weights_that_claim_to_be_huge_are_refused(published: dict[str, bytes], tmp_path: Path) -> None:
     lie = {"conv1_1.weight": {"dtype": "F32", "shape": [2**20, 2**20], "data_offsets": [0, 2**42]}}
     empty = {"conv1_1.weight": {"dtype": "F32", "shape": [0, 2**62], "data_offsets": [0, 0]}}
     bombs = [
@@ -153,11 +153,11 @@ def test_weights_that_say_they_are_huge(published: dict[str, bytes], tmp_path: P
     ]
     assert max(map(len, bombs)) < 10_000_000
     assert try_inputs(vggface, bombs, name="weights")["refused"] == len(bombs)
-    # One has a tensor without an element, which is no harm until a network is asked to take it.
+    # One has a tensor without elements, which is harmless until a network loads it.
     assert try_inputs(weights, bombs, name="model.safetensors")["refused"] == len(bombs) - 1
 
 
-# --- our own
+# --- our own files
 
 
 def network() -> torch.nn.Sequential:
@@ -170,7 +170,7 @@ def optimizer_of(model: torch.nn.Module) -> torch.optim.Optimizer:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint amid training."""
+    """A checkpoint in the middle of training."""
     folder, model = tmp_path_factory.mktemp("checkpoint"), network()
     optimizer = optimizer_of(model)
     model(torch.randn(5, 3)).sum().backward()
@@ -186,15 +186,15 @@ def weights(path: Path) -> None:
         assert tensor.numel() * tensor.element_size() <= path.stat().st_size
 
 
-def saved(path: Path, folder: Path, part: str, vouched: bool) -> None:
-    """A checkpoint in which one file is spoilt. vouched: its hash is right all the same."""
-    for name in PLAIN:
+def saved(path: Path, folder: Path, part: str, valid_hash: bool) -> None:
+    """Load a checkpoint in which one file is mutated. `valid_hash`: progress.json has the mutated file's hash."""
+    for name in CHECKPOINT_FILES:
         if name != part:
             (path.parent / name).write_bytes((folder / name).read_bytes())
-    if vouched and part != checkpoint.PROGRESS:
-        told = json.loads((folder / checkpoint.PROGRESS).read_text())
-        told["files"][part] = checkpoint.storage.describe_bytes(path.read_bytes())
-        (path.parent / checkpoint.PROGRESS).write_text(json.dumps(told))
+    if valid_hash and part != checkpoint.PROGRESS:
+        saved_progress = json.loads((folder / checkpoint.PROGRESS).read_text())
+        saved_progress["files"][part] = checkpoint.storage.describe_bytes(path.read_bytes())
+        (path.parent / checkpoint.PROGRESS).write_text(json.dumps(saved_progress))
     model = network()
     optimizer = optimizer_of(model)
     progress, best = checkpoint.load(path.parent, model, optimizer)
@@ -206,25 +206,25 @@ def saved(path: Path, folder: Path, part: str, vouched: bool) -> None:
     assert all(len(each) == 2 for each in (*progress.losses, *progress.sums.values()))
     if best is not None:
         checkpoint.restore(network(), best, part)
-    # It goes on from there.
+    # Training continues from there.
     model(torch.randn(5, 3)).sum().backward()
     optimizer.step()
 
 
-@pytest.mark.parametrize("part", PLAIN)
+@pytest.mark.parametrize("part", CHECKPOINT_FILES)
 def test_checkpoints(part: str, trained: Path) -> None:
     mutations = JSON if part.endswith(".json") else SAFETENSORS
     seeds = ((trained / part).read_bytes(),)
-    inputs = Spoilt(seeds, mutations, number(75))
-    tally = try_inputs(saved, inputs, name=part, folder=trained, part=part, vouched=True)
+    inputs = Mutated(seeds, mutations, num_inputs(75))
+    tally = try_inputs(saved, inputs, name=part, folder=trained, part=part, valid_hash=True)
     assert tally["refused"] > tally.total() // 10
-    tally = try_inputs(saved, Spoilt(seeds, mutations, 50), name=part, folder=trained, part=part, vouched=False)
+    tally = try_inputs(saved, Mutated(seeds, mutations, 50), name=part, folder=trained, part=part, valid_hash=False)
     assert tally["refused"] > tally.total() // 10 or part == checkpoint.PROGRESS
 
 
-def test_weights_of_ours(trained: Path) -> None:
-    seeds = tuple((trained / part).read_bytes() for part in PLAIN[1:])
-    tally = try_inputs(weights, Spoilt(seeds, SAFETENSORS, number(150)), name="model.safetensors")
+def test_our_weights(trained: Path) -> None:
+    seeds = tuple((trained / part).read_bytes() for part in CHECKPOINT_FILES[1:])
+    tally = try_inputs(weights, Mutated(seeds, SAFETENSORS, num_inputs(150)), name="model.safetensors")
     assert tally["refused"] > tally.total() // 10
 
 
@@ -232,25 +232,25 @@ def test_priors(tmp_path: Path) -> None:
     tensors = {f"{name}/{count}": torch.randn(4) for name in ("neutral", "male") for count in (1, 10)}
     checkpoint.write_weights(tmp_path / "priors", tensors)
     seeds = ((tmp_path / "priors").read_bytes(),)
-    tally = try_inputs(priors, Spoilt(seeds, SAFETENSORS, number(100)), name=artifacts.PRIORS_BY_COUNT)
+    tally = try_inputs(priors, Mutated(seeds, SAFETENSORS, num_inputs(100)), name=artifacts.PRIORS_BY_COUNT)
     assert tally["refused"] > tally.total() // 10
 
 
 def priors(path: Path) -> None:
-    place = path.parent / "prior"
-    place.mkdir(exist_ok=True)
-    (place / path.name).write_bytes(path.read_bytes())
+    folder = path.parent / "prior"
+    folder.mkdir(exist_ok=True)
+    (folder / path.name).write_bytes(path.read_bytes())
     for counts in artifacts.load_priors_by_count(str(path.parent)).values():
         assert list(counts) == sorted(counts)
         assert min(counts) > 0
 
 
-# --- models of one's own
+# --- a user's models
 
 
 @pytest.fixture(scope="module")
 def judge_file(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """A judge of both: the mean of each channel times a matrix."""
+    """A judge of gender and age: the mean of each channel, times a matrix."""
     image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ("batch", 3, 32, 32))
     nodes = [helper.make_node("ReduceMean", ["image"], ["means"], axes=[2, 3], keepdims=0)]
     constants, outputs = [], []
@@ -273,20 +273,20 @@ def onnx_judge(path: Path) -> None:
 
 
 def detector(path: Path) -> None:
-    """A model that somebody says is a YuNet. None of these is one."""
+    """Load a model as a YuNet. None of the inputs is one."""
     make_detector(str(path))
 
 
 def test_judges(judge_file: bytes) -> None:
-    tally = try_inputs(onnx_judge, Spoilt((judge_file,), BYTES, number(100)), name="judge.onnx")
+    tally = try_inputs(onnx_judge, Mutated((judge_file,), BYTES, num_inputs(100)), name="judge.onnx")
     assert tally["refused"] > tally.total() // 10
     assert tally["accepted"] > 0
 
 
 def test_a_detector_that_crashes_opencv_is_refused(judge_file: bytes, tmp_path: Path) -> None:
-    """OpenCV 5.0 crashes on the first, a damaged model, and refuses the second, a whole one of another network."""
+    """OpenCV 5.0 crashes on the first, a damaged model, and refuses the second, an intact model of another network."""
     row = ClipRow(1, "a_1_2", "a", 1.0, 2.0, None, None, str(tmp_path / "clip.mp4"))
-    for data in (Spoilt((judge_file,), BYTES, 100)[CRASHING], judge_file):
+    for data in (Mutated((judge_file,), BYTES, 100)[CRASHING], judge_file):
         (tmp_path / "yunet.onnx").write_bytes(data)
         prepared = Preparer(override(preset("smoke"), {"face.detector": str(tmp_path / "yunet.onnx")}))
         with pytest.raises(ValueError, match=r"yunet\.onnx"):

@@ -1,4 +1,4 @@
-"""The `arspm` command, a run of the whole chain by it, and a run to sweep over with a sweep that stands in it."""
+"""The `arspm` command, a run of all stages, and a run to sweep over, with a planned sweep."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from arspm import storage
 from arspm.config import Config, override
 from arspm.config.presets import preset
 from arspm.runs import stages
-from jobs.sweep import save
-from jobs.sweep_plan import Options, plan
+from jobs.cli import app, readable
+from jobs.sweep_options import Options
+from jobs.sweep_plan import plan, save
 from tests.training.conftest import TIMINGS
 
 
@@ -30,6 +31,11 @@ def arspm(*arguments: object, **environment: str) -> subprocess.CompletedProcess
     )
 
 
+def arspm_in_process(*words: object) -> int:
+    """Run `arspm` in this process, so that `capsys` has its output; return the exit status."""
+    return readable(lambda: app(list(map(str, words)), standalone_mode=False))
+
+
 def submit(clips: Path, run: Path, *more: object) -> subprocess.CompletedProcess[str]:
     where = ["--csv", clips / "avspeech.csv", "--clips", clips / "clips", "--run", run, "--preset", "smoke"]
     return arspm("submit", *where, *more)
@@ -37,7 +43,7 @@ def submit(clips: Path, run: Path, *more: object) -> subprocess.CompletedProcess
 
 @pytest.fixture(scope="session")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Made-up speakers: `clips/`, avspeech.csv, labels.csv and speakers.parquet."""
+    """Synthetic speakers: `clips/`, avspeech.csv, labels.csv and speakers.parquet."""
     folder = tmp_path_factory.mktemp("cli") / "made-up"
     done = arspm("synth", folder, "--num-speakers", 14, "--clips-per-speaker", 2)
     assert done.returncode == 0, done.stderr
@@ -45,39 +51,38 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Chain(NamedTuple):
-    """A run of the whole chain: its folder, what its submission printed, and what it had left when it ended."""
+    """A finished run: its folder, the output of `arspm submit`, and its artifacts (see `artifacts_of`)."""
 
     run: Path
-    said: str
-    left: dict[str, Any]
+    output: str
+    artifacts: dict[str, Any]
 
 
 @pytest.fixture(scope="session")
 def chain(clips: Path, head: Any) -> Chain:
-    """The whole chain on one node, on its disk."""
+    """All stages on one node, on a local disk."""
     run = clips.parent / "run"
     done = submit(clips, run)
     assert done.returncode == 0, done.stdout + done.stderr
-    return Chain(run, done.stdout, left_by(str(run)))
+    return Chain(run, done.stdout, artifacts_of(str(run)))
 
 
-def left_by(run: str) -> dict[str, Any]:
-    """What a chain made: the hash of each table, network and picture, the histories without the clock's figures, and
-    the report's figures."""
-    found: dict[str, Any] = {}
+def artifacts_of(run: str) -> dict[str, Any]:
+    """The hashes of a run's tables, networks and pictures, its histories without timings, and the report's tables."""
+    artifacts: dict[str, Any] = {}
     for stage in stages.STAGES:
         done = stages.success(run, stage)
         assert done is not None, stage
         for path, described in done.files.items():
             if path.endswith((".parquet", ".safetensors", ".jpg")):
-                found[path] = described["sha256"]
+                artifacts[path] = described["sha256"]
             elif path.endswith("history.json"):
-                found[path] = storage.read_json(storage.join(run, path))
-                for epoch in found[path]["epochs"]:
+                artifacts[path] = storage.read_json(storage.join(run, path))
+                for epoch in artifacts[path]["epochs"]:
                     for name in TIMINGS:
                         del epoch[name]
     metrics = storage.read_json(storage.join(run, "report", "metrics.json"))
-    return found | {name: metrics[name] for name in ("table4", "table5", "table6")}
+    return artifacts | {name: metrics[name] for name in ("table4", "table5", "table6")}
 
 
 def commit(run: str, stage: str, config: Config) -> None:
@@ -86,7 +91,7 @@ def commit(run: str, stage: str, config: Config) -> None:
 
 @pytest.fixture
 def encoded_run(write_corpus: Callable[..., Any], tmp_path: Path) -> str:
-    """A run with what an encoder rests on, as far as a plan looks at it, and the speed of its own encoder."""
+    """A run with the manifests that a sweep's plan reads, and a history of its own encoder."""
     write_corpus({"train": (13, 11), "val": (6,)}, feature_dim=64)
     config = override(preset("smoke"), {"data.csv": f"{tmp_path}/no.csv", "data.clips": f"{tmp_path}/clips"})
     for stage in ("gender", "prior", "decoder", "encoder"):
@@ -97,8 +102,8 @@ def encoded_run(write_corpus: Callable[..., Any], tmp_path: Path) -> str:
     return str(tmp_path)
 
 
-def keep(run: str, space: str = "loss_weights", **options: Any) -> tuple[str, dict[str, Any]]:
-    """Plan a sweep and let it stand, as a command that is then cut off."""
-    place, sweep = plan(run, space, Options(**options), {})
-    save(place, sweep)
-    return place, sweep
+def plan_and_save(run: str, space: str = "loss_weights", **options: Any) -> tuple[str, dict[str, Any]]:
+    """Plan a sweep and write its sweep.json, as a command does that is then interrupted."""
+    folder, sweep = plan(run, space, Options(**options), {})
+    save(folder, sweep)
+    return folder, sweep

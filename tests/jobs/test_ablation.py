@@ -1,4 +1,4 @@
-"""What an ablation trains, what it leaves out and why, and what it finds done."""
+"""Which models an ablation trains, which it leaves out and why, and which it reuses."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,9 +8,9 @@ import pytest
 
 from arspm.config import ConfigError
 from arspm.config.presets import preset
+from arspm.config.variants import TABLE4, VARIANTS
 from arspm.runs import stages
-from jobs.ablation import plan
-from tune_spaces.paper_ablation import TABLE4, VARIANTS
+from jobs.ablation_plan import plan
 
 PRIORS = {"priors": {"neutral": {}, "female": {}, "male": {}}}
 SHARED = ("gender", "prior", "decoder", "oracle")
@@ -23,7 +23,7 @@ def commit(run: str, stage: str, fingerprint: str, figures: dict[str, Any], conf
 
 @pytest.fixture
 def finished(tmp_path: Path) -> Callable[..., str]:
-    """A function that declares a run's shared stages done, with these figures."""
+    """A function that commits a run's shared stages, with these figures."""
 
     def make(**figures: dict[str, Any]) -> str:
         for stage in SHARED:
@@ -33,7 +33,7 @@ def finished(tmp_path: Path) -> Callable[..., str]:
     return make
 
 
-def test_table_4_has_three_models_of_each_variant_in_runs_of_their_own(finished: Callable[..., str]) -> None:
+def test_table_4_has_three_models_of_each_variant_each_in_its_own_run(finished: Callable[..., str]) -> None:
     run = finished()
     models, missing = plan(run)
     assert missing == []
@@ -48,13 +48,13 @@ def test_table_4_has_three_models_of_each_variant_in_runs_of_their_own(finished:
     assert {model.config.seed for model in models} == {0, 1, 2}
 
 
-def test_all_variants_are_configurations_and_differ(finished: Callable[..., str]) -> None:
+def test_all_variants_are_valid_and_different_configurations(finished: Callable[..., str]) -> None:
     models, _ = plan(finished(), list(VARIANTS), 1)
     assert len({model.config.model_dump_json() for model in models}) == len(VARIANTS)
     assert len({model.slug for model in models}) == len(VARIANTS)
 
 
-def test_what_the_corpus_does_not_allow_is_left_out_with_the_reason(finished: Callable[..., str]) -> None:
+def test_variants_that_the_corpus_does_not_allow_are_left_out_with_a_reason(finished: Callable[..., str]) -> None:
     run = finished(prior={"priors": {"neutral": {}}}, gender={"trained": False, "reason": "labels.csv names nobody"})
     models, missing = plan(run, TABLE4, 1)
     assert {model.variant for model in models} == {"non-prior", "neutral", "neutral+fc", "speech2face"}
@@ -69,7 +69,7 @@ def test_what_the_corpus_does_not_allow_is_left_out_with_the_reason(finished: Ca
     assert missing[0]["reason"] == "no gender classifier: labels.csv names nobody in the validation split"
 
 
-def test_the_run_s_own_model_stands_for_its_variant(finished: Callable[..., str]) -> None:
+def test_the_run_s_own_model_is_reused_for_its_variant(finished: Callable[..., str]) -> None:
     run = finished()
     [model, _, _] = plan(run, ["neutral+fc"])[0]
     for stage in ("encoder", "evaluate"):
@@ -80,7 +80,7 @@ def test_the_run_s_own_model_stands_for_its_variant(finished: Callable[..., str]
     assert changed[0].run == f"{run}/_variants/neutral-fc-0"
 
 
-def test_a_change_may_be_of_one_variant_alone_and_its_description_says_so(finished: Callable[..., str]) -> None:
+def test_a_change_of_one_variant_only_is_in_its_description(finished: Callable[..., str]) -> None:
     changes = {"training.encoder.epochs": "7", "speech2face:speech_encoder.width": "0.5"}
     models, _ = plan(finished(), ["neutral", "speech2face"], 1, changes)
     assert [model.config.training.encoder.epochs for model in models] == [7, 7]
@@ -98,13 +98,13 @@ def test_a_run_without_a_decoder_says_what_to_do(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("variants", "seeds", "changes", "message"),
     [
-        (["neutral", "newtral"], 3, {}, r"newtral: there is no such variant; there are non-prior, neutral"),
-        (["neutral"], 0, {}, r"seeds: 1 or more"),
+        (["neutral", "newtral"], 3, {}, r"newtral: no such variant; the variants are non-prior, neutral"),
+        (["neutral"], 0, {}, r"seeds: must be at least 1"),
         (["neutral"], 1, {"male:seed": "1"}, r"male:seed: male is not among the variants to train: neutral$"),
         (["neutral"], 1, {"loss.lamda1": "1"}, r"loss.lamda1: there is no such field; did you mean loss.lambda1"),
     ],
 )
-def test_bad_requests_are_refused_before_anything_is_submitted(
+def test_invalid_options_are_refused_before_anything_is_submitted(
     finished: Callable[..., str], variants: list[str], seeds: int, changes: dict[str, str], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):

@@ -1,4 +1,4 @@
-"""The `arspm` command as a person uses it: a process of its own, on a real Ray head where it needs one."""
+"""The `arspm` command in a separate process, with a real Ray head where it needs one."""
 
 import csv
 import json
@@ -15,12 +15,11 @@ import pytest
 import soundfile
 
 from arspm import storage
-from arspm.config import ConfigError, dump, given_uris
+from arspm.config import dump
 from arspm.media.clips import load_speech
 from arspm.runs import stages
 from cluster import client
-from jobs import chain
-from jobs.cli import _settings
+from jobs.submission import job_prefix
 from tests.jobs.conftest import Chain, arspm, submit
 
 ALL = list(stages.STAGES)
@@ -31,18 +30,22 @@ def lines_that(output: str, words: str) -> list[str]:
     return [line.partition(":")[0] for line in output.splitlines() if words in line]
 
 
-def test_help_names_every_command_and_says_what_it_is_not():
+def test_help_lists_every_command_with_examples_and_states_the_limits():
     text = arspm("--help").stdout
     for command in (
         *("up", "down", "synth", "submit", "status", "logs", "cancel"),
         *("report", "ablation", "sweep", "dashboard", "pictures", "generate"),
     ):
         assert f" {command} " in text
-        assert arspm(command, "--help").returncode == 0
+        done = arspm(command, "--help")
+        assert done.returncode == 0
+        assert re.search(rf"^ Examples?:\s*\n\s*\n arspm {command}\b", done.stdout, re.MULTILINE), (
+            "on a line of its own"
+        )
     assert "identifies no one" in text
 
 
-def test_wrong_settings_are_told_together_before_anything_starts(tmp_path: Path):
+def test_all_invalid_settings_are_reported_before_anything_starts(tmp_path: Path):
     done = submit(tmp_path, tmp_path / "run", "--set", "loss.lamda1=1", "--set", "prior.kind=mean")
     assert done.returncode == 1
     assert "error: loss.lamda1: there is no such field; did you mean loss.lambda1" in done.stderr
@@ -54,8 +57,8 @@ def test_wrong_settings_are_told_together_before_anything_starts(tmp_path: Path)
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["submit", "--run", "r"], "say which clips: --csv CSV --clips FOLDER\n"),
-        (["submit", "--run", "r", "--format", "folder"], "say which clips: --format folder --clips FOLDER\n"),
+        (["submit", "--run", "r"], "no clips given; pass --csv CSV --clips FOLDER\n"),
+        (["submit", "--run", "r", "--format", "folder"], "no clips given; pass --format folder --clips FOLDER\n"),
         (["submit", "--run", "r", "--preset", "huge"], "there is no such preset; there are paper, demo, smoke"),
         (["submit", "--run", "r", "--set", "seed"], "--set seed: write it as name=value"),
         (["generate", "--run", "nowhere", "--out", "o", "a.wav"], "stage encoder is not done"),
@@ -70,93 +73,6 @@ def test_errors_are_one_line(arguments: list[str], says: str):
     assert done.stderr.count("\n") == 1
 
 
-def test_each_format_names_its_data_and_finds_its_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "people").mkdir()
-    for place in (tmp_path, tmp_path / "people"):
-        (place / "labels.csv").write_text("video_id\n")
-    found = _settings("smoke", None, {"format": "folder", "clips": "people"}, []).data
-    assert (found.format, found.csv, found.clips, found.labels) == (
-        "folder",
-        "",
-        f"{tmp_path}/people",
-        f"{tmp_path}/people/labels.csv",
-    )
-    given = {"format": "voxceleb", "csv": "vox1_meta.csv", "clips": "wav", "faces": "unzippedFaces", "labels": None}
-    found = _settings("smoke", None, given, []).data
-    assert (found.csv, found.clips, found.faces, found.labels) == tuple(
-        f"{tmp_path}/{name}" for name in ("vox1_meta.csv", "wav", "unzippedFaces", "labels.csv")
-    )
-
-
-def test_every_path_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Jobs run in another folder than the command that names them."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", "/home/me")
-    Path("labels.csv").write_text("video_id\n")
-    given = {"csv": f"file://{tmp_path}/clips.csv", "clips": "~/clips"}
-    sets = ["vggface.weights=w.pth", "face.detector=yunet.onnx", "evaluate.judge=s3://b/judge.onnx"]
-    found = given_uris(_settings("smoke", None, given, sets))
-    assert found == {
-        "data.csv": f"{tmp_path}/clips.csv",
-        "data.clips": "/home/me/clips",
-        "data.labels": f"{tmp_path}/labels.csv",
-        "vggface.weights": f"{tmp_path}/w.pth",
-        "face.detector": f"{tmp_path}/yunet.onnx",
-        "evaluate.judge": "s3://b/judge.onnx",
-    }
-    named = _settings("smoke", None, given, [])
-    assert (named.face.detector, named.evaluate.judge) == ("hog", "classifier")
-
-
-def test_the_true_causes_of_made_up_speakers_are_found_beside_the_csv(tmp_path: Path):
-    (tmp_path / "speakers.parquet").touch()
-    data: dict[str, str | None] = {"csv": f"{tmp_path}/avspeech.csv", "clips": f"{tmp_path}/clips"}
-    assert _settings("smoke", None, data, []).oracle.speakers == f"{tmp_path}/speakers.parquet"
-    assert _settings("smoke", None, data, ["oracle.speakers=/other"]).oracle.speakers == "/other"
-    assert _settings("smoke", None, {"format": "folder", "clips": str(tmp_path)}, []).oracle.speakers == ""
-
-
-def test_labels_and_true_causes_are_found_in_a_bucket_too(s3: str):
-    data: dict[str, str | None] = {"csv": f"{s3}/beside/avspeech.csv", "clips": f"{s3}/beside/clips"}
-    found = _settings("smoke", None, data, [])
-    assert (found.data.labels, found.oracle.speakers) == ("", "")
-    for name in ("labels.csv", "speakers.parquet", "people/labels.csv"):
-        storage.write_bytes(f"{s3}/beside/{name}", b"x")
-    found = _settings("smoke", None, data, ["data.val_fraction=0.3"])
-    assert (found.data.labels, found.oracle.speakers, found.data.val_fraction) == (
-        f"{s3}/beside/labels.csv",
-        f"{s3}/beside/speakers.parquet",
-        0.3,
-    )
-    found = _settings("smoke", None, {"format": "folder", "clips": f"{s3}/beside/people"}, [])
-    assert (found.data.labels, found.oracle.speakers) == (f"{s3}/beside/people/labels.csv", "")
-
-
-@pytest.mark.parametrize(
-    ("data", "says"),
-    [
-        (
-            {"format": "voxceleb", "csv": "meta.csv", "clips": "wav"},
-            "say which clips: --format voxceleb --csv CSV --clips FOLDER --faces FOLDER",
-        ),
-        (
-            {"format": "folder", "clips": "c", "csv": "x.csv"},
-            "data.csv: format folder has none; it takes --format folder --clips FOLDER",
-        ),
-        (
-            {"csv": "x.csv", "clips": "c", "faces": "f"},
-            "data.faces: format avspeech has none; it takes --csv CSV --clips FOLDER",
-        ),
-        ({"format": "vox"}, "data.format: Input should be 'avspeech', 'voxceleb' or 'folder'"),
-    ],
-)
-def test_data_that_do_not_go_with_their_format_are_told(data: dict[str, str | None], says: str):
-    with pytest.raises(ConfigError, match=f"^{re.escape(says)}") as caught:
-        _settings("smoke", None, data, [])
-    assert "\n" not in str(caught.value)
-
-
 def test_without_a_head_the_error_says_what_to_do(clips: Path, tmp_path: Path):
     where = ["--csv", clips / "avspeech.csv", "--clips", clips / "clips", "--run", tmp_path / "run"]
     done = arspm("submit", *where, ARSPM_HOME=str(tmp_path / "home"))
@@ -164,7 +80,8 @@ def test_without_a_head_the_error_says_what_to_do(clips: Path, tmp_path: Path):
     assert "arspm up" in done.stderr
 
 
-def test_missing_inputs_are_told_before_a_job_is_submitted(clips: Path, tmp_path: Path, head: Any):
+@pytest.mark.ray
+def test_missing_inputs_are_reported_before_a_job_is_submitted(clips: Path, tmp_path: Path, head: Any):
     done = arspm("submit", "--csv", tmp_path / "no.csv", "--clips", clips / "clips", "--run", tmp_path / "run")
     assert done.returncode == 1
     assert f"{tmp_path}/no.csv" in done.stderr
@@ -173,15 +90,15 @@ def test_missing_inputs_are_told_before_a_job_is_submitted(clips: Path, tmp_path
 
 @pytest.fixture
 def run(chain: Chain) -> tuple[Path, str]:
-    """A finished run of the whole chain, and what its submission printed."""
-    return chain.run, chain.said
+    """A finished run, and the output of its submission."""
+    return chain.run, chain.output
 
 
 @pytest.mark.ray
 def test_the_chain_ends_in_a_report(run: tuple[Path, str]):
-    folder, said = run
-    assert sorted(lines_that(said, ": done in")) == sorted(ALL)
-    assert f"report: {folder}/report/index.html" in said
+    folder, output = run
+    assert sorted(lines_that(output, ": done in")) == sorted(ALL)
+    assert f"report: {folder}/report/index.html" in output
     metrics = json.loads((folder / "report" / "metrics.json").read_text())
     rows = {row["model"]: row for row in metrics["table4"]}
     assert set(rows) == {
@@ -194,9 +111,7 @@ def test_the_chain_ends_in_a_report(run: tuple[Path, str]):
 
 
 @pytest.mark.ray
-def test_every_file_of_every_stage_is_what_its_manifest_says(run: tuple[Path, str]):
-    from arspm import storage
-
+def test_every_file_of_every_stage_matches_its_manifest(run: tuple[Path, str]):
     for stage in ALL:
         done = stages.success(str(run[0]), stage)
         assert done is not None
@@ -214,7 +129,7 @@ def test_the_same_command_reuses_every_stage(clips: Path, run: tuple[Path, str])
 
 
 @pytest.mark.ray
-def test_status_and_logs_tell_of_the_run(run: tuple[Path, str]):
+def test_status_and_logs_show_the_run(run: tuple[Path, str]):
     said = arspm("status", run[0]).stdout
     assert [line.split()[0] for line in said.splitlines()] == ALL
     assert said.count("done in") == len(ALL)
@@ -225,7 +140,7 @@ def test_status_and_logs_tell_of_the_run(run: tuple[Path, str]):
 
 
 @pytest.mark.ray
-def test_the_report_is_found_or_made_from_the_run_alone(run: tuple[Path, str], tmp_path: Path):
+def test_the_report_is_found_or_written_from_the_run_only(run: tuple[Path, str], tmp_path: Path):
     copy = tmp_path / "copy"
     shutil.copytree(run[0], copy, ignore=shutil.ignore_patterns("speech", "train-*"))
     page = copy / "report" / "index.html"
@@ -238,7 +153,7 @@ def test_the_report_is_found_or_made_from_the_run_alone(run: tuple[Path, str], t
 
 
 @pytest.mark.ray
-def test_an_ablation_compares_variants_over_the_run_and_reuses_what_is_there(run: tuple[Path, str]):
+def test_an_ablation_compares_variants_over_the_run_and_reuses_finished_models(run: tuple[Path, str]):
     """With a variant that this corpus cannot serve: its validation split has no woman."""
     command = ["ablation", "--run", run[0], "--variants", "non-prior,neutral+fc,male,female", "--seeds", 1]
     before = {stage: (run[0] / stage / stages.SUCCESS).read_bytes() for stage in ALL}
@@ -274,7 +189,7 @@ def test_an_ablation_compares_variants_over_the_run_and_reuses_what_is_there(run
 
 
 @pytest.mark.ray
-def test_pictures_come_out_as_files_with_a_table_that_a_judge_fills_in(run: tuple[Path, str], tmp_path: Path):
+def test_pictures_are_exported_with_a_table_that_a_judge_fills_in(run: tuple[Path, str], tmp_path: Path):
     done = arspm("pictures", "--run", run[0], "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     with (tmp_path / "out" / "index.csv").open() as file:
@@ -320,7 +235,7 @@ def test_a_portrait_is_drawn_from_a_recording(kind: str, clips: Path, run: tuple
 
 
 @pytest.mark.ray
-def test_the_best_encoder_is_what_generate_uses(clips: Path, run: tuple[Path, str]):
+def test_the_best_epoch_is_the_one_with_the_smallest_angle(clips: Path, run: tuple[Path, str]):
     history = json.loads((run[0] / "encoder" / "history.json").read_text())
     angles = [epoch["val_cos_degrees"] for epoch in history["epochs"]]
     assert history["best_epoch"] == angles.index(min(angles)) + 1
@@ -328,7 +243,7 @@ def test_the_best_encoder_is_what_generate_uses(clips: Path, run: tuple[Path, st
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_the_best_of_a_sweep_is_trained_to_the_end_and_nothing_before_the_encoder_again(run: tuple[Path, str]):
+def test_the_best_trial_of_a_sweep_is_trained_without_repeating_upstream_stages(run: tuple[Path, str]):
     folder, best = run[0], run[0].parent / "best.json"
     space = run[0].parent / "my_space.py"
     space.write_text(
@@ -367,12 +282,12 @@ def test_a_detached_chain_is_driven_by_the_cluster_and_can_be_cancelled(
 
 
 @pytest.mark.ray
-def test_two_people_with_other_settings_do_not_work_on_one_run_at_once(
+def test_a_run_in_use_with_other_settings_is_refused(
     clips: Path, run: tuple[Path, str], tmp_path: Path, jobs_client: Any
 ):
-    """They would overwrite each other. The second is told, and nothing of the first is touched."""
+    """They would overwrite each other. The second gets an error, and nothing of the first is touched."""
     copy = shutil.copytree(run[0], tmp_path / "run")
-    first = f"{chain.prefix(str(copy))}-decoder-01234567-1"
+    first = f"{job_prefix(str(copy))}-decoder-01234567-1"
     client.submit(
         jobs_client, submission_id=first, entrypoint="sleep 300", metadata={"run": str(copy), "stage": "decoder"}
     )
@@ -380,7 +295,7 @@ def test_two_people_with_other_settings_do_not_work_on_one_run_at_once(
         before = {path: path.read_bytes() for path in copy.rglob("_SUCCESS.json")}
         done = submit(clips, copy, "--set", "loss.lambda1=2")
         assert done.returncode == 1
-        why = f"encoder: FAILED: decoder of this run is at work with other settings ({first}): wait for it, stop it"
+        why = f"encoder: FAILED: job {first} runs stage decoder of this run with other settings: wait for it, stop it"
         assert why in done.stdout
         assert {path: path.read_bytes() for path in copy.rglob("_SUCCESS.json")} == before
     finally:
@@ -388,7 +303,7 @@ def test_two_people_with_other_settings_do_not_work_on_one_run_at_once(
 
 
 @pytest.mark.ray
-def test_a_failing_stage_says_why_and_what_it_takes_with_it(clips: Path, tmp_path: Path, head: Any):
+def test_a_failing_stage_shows_its_error_and_the_stages_it_skips(clips: Path, tmp_path: Path, head: Any):
     done = submit(clips, tmp_path / "run", "--set", "data.test_fraction=0.00001")
     assert done.returncode == 1
     assert "preprocess: FAILED: 14 videos leave the test split empty; try --set data.test_fraction=" in done.stdout

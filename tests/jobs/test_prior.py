@@ -1,4 +1,4 @@
-"""The prior stage: mean features of the training split (eq. 3), and what it says of them."""
+"""The prior stage: mean features of the training split (eq. 3), and its figures."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +15,7 @@ from arspm.training.prior import choose_rows
 from jobs.prior import prior
 
 
-def test_priors_are_means_of_training_faces_alone(write_corpus: Callable[..., Any], tmp_path: Path) -> None:
+def test_priors_are_means_of_training_faces_only(write_corpus: Callable[..., Any], tmp_path: Path) -> None:
     _, told = write_corpus({"train": (15, 17), "val": (4,), "test": (4,)}, feature_dim=6)
     config = override(preset("smoke"), {"prior.num_faces": 24, "seed": 3})
     files, figures = prior(config, str(tmp_path), "f" * 64)

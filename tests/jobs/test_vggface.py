@@ -1,4 +1,4 @@
-"""The stage that loads VGGFace's published weights, from file to run."""
+"""The vggface stage: published weights, their check, and networks that learnt nothing."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from arspm.config.presets import preset
 from arspm.model import speech_portrait
 from arspm.model.vggface import VGGFace
 from arspm.training import artifacts
-from jobs.vggface import _require_learnt, vggface
+from jobs.vggface import _require_distinct, vggface
 
 FINGERPRINT = "f" * 64
 
@@ -72,12 +72,12 @@ def test_stated_activations_of_a_picture_are_compared(tmp_path: Path) -> None:
         vggface(config, str(tmp_path / "other"), FINGERPRINT)
 
 
-def test_a_network_to_which_all_faces_look_alike_is_refused() -> None:
+def test_a_network_with_nearly_equal_features_for_all_faces_is_refused() -> None:
     torch.manual_seed(0)
     mean, noise = torch.randn(64), torch.randn(200, 64)
-    _require_learnt(mean + 0.1 * noise, preset("demo"))  # near 6 degrees
+    _require_distinct(mean + 0.1 * noise, preset("demo"))  # near 6 degrees
     with pytest.raises(
         ValueError,
         match=r"learnt nothing: .* within 0\.[56] degrees of their mean\. Lower .*learning_rate \(0\.0005\)",
     ):
-        _require_learnt(mean + 0.01 * noise, preset("demo"))
+        _require_distinct(mean + 0.01 * noise, preset("demo"))

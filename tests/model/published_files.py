@@ -1,4 +1,4 @@
-"""A VGGFace's weights written as each public file has them, from the description of those files alone."""
+"""Write a VGGFace's weights in the format of each public file, following the descriptions of those files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def renamed(state: State, conv: str, fc: str) -> State:
 
 
 def vgg_face_dag(state: State, path: Path) -> None:
-    torch.save(renamed(state, "conv", "fc"), path, _use_new_zipfile_serialization=False)  # it is of 2018
+    torch.save(renamed(state, "conv", "fc"), path, _use_new_zipfile_serialization=False)  # the format of 2018
 
 
 def caffe(state: State, path: Path) -> None:
@@ -42,7 +42,7 @@ def arspm(state: State, path: Path) -> None:
 
 
 def torch7(state: State, path: Path) -> None:
-    """As nn.Sequential of SpatialConvolutionMM (two-dimensional weights), ReLU, pools, View, Linear and Dropout."""
+    """Write an nn.Sequential of SpatialConvolutionMM (2-D weights), ReLU, pools, View, Linear and Dropout."""
     state, count = bgr(state), iter(range(1, 10_000))
 
     def ints(*values: int) -> bytes:
@@ -92,7 +92,7 @@ def torch7(state: State, path: Path) -> None:
 
 
 def _keras(path: Path, layers: dict[str, dict[str, np.ndarray]]) -> None:
-    """A weights file of Keras. layers: name -> the names of its arrays below the layer's group -> array."""
+    """Write a Keras weights file. layers: layer name -> array name within the layer's group -> array."""
     with h5py.File(path, "w") as file:
         file.attrs["layer_names"] = np.array([name.encode() for name in layers])
         file.attrs["backend"], file.attrs["keras_version"] = b"tensorflow", b"2.0.6"
@@ -108,7 +108,7 @@ def _hwio(weight: Tensor) -> np.ndarray:
 
 
 def rcmalli(state: State, path: Path, naming: str = "{0}/kernel:0 {0}/bias:0", fc6_order: str = "hwc") -> None:
-    """Dense layers (in, out); fc6 sees its map flattened as height, width, channel."""
+    """Write dense layers as (in, out). fc6 takes a map flattened as height, width, channel."""
     state, layers = bgr(state), {}
     for name in (*(f"conv{each}" for each in CONVS), "fc6", "fc7", "fc8"):
         weight, bias = state[f"{name}.weight"], state[f"{name}.bias"].numpy()
@@ -119,7 +119,7 @@ def rcmalli(state: State, path: Path, naming: str = "{0}/kernel:0 {0}/bias:0", f
         kernel = _hwio(weight) if name.startswith("conv") else weight.T.numpy()
         layers[name] = dict(zip(naming.format(name).split(), (kernel, bias), strict=True))
         layers |= {"pool" + name[4]: {}} if name[4:] in POOLED else {"flatten": {}} if name == "fc5" else {}
-        layers |= {f"{name}/relu": {}} if name in ("fc6", "fc7") else {}  # a group inside that of fc6
+        layers |= {f"{name}/relu": {}} if name in ("fc6", "fc7") else {}  # a group inside fc6's group
     _keras(path, {"input_1": {}, **layers, "fc8/softmax": {}})
 
 
@@ -128,7 +128,7 @@ def rcmalli_keras1(state: State, path: Path) -> None:
 
 
 def deepface(state: State, path: Path) -> None:
-    """Sixteen convolutions: fc6 as one of the size of its map, fc7 and fc8 of 1x1."""
+    """Write sixteen convolutions: fc6 has a kernel of the size of its map, fc7 and fc8 are 1x1."""
     layers: dict[str, dict[str, np.ndarray]] = {}
     for index, name in enumerate((*(f"conv{each}" for each in CONVS), "fc6", "fc7", "fc8"), 1):
         weight = state[f"{name}.weight"]

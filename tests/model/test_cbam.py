@@ -1,4 +1,4 @@
-"""CBAM against loops written from Woo et al. 2018, in numpy float64."""
+"""CBAM against loops in numpy float64, written from Woo et al. 2018."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from arspm.model.cbam import CBAM, ORDERINGS
 
 
 def randomised(channels: int, order: str, **options) -> CBAM:
-    """A CBAM in eval mode whose every parameter and running statistic has an effect."""
+    """Return a CBAM in eval mode with random parameters and running statistics."""
     module = CBAM(channels, order=order, **options).eval()
     with torch.no_grad():
         for tensor in module.state_dict().values():
@@ -26,7 +26,7 @@ def sigmoid(x):
 
 
 def naive_channel(state: dict, x: np.ndarray) -> np.ndarray:
-    """(channels,) for one map x: (channels, height, width)."""
+    """Return the channel attention, (channels,), of one map x: (channels, height, width)."""
 
     def perceptron(v):
         hidden = np.maximum(state["channel.mlp.0.weight"] @ v + state["channel.mlp.0.bias"], 0)
@@ -36,7 +36,7 @@ def naive_channel(state: dict, x: np.ndarray) -> np.ndarray:
 
 
 def naive_spatial(state: dict, x: np.ndarray) -> np.ndarray:
-    """(height, width) for one map x: (channels, height, width)."""
+    """Return the spatial attention, (height, width), of one map x: (channels, height, width)."""
     kernel = state["spatial.conv.weight"][0]  # (max and mean, k, k)
     k = kernel.shape[-1]
     _, height, width = x.shape

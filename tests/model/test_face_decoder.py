@@ -13,7 +13,7 @@ SMALL = {"width": 1 / 64, "feature_dim": 24, "image_size": 64}
 
 
 def maps_of(model: FaceDecoder, feature: torch.Tensor) -> list[tuple[int, ...]]:
-    """Shapes that the transposed convolutions and Conv1 take in and give, in order."""
+    """Return the output shapes of the reshape, the transposed convolutions and Conv1, in order."""
     shapes: list[tuple[int, ...]] = []
     for module in model.modules():
         if isinstance(module, nn.ConvTranspose2d | nn.Conv2d) and module.weight.shape[1] != 2:  # not CBAM's
@@ -55,7 +55,7 @@ def test_parameters_at_the_papers_size():
 
 
 @pytest.mark.parametrize("image_size", [32, 64, 96])
-def test_any_multiple_of_32(image_size):
+def test_the_image_size_can_be_any_multiple_of_32(image_size):
     model = FaceDecoder(width=1 / 64, feature_dim=24, image_size=image_size)
     assert model(torch.randn(2, 24)).shape == (2, 3, image_size, image_size)
     printed = FaceDecoder(width=1 / 64, feature_dim=24, image_size=image_size, as_printed=True)
@@ -70,13 +70,13 @@ def test_portraits_are_in_range(scale):
     assert portrait.max() <= 1
 
 
-def test_float32_under_autocast():
+def test_portraits_are_float32_under_autocast():
     model, feature = FaceDecoder(**SMALL).eval(), torch.randn(2, 24)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         portrait = model(feature)
-        assert model.hidden(feature).dtype == torch.bfloat16  # autocast was on
+        assert model.hidden(feature).dtype == torch.bfloat16  # shows that autocast is on
     assert portrait.dtype == torch.float32
-    # float32 in name only would have the 256 values of bfloat16's eight bits
+    # a bfloat16 result cast to float32 would be equal
     assert not torch.equal(portrait, portrait.bfloat16().float())
 
 
@@ -140,8 +140,8 @@ def test_every_ordering_reaches_cbam(order):
 
 
 @pytest.mark.parametrize("batch_norm", [True, False])
-def test_a_new_decoder_passes_differences_on(batch_norm):
-    """Without BatchNorm, PyTorch's own initialisation fades to one grey image: 1e-8 here."""
+def test_a_new_decoder_gives_different_images_for_different_features(batch_norm):
+    """With PyTorch's default initialisation and no BatchNorm, all images are the same grey: 1e-8 here."""
     model = FaceDecoder(feature_dim=64, width=1 / 8, image_size=64, batch_norm=batch_norm)
     assert model(torch.randn(8, 64)).std(dim=0).mean() > 1e-3
 

@@ -27,14 +27,13 @@ def test_speech_of_any_length(freq, time):
     assert GenderClassifier(width=1 / 4)(torch.randn(2, 2, freq, time)).shape == (2, 2)
 
 
-def test_what_is_too_short_names_the_minimum():
+def test_speech_below_the_minimum_is_refused():
     with pytest.raises(ValueError, match=r"at least 16 .* got 257 and 15"):
         GenderClassifier(width=1 / 4)(torch.randn(1, 2, 257, 15))
 
 
-def test_learns_where_the_energy_lies():
-    """Two classes with the same texture in different bands: an average over all frequencies would hide
-    them."""
+def test_classes_that_differ_in_frequency_band_are_learnt():
+    """The classes have the same texture in different bands. An average over all frequencies could not separate them."""
     labels = torch.tensor([FEMALE, MALE] * 8)
     speech = 0.1 * torch.randn(16, 2, 64, 32)
     speech[labels == MALE, :, 4:20] += torch.randn(8, 2, 16, 32)

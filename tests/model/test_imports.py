@@ -15,6 +15,6 @@ assert not found, found
 """
 
 
-def test_the_mathematics_does_not_import_ray():
+def test_models_and_losses_do_not_import_ray():
     result = subprocess.run([sys.executable, "-c", IMPORT_ALL], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

@@ -5,7 +5,7 @@ import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
-from arspm.model.speech_encoder import SpeechEncoder
+from arspm.model.speech_encoder import Speech2FaceEncoder, SpeechEncoder
 from arspm.model.trunks import ARCHITECTURES
 
 SMALL = {"width": 1 / 16, "feature_dim": 24}
@@ -17,8 +17,14 @@ def spectrogram(batch: int = 2, freq: int = MINIMUM_FREQ, time: int = MINIMUM_TI
     return torch.randn(batch, 2, freq, time)
 
 
+def make_encoder(architecture: str, **options) -> SpeechEncoder | Speech2FaceEncoder:
+    if architecture == "speech2face":
+        return Speech2FaceEncoder(**options)
+    return SpeechEncoder(architecture=architecture, **options)
+
+
 def inputs(architecture: str) -> tuple[torch.Tensor, ...]:
-    """A second of speech, and a prior for those that take one."""
+    """Return a second of speech, and a prior if the encoder takes one."""
     prior = () if architecture == "speech2face" else (torch.randn(24),)
     return spectrogram(freq=257, time=98), *prior
 
@@ -107,10 +113,10 @@ def test_speech_of_any_length(time):
     assert SpeechEncoder(**SMALL)(spectrogram(time=time)).shape == (2, 24)
 
 
-def test_speech_of_any_length_of_a_second_or_more_in_every_architecture():
+def test_every_architecture_takes_speech_of_any_length_from_one_second():
     with torch.device("meta"):
         for architecture in ARCHITECTURES:
-            model = SpeechEncoder(architecture=architecture)
+            model = make_encoder(architecture)
             assert model.minimum[1] <= 98  # the frames of a second
             for time in (98, 99, 298, 299, 598, 1001):
                 assert model(torch.empty(2, 2, 257, time)).shape == (2, 4096)
@@ -129,9 +135,9 @@ def test_speech_of_any_length_of_a_second_or_more_in_every_architecture():
         ("densenet121", 28, 29, "at least 29 frequency bins and at least 29 frames, got 28 and 29"),
     ],
 )
-def test_what_is_too_small_names_the_minimum(architecture, freq, time, message):
+def test_a_spectrogram_below_the_minimum_is_refused(architecture, freq, time, message):
     with torch.device("meta"):
-        model = SpeechEncoder(architecture=architecture, **SMALL)
+        model = make_encoder(architecture, **SMALL)
         with pytest.raises(ValueError, match=message):
             model(spectrogram(freq=freq, time=time))
         assert model(torch.empty(2, 2, *model.minimum)).shape == (2, 24)
@@ -149,7 +155,7 @@ def test_the_minimum_is_the_smallest_that_table_3_allows():
 
 
 @pytest.mark.parametrize("architecture", WITH_PRIOR)
-def test_every_convolution_but_speech2faces_gets_the_same_end(architecture):
+def test_all_architectures_except_speech2face_share_the_last_layers(architecture):
     model = SpeechEncoder(architecture=architecture, cbam="parallel", cbam_reduction=2, **SMALL).eval()
     x, prior = inputs(architecture)
     found = model(x, prior)
@@ -159,16 +165,16 @@ def test_every_convolution_but_speech2faces_gets_the_same_end(architecture):
     torch.testing.assert_close(found, (pooled + model.fc1.bias + prior) @ model.fc2.weight.T + model.fc2.bias)
 
 
-def test_speech2face_has_an_end_of_its_own():
-    model = SpeechEncoder(architecture="speech2face", **SMALL).eval()
+def test_speech2face_has_its_own_last_layers():
+    model = Speech2FaceEncoder(**SMALL).eval()
     (x,) = inputs("speech2face")
     hidden = torch.einsum("bcf,ocf->bo", model.trunk(x)[..., 0], model.fc1.weight.view(24, 32, 65)) + model.fc1.bias
     torch.testing.assert_close(model(x), hidden.clamp(min=0) @ model.fc2.weight.T + model.fc2.bias)
 
 
 def test_speech2face_takes_no_prior():
-    model = SpeechEncoder(architecture="speech2face", **SMALL)
-    with pytest.raises(ValueError, match=r"speech2face has no place for a prior; use prior\.kind=none"):
+    model = Speech2FaceEncoder(**SMALL)
+    with pytest.raises(ValueError, match=r"speech2face takes no prior; set prior\.kind=none"):
         model(spectrogram(freq=257), torch.zeros(24))
 
 
@@ -187,6 +193,7 @@ def test_a_prior_that_would_broadcast_is_an_error(shape):
         ({"fusion": "fc", "head": "none"}, "use fusion 'sum'"),
         ({"cbam": "both"}, "CBAM order"),
         ({"architecture": "vgg"}, "arspm, speech2face, resnet18, resnet34, densenet121; got 'vgg'"),
+        ({"architecture": "speech2face"}, "use Speech2FaceEncoder"),
     ],
 )
 def test_wrong_options_are_errors(options, message):
@@ -194,12 +201,12 @@ def test_wrong_options_are_errors(options, message):
         SpeechEncoder(**SMALL, **options)
 
 
-def test_samples_do_not_touch_each_other_in_eval():
+def test_samples_are_independent_in_eval_mode():
     model, x = SpeechEncoder(**SMALL).eval(), spectrogram(batch=3)
     torch.testing.assert_close(model(x)[1:2], model(x[1:2]))
 
 
-def test_the_imaginary_part_is_read():
+def test_the_imaginary_part_is_used():
     model, x = SpeechEncoder(**SMALL).eval(), spectrogram()
     other = x.clone()
     other[:, 1] = 0
@@ -208,7 +215,7 @@ def test_the_imaginary_part_is_read():
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_gradients_reach_every_parameter(architecture):
-    model = SpeechEncoder(architecture=architecture, **SMALL)
+    model = make_encoder(architecture, **SMALL)
     model(*inputs(architecture)).square().sum().backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
@@ -218,8 +225,8 @@ def test_gradients_reach_every_parameter(architecture):
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_half_precision_and_channels_last_change_the_digits_only(architecture):
-    model, (x, *prior) = SpeechEncoder(architecture=architecture, **SMALL).eval(), inputs(architecture)
+def test_half_precision_and_channels_last_change_only_rounding(architecture):
+    model, (x, *prior) = make_encoder(architecture, **SMALL).eval(), inputs(architecture)
     with torch.no_grad():
         expected = model(x, *prior)
         model.to(memory_format=torch.channels_last)
@@ -240,8 +247,8 @@ def test_every_architecture_trains_under_ddp(tmp_path):
     distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
         for architecture in ARCHITECTURES:
-            model = DistributedDataParallel(SpeechEncoder(architecture=architecture, **SMALL))
-            for _ in range(2):  # a parameter without a gradient is an error of the second step
+            model = DistributedDataParallel(make_encoder(architecture, **SMALL))
+            for _ in range(2):  # in DDP, a parameter without a gradient is an error at the second step
                 model(*inputs(architecture)).square().sum().backward()
     finally:
         distributed.destroy_process_group()

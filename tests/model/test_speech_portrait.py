@@ -18,8 +18,8 @@ MEANS = {
 }
 
 
-class Heard(GenderClassifier):
-    """A gender classifier that hears the sexes it is told."""
+class FixedClassifier(GenderClassifier):
+    """A gender classifier that always predicts the given classes."""
 
     def __init__(self, *classes: int):
         super().__init__(width=0.0625)
@@ -29,7 +29,7 @@ class Heard(GenderClassifier):
         return nn.functional.one_hot(torch.tensor(self.classes), 2).float()
 
 
-def test_the_classes_are_the_positions_of_the_words():
+def test_class_numbers_are_indices_into_genders():
     assert (GENDERS[FEMALE], GENDERS[MALE]) == ("female", "male")
 
 
@@ -37,15 +37,15 @@ def test_the_classes_are_the_positions_of_the_words():
 def test_one_prior_for_all(kind):
     prior = FacePrior(kind, MEANS)
     assert torch.equal(prior(SPEECH), MEANS[kind])
-    assert torch.equal(FacePrior(kind, {kind: MEANS[kind]})(SPEECH), MEANS[kind])  # others need not be there
+    assert torch.equal(FacePrior(kind, {kind: MEANS[kind]})(SPEECH), MEANS[kind])  # other means are not needed
 
 
 def test_no_prior():
     assert FacePrior("none", {})(SPEECH) is None
 
 
-def test_the_gender_prior_follows_what_is_heard():
-    prior = FacePrior("gender", MEANS, Heard(MALE, FEMALE, MALE))
+def test_the_gender_prior_follows_the_prediction():
+    prior = FacePrior("gender", MEANS, FixedClassifier(MALE, FEMALE, MALE))
     assert torch.equal(prior(SPEECH), torch.stack([MEANS["male"], MEANS["female"], MEANS["male"]]))
 
 
@@ -54,34 +54,36 @@ def test_the_gender_prior_lets_no_gradient_through():
     assert not prior(SPEECH.clone().requires_grad_()).requires_grad
 
 
-def test_a_classifier_that_is_not_asked_is_not_carried():
-    assert list(FacePrior("neutral", MEANS, Heard(0)).parameters()) == []
+def test_an_unused_classifier_is_not_kept():
+    assert list(FacePrior("neutral", MEANS, FixedClassifier(0)).parameters()) == []
 
 
 @pytest.mark.parametrize(
     ("kind", "means", "classifier", "words"),
     [
         ("neutral", {}, None, "prior.kind=neutral needs the mean face of neutral"),
-        ("gender", {"neutral": MEANS["neutral"]}, Heard(0), "the mean face of female and male"),
+        ("gender", {"neutral": MEANS["neutral"]}, FixedClassifier(0), "the mean face of female and male"),
         ("gender", MEANS, None, "needs a trained gender classifier"),
         ("child", MEANS, None, "the mean face of child"),
     ],
 )
-def test_a_prior_that_cannot_be_is_refused(kind, means, classifier, words):
+def test_a_prior_without_its_means_or_classifier_is_refused(kind, means, classifier, words):
     with pytest.raises(ValueError, match=words):
         FacePrior(kind, means, classifier)
 
 
 def test_the_means_move_with_the_module():
-    prior = FacePrior("gender", MEANS, Heard(FEMALE, MALE, MALE)).double()
+    prior = FacePrior("gender", MEANS, FixedClassifier(FEMALE, MALE, MALE)).double()
     assert prior(SPEECH).dtype == torch.float64
-    assert [name for name, _ in FacePrior("gender", MEANS, Heard(0)).named_buffers() if name == "means"] == ["means"]
+    assert [name for name, _ in FacePrior("gender", MEANS, FixedClassifier(0)).named_buffers() if name == "means"] == [
+        "means"
+    ]
 
 
 @pytest.mark.parametrize("kind", ["none", "neutral", "gender"])
-def test_the_whole_model_is_the_decoder_of_the_encoder_with_the_prior(kind):
+def test_the_complete_model_is_the_decoder_of_the_encoder_with_the_prior(kind):
     encoder, decoder = speech_portrait.speech_encoder(SMOKE), speech_portrait.face_decoder(SMOKE)
-    model = SpeechPortrait(encoder, FacePrior(kind, MEANS, Heard(MALE, FEMALE, MALE)), decoder).eval()
+    model = SpeechPortrait(encoder, FacePrior(kind, MEANS, FixedClassifier(MALE, FEMALE, MALE)), decoder).eval()
     added = {
         "none": None,
         "neutral": MEANS["neutral"],
@@ -116,14 +118,14 @@ def test_the_whole_model_is_the_decoder_of_the_encoder_with_the_prior(kind):
         ({"image_size": 96}, lambda config: speech_portrait.vggface(config, 5)),
     ],
 )
-def test_every_knob_of_a_network_reaches_it(changes, build):
+def test_every_setting_of_a_network_reaches_it(changes, build):
     def shapes(config: Config) -> dict[str, torch.Size]:
         return {name: tensor.shape for name, tensor in build(config).state_dict().items()}
 
     assert shapes(override(SMOKE, changes)) != shapes(SMOKE)
 
 
-def test_knobs_without_parameters_reach_their_network():
+def test_settings_without_parameters_reach_their_network():
     config = override(
         SMOKE,
         {

@@ -1,4 +1,4 @@
-"""Torch7's files, byte by byte after the description in torch7's File.lua and generic/Tensor.c."""
+"""Torch7 files, written byte by byte as torch7's File.lua and generic/Tensor.c describe them."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def read(tmp_path: Path):
     return reading
 
 
-def test_every_plain_type(read):
+def test_every_simple_type(read):
     entries = (number(1), i(0), text("a"), number(-0.5), text("yes"), i(5, 1), i(5, 0), text("no"))
     assert read(table(1, *entries)) == {1: None, "a": -0.5, "yes": True, False: "no"}
 
@@ -70,7 +70,7 @@ def test_every_number_type_of_a_tensor(read):
         assert found.tolist() == [0, value], name
 
 
-def test_a_tensor_is_what_its_strides_say(read):
+def test_a_tensor_follows_its_strides(read):
     values = [float(v) for v in range(24)]
     for sizes, strides, offset in (
         ((2, 3), (3, 1), 1),
@@ -80,11 +80,11 @@ def test_a_tensor_is_what_its_strides_say(read):
     ):
         found = read(tensor(1, sizes, strides, offset, floats(2, *values)))
         assert found.shape == sizes
-        for place in np.ndindex(*sizes):
-            assert found[place] == values[offset - 1 + sum(p * s for p, s in zip(place, strides, strict=True))]
+        for index in np.ndindex(*sizes):
+            assert found[index] == values[offset - 1 + sum(n * s for n, s in zip(index, strides, strict=True))]
 
 
-def test_what_is_named_twice_is_one_object(read):
+def test_repeated_indices_are_one_object(read):
     shared = floats(3, 1, 2, 3, 4)
     first, second = tensor(2, (2,), (1,), 1, shared), tensor(4, (2,), (1,), 3, i(4, 3))
     found = read(table(1, text("a"), first, text("b"), second, text("self"), i(3, 1), text("c"), i(4, 2)))
@@ -94,10 +94,10 @@ def test_what_is_named_twice_is_one_object(read):
     assert found["c"] is found["a"]
 
 
-def test_an_object_of_a_class_is_its_fields(read):
+def test_an_object_has_its_class_name_and_fields(read):
     found = read(head(1, "nn.ReLU") + table(2, text("inplace"), i(5, 1)))
     assert found == Torch7Object("nn.ReLU", {"inplace": True})
-    unversioned = i(4, 1, 7) + b"nn.ReLU" + table(2, text("inplace"), i(5, 1))  # as the oldest files have it
+    unversioned = i(4, 1, 7) + b"nn.ReLU" + table(2, text("inplace"), i(5, 1))  # as in the oldest files
     assert read(unversioned) == found
 
 
@@ -106,7 +106,7 @@ def test_empty_tensors(read):
     assert read(tensor(1, (0, 5), (5, 1), 1, floats(2))).shape == (0,)
 
 
-def test_functions_are_passed_over(read):
+def test_functions_are_skipped(read):
     code = i(4) + b"\x1bLua" + table(9, number(1), text("upvalue"))
     entries = [text("a"), i(6) + code, text("b"), i(8, 5) + code.replace(i(3, 9), i(3, 10)), text("c"), i(8, 5)]
     assert read(table(1, *entries, text("d"), number(2))) == {"a": None, "b": None, "c": None, "d": 2}
@@ -116,8 +116,8 @@ def test_functions_are_passed_over(read):
     ("data", "message"),
     [
         (b"", "damaged or cut off"),
-        (i(9), "unknown type 9"),
-        (i(-1), "unknown type -1"),
+        (i(9), "unknown type tag 9"),
+        (i(-1), "unknown type tag -1"),
         (i(2, -1), "damaged or cut off"),
         (i(2, 1 << 30) + b"a", "damaged or cut off"),
         (i(3, 1, 1 << 30), "damaged or cut off"),
@@ -137,13 +137,13 @@ def test_functions_are_passed_over(read):
         (tensor(1, (1 << 62, 1 << 62), (1 << 62, 1 << 62), 1, floats(2, 1)), "beyond"),
         (tensor(1, (1,), (1,), 1, i(0)), "without a storage"),
         (tensor(1, (1,), (1,), 1, head(2, "torch.LongStorage") + q(1, 7)), "without a storage"),
-        (head(1, "torch.Timer") + number(1), "no table"),
+        (head(1, "torch.Timer") + number(1), "not a table"),
         (i(6, 1 << 28) + b"x", "damaged or cut off"),
         (b"".join(i(3, n, 1) + number(1) for n in range(1, 200)) + i(0), "too deep"),
         (table(1, *[i(0) if n % 2 else number(n) for n in range(200_002)]), "too many"),
     ],
 )
-def test_what_cannot_be_is_refused_with_its_place(read, data, message):
+def test_invalid_data_is_refused_with_its_offset(read, data, message):
     with pytest.raises(ValueError, match=message) as caught:
         read(data)
     assert "at byte" in str(caught.value)
@@ -177,10 +177,13 @@ def test_the_layers_of_nested_modules_in_order(tmp_path):
     assert [(float(w[0, 0]), float(b[0, 0])) for w, b in read_layers(path)] == [(1, 2), (3, 4), (5, 6)]
 
     for module, message in (
-        (i(4, 1), "nn.Sequential that occurs twice"),  # itself
-        (layer(70, "nn.SpatialFullConvolution", one(72, 5), one(74, 6)), "unknown class 'nn.SpatialFullConvolution'"),
-        (layer(70, "nn.Linear", one(72, 5), i(0)), "without weight and bias"),
-        (number(1), "a float where"),
+        (i(4, 1), "nn.Sequential occurs twice"),  # itself
+        (
+            layer(70, "nn.SpatialFullConvolution", one(72, 5), one(74, 6)),
+            "layer 2 has the unknown class 'nn.SpatialFullConvolution'",
+        ),
+        (layer(70, "nn.Linear", one(72, 5), i(0)), r"layer 2 \(nn.Linear\) has no weight or no bias"),
+        (number(1), "expected a module of a network, found a float"),
     ):
         path.write_bytes(sequential(1, first, module))
         with pytest.raises(ValueError, match=message):

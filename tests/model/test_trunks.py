@@ -30,7 +30,9 @@ def output_channels(architecture: str, width: float) -> list[int]:
     ("architecture", "published", "channels"),
     [("resnet18", 11_689_512, 512), ("resnet34", 21_797_672, 512), ("densenet121", 7_978_856, 1024)],
 )
-def test_parameters_are_the_published_without_classifier_and_third_channel(architecture, published, channels):
+def test_parameter_counts_are_the_published_ones_without_classifier_and_third_channel(
+    architecture, published, channels
+):
     with torch.device("meta"):
         found = trunk(architecture)
     assert found.channels == channels
@@ -55,7 +57,7 @@ def test_parameters_of_speech2faces_convolutions():
         ("densenet121", (1024, 8, 18), (1024, 8, 3)),
     ],
 )
-def test_maps(architecture, six_seconds, one_second):
+def test_map_shapes(architecture, six_seconds, one_second):
     with torch.device("meta"):
         layers = trunk(architecture).layers
         assert layers(torch.empty(2, 2, NUM_FREQ, 598)).shape[1:] == six_seconds
@@ -64,7 +66,7 @@ def test_maps(architecture, six_seconds, one_second):
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_width_multiplies_every_channel_count(architecture):
-    # An eighth of 32, DenseNet's growth rate, is the least there is, 4.
+    # An eighth of 32, DenseNet's growth rate, is 4, the smallest allowed number of channels.
     full, eighth = output_channels(architecture, 1.0), output_channels(architecture, 1 / 8)
     assert eighth == [channels // 8 for channels in full]
     assert trunk(architecture, width=1 / 8).channels == trunk(architecture).channels // 8
@@ -72,7 +74,7 @@ def test_the_width_multiplies_every_channel_count(architecture):
 
 @pytest.mark.parametrize("architecture", ["arspm", "densenet121"])
 @pytest.mark.parametrize("axis", [0, 1])
-def test_a_size_below_the_minimum_leaves_nothing(architecture, axis):
+def test_a_size_below_the_minimum_leaves_no_value(architecture, axis):
     with torch.device("meta"):
         found = trunk(architecture)
         size = list(found.minimum)
@@ -91,7 +93,7 @@ def test_an_unknown_architecture_is_refused():
 
 
 @pytest.mark.parametrize("architecture", GENERAL)
-def test_general_networks_are_timms_without_their_end(architecture):
+def test_resnets_and_densenet_are_timms_without_the_last_layers(architecture):
     layers = trunk(architecture).layers.eval()
     theirs = timm.create_model(architecture, pretrained=False, in_chans=2, num_classes=0).eval()
     with torch.no_grad():
@@ -104,7 +106,7 @@ def test_general_networks_are_timms_without_their_end(architecture):
         torch.testing.assert_close(layers(x), theirs.forward_features(x))
 
 
-def test_the_weights_of_a_resnet_start_as_he_et_al_say():
+def test_resnet_weights_are_initialised_as_in_he_et_al():
     for module in trunk("resnet18").layers.modules():
         if isinstance(module, nn.Conv2d):
             fan_out = module.out_channels * module.kernel_size[0] ** 2
@@ -114,14 +116,14 @@ def test_the_weights_of_a_resnet_start_as_he_et_al_say():
 
 
 def speech2face_by_hand(state: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-    """Table 1 of Oh et al. in plain arithmetic and `conv2d`, in float64. `state`: the trunk's tensors in order."""
+    """Return Table 1 of Oh et al. by arithmetic and `conv2d` in float64. `state`: the trunk's tensors in order."""
     tensors = iter(state.values())
 
     def relu_and_norm(x: torch.Tensor) -> torch.Tensor:
         weight, bias, mean, variance, _ = (next(tensors)[..., None, None] for _ in range(5))
         return (x.clamp(min=0) - mean) / (variance + 1e-5).sqrt() * weight + bias
 
-    strides, pools = (1, 1, 1, 1, 1, 1, 1, 2, 2), (2, 3, 4, 5)  # convolutions that a pool follows, counted from 0
+    strides, pools = (1, 1, 1, 1, 1, 1, 1, 2, 2), (2, 3, 4, 5)  # `pools`: indices of convolutions followed by a pool
     for index, stride in enumerate(strides):
         weight, bias = next(tensors), next(tensors)
         height, length = x.shape[-2:]
@@ -132,7 +134,7 @@ def speech2face_by_hand(state: dict[str, torch.Tensor], x: torch.Tensor) -> torc
             x = relu_and_norm(x)
         if index in pools:
             even = x.shape[-1] // 2 * 2
-            x = torch.maximum(x[..., 0:even:2], x[..., 1:even:2])  # pairs of frames, never of frequencies
+            x = torch.maximum(x[..., 0:even:2], x[..., 1:even:2])  # pairs of frames, not of frequencies
     return relu_and_norm(x.sum(dim=-1, keepdim=True) / x.shape[-1])
 
 
@@ -149,7 +151,7 @@ def test_speech2face_is_table_1_of_oh_et_al(time):
     assert found.shape == (2, 32, SPEECH2FACE_FREQ, 1)
 
 
-def test_speech2face_pools_along_time_alone():
+def test_speech2face_pools_along_time_only():
     pools = [module for module in trunk("speech2face", width=1 / 16).layers if isinstance(module, nn.MaxPool2d)]
     x = torch.randn(1, 1, NUM_FREQ, 37)
     for pool in pools:

@@ -7,15 +7,15 @@ import torch
 import torch.nn.functional as F
 
 from arspm.model.vggface import VGGFace, load_published
+from tests.model.small_vggface import SMALL
 
-SMALL = {"width": 1 / 16, "image_size": 64, "feature_dim": 24, "num_identities": 10}
 DEPTHS = {1: 2, 2: 2, 3: 3, 4: 3, 5: 3}
 CONVS = [f"conv{block}_{i + 1}" for block, depth in DEPTHS.items() for i in range(depth)]
 NAMES = {f"{layer}.{part}" for layer in (*CONVS, "fc6", "fc7", "fc8") for part in ("weight", "bias")}
 
 
 def reference(state: dict[str, torch.Tensor], images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """fc7 before its ReLU and the logits, layer by layer from the published network, in float64."""
+    """Return fc7 before its ReLU and the logits of the published network, layer by layer in float64."""
     w = {name: tensor.double() for name, tensor in state.items()}
     x = images.double() * 255
     x = torch.stack((x[:, 0] - 129.1863, x[:, 1] - 104.7624, x[:, 2] - 93.5940), dim=1)
@@ -68,10 +68,10 @@ def test_images_of_another_size_are_resized_smoothly():
     resized = F.interpolate(images, (64, 64), mode="bilinear", antialias=True)
     torch.testing.assert_close(model.features(images), model.features(resized))
     model.features(images).sum().backward()
-    assert (images.grad != 0).float().mean() > 0.9  # without antialiasing many pixels would go unseen
+    assert (images.grad != 0).float().mean() > 0.9  # without antialiasing, many pixels would get no gradient
 
 
-def test_dropout_is_for_training_alone():
+def test_dropout_is_used_only_in_training():
     model, images = VGGFace(**SMALL).train(), torch.rand(4, 3, 64, 64)
     assert not torch.equal(model(images), model(images))
     assert torch.equal(model.features(images), model.features(images))
@@ -99,7 +99,7 @@ def test_pixels_keep_their_precision_under_autocast():
 
 
 def test_a_narrow_network_learns_from_scratch():
-    """32 images of 8 identities, told apart by blurred patterns under noise, are learnt by heart."""
+    """It overfits 32 images of 8 identities, which differ in blurred patterns under noise."""
     model = VGGFace(width=1 / 8, image_size=64, feature_dim=64, num_identities=8)
     labels = torch.arange(8).repeat(4)
     patterns = F.interpolate(torch.rand(8, 3, 8, 8), (64, 64), mode="bilinear")

@@ -1,23 +1,22 @@
-"""A small finished run, written with the real writers, and a real browser to open its page in."""
+"""A small finished run, written with the product's own writers, and a real browser that opens its page."""
 
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from arspm import storage
-from arspm.config import TRAINED_STAGES, Config, override
-from arspm.config.presets import PRESETS, preset
-from arspm.corpus import schema
-from arspm.report.page import PAGE, write_report
-from arspm.runs import stages
-from tests.report.measured import FIGURES, drawn, evaluated, judged_row, picture, row, six
+from arspm.config.presets import PRESETS
+from arspm.report import server, sweep_page
+from arspm.report.run_page import PAGE, write_report
+from tests.report import swept
+from tests.report.finished_run import Run, make_drop, write_run
+from tests.report.measured import row
+from tests.report.serving import Client, Serve
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 HOSTILE = (
@@ -26,157 +25,6 @@ HOSTILE = (
     "</script><script>window.pwned = 1</script>",
     "{{ 7 * 7 }} & <b>bold</b> 'quoted'",
 )
-SECONDS = {
-    "preprocess": 49.758,
-    "vggface": 91.382,
-    "gender": 30.5,
-    "features": 8.867,
-    "prior": 0.308,
-    "decoder": 83.833,
-    "encoder": 3728.058,
-    "oracle": 41.25,
-    "evaluate": 10.258,
-}
-
-
-class Run(NamedTuple):
-    uri: str
-    config: Config
-    evaluated: dict[str, Any]  # what evaluate/metrics.json holds
-    histories: dict[str, dict[str, Any]]
-
-
-def write_run(
-    folder: Path, *, labelled: bool = True, dropped: list[dict[str, Any]] | None = None, older: bool = False
-) -> Run:
-    """Write what the stages before the report leave in a run, as far as the report reads it.
-
-    `labelled`: whether labels.csv was there. `older`: as an earlier version evaluated it, with Tables 4 and 5 alone.
-    """
-    uri = str(folder)
-    config = override(
-        preset("smoke"),
-        {
-            "data.csv": "/data/my clips.csv",
-            "data.clips": "/data/clips",
-            "seed": 7,
-            "loss.lambda2": 0.05,
-            "ingest.subset": 40,
-            "resources.threads_per_worker": None,
-            "face_decoder.batch_norm": False,
-        },
-    )
-    drops = dropped if dropped is not None else [_drop(3, "no_face", "a_1.0_4.0", "")] * 5
-    reasons = {drop["reason"]: 0 for drop in drops}
-    for drop in drops:
-        reasons[drop["reason"]] += 1
-    splits = {
-        name: {"rows": rows, "videos": rows // 3, "shards": [{"name": "shard-00000", "rows": rows, "ids": "0"}]}
-        for name, rows in (("train", 1200), ("val", 30), ("test", 41))
-    }
-    manifest = {
-        "num_rows": 1271 + len(drops),
-        "num_clips": 1271,
-        "num_dropped": len(drops),
-        "dropped": reasons,
-        "splits": splits,
-    }
-    storage.write_json(f"{uri}/corpus/manifest.json", manifest)
-    table = pa.Table.from_pylist(drops, schema.dropped_schema())
-    pq.write_table(table, folder / "corpus" / "dropped.parquet")
-
-    portraits = []
-    for number in range(3):
-        entry = {"clip_id": f"video{number}_0.0_{number}.5"}
-        for kind in ("real", "face_to_face", "portrait"):
-            entry[kind] = f"evaluate/pictures/{number:03d}-{kind}.jpg"
-            picture(f"{uri}/{entry[kind]}", 60 * number + 40)
-        portraits.append(entry)
-    draw = drawn(0)
-    nothing = dict.fromkeys(FIGURES)
-    found: dict[str, Any] = {
-        "split": "test",
-        "n": 41,
-        "table4": [
-            row("neutral+fc", six(1.0)),
-            row("prior-only", six(1.05)),
-            row("gender-prior-only", six(0.8) if labelled else nothing),
-            row("shuffled-speech", six(1.3)),
-            row(
-                "face-to-face",
-                nothing | {name: value for name, value in six(0.3).items() if name.startswith("portrait")},
-            ),
-        ],
-        "judge": "logistic regression on VGGFace features of 96 training faces" if labelled else None,
-        "table5": [judged_row(name, False, draw) for name in ("real", "face-to-face", "neutral+fc")]
-        if labelled
-        else None,
-        "portraits": portraits,
-    }
-    if not older:
-        found |= _measured(uri, labelled)
-        found["table4"].append(row("oracle", six(0.75)))
-        for each in found["table4"]:
-            each |= {"cos_degrees_learnt_share": None, "cos_degrees_learnt_share_interval": None}
-        found["table4"][0] |= {"cos_degrees_learnt_share": 0.6311, "cos_degrees_learnt_share_interval": [0.502, 0.704]}
-    storage.write_json(f"{uri}/evaluate/metrics.json", found)
-
-    figures: dict[str, dict[str, Any]] = {key: {} for key in ("preprocess", "features", "oracle", "evaluate")}
-    figures["prior"] = {
-        "priors": {
-            name: _prior(n)
-            for name, n in (("neutral", 1200), ("female", 700), ("male", 500))
-            if labelled or name == "neutral"
-        }
-    }
-    histories = {}
-    for stage in TRAINED_STAGES:
-        if stage == "gender" and not labelled:
-            figures[stage] = {"trained": False, "reason": "labels.csv names no speaker of one sex"}
-            continue
-        histories[stage] = history = _history(stage)
-        storage.write_json(f"{uri}/{stage}/history.json", history)
-        figures[stage] = {"best_epoch": history["best_epoch"], **history["epochs"][history["best_epoch"] - 1]}
-    for number, (stage, seconds) in enumerate(SECONDS.items()):
-        fingerprint = f"{number:x}" * 64
-        stages.commit(
-            uri, stage, fingerprint=fingerprint, config=config, files={}, seconds=seconds, figures=figures[stage]
-        )
-    return Run(uri, config, found, histories)
-
-
-def _measured(uri: str, labelled: bool) -> dict[str, Any]:
-    found = evaluated(uri, "neutral+fc")
-    if labelled:
-        return found
-    reason = "dlib's HOG gives no landmarks; evaluate.landmarks names a YuNet file that does"
-    return found | {"table6": None, "probes": None, "craniofacial": {"reason": reason}}
-
-
-def _drop(line: int, reason: str, clip_id: str | None, detail: str) -> dict[str, Any]:
-    return {"row": line, "clip_id": clip_id, "reason": reason, "detail": detail}
-
-
-def _prior(n: int) -> dict[str, Any]:
-    points = [{"n": count, "l1": 90.0 / count} for count in (10, 50, 100) if count < n]
-    return {"n": n, "gender_balanced": True, "clips": "ab" * 32, "convergence": points}
-
-
-def _history(stage: str) -> dict[str, Any]:
-    objective = {"decoder": "val_loss", "encoder": "val_cos_degrees"}.get(stage, "val_accuracy")
-    values = {"decoder": (0.6, 0.3, 0.4), "encoder": (61.0, 36.5, 37.0)}.get(stage, (0.2, 0.875, 0.5))
-    epochs = [
-        {
-            "train_loss": 3.0 - number,
-            objective: value,
-            "epoch": number + 1,
-            "step": 10 * (number + 1),
-            "clips_per_second": 51.2,
-            "data_wait": 0.02,
-        }
-        for number, value in enumerate(values)
-    ]
-    return {"epochs": epochs, "losses": [[step, 3.0 / step] for step in range(1, 31)], "best_epoch": 2}
 
 
 @pytest.fixture
@@ -186,7 +34,7 @@ def make_run(tmp_path: Path) -> Callable[..., Run]:
 
 @pytest.fixture
 def drop() -> Callable[..., dict[str, Any]]:
-    return _drop
+    return make_drop
 
 
 @pytest.fixture
@@ -196,13 +44,13 @@ def make_row() -> Callable[..., dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
-    """Chromium through playwright, or a failure that says how to get it; ARSPM_NO_BROWSER=1 skips instead."""
+    """Chromium through Playwright; fails with installation instructions, or skips if ARSPM_NO_BROWSER=1."""
     path = next(filter(None, map(shutil.which, BROWSERS)), None)
     if path is None:
-        how = "apt-get install chromium, or another way to put chromium or google-chrome on the PATH"
+        how = "install chromium or google-chrome so that it is on the PATH, for example: apt-get install chromium"
         if os.environ.get("ARSPM_NO_BROWSER") == "1":
-            pytest.skip(f"THE PAGE WAS NOT TESTED: no browser, and ARSPM_NO_BROWSER=1. To test it: {how}")
-        pytest.fail(f"no browser to open the report in: {how}; or set ARSPM_NO_BROWSER=1 to leave the page untested")
+            pytest.skip(f"THE PAGE WAS NOT TESTED: no browser, and ARSPM_NO_BROWSER=1. To test it, {how}")
+        pytest.fail(f"no browser to open the page in: {how}; or set ARSPM_NO_BROWSER=1 to skip the page tests")
     from playwright.sync_api import sync_playwright
 
     flags = "no-sandbox disable-gpu no-first-run disable-background-networking disable-component-update disable-sync"
@@ -214,29 +62,29 @@ def browser() -> Iterator[Any]:
 
 
 class Opened:
-    """A page that is open, and everything that it said or asked for on the way."""
+    """An open page, with its console messages and requests."""
 
     def __init__(self, browser: Any, path: Path, width: int, scheme: str):
         self.page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        self.said: list[str] = []
-        self.asked: list[str] = []
-        self.page.on("console", lambda message: self.said.append(message.text))
-        self.page.on("pageerror", lambda error: self.said.append(str(error)))
-        self.page.on("dialog", lambda dialog: (self.said.append("dialog"), dialog.dismiss()))
-        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.messages: list[str] = []
+        self.requests: list[str] = []
+        self.page.on("console", lambda message: self.messages.append(message.text))
+        self.page.on("pageerror", lambda error: self.messages.append(str(error)))
+        self.page.on("dialog", lambda dialog: (self.messages.append("dialog"), dialog.dismiss()))
+        self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.goto(path.as_uri())
         self.wait_for("[...document.querySelectorAll('.chart')].every(e => e.querySelector('.main-svg'))")
 
     def wait_for(self, expression: str, seconds: float = 20) -> None:
-        """Wait until it is true; playwright's own waiting needs eval, which the page forbids."""
+        """Wait until the expression is true. Playwright's own waiting needs eval, which the page's policy forbids."""
         end = time.monotonic() + seconds
         while not self.page.evaluate(expression):
-            assert time.monotonic() < end, f"never true: {expression} (said: {self.said})"
+            assert time.monotonic() < end, f"never true: {expression} (console: {self.messages})"
             self.page.wait_for_timeout(50)
 
     def network(self) -> list[str]:
-        """What it asked for beside its own file and what it carries itself."""
-        return [url for url in self.asked if url != self.page.url and not url.startswith("data:")]
+        """Return the URLs that the page requested, except its own file and data URIs."""
+        return [url for url in self.requests if url != self.page.url and not url.startswith("data:")]
 
 
 @pytest.fixture
@@ -254,22 +102,64 @@ def open_page(browser: Any) -> Iterator[Callable[..., Opened]]:
         each.page.close()
 
 
-class LookedAt(NamedTuple):
+class OpenRun(NamedTuple):
     opened: Opened
     run: Run
 
 
 @pytest.fixture(scope="session")
-def looked_at(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LookedAt]:
-    """The page of a whole run, open for tests that only look at it."""
+def open_run(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenRun]:
+    """The page of a complete run, open for tests that do not modify it."""
     run = write_run(tmp_path_factory.mktemp("runs") / "trial")
     write_report(run.config, run.uri, PRESETS[run.config.preset])
     opened = Opened(browser, Path(run.uri, PAGE), 1280, "light")
-    yield LookedAt(opened, run)
+    yield OpenRun(opened, run)
     opened.page.close()
 
 
-# The least contrast of any text with what is behind it (WCAG 2: 4.5 for text), charts aside.
+@pytest.fixture
+def open_sweep(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Opened]]:
+    """Write a sweep's results and page, and open it."""
+    opened = []
+
+    def open_it(results: dict[str, Any], width: int = 1280, scheme: str = "light") -> Opened:
+        sweep_page.write_sweep(str(tmp_path), results)
+        opened.append(Opened(browser, tmp_path / sweep_page.PAGE, width, scheme))
+        return opened[-1]
+
+    yield open_it
+    for each in opened:
+        each.page.close()
+
+
+@pytest.fixture(scope="module")
+def weights(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """The open page of a random search and its results: trials in all states, one still running."""
+    results = swept.loss_weights(30, running=True)
+    results["trials"][7] |= {"state": "failed", "best": None, "best_epoch": None, "epochs": []}
+    results["trials"][7]["reason"] = '=cmd("x"), and\nmore'
+    results["trials"][8]["reason"] = "-1+1"
+    yield from _opened(browser, tmp_path_factory.mktemp("sweep"), results)
+
+
+@pytest.fixture(scope="module")
+def grid(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """The open page of a grid of prior x ordering with three seeds, and its results."""
+    results = swept.variants(3)
+    results["trials"][4] |= {"state": "stopped", "best": 99.0}  # excluded from means, but has a dot
+    yield from _opened(browser, tmp_path_factory.mktemp("sweep"), results)
+
+
+def _opened(browser: Any, folder: Path, results: dict[str, Any]) -> Iterator[tuple[Any, dict[str, Any]]]:
+    sweep_page.write_sweep(str(folder), results)
+    opened = Opened(browser, folder / sweep_page.PAGE, 1280, "light")
+    yield opened.page, results
+    messages = [text for text in opened.messages if "Content Security Policy" not in text]  # a test provokes these
+    opened.page.close()
+    assert messages == []
+
+
+# The lowest contrast of any text with its background (WCAG 2 requires 4.5), without charts.
 CONTRAST = """() => {
   const parse = (colour) => colour.match(/[\\d.]+/g).map(Number);
   const linear = (v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
@@ -295,3 +185,20 @@ CONTRAST = """() => {
   }
   return worst;
 }"""
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    """A function that serves a URI on a free port and returns a client."""
+    servers = []
+
+    def begin(uri: str) -> Client:
+        started = server.start(uri, port=0)
+        servers.append(started)
+        threading.Thread(target=started.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        return Client(started.port, started.root.removesuffix("/"))
+
+    yield begin
+    for started in servers:
+        started.shutdown()
+        started.server_close()

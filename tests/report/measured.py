@@ -1,5 +1,4 @@
-"""Made-up figures in the form that the evaluate and ablation stages leave: every value is another one, so that a page
-that shows a figure in a wrong place is caught."""
+"""Synthetic outputs of the evaluate and ablation stages. All values differ, to detect a value in a wrong cell."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,14 +16,14 @@ _ENDS = tuple(f"r{k}_interval" for k in (1, 2, 5, 10))
 
 
 def picture(uri: str, shade: int) -> None:
-    """A plain JPEG of 64 x 64 pixels."""
+    """Write a plain JPEG of 64 x 64 pixels."""
     image = np.full((64, 64, 3), shade % 256, np.uint8)
     image[16:48, 20:44] = (90, 140, 200)
     storage.write_bytes(uri, cv2.imencode(".jpg", image)[1].tobytes())
 
 
 def row(model: str, values: Any, half: float = 0.05) -> dict[str, Any]:
-    """A row of Table 4 with intervals of `half` the value on each side."""
+    """Return a row of Table 4 with intervals of value ± half * value."""
     found: dict[str, Any] = {"model": model, "n": 41}
     for name in FIGURES:
         value = values.get(name)
@@ -34,13 +33,13 @@ def row(model: str, values: Any, half: float = 0.05) -> dict[str, Any]:
 
 
 def six(scale: float) -> dict[str, float | None]:
-    """Plausible values of a row's six figures; a larger scale is further from the truth."""
+    """Return plausible values for the six columns of Table 4; a larger scale is further from the truth."""
     values = (126.5241 * scale, 2.4703 * scale, 30.123 * scale, 144.0 * scale, 2.81 * scale, 32.5 * scale)
     return dict(zip(FIGURES, values, strict=True))
 
 
 def drawn(seed: int) -> Callable[..., dict[str, Any]]:
-    """A function that draws figures between two ends, each with an interval around it."""
+    """Return a function that draws values between two bounds, each with an interval around it."""
     rng = np.random.default_rng(seed)
 
     def draw(names: Sequence[str], low: float, high: float) -> dict[str, Any]:
@@ -61,7 +60,7 @@ def judged_row(pictures: str, ages: bool, draw: Callable[..., dict[str, Any]]) -
 
 
 def evaluated(uri: str, model: str) -> dict[str, Any]:
-    """What evaluate/metrics.json holds beside Table 4, Table 5 and the portraits; draws Figure 2's pictures."""
+    """Return evaluate/metrics.json without Tables 4 and 5 and the portraits; write Figure 2's pictures."""
     draw = drawn(1)
     kinds = ("real", "face-to-face", model)
     prior_pictures: dict[str, Any] = {}
@@ -111,7 +110,7 @@ def evaluated(uri: str, model: str) -> dict[str, Any]:
 
 
 def compared(uri: str, num_seeds: int = 3, variants: Sequence[str] = VARIANTS) -> dict[str, Any]:
-    """What ablation/metrics.json holds; draws Figure 6's pictures below the run."""
+    """Return ablation/metrics.json; write Figure 6's pictures into the run."""
     seeds = list(range(num_seeds))
     rows = [_variant(number, name, seeds) for number, name in enumerate(variants)]
     curves = [
@@ -164,8 +163,8 @@ def compared(uri: str, num_seeds: int = 3, variants: Sequence[str] = VARIANTS) -
         "portraits": portraits,
         "seconds": 1234.5,
         "findings": [
-            "After the same 1350 steps neutral+fc beats non-prior in validation: 31.02 ± 0.31° against 33.40 ± 0.52°.",
-            "To a validation angle of 45.2° neutral+fc took 150 ± 25 steps, non-prior 300 ± 75 steps.",
+            "After the same 1350 steps, neutral+fc beats non-prior in validation angle: 31.02° against 33.40°.",
+            "To reach a validation angle of 45.2°, neutral+fc took 150 ± 25 steps, non-prior 300 ± 75 steps.",
         ],
     }
 
@@ -184,7 +183,7 @@ def _variant(number: int, name: str, seeds: Sequence[int]) -> dict[str, Any]:
     if name != "non-prior":
         size = 0.4 * (number - 4)
         against = {key: {"difference": size, "interval": [size - 0.7, size + 0.7]} for key in FIGURES}
-        one_sex = name in ("female", "male")  # validated on clips of their own
+        one_sex = name in ("female", "male")  # validated on other clips
         against["val_cos_degrees"] = None if one_sex else {"difference": size, "interval": None}
     runs = [
         {
@@ -213,7 +212,7 @@ def _variant(number: int, name: str, seeds: Sequence[int]) -> dict[str, Any]:
 
 
 def _curve(number: int, seed: int) -> list[list[float]]:
-    """Eighteen epochs of 75 steps, falling from about 60 degrees."""
+    """Return eighteen epochs of 75 steps, falling from about 60 degrees."""
     rng = np.random.default_rng([number, seed])
     floor, pace = 31 + number / 2, 150 + 40 * number
     return [[75 * k, floor + 30 * float(np.exp(-75 * k / pace)) + rng.uniform(-0.4, 0.4)] for k in range(1, 19)]

@@ -1,5 +1,4 @@
-"""Made-up sweeps in the form that a sweep leaves in its results.json: metrics that follow from the sampled values,
-trials that were stopped early, failed, and still run."""
+"""Synthetic results.json files of sweeps, with metrics that depend on the samples and trials in all states."""
 
 import base64
 import math
@@ -15,13 +14,13 @@ PRIORS = ("none", "neutral", "neutral+fc", "gender", "gender+fc")
 CBAM = ("channel_first", "spatial_first", "parallel", "channel_only", "none")
 PRIOR = "prior.kind+speech_encoder.fusion"
 ORDER = "speech_encoder.cbam"
-RUNG = 4  # epochs after which ASHA looks
+RUNG = 4  # epochs after which ASHA decides
 
 
 def loss_weights(num_trials: int = 16, num_epochs: int = 12, *, seed: int = 0, running: bool = False) -> dict[str, Any]:
     """A random search of the three loss weights with ASHA; trial 0 has the paper's values, trial 5 fails.
 
-    running: whether the last trial still learns.
+    running: whether the last trial is still running.
     """
     rng = np.random.default_rng(seed)
     space = {
@@ -46,7 +45,7 @@ def loss_weights(num_trials: int = 16, num_epochs: int = 12, *, seed: int = 0, r
 
 
 def variants(num_seeds: int = 2, num_epochs: int = 10) -> dict[str, Any]:
-    """A grid of prior by CBAM ordering by seed; every trial runs to its end."""
+    """A grid of prior x CBAM ordering x seed; every trial finishes."""
     rng = np.random.default_rng(3)
     space = {
         PRIOR: {"kind": "choice", "values": list(PRIORS), "fields": ["prior.kind", "speech_encoder.fusion"]},
@@ -71,7 +70,7 @@ def variants(num_seeds: int = 2, num_epochs: int = 10) -> dict[str, Any]:
 
 
 def empty() -> dict[str, Any]:
-    """A sweep that has just begun."""
+    """A sweep that has just started."""
     results = loss_weights(16)
     results |= {"trials": [], "state": "running", "eta_seconds": None, "best": None, "importance": None}
     results |= {"config_of_best": None, "cpu_hours": 0.0, "spent_seconds": 1.5}
@@ -82,7 +81,7 @@ def empty() -> dict[str, Any]:
 
 
 def strip(shades: list[int]) -> str:
-    """A JPEG of plain faces side by side, as a data URI."""
+    """Return a JPEG of simple faces in a row as a data URI."""
     faces = []
     for shade in shades:
         face = np.full((64, 64, 3), 235, np.uint8)

@@ -1,4 +1,4 @@
-"""What metrics.json holds, and that a run is read through arspm.storage alone."""
+"""The content of metrics.json, and that a run is read through arspm.storage only."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ import pytest
 from arspm import storage
 from arspm.config.presets import PRESETS
 from arspm.report import gather
-from arspm.report.page import METRICS, PAGE, write_report
+from arspm.report.run_page import METRICS, PAGE, write_report
 from arspm.runs import stages
 
 
@@ -19,9 +19,9 @@ def _no_constants(name: str) -> NoReturn:
     raise AssertionError(f"{name} is not JSON")
 
 
-def test_metrics_have_everything_evaluate_measured_and_more(make_run: Callable[..., Any]) -> None:
+def test_metrics_json_contains_the_evaluation_and_the_stages(make_run: Callable[..., Any]) -> None:
     run = make_run()
-    storage.write_json(f"{run.uri}/report/{stages.SUCCESS}", {"seconds": 1.0})  # an earlier report's
+    storage.write_json(f"{run.uri}/report/{stages.SUCCESS}", {"seconds": 1.0})  # from an earlier report
     files, figures = write_report(run.config, run.uri, PRESETS["smoke"])
     found = json.loads(storage.read_bytes(f"{run.uri}/{METRICS}"), parse_constant=_no_constants)
     assert {name: found[name] for name in run.evaluated} == run.evaluated
@@ -42,7 +42,7 @@ def test_metrics_have_everything_evaluate_measured_and_more(make_run: Callable[.
     json.dumps(figures, allow_nan=False)
 
 
-def test_without_labels_the_absent_figures_are_null(make_run: Callable[..., Any]) -> None:
+def test_without_labels_missing_values_are_null(make_run: Callable[..., Any]) -> None:
     run = make_run(labelled=False)
     found = gather.gather(run.config, run.uri)
     assert found["gender_accuracy"] is None
@@ -55,7 +55,7 @@ def test_without_labels_the_absent_figures_are_null(make_run: Callable[..., Any]
     assert verdicts == {None}
 
 
-def test_not_a_number_becomes_null(make_run: Callable[..., Any]) -> None:
+def test_nan_and_infinity_become_null(make_run: Callable[..., Any]) -> None:
     run = make_run()
     path = Path(run.uri, "evaluate", "metrics.json")
     value = json.loads(path.read_text())
@@ -66,7 +66,7 @@ def test_not_a_number_becomes_null(make_run: Callable[..., Any]) -> None:
     assert found["table4"][0]["l1_interval"] == [None, None]
 
 
-def test_a_run_that_was_not_evaluated_says_which_file_is_missing(make_run: Callable[..., Any]) -> None:
+def test_without_an_evaluation_the_error_names_the_missing_file(make_run: Callable[..., Any]) -> None:
     run = make_run()
     storage.remove(f"{run.uri}/evaluate/metrics.json")
     with pytest.raises(FileNotFoundError, match=r"evaluate/metrics\.json: no such file"):
@@ -74,7 +74,7 @@ def test_a_run_that_was_not_evaluated_says_which_file_is_missing(make_run: Calla
     assert not storage.exists(f"{run.uri}/{PAGE}")
 
 
-def test_stages_made_with_other_versions_are_named(make_run: Callable[..., Any]) -> None:
+def test_stages_with_other_library_versions_are_reported(make_run: Callable[..., Any]) -> None:
     run = make_run()
     path = Path(run.uri, "decoder", stages.SUCCESS)
     value = json.loads(path.read_text())
@@ -83,7 +83,9 @@ def test_stages_made_with_other_versions_are_named(make_run: Callable[..., Any])
     assert gather.gather(run.config, run.uri)["other_versions"] == {"decoder": {"torch": "0.4.1"}}
 
 
-def test_the_first_dropped_clips_of_each_reason(make_run: Callable[..., Any], drop: Callable[..., Any]) -> None:
+def test_examples_are_the_first_dropped_clips_of_each_reason(
+    make_run: Callable[..., Any], drop: Callable[..., Any]
+) -> None:
     drops = [drop(line, "no_face", f"a_{line}", "") for line in range(10)] + [
         drop(10, "bad_row", None, "three columns")
     ]
@@ -95,12 +97,12 @@ def test_the_first_dropped_clips_of_each_reason(make_run: Callable[..., Any], dr
 
 @pytest.fixture
 def memory() -> Iterator[str]:
-    """A place that only fsspec can reach, as s3:// is."""
+    """A URI that, like s3://, is only accessible through fsspec."""
     yield "memory://bucket/run"
     fsspec.filesystem("memory").rm("/bucket", recursive=True)
 
 
-def test_a_run_in_an_object_store(make_run: Callable[..., Any], memory: str) -> None:
+def test_a_run_in_an_object_store_gets_the_same_report(make_run: Callable[..., Any], memory: str) -> None:
     run = make_run()
     for path in storage.files_below(run.uri):
         storage.write_bytes(f"{memory}/{path}", storage.read_bytes(f"{run.uri}/{path}"))

@@ -1,4 +1,4 @@
-"""What the run's page shows beside Table 4: every figure in its place, and a reason where there is none."""
+"""The sections of a run's page besides Table 4: every value is in its cell, and missing values have a reason."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 
 from arspm import storage
 from arspm.report import published
-from arspm.report.page import PAGE, write_report
+from arspm.report.run_page import PAGE, write_report
 
 SECTIONS = [
     "summary",
@@ -47,10 +47,10 @@ def ends_shown(page: Any, table: str) -> list[list[str]]:
     )
 
 
-def test_every_figure_is_in_its_place(looked_at: Any) -> None:
-    opened, run = looked_at
+def test_every_value_is_in_its_cell(open_run: Any) -> None:
+    opened, run = open_run
     page, m = opened.page, run.evaluated
-    assert opened.said == []
+    assert opened.messages == []
     assert page.eval_on_selector_all("main > section", "all => all.map(e => e.id)") == SECTIONS
     links = page.eval_on_selector_all("nav a", "all => all.map(e => e.hash.slice(1))")
     assert links == SECTIONS
@@ -71,19 +71,19 @@ def test_every_figure_is_in_its_place(looked_at: Any) -> None:
     assert "98.8 % of real faces and 77.5 % of portraits" in page.locator("#craniofacial").inner_text()
 
 
-def test_intervals_stand_below_their_figures(looked_at: Any) -> None:
-    page, run = looked_at.opened.page, looked_at.run
+def test_intervals_are_shown_below_their_values(open_run: Any) -> None:
+    page, run = open_run.opened.page, open_run.run
     for shown, row in zip(ends_shown(page, "lengths"), run.evaluated["speech_length"], strict=True):
         for text, name in zip(shown, ("cos_degrees", "l2"), strict=True):
             assert [float(end) for end in text.split(" – ")] == pytest.approx(row[f"{name}_interval"], abs=0.051)
     shown = ends_shown(page, "retrieval-100")
-    assert [len(row) for row in shown] == [4, 4, 4, 0]  # chance has no interval
+    assert [len(row) for row in shown] == [4, 4, 4, 0]  # the random row has no interval
     low, high = run.evaluated["retrieval"][0]["r1_interval"]
     assert shown[0][0] == f"{100 * low:.1f} – {100 * high:.1f} %"
 
 
-def test_table1_and_figure2(looked_at: Any) -> None:
-    page, run = looked_at.opened.page, looked_at.run
+def test_table1_and_figure2(open_run: Any) -> None:
+    page, run = open_run.opened.page, open_run.run
     shown = cells(page, "table1")
     counts = page.eval_on_selector_all(
         "#table1 tbody th", "all => all.map(e => parseInt(e.innerText.replace(',', '')))"
@@ -104,51 +104,51 @@ def test_table1_and_figure2(looked_at: Any) -> None:
     assert "identifies no one" in page.locator("#prior").inner_text()
 
 
-def test_the_oracle_and_what_was_learnt(looked_at: Any) -> None:
-    page = looked_at.opened.page
-    told = "It has gone 63.1 % (95 %: 50.2 – 70.4 %) of the way from the prior alone to the oracle"
-    assert told in page.locator("#summary").inner_text()
+def test_the_page_shows_the_oracle_and_the_fraction_learnt(open_run: Any) -> None:
+    page = open_run.opened.page
+    sentence = "It closes 63.1 % (95 %: 50.2 – 70.4 %) of the gap between the prior alone and the oracle"
+    assert sentence in page.locator("#summary").inner_text()
     rows = page.locator("#ours tbody tr")
     assert "63.1 %" in rows.first.inner_text()
     assert "oracle" in rows.last.inner_text()
     note = page.locator("#oracle").inner_text()
-    assert "13 made-up speakers" in note
+    assert "13 synthetic speakers" in note
     assert "4.3° apart" in note
 
 
-def test_the_gender_classifier_is_told(looked_at: Any) -> None:
-    page = looked_at.opened.page
-    told = " ".join(page.locator("#gender").inner_text().split())
+def test_the_page_shows_the_accuracy_of_the_gender_classifier(open_run: Any) -> None:
+    page = open_run.opened.page
+    text = " ".join(page.locator("#gender").inner_text().split())
     for words in (
         "93.8 % of the training clips",
         "87.5 % of the validation",
         "86.2 % (95 %: 70.0 – 95.0 %) of 58 labelled",
     ):
-        assert words in told
+        assert words in text
 
 
-def test_an_older_run_says_what_it_has_not(make_run: Any, open_page: Any) -> None:
+def test_the_page_of_an_older_run_lists_missing_measurements(make_run: Any, open_page: Any) -> None:
     opened = open_page(make_run(older=True), 390)
-    assert opened.said == []
+    assert opened.messages == []
     page = opened.page
     for section in ("judge", "probes", "retrieval", "similarity", "length", "craniofacial", "prior"):
-        assert "evaluated by a version that did not measure it yet" in page.locator(f"#{section}").inner_text(), section
-    assert "There is no oracle row" in page.locator("#oracle").inner_text()
-    assert "Share learnt" not in page.locator("#ours").inner_text()
+        assert "evaluated by an older version" in page.locator(f"#{section}").inner_text(), section
+    assert "No oracle row" in page.locator("#oracle").inner_text()
+    assert "Fraction learnt" not in page.locator("#ours").inner_text()
     assert page.locator("#table5").count() == 1
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
-def test_the_ablation_is_linked_where_there_is_one(looked_at: Any, make_run: Any) -> None:
-    assert looked_at.opened.page.locator("#ablation").count() == 0
+def test_an_ablation_is_linked_if_it_exists(open_run: Any, make_run: Any) -> None:
+    assert open_run.opened.page.locator("#ablation").count() == 0
     run = make_run()
     storage.write_json(f"{run.uri}/ablation/metrics.json", {})
     write_report(run.config, run.uri, None)
     assert '<a href="../ablation/index.html">' in Path(run.uri, PAGE).read_text()
 
 
-def test_the_published_totals_follow_from_their_parts() -> None:
-    for row in published.TABLE5:  # one share of men among the portraits makes every total of Table 5
+def test_the_published_totals_are_consistent_with_their_parts() -> None:
+    for row in published.TABLE5:  # a single fraction of men explains all totals of Table 5
         assert (row.accuracy - row.female) / (row.male - row.female) == pytest.approx(0.597, abs=0.012), row.model
     for row in published.TABLE6:  # section 4.3.3: about 35 % young, 55 % mid-age, 10 % elder
         total = 0.35 * row.young + 0.55 * row.mid_age + 0.1 * row.elder
@@ -157,8 +157,8 @@ def test_the_published_totals_follow_from_their_parts() -> None:
     assert published.row(published.TABLE6, "gender") is None
 
 
-def test_the_published_l1_and_l2_of_table_4_go_together() -> None:
-    """Of dense 4096-number features: about sqrt(2 / pi) * 64 = 51.06 (reading H). A slip in copying would show."""
+def test_the_published_l1_and_l2_of_table_4_are_consistent() -> None:
+    """For dense 4096-dimensional features, L1 / L2 is about sqrt(2 / pi) * 64 = 51.06 (reading H). Detects typos."""
     pairs = [(row.l1, row.l2) for row in published.TABLE4] + [
         (row.portrait_l1, row.portrait_l2) for row in published.TABLE4
     ]

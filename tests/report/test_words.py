@@ -1,4 +1,4 @@
-"""Numbers as text, and claims that follow from numbers."""
+"""Formatting of numbers, and sentences that compare models."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,15 +20,15 @@ from arspm.report import words
         (None, 4, "–"),
     ],
 )
-def test_distances_have_four_digits(value: float | None, digits: int, text: str) -> None:
+def test_distances_have_four_significant_digits(value: float | None, digits: int, text: str) -> None:
     assert words.significant(value, digits) == text
 
 
-def test_an_interval_has_the_digits_of_its_value() -> None:
-    assert words.interval("cos_degrees", 38.817, [37.032, 40.742]) == "37.0 – 40.7"
-    assert words.interval("l1", 4630.8, [999.4, 4945.8]) == "999 – 4,946"
-    assert words.interval("l2", 2.47, None) == words.interval("l2", 2.47, [None, None]) == ""
-    assert words.interval("l2", None, None) == ""
+def test_an_interval_has_the_decimals_of_its_value() -> None:
+    assert words.format_interval("cos_degrees", 38.817, [37.032, 40.742]) == "37.0 – 40.7"
+    assert words.format_interval("l1", 4630.8, [999.4, 4945.8]) == "999 – 4,946"
+    assert words.format_interval("l2", 2.47, None) == words.format_interval("l2", 2.47, [None, None]) == ""
+    assert words.format_interval("l2", None, None) == ""
 
 
 @pytest.mark.parametrize(
@@ -43,12 +43,12 @@ def test_an_interval_has_the_digits_of_its_value() -> None:
         (None, "–"),
     ],
 )
-def test_durations(seconds: float | None, text: str) -> None:
+def test_format_duration(seconds: float | None, text: str) -> None:
     assert words.format_duration(seconds) == text
 
 
 def _table(make_row: Callable[..., Any], **ends: Any) -> list[dict[str, Any]]:
-    """A model of 30 degrees in [28, 32] and rows beside it with the intervals given."""
+    """Return a Table 4 with a model of 30 degrees in [28, 32], and control rows with the given intervals."""
     rows = []
     for model, interval in (("neutral+fc", (28.0, 32.0)), *ends.items()):
         middle = None if interval is None else sum(interval) / 2
@@ -64,51 +64,51 @@ def _table(make_row: Callable[..., Any], **ends: Any) -> list[dict[str, Any]]:
         ((33.0, 40.0), "better", False),
         ((20.0, 27.0), "worse", False),
         ((31.0, 40.0), "undecided", True),
-        ((32.0, 40.0), "undecided", True),  # they share one point
+        ((32.0, 40.0), "undecided", True),  # one common point
         ((20.0, 28.0), "undecided", True),
         ((29.0, 31.0), "undecided", True),
         ((20.0, 50.0), "undecided", True),
         (None, None, None),
     ],
 )
-def test_better_or_worse_is_said_only_of_intervals_apart(
+def test_the_verdict_is_better_or_worse_only_if_intervals_do_not_overlap(
     make_row: Callable[..., Any], interval: Any, verdict: str | None, touch: bool | None
 ) -> None:
-    entries = words.compare(_table(make_row, **{"prior-only": interval}))
+    entries = words.compare_with_controls(_table(make_row, **{"prior-only": interval}))
     entry = next(entry for entry in entries if entry["figure"] == "cos_degrees")
     assert (entry["verdict"], entry["intervals_touch"]) == (verdict, touch)
     assert entry["nearer"] == (None if interval is None else sum(interval) / 2 - 30.0)
 
 
-def test_a_value_without_an_interval_is_not_judged(make_row: Callable[..., Any]) -> None:
+def test_a_value_without_an_interval_has_no_verdict(make_row: Callable[..., Any]) -> None:
     table = _table(make_row, prior_only=(33.0, 40.0))
     table[0]["cos_degrees_interval"] = [None, None]  # one speaker only
-    entry = words.compare(table)[0]
+    entry = words.compare_with_controls(table)[0]
     assert entry["nearer"] == pytest.approx(6.5)
     assert entry["verdict"] is None
-    assert words.verdict(entry) == "no interval to judge by"
+    assert words.describe_verdict(entry) == "no interval, so no verdict"
 
 
 def test_models_are_not_compared_with_face_to_face_or_each_other(make_row: Callable[..., Any]) -> None:
     table = _table(make_row, prior_only=(33, 40), face_to_face=(5, 6), gender=(27, 29))
-    assert {(entry["model"], entry["against"]) for entry in words.compare(table)} == {
+    assert {(entry["model"], entry["against"]) for entry in words.compare_with_controls(table)} == {
         ("neutral+fc", "prior-only"),
         ("gender", "prior-only"),
     }
 
 
-def test_the_headline_claims_what_the_intervals_allow(make_row: Callable[..., Any]) -> None:
+def test_the_headline_claims_only_what_the_intervals_support(make_row: Callable[..., Any]) -> None:
     table = _table(make_row, prior_only=(31.0, 35.0), gender_prior_only=(20.0, 22.0), shuffled_speech=(44.0, 46.0))
-    assert words.headline(table, words.compare(table), "neutral+fc", "cos_degrees") == (
-        "The model neutral+fc is 30.0° from the true face features: nearer than shuffled speech (45.0°), "
-        "not shown to differ from the prior alone (33.0°), further than the gender prior alone (21.0°)"
+    assert words.headline(table, words.compare_with_controls(table), "neutral+fc", "cos_degrees") == (
+        "The model neutral+fc is 30.0° from the true face features: closer than shuffled speech (45.0°), "
+        "not shown to differ from the prior alone (33.0°), further away than the gender prior alone (21.0°)"
     )
 
 
-def test_the_headline_names_what_was_not_measured(make_row: Callable[..., Any]) -> None:
+def test_the_headline_names_missing_values(make_row: Callable[..., Any]) -> None:
     table = _table(make_row, prior_only=(33.0, 35.0), gender_prior_only=None)
-    told = words.headline(table, words.compare(table), "neutral+fc", "cos_degrees")
-    assert told.endswith("nearer than the prior alone (34.0°), not compared with the gender prior alone")
+    sentence = words.headline(table, words.compare_with_controls(table), "neutral+fc", "cos_degrees")
+    assert sentence.endswith("closer than the prior alone (34.0°), not compared with the gender prior alone")
     assert "was not measured" in words.headline(table, [], "neutral+fc", "portrait_cos_degrees")
 
 
@@ -119,7 +119,7 @@ def test_the_headline_names_what_was_not_measured(make_row: Callable[..., Any]) 
         ("r10", 0.4582, "45.8 %"),
         ("cos_degrees_learnt_share", -0.114, "−11.4 %"),
         ("within", 12.34, "12.3"),
-        ("between_cosine", -0.004, "0.00"),  # no minus before nothing
+        ("between_cosine", -0.004, "0.00"),  # no minus sign before zero
         ("n", 12345, "12,345"),
         ("printed", 27.8, "27.800"),
         ("l2", 2.47, "2.470"),
@@ -127,13 +127,13 @@ def test_the_headline_names_what_was_not_measured(make_row: Callable[..., Any]) 
         ("accuracy", None, "–"),
     ],
 )
-def test_a_figure_is_written_by_its_name(name: str, value: float | None, text: str) -> None:
-    assert words.figure(name, value) == text
+def test_values_are_formatted_by_their_column(name: str, value: float | None, text: str) -> None:
+    assert words.format_value(name, value) == text
 
 
-def test_intervals_below_zero_are_told_apart() -> None:
-    assert words.interval("r", 0.1, [-0.204, 0.35]) == "−0.20 to 0.35"
-    assert words.interval("accuracy", 0.5, [0.4, 0.6]) == "40.0 – 60.0 %"
+def test_intervals_with_negative_bounds_use_the_word_to() -> None:
+    assert words.format_interval("r", 0.1, [-0.204, 0.35]) == "−0.20 to 0.35"
+    assert words.format_interval("accuracy", 0.5, [0.4, 0.6]) == "40.0 – 60.0 %"
 
 
 @pytest.mark.parametrize(
@@ -146,8 +146,10 @@ def test_intervals_below_zero_are_told_apart() -> None:
         ("l2", None, None, "–"),
     ],
 )
-def test_a_mean_has_the_digits_of_its_spread(name: str, value: float | None, sd: float | None, text: str) -> None:
-    assert words.spread(name, value, sd) == text
+def test_mean_and_standard_deviation_have_the_same_decimals(
+    name: str, value: float | None, sd: float | None, text: str
+) -> None:
+    assert words.format_mean_sd(name, value, sd) == text
 
 
 @pytest.mark.parametrize(
@@ -160,20 +162,25 @@ def test_a_mean_has_the_digits_of_its_spread(name: str, value: float | None, sd:
         (None, None),
     ],
 )
-def test_a_difference_is_judged_by_zero(interval: Any, verdict: str | None) -> None:
+def test_the_verdict_of_a_difference_depends_on_zero(interval: Any, verdict: str | None) -> None:
     assert words.difference_verdict({"difference": -1.0, "interval": interval}) == verdict
 
 
-def test_a_difference_has_its_sign_and_its_intervals_digits() -> None:
+def test_a_difference_has_a_sign_and_the_decimals_of_its_interval() -> None:
     entry = {"difference": 0.0, "interval": [-0.0123, 0.0456]}
-    assert (words.difference("l2", entry), words.difference_interval("l2", entry)) == ("0.000", "−0.012 to 0.046")
-    assert words.difference("cos_degrees", {"difference": -4.826, "interval": None}) == "−4.83"
-    assert words.difference("l1", {"difference": 12.34, "interval": None}) == "+12.3"
-    assert words.difference_interval("l1", {"difference": 12.34, "interval": None}) == ""
-    assert words.difference("l1", {"difference": None, "interval": None}) == "–"
+    assert (words.format_difference("l2", entry), words.format_difference_interval("l2", entry)) == (
+        "0.000",
+        "−0.012 to 0.046",
+    )
+    assert words.format_difference("cos_degrees", {"difference": -4.826, "interval": None}) == "−4.83"
+    assert words.format_difference("l1", {"difference": 12.34, "interval": None}) == "+12.3"
+    assert words.format_difference_interval("l1", {"difference": 12.34, "interval": None}) == ""
+    assert words.format_difference("l1", {"difference": None, "interval": None}) == "–"
 
 
-def test_nothing_is_said_of_what_was_learnt_without_an_oracle() -> None:
-    assert words.learnt({"cos_degrees_learnt_share": None}) == words.learnt({}) == ""
-    told = words.learnt({"cos_degrees_learnt_share": -0.05, "cos_degrees_learnt_share_interval": [-0.2, 0.1]})
-    assert told.startswith("It has gone −5.0 % (95 %: −20.0 to 10.0 %) of the way")
+def test_without_an_oracle_there_is_no_sentence_on_the_fraction_learnt() -> None:
+    assert words.learnt_sentence({"cos_degrees_learnt_share": None}) == words.learnt_sentence({}) == ""
+    sentence = words.learnt_sentence(
+        {"cos_degrees_learnt_share": -0.05, "cos_degrees_learnt_share_interval": [-0.2, 0.1]}
+    )
+    assert sentence.startswith("It closes −5.0 % (95 %: −20.0 to 10.0 %) of the gap")

@@ -11,7 +11,7 @@ from arspm.runs import stages
 from arspm.runs.stages import STAGES
 
 ALL = set(STAGES)
-# Which fields no stage's result depends on: they name a run, or change how fast it is.
+# The fields on which no stage's result depends: they name a run, or change its speed.
 NOT_IN_ANY_FINGERPRINT = {"preset", "ingest.prefetch_batches"} | {
     name for name in field_names() if name.startswith("resources.")
 }
@@ -30,7 +30,7 @@ def finish(run: str, stage: str, fingerprint: str = "f", **figures: float) -> No
 # --- fingerprints
 
 
-def test_stages_stand_in_an_order_in_which_needs_come_first():
+def test_dependencies_come_first_in_the_list_of_stages():
     seen: set[str] = set()
     for name, stage in STAGES.items():
         assert set(stage.needs) <= seen, name
@@ -71,29 +71,29 @@ ENCODER_AND_AFTER = {"encoder", "evaluate", "report"}
         ("preset", "mine", set()),
     ],
 )
-def test_a_change_touches_the_stages_that_read_it_and_those_after(name, value, expected):
+def test_a_setting_changes_the_stages_that_read_it_and_their_dependents(name, value, expected):
     assert changed({name: value}) == expected
 
 
-def test_other_inputs_touch_every_stage():
+def test_other_inputs_change_every_stage():
     assert changed({}, "other inputs") == ALL
     assert changed({}) == set()
 
 
 def test_every_field_is_read_by_a_stage_or_listed_as_read_by_none():
-    """A new field that is in neither would silently leave finished stages as they are."""
+    """A new field in neither list would silently reuse finished stages."""
 
     def covers(read: str, name: str) -> bool:
         return name == read or name.startswith(f"{read}.")
 
     reads = {read for stage in STAGES.values() for read in stage.reads}
     for read in reads:
-        assert any(covers(read, name) for name in field_names()), f"{read} is no field and no section"
+        assert any(covers(read, name) for name in field_names()), f"{read} is neither a field nor a section"
     unread = {name for name in field_names() if not any(covers(read, name) for read in reads)}
     assert unread == NOT_IN_ANY_FINGERPRINT
 
 
-def test_fingerprints_are_hashes_of_their_own():
+def test_each_stage_has_its_own_fingerprint():
     found = stages.fingerprints(Config(), "inputs")
     assert len(set(found.values())) == len(STAGES)
     assert all(len(value) == 64 for value in found.values())
@@ -116,18 +116,18 @@ def test_inputs_are_the_tables_contents_and_the_clips_names_and_sizes(tmp_path):
     (tmp_path / "clips.csv").write_text("a,0,1,,\n")
     (tmp_path / "labels.csv").write_text("b")
     (tmp_path / "clips" / "x.mp4").write_bytes(b"123")
-    found = [describe()]
-    assert describe() == found[0]
+    hashes = [describe()]
+    assert describe() == hashes[0]
     (tmp_path / "clips" / "x.mp4").write_bytes(b"1234")
-    found.append(describe())
+    hashes.append(describe())
     (tmp_path / "clips" / "y.mp4").write_bytes(b"")
-    found.append(describe())
-    found.append(describe(labels=False))
-    # the same bytes in all, cut elsewhere
+    hashes.append(describe())
+    hashes.append(describe(labels=False))
+    # the same bytes in total, divided differently between the two files
     (tmp_path / "clips.csv").write_text("a,0,1,,\nb")
     (tmp_path / "labels.csv").write_text("")
-    found.append(describe())
-    assert len(set(found)) == len(found)
+    hashes.append(describe())
+    assert len(set(hashes)) == len(hashes)
     (tmp_path / "labels.csv").unlink()
     with pytest.raises(FileNotFoundError, match=r"labels\.csv: no such file"):
         describe()
@@ -137,61 +137,61 @@ def test_inputs_are_the_tables_contents_and_the_clips_names_and_sizes(tmp_path):
 
 
 @pytest.mark.parametrize("field", ["vggface.weights", "face.detector", "oracle.speakers", "evaluate.judge"])
-def test_a_later_stages_file_that_is_not_there_is_told_first(tmp_path, field):
+def test_a_missing_file_of_a_later_stage_is_reported_first(tmp_path, field):
     (tmp_path / "clips").mkdir()
     (tmp_path / "clips" / "x.mp4").touch()
     (tmp_path / "clips.csv").write_text("a,0,1,,\n")
-    given = {"data.csv": f"{tmp_path}/clips.csv", "data.clips": f"{tmp_path}/clips", field: f"{tmp_path}/none"}
+    changes = {"data.csv": f"{tmp_path}/clips.csv", "data.clips": f"{tmp_path}/clips", field: f"{tmp_path}/none"}
     with pytest.raises(FileNotFoundError, match=rf"^{field}: {tmp_path}/none does not exist$"):
-        stages.describe_inputs(override(Config(), given))
+        stages.describe_inputs(override(Config(), changes))
     (tmp_path / "none").touch()
-    stages.describe_inputs(override(Config(), given))
+    stages.describe_inputs(override(Config(), changes))
 
 
 @pytest.mark.parametrize("missing", ["csv", "clips"])
-def test_inputs_that_are_not_given_are_named(tmp_path, missing):
+def test_missing_inputs_are_named(tmp_path, missing):
     (tmp_path / "clips").mkdir()
     (tmp_path / "clips.csv").write_text("")
-    places = {"data.csv": f"{tmp_path}/clips.csv", "data.clips": f"{tmp_path}/clips"}
-    with pytest.raises(FileNotFoundError, match=f"data.{missing}: not given"):
-        stages.describe_inputs(override(Config(), places | {f"data.{missing}": ""}))
+    uris = {"data.csv": f"{tmp_path}/clips.csv", "data.clips": f"{tmp_path}/clips"}
+    with pytest.raises(FileNotFoundError, match=f"data.{missing}: not set"):
+        stages.describe_inputs(override(Config(), uris | {f"data.{missing}": ""}))
     with pytest.raises(FileNotFoundError, match=f"data.{missing}: .*elsewhere does not exist"):
-        stages.describe_inputs(override(Config(), places | {f"data.{missing}": f"{tmp_path}/elsewhere"}))
+        stages.describe_inputs(override(Config(), uris | {f"data.{missing}": f"{tmp_path}/elsewhere"}))
 
 
 def test_inputs_of_the_other_formats_are_their_trees(tmp_path):
     def describe(**changes: str) -> str:
-        places = {"csv": f"{tmp_path}/meta.csv", "clips": f"{tmp_path}/wav", "faces": f"{tmp_path}/faces"}
-        places |= {"format": "voxceleb"} | changes
-        return stages.describe_inputs(override(Config(), {f"data.{name}": value for name, value in places.items()}))
+        uris = {"csv": f"{tmp_path}/meta.csv", "clips": f"{tmp_path}/wav", "faces": f"{tmp_path}/faces"}
+        uris |= {"format": "voxceleb"} | changes
+        return stages.describe_inputs(override(Config(), {f"data.{name}": value for name, value in uris.items()}))
 
     for name in ("wav/id1/v/1.wav", "faces/id1/v/1.jpg"):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_bytes(b"1")
     (tmp_path / "meta.csv").write_text("a")
-    found = [describe()]
+    hashes = [describe()]
     (tmp_path / "faces/id1/v/2.jpg").write_bytes(b"1")
-    found.append(describe())
+    hashes.append(describe())
     (tmp_path / "meta.csv").write_text("b")
-    found.append(describe())
-    found.append(describe(format="folder"))  # reads the clips alone
+    hashes.append(describe())
+    hashes.append(describe(format="folder"))  # reads the clips alone
     (tmp_path / "meta.csv").write_text("c")
     (tmp_path / "faces/id1/v/3.jpg").write_bytes(b"1")
-    assert describe(format="folder") == found[-1] == describe(format="folder", csv="", faces="")
-    found.append(describe(format="folder", labels=f"{tmp_path}/meta.csv"))
-    assert len(set(found)) == len(found)
+    assert describe(format="folder") == hashes[-1] == describe(format="folder", csv="", faces="")
+    hashes.append(describe(format="folder", labels=f"{tmp_path}/meta.csv"))
+    assert len(set(hashes)) == len(hashes)
     for missing in ("csv", "clips", "faces"):
-        with pytest.raises(FileNotFoundError, match=f"data.{missing}: not given"):
+        with pytest.raises(FileNotFoundError, match=f"data.{missing}: not set"):
             describe(**{missing: ""})
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match=f"data.faces: there is no file below {tmp_path}/empty"):
+    with pytest.raises(FileNotFoundError, match=f"data.faces: {tmp_path}/empty contains no files"):
         describe(faces=f"{tmp_path}/empty")
 
 
 # --- done or not
 
 
-def test_a_stage_is_done_with_its_fingerprint_over_the_manifests_that_stand(tmp_path):
+def test_a_stage_is_done_with_its_fingerprint_and_the_current_manifests(tmp_path):
     run = str(tmp_path)
     finish(run, "preprocess")
     assert stages.done(run, "vggface", "v") is None
@@ -202,20 +202,20 @@ def test_a_stage_is_done_with_its_fingerprint_over_the_manifests_that_stand(tmp_
     assert stages.done(run, "vggface", "w") is None
 
 
-def test_a_stage_is_not_done_once_a_manifest_before_it_changed(tmp_path):
+def test_a_stage_is_not_done_after_an_upstream_manifest_changed(tmp_path):
     run = str(tmp_path)
     finish(run, "preprocess")
     finish(run, "vggface")
     before = storage.read_bytes(f"{run}/preprocess/{stages.SUCCESS}")
     stages.begin(run, "preprocess", "f")
-    assert stages.done(run, "vggface", "f") is None  # upstream is gone
+    assert stages.done(run, "vggface", "f") is None  # upstream has no manifest
     finish(run, "preprocess", rows=1)
-    assert stages.done(run, "vggface", "f") is None  # and came back with another result
+    assert stages.done(run, "vggface", "f") is None  # upstream has another result
     storage.write_bytes(f"{run}/preprocess/{stages.SUCCESS}", before)
     assert stages.done(run, "vggface", "f") is not None
 
 
-def test_the_manifest_says_what_made_the_files(tmp_path):
+def test_the_manifest_has_files_configuration_and_versions(tmp_path):
     run = str(tmp_path)
     described = storage.write_bytes(f"{run}/preprocess/file", b"abc")
     stages.commit(
@@ -235,7 +235,7 @@ def test_the_manifest_says_what_made_the_files(tmp_path):
     assert value["seconds"] == 1.235
 
 
-def test_the_first_commit_stands(tmp_path):
+def test_the_first_commit_wins(tmp_path):
     run = str(tmp_path)
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda n: finish(run, "preprocess", n=n), range(8)))
@@ -244,26 +244,26 @@ def test_the_first_commit_stands(tmp_path):
     assert storage.read_bytes(f"{run}/preprocess/{stages.SUCCESS}") == first
 
 
-def test_a_stage_that_two_made_with_other_settings_is_not_done(tmp_path):
-    """Neither's manifest vouches for what lies there."""
+def test_concurrent_runs_with_other_settings_leave_the_stage_not_done(tmp_path):
+    """The files may be from either run, so neither manifest is valid."""
     run = str(tmp_path)
     finish(run, "preprocess", fingerprint="a" * 64)
-    with pytest.raises(ValueError, match=r"_SUCCESS\.json: the stage was run with other settings at the same time"):
+    with pytest.raises(ValueError, match=r"_SUCCESS\.json: the stage also ran with other settings at the same time"):
         finish(run, "preprocess", fingerprint="b" * 64)
     assert stages.success(run, "preprocess") is None
 
 
 @pytest.mark.parametrize("value", [{}, [], "text", {"fingerprint": "f"}, 3])
-def test_a_foreign_manifest_is_named(tmp_path, value):
+def test_an_invalid_manifest_is_named(tmp_path, value):
     storage.write_json(f"{tmp_path}/preprocess/{stages.SUCCESS}", value)
     with pytest.raises(ValueError, match=r"preprocess/_SUCCESS\.json: not a stage's manifest"):
         stages.success(str(tmp_path), "preprocess")
 
 
-# --- beginning
+# --- begin
 
 
-def test_beginning_clears_leftovers_and_keeps_its_own_training(tmp_path):
+def test_begin_clears_the_folder_and_keeps_its_own_training(tmp_path):
     run = str(tmp_path)
     finish(run, "preprocess")
     finish(run, "gender")
@@ -283,13 +283,13 @@ def test_beginning_clears_leftovers_and_keeps_its_own_training(tmp_path):
     assert storage.exists(f"{run}/decoder/model.safetensors")
 
 
-def test_beginning_where_nothing_is_does_nothing(tmp_path):
+def test_begin_in_an_empty_run_does_nothing(tmp_path):
     stages.begin(str(tmp_path), "preprocess", "f")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_training_over_other_manifests_begins_anew(tmp_path):
-    """What was trained half-way on another decoder must not go on with this one."""
+def test_training_with_other_upstream_manifests_starts_from_scratch(tmp_path):
+    """A training that was interrupted with another decoder must not resume with this one."""
     run = str(tmp_path)
     finish(run, "preprocess")
     before = stages.training_name(run, "gender", "f")

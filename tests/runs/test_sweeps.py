@@ -1,4 +1,4 @@
-"""A sweep's folder: what its records keep, what cannot be one, and what the page is given."""
+"""A sweep's folder: names, records of trials, and the results for the page."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 
 from arspm import storage
-from arspm.report.sweep import write_sweep
+from arspm.report.sweep_page import write_sweep
 from arspm.runs import sweeps
 
 METRIC = "val_cos_degrees"
 
 
 def record_of(number: int, values: list[float | None], state: str = "finished", **changed: Any) -> dict[str, Any]:
-    """A trial's record with one epoch for each value."""
+    """Return a trial's record with one epoch for each value."""
     record = sweeps.new_record(number, {"loss.lambda1": 1.0 + number}, {"loss.lambda1": 1.0 + number}, False)
     for epoch, value in enumerate(values, 1):
         figures = {"epoch": epoch, "step": 3 * epoch, "seconds": 2.0 * epoch, METRIC: value}
@@ -45,8 +45,8 @@ def results_of(records: list[dict[str, Any]], state: str = "running", **changed:
     )
 
 
-def strictly(data: bytes | str) -> Any:
-    """JSON as a browser reads it, which knows no NaN."""
+def strict_json(data: bytes | str) -> Any:
+    """Parse JSON as a browser does, which rejects NaN."""
 
     def refuse(word: str) -> None:
         raise AssertionError(f"{word} is not JSON")
@@ -58,13 +58,13 @@ def strictly(data: bytes | str) -> Any:
 
 
 @pytest.mark.parametrize("name", ["../x", "..", ".", "", "a/b", "/a", ".a", "-a", "a b", "a\n", "é", "a" * 101])
-def test_a_name_that_would_lead_elsewhere_makes_no_folder(name: str) -> None:
-    with pytest.raises(ValueError, match=r"^sweep name .*give one by --name$"):
+def test_an_invalid_sweep_name_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=r"^sweep name .*set --name$"):
         sweeps.folder("s3://b/run", name)
 
 
 @pytest.mark.parametrize("name", ["joint", "Mine_2.5-b", "a" * 100])
-def test_a_sweep_lies_in_its_run(name: str) -> None:
+def test_a_sweeps_folder_is_in_its_run(name: str) -> None:
     assert sweeps.folder("s3://b/run", name) == f"s3://b/run/sweeps/{name}"
 
 
@@ -76,7 +76,7 @@ def test_the_sweeps_of_a_run_are_those_with_a_sweep_json(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("value", [[], {}, {"name": "x"}, "sweep"])
-def test_another_file_of_that_name_is_no_sweep(tmp_path: Path, value: Any) -> None:
+def test_an_invalid_sweep_file_is_refused(tmp_path: Path, value: Any) -> None:
     storage.write_json(f"{tmp_path}/sweep.json", value)
     with pytest.raises(ValueError, match=f"^{tmp_path}/sweep.json: not a sweep$"):
         sweeps.load(str(tmp_path))
@@ -94,33 +94,33 @@ def test_the_best_epoch_is_the_first_with_the_least_or_the_largest_value() -> No
     assert (record["best"], record["best_epoch"]) == (0.9, 2)
 
 
-def test_an_epoch_that_was_done_again_replaces_itself_and_what_came_after() -> None:
+def test_a_repeated_epoch_replaces_itself_and_all_later_epochs() -> None:
     record = record_of(0, [30.0, 20.0, 10.0, 12.0])
     sweeps.add_epoch(record, {"epoch": 3, METRIC: 22.0}, METRIC, "min")
     assert [(epoch["epoch"], epoch[METRIC]) for epoch in record["epochs"]] == [(1, 30.0), (2, 20.0), (3, 22.0)]
-    assert (record["best"], record["best_epoch"]) == (20.0, 2)  # the 10 is no longer in it
+    assert (record["best"], record["best_epoch"]) == (20.0, 2)  # epoch 3 with 10 was replaced
     record = record_of(0, [30.0])
     sweeps.add_epoch(record, {"epoch": 1, "val_l1": 1.0}, METRIC, "min")
     assert (record["best"], record["best_epoch"]) == (None, None)
 
 
-def test_a_figure_that_is_no_number_is_null_and_never_the_best(tmp_path: Path) -> None:
+def test_a_figure_that_is_not_finite_is_null_and_never_the_best(tmp_path: Path) -> None:
     record = record_of(0, [math.nan, 20.0, -math.inf, math.inf])
     assert [epoch[METRIC] for epoch in record["epochs"]] == [None, 20.0, None, None]
     assert (record["best"], record["best_epoch"]) == (20.0, 2)
     sweeps.write_record(str(tmp_path), record)
-    assert strictly((tmp_path / "trials" / "00000.json").read_bytes()) == record
+    assert strict_json((tmp_path / "trials" / "00000.json").read_bytes()) == record
     assert record_of(0, [math.nan])["best"] is None
 
 
-def test_a_record_that_is_no_json_is_not_written(tmp_path: Path) -> None:
+def test_a_record_that_json_cannot_hold_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         sweeps.write_record(str(tmp_path), record_of(0, [1.0], seconds=math.nan))
     assert not (tmp_path / "trials").exists()
 
 
 @pytest.mark.parametrize("number", [0, 99_999, 100_000, 1_234_567])
-def test_records_come_back_by_number(tmp_path: Path, number: int) -> None:
+def test_records_are_read_by_number(tmp_path: Path, number: int) -> None:
     records = {each: record_of(each, [1.0]) for each in (7, number)}
     for record in records.values():
         sweeps.write_record(str(tmp_path), record)
@@ -137,7 +137,7 @@ def test_other_files_of_the_folder_are_not_records(tmp_path: Path) -> None:
     assert sweeps.read_records(f"{tmp_path}/elsewhere") == {}
 
 
-def test_a_record_of_an_earlier_version_has_what_it_lacks(tmp_path: Path) -> None:
+def test_a_record_of_an_earlier_version_gets_missing_fields(tmp_path: Path) -> None:
     old = {"number": 0, "sample": {}, "changes": {}, "state": "finished", "best": None}
     storage.write_bytes(f"{tmp_path}/trials/00000.json", json.dumps(old | {"gpus": math.nan}).encode())
     [record] = sweeps.read_records(str(tmp_path)).values()
@@ -160,13 +160,13 @@ def test_a_record_of_an_earlier_version_has_what_it_lacks(tmp_path: Path) -> Non
         '{"number": 0, "sample": {}, "changes": {}, "state": "exploded"}',
     ],
 )
-def test_a_file_that_is_no_record_is_named(tmp_path: Path, text: str) -> None:
+def test_an_invalid_record_is_named(tmp_path: Path, text: str) -> None:
     storage.write_bytes(f"{tmp_path}/trials/00000.json", text.encode())
     with pytest.raises(ValueError, match=f"^{tmp_path}/trials/00000.json: not a trial's record; remove it$"):
         sweeps.read_records(str(tmp_path))
 
 
-def test_records_lie_on_s3_as_they_do_here(s3: str) -> None:
+def test_records_on_s3(s3: str) -> None:
     records = {number: record_of(number, [1.0 + number]) for number in range(3)}
     for record in records.values():
         sweeps.write_record(f"{s3}/sweeps-test", record)
@@ -176,7 +176,7 @@ def test_records_lie_on_s3_as_they_do_here(s3: str) -> None:
 # --- results
 
 
-def test_the_best_trial_has_not_failed() -> None:
+def test_the_best_trial_is_not_a_failed_one() -> None:
     records = [record_of(0, [30.0]), record_of(1, [10.0], "failed"), record_of(2, []), record_of(3, [20.0], "stopped")]
     best = sweeps.best(records, "min")
     assert best is not None
@@ -200,14 +200,14 @@ def test_results_count_records_in_every_state() -> None:
         "failed": 1,
     }
     assert sum(found["counts"].values()) == 2 * found["counts"]["planned"]
-    assert [trial["state"] for trial in found["trials"]] == list(sweeps.STATES[1:])  # one that waits is only counted
+    assert [trial["state"] for trial in found["trials"]] == list(sweeps.STATES[1:])  # waiting trials are only counted
     assert found["sweep"].keys() == sweep_of().keys() - {"config"}
     assert found["best"] == sweeps.STATES.index("stopped")
 
 
 def test_results_of_no_trial_are_json() -> None:
     found = results_of([], "interrupted")
-    strictly(json.dumps(found))
+    strict_json(json.dumps(found))
     assert (found["best"], found["eta_seconds"], found["cpu_hours"]) == (None, None, 0)
     assert found["paper"] == {"numbers": [], "mean": None, "sd": None}
 
@@ -224,7 +224,7 @@ def test_the_paper_s_trials_count_when_they_have_finished() -> None:
     assert results_of(records[:1])["paper"] == {"numbers": [0], "mean": 31.0, "sd": None}
 
 
-def test_hours_are_seconds_times_what_a_trial_took() -> None:
+def test_hours_are_seconds_times_a_trials_resources() -> None:
     records = [record_of(0, [], seconds=7200.0, cpus=2.0, gpus=0.5), record_of(1, [], seconds=1800.0, cpus=1.0)]
     found = results_of(records)
     assert found["cpu_hours"] == 4.5
@@ -232,28 +232,28 @@ def test_hours_are_seconds_times_what_a_trial_took() -> None:
 
 
 @pytest.mark.parametrize(
-    ("num_trials", "ended", "running", "at_once"),
+    ("num_trials", "ended", "running", "max_concurrent"),
     [(10, 4, 2, 2), (10, 8, 2, 2), (9, 3, 3, 3), (3, 2, 1, 4), (5, 5, 0, 2)],
 )
-def test_the_time_left_is_that_of_trials_played_out(num_trials: int, ended: int, running: int, at_once: int) -> None:
-    """Trials of 60 s, those that run half done: begun one by one wherever one ends first."""
-    free = [30.0] * running + [0.0] * (at_once - running)
+def test_the_time_left_agrees_with_a_simulation(num_trials: int, ended: int, running: int, max_concurrent: int) -> None:
+    """All trials take 60 s and running ones are half done. Each new one starts when another ends."""
+    free = [30.0] * running + [0.0] * (max_concurrent - running)
     heapq.heapify(free)
     for _ in range(num_trials - ended - running):
         heapq.heappush(free, heapq.heappop(free) + 60.0)
     records = [record_of(number, [], seconds=60.0) for number in range(ended)]
     records += [record_of(ended + number, [], "running", seconds=30.0) for number in range(running)]
-    found = results_of(records, num_trials=num_trials, max_concurrent=at_once)
+    found = results_of(records, num_trials=num_trials, max_concurrent=max_concurrent)
     assert found["eta_seconds"] == pytest.approx(max(free))
     assert results_of(records, "finished", num_trials=num_trials)["eta_seconds"] is None
 
 
-def test_the_time_left_is_unknown_before_a_trial_has_ended_well() -> None:
+def test_the_time_left_is_unknown_before_a_trial_has_finished() -> None:
     records = [record_of(0, [], "failed", seconds=1.0), record_of(1, [], "running", seconds=30.0)]
     assert results_of(records)["eta_seconds"] is None
 
 
-def test_a_trial_that_took_longer_than_the_others_leaves_no_time_below_zero() -> None:
+def test_the_time_left_is_never_negative() -> None:
     records = [record_of(0, [], seconds=10.0), record_of(1, [], "running", seconds=500.0)]
     assert results_of(records, num_trials=2)["eta_seconds"] == 0.0
 
@@ -263,7 +263,7 @@ def test_the_page_has_the_portraits_of_the_best_trials(tmp_path: Path) -> None:
     records[0]["state"] = "failed"
     for record in records:
         storage.write_bytes(f"{tmp_path}/{sweeps.stem(record['number'])}.jpg", b"strip %d" % record["number"])
-    (tmp_path / "trials" / "00005.jpg").unlink()  # a trial that has not drawn yet
+    (tmp_path / "trials" / "00005.jpg").unlink()  # a trial without portraits
     found = sweeps.read_pictures(str(tmp_path), records, "min")
     assert found["real"] is None
     assert set(found["trials"]) == {str(number) for number in range(1, sweeps.MAX_PICTURES + 1)} - {"5"}
@@ -276,7 +276,7 @@ def test_the_page_has_the_portraits_of_the_best_trials(tmp_path: Path) -> None:
     assert str(len(records) - 1) in found["trials"]
 
 
-def test_what_is_written_for_the_page_is_json_whatever_a_trial_measured(tmp_path: Path) -> None:
+def test_results_are_valid_json_for_any_measured_values(tmp_path: Path) -> None:
     records = [record_of(0, [math.nan, 3.0]), record_of(1, [math.inf], "failed", reason="</script><b>")]
     sweep = {
         "warm_start": None,
@@ -288,12 +288,12 @@ def test_what_is_written_for_the_page_is_json_whatever_a_trial_measured(tmp_path
         "scheduler": "none",
     }
     write_sweep(str(tmp_path), results_of(records, **sweep, epochs=2, steps_per_epoch=3, seed=0))
-    found = strictly((tmp_path / "results.json").read_bytes())
+    found = strict_json((tmp_path / "results.json").read_bytes())
     assert found["trials"][0]["epochs"][0][METRIC] is None
     assert "</script><b>" not in (tmp_path / "index.html").read_text()
 
 
-def test_a_sweep_stands_in_a_line(tmp_path: Path) -> None:
+def test_the_summary_of_a_sweep(tmp_path: Path) -> None:
     run = str(tmp_path)
     assert sweeps.summary(run, "one") == "no trial yet"
     trials = [{"number": 0, "best": 31.25}, {"number": 1, "best": 29.875}]

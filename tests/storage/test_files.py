@@ -1,3 +1,5 @@
+"""Reading, writing, listing and removing local files, and local and remote URIs."""
+
 from __future__ import annotations
 
 import hashlib
@@ -16,7 +18,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_bytes_and_json_come_back(tmp_path):
+def test_bytes_and_json_round_trip(tmp_path):
     uri = f"{tmp_path}/a/b/file.json"
     described = storage.write_json(uri, {"x": [1, 2.5, None]})
     assert storage.read_json(uri) == {"x": [1, 2.5, None]}
@@ -25,7 +27,7 @@ def test_bytes_and_json_come_back(tmp_path):
     assert storage.describe(uri) == storage.describe_bytes(data) == described
 
 
-def test_a_write_replaces_what_was_there_and_leaves_nothing_beside_it(tmp_path):
+def test_a_write_replaces_the_file_and_leaves_no_other(tmp_path):
     uri = f"{tmp_path}/file"
     storage.write_bytes(uri, b"old and longer")
     storage.write_bytes(uri, b"new")
@@ -33,11 +35,11 @@ def test_a_write_replaces_what_was_there_and_leaves_nothing_beside_it(tmp_path):
     assert names(tmp_path) == ["file"]
 
 
-@pytest.mark.parametrize("there", [True, False])
-def test_a_write_that_fails_leaves_the_old_file_or_none(tmp_path, monkeypatch, there):
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_failed_write_leaves_the_old_file_or_none(tmp_path, monkeypatch, exists):
     target, source = tmp_path / "file", tmp_path / "source"
     source.write_bytes(b"x" * 100)
-    if there:
+    if exists:
         target.write_bytes(b"old")
 
     def fail(*_):
@@ -50,12 +52,12 @@ def test_a_write_that_fails_leaves_the_old_file_or_none(tmp_path, monkeypatch, t
     ):
         with pytest.raises(OSError, match="disk full"):
             write()
-    assert names(tmp_path) == (["file", "source"] if there else ["source"])
-    assert not there or target.read_bytes() == b"old"
+    assert names(tmp_path) == (["file", "source"] if exists else ["source"])
+    assert not exists or target.read_bytes() == b"old"
 
 
-def test_readers_never_see_half_a_write(tmp_path):
-    """Two writers and a reader: what is read is always one of the whole contents."""
+def test_readers_never_see_a_partial_write(tmp_path):
+    """Two writers and a reader, which always reads one of the complete contents."""
     uri = f"{tmp_path}/file"
     contents = [bytes([n]) * 2_000_000 for n in range(2)]
     storage.write_bytes(uri, contents[0])
@@ -73,27 +75,27 @@ def test_files_can_be_read_by_others(tmp_path):
         assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o644
 
 
-def test_of_many_threads_one_puts_the_file(tmp_path):
+def test_one_of_many_threads_puts_the_file(tmp_path):
     with ThreadPoolExecutor(16) as pool:
         for turn in range(20):
             uri = f"{tmp_path}/deep/{turn}"
-            won = list(pool.map(lambda n, uri=uri: storage.put_if_absent(uri, str(n).encode()), range(16)))
-            assert won.count(True) == 1
-            assert storage.read_bytes(uri) == str(won.index(True)).encode()
+            wrote = list(pool.map(lambda n, uri=uri: storage.put_if_absent(uri, str(n).encode()), range(16)))
+            assert wrote.count(True) == 1
+            assert storage.read_bytes(uri) == str(wrote.index(True)).encode()
     assert len(names(tmp_path / "deep")) == 20
 
 
-def test_of_many_processes_one_puts_the_file(tmp_path):
+def test_one_of_many_processes_puts_the_file(tmp_path):
     calls = [(f"{tmp_path}/{turn}", str(n).encode()) for turn in range(40) for n in range(2)]
     with multiprocessing.get_context("spawn").Pool(2) as pool:
-        won = pool.starmap(storage.put_if_absent, calls, chunksize=1)
+        wrote = pool.starmap(storage.put_if_absent, calls, chunksize=1)
     for turn in range(40):
-        assert won[2 * turn : 2 * turn + 2].count(True) == 1
-        assert storage.read_bytes(f"{tmp_path}/{turn}") == str(won[2 * turn : 2 * turn + 2].index(True)).encode()
+        assert wrote[2 * turn : 2 * turn + 2].count(True) == 1
+        assert storage.read_bytes(f"{tmp_path}/{turn}") == str(wrote[2 * turn : 2 * turn + 2].index(True)).encode()
     assert len(names(tmp_path)) == 40
 
 
-def test_a_file_that_is_there_is_not_put_again(tmp_path):
+def test_an_existing_file_is_not_put_again(tmp_path):
     storage.write_bytes(f"{tmp_path}/file", b"first")
     assert not storage.put_if_absent(f"{tmp_path}/file", b"second")
     assert storage.read_bytes(f"{tmp_path}/file") == b"first"
@@ -118,7 +120,7 @@ def test_a_relative_path_means_the_same_file(tmp_path, monkeypatch):
     assert storage.files_below("runs") == {"x": 1}
 
 
-def test_removing_takes_files_and_folders_and_minds_nothing_missing(tmp_path):
+def test_remove_takes_files_folders_and_missing_paths(tmp_path):
     for path in ("keep", "file", "folder/a", "folder/sub/b"):
         storage.write_bytes(f"{tmp_path}/{path}", b"")
     for path in ("file", "folder", "none"):
@@ -127,7 +129,7 @@ def test_removing_takes_files_and_folders_and_minds_nothing_missing(tmp_path):
     assert not storage.exists(f"{tmp_path}/folder")
 
 
-def test_uploads_are_described_and_copies_are_read(tmp_path):
+def test_upload_and_local_copy(tmp_path):
     data = os.urandom(5_000_000)  # more than one block
     (tmp_path / "local").write_bytes(data)
     described = storage.upload(tmp_path / "local", f"{tmp_path}/there/file")
@@ -136,17 +138,17 @@ def test_uploads_are_described_and_copies_are_read(tmp_path):
         assert path.read_bytes() == data
 
 
-def test_what_is_missing_or_broken_is_named(tmp_path):
+def test_errors_name_missing_and_invalid_files(tmp_path):
     missing = f"{tmp_path}/none.json"
     for read in (storage.read_bytes, storage.read_json, lambda uri: storage.local_copy(uri).__enter__()):
         with pytest.raises(FileNotFoundError, match=r"none\.json"):
             read(missing)
-    storage.write_bytes(f"{tmp_path}/torn.json", b'{"a"')
-    with pytest.raises(ValueError, match=r"torn\.json: not JSON"):
-        storage.read_json(f"{tmp_path}/torn.json")
+    storage.write_bytes(f"{tmp_path}/invalid.json", b'{"a"')
+    with pytest.raises(ValueError, match=r"invalid\.json: not JSON"):
+        storage.read_json(f"{tmp_path}/invalid.json")
     with pytest.raises(ValueError, match="JSON compliant"):
         storage.write_json(f"{tmp_path}/nan.json", {"x": float("nan")})
-    assert names(tmp_path) == ["torn.json"]
+    assert names(tmp_path) == ["invalid.json"]
 
 
 @pytest.mark.parametrize(
@@ -158,7 +160,7 @@ def test_what_is_missing_or_broken_is_named(tmp_path):
         ("~", False, os.path.expanduser("~")),
     ],
 )
-def test_uris_are_told_apart(uri, remote, absolute):
+def test_local_and_remote_uris(uri, remote, absolute):
     assert storage.is_remote(uri) is remote
     assert storage.absolute(uri) == absolute
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-TIMINGS = ("clips_per_second", "data_wait", "epoch_seconds")  # figures that the clock says
+TIMINGS = ("clips_per_second", "data_wait", "epoch_seconds")  # figures that depend on the clock
 
 
 @pytest.fixture(autouse=True)
@@ -17,7 +17,7 @@ def _one_thread_and_a_fixed_seed() -> None:
 
 
 def progress_of(folder: Path) -> dict[str, Any]:
-    """A checkpoint's progress without what the clock says."""
+    """Return the training state in a checkpoint's progress.json, without the figures that depend on the clock."""
     found = json.loads((folder / "progress.json").read_text())["progress"]
     for figures in found["epochs"]:
         for name in TIMINGS:

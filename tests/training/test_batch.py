@@ -6,13 +6,13 @@ import torch
 
 from arspm.corpus.schema import CLIP_ID, FACE_FEATURE, GENDER, IDENTITY, SPECTROGRAM, WAVEFORM
 from arspm.media import audio
-from arspm.training.batch import FACE, UNKNOWN, WEIGHT, to_batch
+from arspm.training.batch import FACE, NO_LABEL, WEIGHT, to_batch
 
 CPU = torch.device("cpu")
 
 
 def read_only(values: np.ndarray) -> np.ndarray:
-    values.setflags(write=False)  # as the corpus gives them
+    values.setflags(write=False)  # like arrays read from the corpus
     return values
 
 
@@ -25,7 +25,7 @@ def test_faces_become_channels_first_numbers_from_0_to_1():
         assert batch.face[row, channel, y, x].item() == pytest.approx(faces[row, y, x, channel] / 255)
 
 
-def test_a_spectrogram_is_taken_as_it_is_in_float32():
+def test_a_spectrogram_is_only_converted_to_float32():
     stored = read_only(np.random.default_rng(0).standard_normal((3, 2, 5, 4)).astype(np.float16))
     batch = to_batch({CLIP_ID: list("abc"), SPECTROGRAM: stored}, CPU)
     assert batch.spectrogram.dtype == torch.float32
@@ -37,7 +37,7 @@ def test_a_waveform_becomes_the_spectrogram_that_would_have_been_stored():
     batch = to_batch({CLIP_ID: ["a", "b"], WAVEFORM: read_only(audio.to_int16(sound))}, CPU)
     direct = audio.spectrogram(torch.from_numpy(sound))
     assert batch.spectrogram.shape == (2, 2, 257, 23)
-    # int16 rounds by 1.5e-5, which the power 0.3 magnifies where a bin is nearly empty
+    # int16 rounds by 1.5e-5; the power of 0.3 amplifies that where a bin is nearly empty
     assert (batch.spectrogram - direct).abs().mean() < 1e-2
     torch.testing.assert_close(
         batch.spectrogram, audio.spectrogram(audio.from_int16(torch.tensor(audio.to_int16(sound))))
@@ -49,7 +49,7 @@ def test_labels_features_and_weights():
         {
             CLIP_ID: ["a", "b"],
             FACE_FEATURE: read_only(np.float16([[1, 2], [3, 4]])),
-            GENDER: np.array([1, UNKNOWN]),
+            GENDER: np.array([1, NO_LABEL]),
             IDENTITY: np.array([5, 6]),
             WEIGHT: np.float32([1, 0]),
         },
@@ -60,13 +60,13 @@ def test_labels_features_and_weights():
     assert (batch.gender.tolist(), batch.identity.tolist(), batch.weight.tolist()) == ([1, -1], [5, 6], [1, 0])
 
 
-def test_what_is_not_there_is_none_and_every_row_counts():
+def test_missing_columns_are_none_and_every_row_has_weight_1():
     batch = to_batch({CLIP_ID: ["a", "b"]}, CPU)
     assert (batch.spectrogram, batch.face, batch.face_feature, batch.gender, batch.identity) == (None,) * 5
     assert batch.weight.tolist() == [1, 1]
 
 
-def test_a_batch_owns_its_numbers():
+def test_a_batch_copies_its_arrays():
     stored = np.zeros((1, 2, 3, 4), np.float32)
     batch = to_batch({CLIP_ID: ["a"], SPECTROGRAM: stored}, CPU)
     batch.spectrogram.add_(1)
@@ -74,7 +74,7 @@ def test_a_batch_owns_its_numbers():
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_maps_lie_as_the_networks_want_them(channels_last):
+def test_images_and_spectrograms_have_the_requested_memory_format(channels_last):
     faces, sound = np.zeros((2, 4, 6, 3), np.uint8), np.zeros((2, 2, 4, 6), np.float16)
     batch = to_batch({CLIP_ID: ["a", "b"], FACE: faces, SPECTROGRAM: sound}, CPU, channels_last=channels_last)
     layout = torch.channels_last if channels_last else torch.contiguous_format

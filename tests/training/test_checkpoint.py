@@ -60,27 +60,27 @@ def load(folder: Path, model: nn.Module | None = None) -> tuple[TrainingState, d
     return checkpoint.load(folder, model, make_optimizer(model, Recipe()))
 
 
-def test_a_checkpoint_is_carried_to_a_bucket_and_back(saved, s3, tmp_path):
-    place = f"{s3}/training/checkpoint_1"
-    checkpoint.upload(saved, place)
-    assert asdict(checkpoint.verify(place)) == asdict(PROGRESS)
-    storage.write_bytes(f"{place}/other", b"")  # nobody's, and left there
-    found = checkpoint.download(place, tmp_path / "found")
+def test_a_checkpoint_survives_upload_and_download(saved, s3, tmp_path):
+    uri = f"{s3}/training/checkpoint_1"
+    checkpoint.upload(saved, uri)
+    assert asdict(checkpoint.verify(uri)) == asdict(PROGRESS)
+    storage.write_bytes(f"{uri}/other", b"")  # not a file of the checkpoint, so not downloaded
+    found = checkpoint.download(uri, tmp_path / "found")
     assert sorted(path.name for path in found.iterdir()) == FILES
     assert {path.name: path.read_bytes() for path in found.iterdir()} == {
         path.name: path.read_bytes() for path in saved.iterdir()
     }
 
 
-def test_one_that_was_carried_in_part_is_none(saved, tmp_path):
-    (tmp_path / "place/optimizer.safetensors").mkdir(parents=True)  # where a file is to come
+def test_a_partial_upload_is_not_a_checkpoint(saved, tmp_path):
+    (tmp_path / "uploaded/optimizer.safetensors").mkdir(parents=True)  # a folder where the file should be written
     with pytest.raises(OSError, match="optimizer"):
-        checkpoint.upload(saved, str(tmp_path / "place"))
+        checkpoint.upload(saved, str(tmp_path / "uploaded"))
     with pytest.raises(ValueError, match="not a checkpoint"):
-        checkpoint.verify(str(tmp_path / "place"))
+        checkpoint.verify(str(tmp_path / "uploaded"))
 
 
-def test_what_was_saved_is_loaded(saved):
+def test_load_restores_what_save_wrote(saved):
     model = network()
     progress, best = load(saved, model)
     assert asdict(progress) == asdict(PROGRESS)
@@ -100,8 +100,8 @@ def test_a_checkpoint_describes_itself(saved):
 
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("fused", [False, True])
-def test_the_next_step_is_the_one_that_would_have_been_taken(channels_last, fused, tmp_path):
-    """Optimizer state must lie in memory as its parameter does: the fused Adam goes by addresses alone."""
+def test_a_restored_optimizer_takes_the_same_steps(channels_last, fused, tmp_path):
+    """The state must have its parameter's memory format, because fused Adam matches elements by memory address."""
     recipe = Recipe(fused=fused)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     first, second = network().to(memory_format=layout), network().to(memory_format=layout)
@@ -133,14 +133,14 @@ def test_a_torn_checkpoint_is_refused_with_the_file_named(saved, file, damage):
         load(saved)
 
 
-def test_another_networks_checkpoint_is_refused_with_the_names(saved):
+def test_a_checkpoint_of_another_network_is_refused_with_the_tensor_names(saved):
     with pytest.raises(ValueError, match=r"model\.safetensors: 0\.weight is \(3, 2, 3, 3\) instead of \(5, 2, 3, 3\)"):
         load(saved, network(5))
     with pytest.raises(ValueError, match=r"0\.weight is not of this network.*; bias is missing; weight is missing"):
         checkpoint.restore(nn.Linear(2, 2), {"0.weight": torch.zeros(1)}, "x")
 
 
-def test_foreign_weights_leave_the_network_as_it_was(saved):
+def test_refused_weights_do_not_change_the_network(saved):
     model = network(5)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(ValueError, match="model"):
@@ -148,17 +148,17 @@ def test_foreign_weights_leave_the_network_as_it_was(saved):
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
-def test_another_networks_optimizer_is_refused(saved):
+def test_the_optimizer_state_of_another_network_is_refused(saved):
     value = json.loads((saved / "progress.json").read_text())
     checkpoint.write_weights(saved / "optimizer.safetensors", {"other.weight/exp_avg": torch.zeros(1)})
     with (saved / "optimizer.safetensors").open("rb") as file:
         value["files"]["optimizer.safetensors"] = checkpoint.storage.describe_stream(file)
     (saved / "progress.json").write_text(json.dumps(value))
-    with pytest.raises(ValueError, match=r"optimizer\.safetensors: other\.weight is not of this network"):
+    with pytest.raises(ValueError, match=r"optimizer\.safetensors: other\.weight is not a parameter of this network"):
         load(saved)
 
 
-def test_some_tensors_of_a_file_can_be_read_alone(saved):
+def test_read_weights_can_read_some_tensors_only(saved):
     assert list(checkpoint.read_weights(saved / "model.safetensors", ["2.bias"])) == ["2.bias"]
     for names in (["none"], None):
         path = saved / ("model.safetensors" if names else "progress.json")
@@ -176,7 +176,7 @@ def test_nothing_in_a_checkpoint_is_a_pickle(saved):
             json.loads(path.read_text())
 
 
-def test_no_module_here_pickles():
+def test_no_training_module_uses_pickle():
     for path in Path(arspm.training.__path__[0]).glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):

@@ -1,4 +1,4 @@
-"""The training loop on two workers, each a process, over gloo: what they learn is what one learns."""
+"""The training loop on two worker processes over gloo gives the same weights as on one worker."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from arspm.config import override
-from arspm.learning import tasks
+from arspm.training import tasks
 from arspm.training.batch import FACE, WEIGHT
 from arspm.training.fit import WorkerContext, fit
 from arspm.config.presets import preset
@@ -40,7 +40,7 @@ def work(rank, world_size, folder, resume=None, ends=None):
     def batches(progress):
         begin = progress.epoch, progress.step_in_epoch
         for epoch in range(2):
-            for step in range(5):  # 3 to learn from, 2 to validate on
+            for step in range(5):  # 3 training steps, 2 validation steps
                 rng = np.random.default_rng((epoch, step))
                 faces, people = rng.integers(0, 256, (8, 64, 64, 3), dtype=np.uint8), rng.integers(0, 3, 8)
                 weight = np.float32([1, 1, 1, 1, 1, 1, 0, 0] if step == 4 else [1] * 8)
@@ -50,18 +50,19 @@ def work(rank, world_size, folder, resume=None, ends=None):
 
     torch.manual_seed(7)
     task = tasks.vggface_task(CONFIG, 3, True)
-    # In float32 a convolution of 3 rows may be another algorithm than one of 8, and off by more than a sum's order.
+    # Not in float32: convolutions of 3 and of 8 rows may use different algorithms, which differ by more than rounding.
     task.model.double().register_forward_pre_hook(lambda _, inputs: tuple(tensor.double() for tensor in inputs))
+    worker = WorkerContext(rank, world_size, loss_weight=(end - first) * world_size / 8)
     reports = fit(
         task, CONFIG.training.vggface, seed=0, num_steps=3, num_score_steps=2,
-        batches=batches, place=WorkerContext(rank, world_size, share=(end - first) * world_size / 8), config={}, resume=resume,
+        batches=batches, worker=worker, config={}, resume=resume,
     )
     for number, report in enumerate(reports):
         if rank == 0:
             report.save(folder / str(number))
 
 def gender_task():
-    # with BatchNorm, and with a figure that tells networks apart: the first logit
+    # a network with BatchNorm, scored by a figure that depends on every weight: the first logit
     return tasks.gender_task(CONFIG)._replace(score=lambda model, batch: {"accuracy": model(batch.spectrogram)[:, 0]})
 
 def gender_rows(step):
@@ -74,20 +75,19 @@ def work_on_gender(rank, world_size, folder):
     batches = [{name: values[own] for name, values in gender_rows(step).items()} for step in range(4)]
     report = next(fit(
         gender_task(), CONFIG.training.gender, seed=0, num_steps=3, num_score_steps=1,
-        batches=lambda _: iter(batches), place=WorkerContext(rank, world_size), config={},
+        batches=lambda _: iter(batches), worker=WorkerContext(rank, world_size), config={},
     ))
     report.save(Path(f"{folder}-gender-of-{rank}"))
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     rank, folder = int(sys.argv[1]), Path(sys.argv[2])
-    meeting = f"file://{folder}.meeting"
-    torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}.meeting", rank=rank, world_size=2)
     work_on_gender(rank, 2, folder)
     work(rank, 2, folder)
     work(rank, 2, Path(f"{folder}-resumed"), Path(sys.argv[3]))
     work(rank, 2, Path(f"{folder}-uneven"), ends=(0, 3, 8))
-    gc.collect()  # a DDP network that lives on would hold gloo's threads past the interpreter's end, which aborts
+    gc.collect()  # a live DDP network would keep gloo's threads running at interpreter exit, which aborts
     torch.distributed.destroy_process_group()
 """
 
@@ -140,15 +140,15 @@ def test_two_workers_learn_what_one_learns_from_the_same_global_batches(one_and_
         assert (begin[name] - end[name]).abs().max() > 3e-3  # far more than may differ
 
 
-def test_workers_with_unequal_shares_learn_what_one_learns(one_and_two_workers):
+def test_workers_with_different_numbers_of_rows_learn_what_one_learns(one_and_two_workers):
     one, two = one_and_two_workers
     for number in "13":
         check_same_training(one / number, two.with_name("two-uneven") / number)
 
 
 @pytest.mark.parametrize("from_two", [True, False])
-def test_another_number_of_workers_goes_on_amid_an_epoch(one_and_two_workers, from_two):
-    """The figures of the broken epoch hold the rows of all workers, and each row once."""
+def test_a_training_resumes_within_an_epoch_on_another_number_of_workers(one_and_two_workers, from_two):
+    """The figures of the interrupted epoch include the rows of all workers, each row once."""
     one, two = one_and_two_workers
     resumed = two.with_name("two-resumed")
     if from_two:
@@ -158,7 +158,7 @@ def test_another_number_of_workers_goes_on_amid_an_epoch(one_and_two_workers, fr
 
 
 def test_all_workers_validate_the_network_that_is_saved(one_and_two_workers):
-    """BatchNorm's statistics are each worker's own until then."""
+    """Before validation, every worker has its own BatchNorm statistics."""
     _, two = one_and_two_workers
     folders = [two.with_name(f"two-gender-of-{rank}") for rank in (0, 1)]
     assert len({(folder / "model.safetensors").read_bytes() for folder in folders}) == 1

@@ -1,4 +1,4 @@
-"""The same steps on a GPU: `pytest -m gpu`."""
+"""Training steps on a GPU: `pytest -m gpu`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from arspm.training.fit import WorkerContext
 from arspm.training.train_step import autocast
 from benchmarks.paper_size import NETWORKS, make_batch, measure
 from tests.training.conftest import progress_of
-from tests.training.test_fit import STAGES, make_task, train
+from tests.training.random_data import STAGES, make_task, train
 
 pytestmark = pytest.mark.gpu
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -45,7 +45,7 @@ def moved(batch: Batch, device: torch.device) -> Batch:
 
 
 def step(stage: str, config: Config, device: torch.device, precision: str = "fp32") -> tuple[dict[str, float], Tensor]:
-    """A step's loss with its terms, and all gradients in one vector."""
+    """Return a step's loss and its terms, and all gradients in one vector."""
     torch.manual_seed(0)
     task = make_task(stage, config, device.type)
     torch.manual_seed(1)
@@ -60,25 +60,25 @@ def step(stage: str, config: Config, device: torch.device, precision: str = "fp3
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_step_is_that_of_the_cpu(stage: str) -> None:
-    """In float32 without TF32; in bfloat16 it is near that, for its numbers have three digits."""
+def test_a_step_on_the_gpu_matches_the_cpu(stage: str) -> None:
+    """In float32 without TF32. In bfloat16, which has three digits, the loss is within 5 %."""
     config = override(preset("smoke"), {f"training.{name}.augment": False for name in STAGES})
-    wanted, gradient = step(stage, config, CPU)
-    found, on_cuda = step(stage, config, CUDA)
-    assert found == pytest.approx(wanted, rel=1e-4, abs=1e-6)
-    assert (on_cuda - gradient).norm() < 5e-3 * gradient.norm()
-    rough, _ = step(stage, config, CUDA, "bf16")
-    assert rough["loss"] == pytest.approx(wanted["loss"], rel=0.05)
+    on_cpu, cpu_gradient = step(stage, config, CPU)
+    on_cuda, cuda_gradient = step(stage, config, CUDA)
+    assert on_cuda == pytest.approx(on_cpu, rel=1e-4, abs=1e-6)
+    assert (cuda_gradient - cpu_gradient).norm() < 5e-3 * cpu_gradient.norm()
+    in_bf16, _ = step(stage, config, CUDA, "bf16")
+    assert in_bf16["loss"] == pytest.approx(on_cpu["loss"], rel=0.05)
 
 
 def test_a_stored_waveform_becomes_the_same_spectrogram() -> None:
-    """But for a last digit of the STFT, which the power of 0.3 makes large where that is near zero."""
+    """Compared before the power of 0.3, which amplifies the STFT's rounding near zero."""
     waveform = torch.randint(-3000, 3000, (4, 96_000), generator=torch.Generator().manual_seed(0)).short().numpy()
     rows = {"clip_id": list("abcd"), "waveform": waveform}
-    there, here = (to_batch(rows, device, channels_last=True).spectrogram for device in (CUDA, CPU))
-    assert there.device.type == "cuda"
-    found, wanted = (each.double().cpu().abs() ** (1 / 0.3) * each.cpu().sign() for each in (there, here))
-    assert (found - wanted).abs().max() < 1e-5 * wanted.abs().max()
+    on_cuda, on_cpu = (to_batch(rows, device, channels_last=True).spectrogram for device in (CUDA, CPU))
+    assert on_cuda.device.type == "cuda"
+    found, expected = (each.double().cpu().abs() ** (1 / 0.3) * each.cpu().sign() for each in (on_cuda, on_cpu))
+    assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -89,8 +89,8 @@ def test_a_step_at_the_papers_size(name: str) -> None:
 
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("stage", STAGES)
-def test_training_goes_on_from_a_checkpoint_on_the_gpu(stage: str, compiled: bool, tmp_path: Path) -> None:
-    """With the same losses as an unbroken run to what a GPU's sums differ by, and with the same names of weights."""
+def test_training_resumes_from_a_checkpoint_on_the_gpu(stage: str, compiled: bool, tmp_path: Path) -> None:
+    """The losses equal an uninterrupted run's up to the GPU's rounding, and the weights have the same names."""
     changes: dict[str, Any] = {f"training.{stage}.epochs": 2, f"training.{stage}.compile": compiled}
     config = override(preset("smoke"), changes)
     recipe = getattr(config.training, stage)
@@ -98,15 +98,15 @@ def test_training_goes_on_from_a_checkpoint_on_the_gpu(stage: str, compiled: boo
     def run(folder: str, resume: Path | None = None) -> list[dict[str, Any]]:
         torch.manual_seed(0)
         found, task = [], make_task(stage, config, "cuda")
-        for number, report in enumerate(train(task, recipe, stage, resume, place=WorkerContext(device=CUDA))):
+        for number, report in enumerate(train(task, recipe, stage, resume, worker=WorkerContext(device=CUDA))):
             report.save(tmp_path / folder / str(number))
             found.append(progress_of(tmp_path / folder / str(number)))
         return found
 
-    unbroken = run("unbroken")
-    [resumed] = run("resumed", tmp_path / "unbroken/0")
+    uninterrupted = run("uninterrupted")
+    [resumed] = run("resumed", tmp_path / "uninterrupted/0")
     assert [loss for _, loss in resumed["losses"]] == pytest.approx(
-        [loss for _, loss in unbroken[-1]["losses"]], rel=0.02
+        [loss for _, loss in uninterrupted[-1]["losses"]], rel=0.02
     )
     stored = safetensors.torch.load_file(tmp_path / "resumed/0/model.safetensors")
     assert set(stored) == set(make_task(stage, config).model.state_dict())

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from arspm.training.order import Order, Window, groups, lanes, window
 
-# beartype draws the items of a list that it checks.
+# beartype checks a random item of a list.
 pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
 
 
@@ -39,7 +39,7 @@ def windows(order: Order, epoch: int, rank: int = 0, world_size: int = 1) -> lis
 
 
 def worker(order: Order, epoch: int, rank: int = 0, world_size: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """A worker's whole epoch: rows and weights, each (steps, rows a step)."""
+    """Return a worker's rows and weights of an epoch, each (steps, worker's rows per step)."""
     parts = windows(order, epoch, rank, world_size)
     return np.concatenate([part.rows for part in parts]), np.concatenate([part.weights for part in parts])
 
@@ -54,7 +54,7 @@ def test_every_row_is_read_and_only_the_last_step_repeats(order, epoch):
     taken = order.groups.rows
     assert rows.shape == weights.shape == (order.num_steps, order.global_batch)
     assert set(rows.ravel()) == set(taken)
-    # with weight 1 each row exactly once, so that validation counts every clip once
+    # each row exactly once with weight 1, so that validation counts every clip once
     np.testing.assert_array_equal(np.sort(rows[weights == 1]), np.sort(taken))
     assert set(np.unique(weights)) <= {0.0, 1.0}
     surplus = order.num_steps * order.global_batch - len(taken)
@@ -82,7 +82,7 @@ def test_global_batches_are_the_same_for_any_number_of_workers(order, epoch):
 
 
 @given(orders())
-def test_no_worker_has_two_lanes_more_than_another(order):
+def test_numbers_of_lanes_differ_by_at_most_one(order):
     for world_size in workers(order):
         own = [lanes(order, rank, world_size) for rank in range(world_size)]
         assert [lane for each in own for lane in each] == list(range(order.num_lanes))
@@ -98,10 +98,10 @@ def test_workers_read_different_rows(order, epoch):
 
 
 @given(orders(shuffle=False), st.integers(0, 50))
-def test_validation_reads_in_the_files_order_whatever_the_epoch(order, epoch):
+def test_validation_reads_in_file_order_in_every_epoch(order, epoch):
     rows, weights = worker(order, epoch)
     np.testing.assert_array_equal(rows, worker(order, 0)[0])
-    # lane after lane, the split's rows in their own order
+    # lane by lane, the split's rows in file order
     lanes = rows.reshape(order.num_steps, order.num_lanes, order.lane_batch).swapaxes(0, 1).ravel()
     counted = weights.reshape(order.num_steps, order.num_lanes, order.lane_batch).swapaxes(0, 1).ravel()
     taken = order.groups.rows
@@ -110,15 +110,15 @@ def test_validation_reads_in_the_files_order_whatever_the_epoch(order, epoch):
 
 
 @given(orders(shuffle=True), st.integers(0, 50), st.data())
-def test_a_window_alone_is_the_same_as_in_its_epoch(order, epoch, data):
-    """So that training goes on in the middle of an epoch without reading what came before."""
+def test_a_window_by_itself_equals_its_part_of_the_epoch(order, epoch, data):
+    """So training can resume within an epoch without reading the earlier windows."""
     index = data.draw(st.integers(0, order.num_windows - 1))
     rows, weights = worker(order, epoch)
     part = window(order, epoch, index, 0, 1)
     assert part.first_step == index * order.window_steps
-    stretch = slice(part.first_step, part.first_step + len(part.rows))
-    np.testing.assert_array_equal(part.rows, rows[stretch])
-    np.testing.assert_array_equal(part.weights, weights[stretch])
+    steps = slice(part.first_step, part.first_step + len(part.rows))
+    np.testing.assert_array_equal(part.rows, rows[steps])
+    np.testing.assert_array_equal(part.weights, weights[steps])
     assert sum(len(each.rows) for each in windows(order, epoch)) == order.num_steps
 
 
@@ -131,7 +131,7 @@ def test_epochs_and_seeds_give_different_orders_of_groups_and_of_rows():
 
 
 def test_each_epoch_and_seed_begins_with_other_groups():
-    order = Order(groups([8] * 64), 8, 8, 8, seed=0)  # a window of a lane is a group
+    order = Order(groups([8] * 64), 8, 8, 8, seed=0)  # one window of a lane is one row group
     epochs = {window(order, epoch, 0, 0, 1).rows[0, 0] // 8 for epoch in range(20)}
     seeds = {window(order._replace(seed=seed), 0, 0, 0, 1).rows[0, 0] // 8 for seed in range(20)}
     assert len(epochs) > 10
@@ -145,10 +145,10 @@ def test_rows_are_mixed_within_a_window_and_come_from_few_groups():
             rows = part.rows[:, lane]
             assert len(set(rows // 8)) <= 3  # 16 rows of consecutive groups of 8
     first = np.stack([window(order, epoch, 0, 0, 1).rows for epoch in range(40)])
-    assert len({tuple(rows % 8) for rows in first[:, :, 0]}) > 30  # not only whole groups that change place
+    assert len({tuple(rows % 8) for rows in first[:, :, 0]}) > 30  # not only the row groups are permuted
 
 
-def test_two_lanes_of_one_stretch_are_shuffled_independently():
+def test_lanes_are_shuffled_independently():
     order = Order(groups([64]), 2, 2, 32, seed=0)
     rows = window(order, 0, 0, 0, 1).rows
     assert (np.argsort(rows[:, 0]) != np.argsort(rows[:, 1])).any()
@@ -161,7 +161,7 @@ def test_a_split_smaller_than_a_batch_is_one_step():
     np.testing.assert_array_equal(weights, [[1.0] * 3 + [0.0] * 13])
 
 
-def test_groups_keep_what_takes_part():
+def test_groups_contain_only_the_kept_rows():
     keep = np.array([True, False, False, False, True, True])
     found = groups([1, 3, 2], keep)
     assert [rows.tolist() for rows in np.split(found.rows, found.begins[1:-1])] == [[0], [4, 5]]
@@ -179,7 +179,7 @@ print(hashlib.sha256(rows).hexdigest())
 
 def test_another_process_reads_the_same_order():
     order = Order(groups([7] * 30), 16, 8, 32, 5)
-    here = hashlib.sha256(worker(order, 3, 1, 2)[0].tobytes()).hexdigest()
+    expected = hashlib.sha256(worker(order, 3, 1, 2)[0].tobytes()).hexdigest()
     environment = os.environ | {"PYTHONHASHSEED": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    there = subprocess.run([sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=True)
-    assert there.stdout.strip() == here
+    done = subprocess.run([sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == expected

@@ -1,4 +1,4 @@
-"""The encoder can learn what it is shown: every clip of a small training set by heart."""
+"""The encoder can overfit a small training set."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from arspm.training.batch import Batch
 from arspm.training.train_step import Task, make_optimizer, score_batch, train_step
 
 CLIPS, SECONDS, STEPS = 32, 1.0, 150
-LENGTH = 6.3  # of a face feature, on the mean: what eq. 7's weights are balanced for
+FEATURE_NORM = 6.3  # mean norm of the paper's face features, which the weights of eq. 7 assume
 
 
 def made_up_clips(feature_dim: int) -> Batch:
-    """A second of speech of as many people, with faces that have nothing to do with them."""
+    """Return a second of speech by each of CLIPS people, with random face features."""
     voices = [
         speak(speaker, SECONDS, np.random.default_rng(row)) for row, speaker in enumerate(sample_speakers(CLIPS, 0))
     ]
@@ -32,18 +32,18 @@ def made_up_clips(feature_dim: int) -> Batch:
         clip_ids=[f"clip {row}" for row in range(CLIPS)],
         weight=torch.ones(CLIPS),
         spectrogram=spectrogram(torch.from_numpy(np.stack(voices))),
-        face_feature=feature * LENGTH / feature.norm(dim=1).mean(),
+        face_feature=feature * FEATURE_NORM / feature.norm(dim=1).mean(),
     )
 
 
 def angle(task: Task, rows: Batch) -> float:
-    """Mean angle between speech and face features in eval mode, in degrees."""
+    """Return the mean angle between speech and face features in eval mode, in degrees."""
     total, count = score_batch(task, task.model.eval(), rows, precision="fp32")["cos_degrees"]
     assert count == CLIPS
     return float(total / count)
 
 
-def test_the_encoder_learns_a_small_training_set_by_heart():
+def test_the_encoder_overfits_a_small_training_set():
     config = override(preset("demo"), {"feature_dim": 64, "training.encoder.augment": False})
     rows = made_up_clips(config.feature_dim)
     hidden = speech_portrait.face_decoder(config).fc1
@@ -55,12 +55,12 @@ def test_the_encoder_learns_a_small_training_set_by_heart():
 
     losses = []
     for step in range(STEPS):
-        rate = 3e-3 * (1 - step / STEPS)  # to zero, or the absolute differences of eq. 7 keep Adam moving
+        rate = 3e-3 * (1 - step / STEPS)  # decays to zero; otherwise eq. 7's L1 term keeps Adam moving
         terms = train_step(task, task.model.train(), optimizer, rows, rate=rate, precision="fp32")
         losses.append(float(terms["loss"]))
 
     assert losses[-1] < losses[0] / 50
     assert angle(task, rows) < 5
-    # It knows each clip, not what they have in common: another clip's face is far.
+    # It has learnt each clip, not only their mean: other clips' faces are far away.
     others = replace(rows, face_feature=rows.face_feature.roll(1, dims=0))
     assert angle(task, others) > 60

@@ -19,7 +19,7 @@ def test_the_neutral_prior_has_as_many_of_each_sex(labels, num_faces, seed):
     assert len(set(choice.rows)) == len(choice.rows) <= num_faces
     if choice.balanced:
         assert sexes.count("female") == sexes.count("male") == len(sexes) // 2 > 0
-        # as many as there are and as were asked for
+        # as many as num_faces and the labels allow
         assert len(sexes) // 2 == min(num_faces // 2, labels.count("female"), labels.count("male"))
     else:
         assert num_faces < 2 or not {"female", "male"} <= set(labels)
@@ -27,7 +27,7 @@ def test_the_neutral_prior_has_as_many_of_each_sex(labels, num_faces, seed):
 
 
 @given(LABELS, st.integers(1, 50), st.integers(0, 5))
-def test_each_sexs_prior_is_of_that_sex_alone(labels, num_faces, seed):
+def test_the_prior_of_a_sex_has_only_that_sex(labels, num_faces, seed):
     found = choose_rows(labels, num_faces, seed)
     assert set(found) == {"neutral"} | {label for label in labels if label}
     for sex in found.keys() - {"neutral"}:
@@ -37,14 +37,14 @@ def test_each_sexs_prior_is_of_that_sex_alone(labels, num_faces, seed):
 
 
 @given(LABELS, st.integers(2, 40), st.integers(2, 40), st.integers(0, 5))
-def test_the_fewer_faces_are_the_first_of_the_more(labels, fewer, more, seed):
+def test_a_smaller_prior_uses_the_first_rows_of_a_larger_one(labels, fewer, more, seed):
     fewer, more = sorted((fewer, more))
     small, large = choose_rows(labels, fewer, seed), choose_rows(labels, more, seed)
     for name, choice in small.items():
         np.testing.assert_array_equal(choice.rows, large[name].rows[: len(choice.rows)])
 
 
-def test_the_choice_follows_from_the_seed():
+def test_the_seed_determines_the_rows():
     labels = ["female", "male"] * 50
     assert choose_rows(labels, 20, 1)["neutral"].rows.tolist() == choose_rows(labels, 20, 1)["neutral"].rows.tolist()
     assert choose_rows(labels, 20, 1)["neutral"].rows.tolist() != choose_rows(labels, 20, 2)["neutral"].rows.tolist()

@@ -13,7 +13,7 @@ from arspm.model import speech_portrait
 from arspm.model.speech_portrait import FacePrior
 from arspm.model.vggface import VGGFace
 from arspm.training import tasks
-from arspm.training.batch import UNKNOWN, Batch
+from arspm.training.batch import NO_LABEL, Batch
 from arspm.training.losses import face_decoder_loss, tri_item_loss
 from arspm.training.train_step import score_batch, train_step
 
@@ -34,7 +34,7 @@ def face_batch() -> Batch:
 
 
 def encoder(config: Config = SMOKE, kind: str = "gender"):
-    """The encoder's task, the prior and the two frozen layers, taken from whole networks."""
+    """Return the encoder's task, the prior, and the complete networks whose frozen layers the task uses."""
     decoder, network = speech_portrait.face_decoder(config), speech_portrait.vggface(config, 5)
     means = {name: torch.randn(64) for name in ("neutral", *GENDERS)}
     prior = FacePrior(kind, means, speech_portrait.gender_classifier(config))
@@ -87,7 +87,7 @@ def test_training_the_encoder_runs_no_convolution_of_other_networks(monkeypatch)
     score_batch(task, task.model.eval(), rows, precision="fp32")
 
 
-def test_training_the_encoder_leaves_the_frozen_networks_alone():
+def test_training_the_encoder_does_not_change_the_frozen_networks():
     task, prior, decoder, network = encoder()
     frozen = (prior, decoder.fc1, network.fc8)
     before, own = weights(*frozen), weights(task.model)
@@ -95,11 +95,13 @@ def test_training_the_encoder_leaves_the_frozen_networks_alone():
     for module in frozen:
         assert not module.training
         assert all(parameter.grad is None and not parameter.requires_grad for parameter in module.parameters())
-    assert all(torch.equal(a, b) for a, b in zip(before, weights(*frozen), strict=True))  # BatchNorm's sums too
+    assert all(
+        torch.equal(a, b) for a, b in zip(before, weights(*frozen), strict=True)
+    )  # including BatchNorm's statistics
     assert any(not torch.equal(a, b) for a, b in zip(own, weights(task.model), strict=True))
 
 
-def test_the_encoders_figures_are_of_each_row():
+def test_the_encoder_is_scored_per_row():
     task, *_ = encoder(kind="none")
     rows = speech_batch()
     with torch.no_grad():
@@ -137,7 +139,7 @@ def test_the_decoders_loss_is_equation_6_and_reaches_it_through_vggface():
     assert all(parameter.grad is None for parameter in network.parameters())
 
 
-def test_training_the_decoder_runs_vggface_on_the_portraits_alone(monkeypatch):
+def test_training_the_decoder_runs_vggface_only_on_the_portraits(monkeypatch):
     network = speech_portrait.vggface(SMOKE, 5)
     task = tasks.decoder_task(SMOKE, network)
     seen = []
@@ -150,7 +152,7 @@ def test_training_the_decoder_runs_vggface_on_the_portraits_alone(monkeypatch):
     assert all(torch.equal(a, b) for a, b in zip(before, weights(network), strict=True))
 
 
-def test_tables_2s_strides_as_printed_are_compared_with_a_smaller_face():
+def test_with_strides_as_printed_portraits_are_compared_with_smaller_faces():
     config = override(SMOKE, {"image_size": 96, "face_decoder.as_printed": True})
     task = tasks.decoder_task(config, speech_portrait.vggface(config, 5))
     rows = batch(face=torch.rand(ROWS, 3, 96, 96), face_feature=torch.randn(ROWS, 64))
@@ -176,27 +178,27 @@ def test_the_decoders_score_is_its_loss_by_row():
 # --- the gender classifier
 
 
-@pytest.mark.parametrize("labels", [[0, 1, 1, 0], [0, UNKNOWN, 1, UNKNOWN], [UNKNOWN] * 4])
-def test_rows_without_a_label_teach_nothing_and_are_not_counted(labels):
+@pytest.mark.parametrize("labels", [[0, 1, 1, 0], [0, NO_LABEL, 1, NO_LABEL], [NO_LABEL] * 4])
+def test_rows_without_a_label_are_ignored(labels):
     task = tasks.gender_task(SMOKE)
     task.model.eval()
     rows = batch(spectrogram=torch.randn(ROWS, 2, 20, 20), gender=torch.tensor(labels))
     logits = task.model(rows.spectrogram).detach().double().numpy()
     logs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
-    naive = [-logs[row, label] for row, label in enumerate(labels) if label != UNKNOWN]
+    naive = [-logs[row, label] for row, label in enumerate(labels) if label != NO_LABEL]
     terms = task.loss(task.model, rows)
     assert terms["loss"].item() == pytest.approx(np.mean(naive) if naive else 0, rel=1e-5)
-    right = [float(logits[row].argmax() == label) for row, label in enumerate(labels) if label != UNKNOWN]
+    right = [float(logits[row].argmax() == label) for row, label in enumerate(labels) if label != NO_LABEL]
     assert terms["accuracy"].item() == pytest.approx(np.mean(right) if right else 0)
     accuracy = task.score(task.model, rows)["accuracy"]
     for row, label in enumerate(labels):
         right = float(logits[row].argmax() == label)
-        assert torch.isnan(accuracy[row]) if label == UNKNOWN else accuracy[row] == right
+        assert torch.isnan(accuracy[row]) if label == NO_LABEL else accuracy[row] == right
 
 
 def test_a_batch_without_labels_has_a_loss_of_zero_and_no_gradient():
     task = tasks.gender_task(SMOKE)
-    rows = batch(spectrogram=torch.randn(ROWS, 2, 20, 20), gender=torch.full((ROWS,), UNKNOWN))
+    rows = batch(spectrogram=torch.randn(ROWS, 2, 20, 20), gender=torch.full((ROWS,), NO_LABEL))
     assert step(task, rows)["loss"] == 0
     assert all((parameter.grad == 0).all() for parameter in task.model.parameters())
 
@@ -204,25 +206,25 @@ def test_a_batch_without_labels_has_a_loss_of_zero_and_no_gradient():
 # --- VGGFace
 
 
-def test_vggfaces_objective_is_what_can_be_measured():
+def test_vggfaces_objective_depends_on_validation_clips():
     assert tasks.vggface_task(SMOKE, 3, held_out=True)[3:] == ("val_accuracy", True)
     assert tasks.vggface_task(SMOKE, 3, held_out=False)[3:] == ("train_loss", False)
     assert tasks.vggface_task(SMOKE, 3, held_out=True).model.fc8.out_features == 3
 
 
 @pytest.mark.parametrize("augments", [False, True])
-def test_faces_are_changed_in_training_only_and_only_if_asked(augments):
+def test_faces_are_augmented_only_in_training_and_if_configured(augments):
     config = override(SMOKE, {"training.vggface.augment": augments})
     task = tasks.vggface_task(config, 3, held_out=True)
     task.model.eval()  # no dropout
     rows = batch(face=torch.rand(ROWS, 3, 64, 64), identity=torch.tensor([0, 1, 2, 0]))
-    plain = F.cross_entropy(task.model(rows.face), rows.identity)
-    assert torch.isclose(task.loss(task.model, rows)["loss"], plain, rtol=1e-7).item() != augments
+    unchanged = F.cross_entropy(task.model(rows.face), rows.identity)
+    assert torch.isclose(task.loss(task.model, rows)["loss"], unchanged, rtol=1e-7).item() != augments
     right = task.model(rows.face).argmax(1) == rows.identity
     assert torch.equal(task.score(task.model, rows)["accuracy"], right.double())
 
 
-def test_augmented_faces_are_faces_still():
+def test_augmentation_keeps_faces_upright_and_in_range():
     face = torch.zeros(200, 3, 32, 32)
     face[:, :, 12:20, 4:12] = 0.5  # a patch left of the middle
     torch.manual_seed(0)
@@ -230,43 +232,43 @@ def test_augmented_faces_are_faces_still():
     assert changed.shape == face.shape
     assert ((changed >= 0) & (changed <= 1)).all()
     left, right = changed[..., :16].amax(dim=(1, 2, 3)), changed[..., 16:].amax(dim=(1, 2, 3))
-    assert 70 < (right > left).sum() < 130  # half of them mirrored
+    assert 70 < (right > left).sum() < 130  # about half of them are mirrored
     top, bottom = changed[:, :, :4].mean(dim=(1, 2, 3)), changed[:, :, 12:20].mean(dim=(1, 2, 3))
-    assert (bottom > top).all()  # none of them upside down
+    assert (bottom > top).all()  # none of them is upside down
     torch.manual_seed(0)
     assert torch.equal(tasks.augment(face), changed)
 
 
 @pytest.mark.parametrize("stage", ["encoder", "gender"])
 @pytest.mark.parametrize("augments", [False, True])
-def test_a_part_of_the_speech_is_heard_in_training_only_and_only_if_asked(stage, augments):
+def test_excerpts_are_used_only_in_training_and_if_configured(stage, augments):
     config = override(SMOKE, {f"training.{stage}.augment": augments})
     task = encoder(config, "neutral")[0] if stage == "encoder" else tasks.gender_task(config)
-    heard = []
-    task.model.register_forward_pre_hook(lambda _, inputs: heard.append(inputs[0]))
+    inputs = []
+    task.model.register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0]))
     rows = batch(
         spectrogram=torch.randn(ROWS, 2, 97, 131), face_feature=torch.randn(ROWS, 64), gender=torch.tensor([0, 1, 1, 0])
     )
     for _ in range(20):
         task.loss(task.model, rows)
     task.score(task.model, rows)
-    assert torch.equal(heard.pop(), rows.spectrogram)
+    assert torch.equal(inputs.pop(), rows.spectrogram)
     if not augments:
-        assert all(torch.equal(speech, rows.spectrogram) for speech in heard)
+        assert all(torch.equal(speech, rows.spectrogram) for speech in inputs)
         return
-    places = set()
-    for speech in heard:
+    starts = set()
+    for speech in inputs:
         assert speech.shape == (ROWS, 2, 97, 65)
-        (place,) = [p for p in range(67) if torch.equal(speech, rows.spectrogram[..., p : p + 65])]
-        places.add(place)
-    assert len(places) > 10
+        (start,) = [t for t in range(67) if torch.equal(speech, rows.spectrogram[..., t : t + 65])]
+        starts.add(start)
+    assert len(starts) > 10
 
 
-def test_extreme_faces_stay_in_range():
+def test_augmentation_repeats_the_edges_of_uniform_faces():
     for value in (0.0, 1.0):
         changed = tasks.augment(torch.full((50, 3, 8, 8), value))
         assert ((changed >= 0) & (changed <= 1)).all()
-        assert changed.flatten(1).std(dim=1).max() < 1e-5  # edges are repeated, never black
+        assert changed.flatten(1).std(dim=1).max() < 1e-5  # edges are repeated, not filled with black
 
 
 @pytest.mark.parametrize("stage", ["encoder", "decoder", "gender", "vggface"])

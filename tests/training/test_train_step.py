@@ -1,15 +1,23 @@
+"""One training step, its optimiser and learning rate, and one validation step."""
+
 from __future__ import annotations
 
+import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from arspm.config import Recipe
-from arspm.training.train_step import learning_rate
+from arspm.corpus.schema import CLIP_ID, GENDER
+from arspm.training.batch import WEIGHT, to_batch
+from arspm.training.train_step import Task, learning_rate, make_optimizer, score_batch, seed_step, train_step
+from tests.training.random_data import STAGES, columns, make_task, plain_batches, smoke
 
 
 @pytest.mark.parametrize(
     ("step", "expected"),
     [
-        # five steps an epoch; times 0.9 at the start of epochs 2, 4, 6 and 48 (counted from 0)
+        # five steps per epoch; multiplied by 0.9 at the start of epochs 2, 4, 6 and 48 (counted from 0)
         (0, 1e-3),
         (4, 1e-3),
         (5, 1e-3),
@@ -30,3 +38,69 @@ def test_the_papers_rates(step, expected):
 def test_another_recipe():
     recipe = Recipe(learning_rate=0.5, decay=0.1, decay_epochs=3)
     assert [learning_rate(recipe, step, 1) for step in range(7)] == pytest.approx([0.5] * 3 + [0.05] * 3 + [0.005])
+
+
+def test_the_optimizer_steps_at_the_scheduled_rate():
+    """Adam's first step is lr * g / (|g| + eps), so with g = 1 the change of the weight is the learning rate."""
+    moves = []
+    for rate in (1e-3, 5e-4):
+        model = nn.Linear(1, 1, bias=False)
+        task = Task(model, lambda m, batch: {"loss": m(batch.weight[:, None]).mean()}, lambda *_: {}, "", True)
+        optimizer = make_optimizer(model, Recipe(learning_rate=1.0))
+        before = model.weight.item()
+        train_step(
+            task, model, optimizer, to_batch(plain_batches(1)[0], torch.device("cpu")), rate=rate, precision="fp32"
+        )
+        moves.append(before - model.weight.item())
+    assert moves == pytest.approx([1e-3, 5e-4], rel=1e-3)
+
+
+def test_the_optimizer_is_adam_with_the_papers_numbers():
+    """Against Kingma and Ba's algorithm 1 in float64, with beta1 0.5, beta2 0.999 and gradients down to eps."""
+    model = nn.Linear(3, 1, bias=False)
+    optimizer = make_optimizer(model, Recipe())
+    weight = model.weight.detach().double().numpy().copy()
+    m, v = np.zeros_like(weight), np.zeros_like(weight)
+    gradients = np.random.default_rng(0).normal(0, [1, 1e-3, 1e-5], (6, 1, 3))
+    for t, g in enumerate(gradients, start=1):
+        m, v = 0.5 * m + 0.5 * g, 0.999 * v + 0.001 * g**2
+        weight -= 1e-3 * (m / (1 - 0.5**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-4)
+        model.weight.grad = torch.from_numpy(g).float()
+        optimizer.step()
+        np.testing.assert_allclose(model.weight.detach().numpy(), weight, atol=2e-7)
+
+
+def test_random_numbers_follow_from_seed_step_and_rank():
+    def draw(*key: int) -> float:
+        seed_step(*key)
+        return torch.rand(()).item()
+
+    assert draw(0, 1, 2) == draw(0, 1, 2)
+    assert len({draw(*key) for key in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 1, 1))}) == 5
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_loss_falls_on_one_repeated_batch(stage):
+    config = smoke()
+    task = make_task(stage, config)
+    optimizer = make_optimizer(task.model, getattr(config.training, stage))
+    batch = to_batch(columns(stage, 0), torch.device("cpu"))
+    losses = []
+    for _ in range(40):
+        rate = 3e-3 if stage == "gender" else 1e-3
+        terms = train_step(task, task.model.train(), optimizer, batch, rate=rate, precision="fp32")
+        losses.append(float(terms["loss"]))
+    assert losses[-1] < (0.9 if stage == "decoder" else 0.7) * losses[0], (
+        losses
+    )  # the decoder must draw noise, which is hard
+    assert all(not value.requires_grad for value in terms.values())
+
+
+def test_rows_that_only_fill_the_last_step_are_not_validated_on():
+    task = Task(nn.Linear(1, 1), lambda *_: {}, lambda _, batch: {"x": batch.gender.float()}, "val_x", True)
+    batch = to_batch(
+        {CLIP_ID: list("abcd"), WEIGHT: np.float32([1, 1, 0, 1]), GENDER: np.array([1, 3, 50, 5])}, torch.device("cpu")
+    )
+    assert score_batch(task, task.model, batch, precision="fp32")["x"].tolist() == [9, 3]
+    masked = task._replace(score=lambda _, batch: {"x": batch.gender.float().masked_fill(batch.gender == 3, torch.nan)})
+    assert score_batch(masked, task.model, batch, precision="fp32")["x"].tolist() == [6, 2]

@@ -1,4 +1,4 @@
-"""The spaces that come with the system: what they vary, and that all of it can be."""
+"""The shipped spaces: what they vary, and that every sample is a valid configuration."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from scipy import stats
 
 from arspm.config import Cbam, override
 from arspm.config.presets import PAPER, PRESETS, preset
+from arspm.config.variants import TABLE4, VARIANTS
 from arspm.runs.stages import STAGES
 from tune_spaces import space as spaces
-from tune_spaces.paper_ablation import TABLE4, VARIANTS
 from tune_spaces.space import Choice, LogUniform
 
 PRIOR = "prior.kind+speech_encoder.fusion"
@@ -23,7 +23,7 @@ def load(name: str) -> spaces.Space:
     return spaces.load(name)[1]
 
 
-def test_there_are_these():
+def test_all_shipped_spaces_are_listed():
     assert spaces.shipped() == [
         "cbam_ordering",
         "joint",
@@ -37,7 +37,7 @@ def test_there_are_these():
 
 @pytest.mark.parametrize("name", PRESETS)
 @pytest.mark.parametrize("space", spaces.shipped())
-def test_whatever_a_space_gives_is_a_configuration(space, name):
+def test_every_sample_is_a_valid_configuration(space, name):
     """Every combination of choices with every end of the ranges, and draws from within; then `check` agrees."""
     config, found = preset(name), load(space)
     ends = {
@@ -54,7 +54,7 @@ def test_whatever_a_space_gives_is_a_configuration(space, name):
     spaces.check(found, config, varies=STAGES["encoder"].reads)
 
 
-def test_the_papers_values_lie_in_every_space():
+def test_every_space_contains_the_papers_values():
     paper = {"loss.lambda1": 1.0, "loss.lambda2": 0.04, "loss.lambda3": 1.2, PRIOR: "neutral+fc", CBAM: "channel_first"}
     variants = "+".join(VARIANTS["neutral"].changes)
     assert spaces.sample_of(load("loss_weights"), PAPER) == {name: paper[name] for name in list(paper)[:3]}
@@ -65,7 +65,7 @@ def test_the_papers_values_lie_in_every_space():
     assert spaces.sample_of(load("paper_ablation"), PAPER) == {variants: "neutral+fc", "seed": 0}
 
 
-def test_the_papers_weights_are_the_middle():
+def test_the_papers_weights_are_the_median():
     """The median of scipy's distribution over the same range; a factor of ten to either side."""
     for name, paper in (("loss.lambda1", 1), ("loss.lambda2", 0.04), ("loss.lambda3", 1.2)):
         domain = load("loss_weights")[name]
@@ -74,7 +74,7 @@ def test_the_papers_weights_are_the_middle():
         assert domain.high / domain.low == pytest.approx(100)
 
 
-def test_the_priors_are_the_variants_of_their_names():
+def test_the_priors_match_the_variants_of_the_same_names():
     for label in ("none", "neutral", "neutral+fc", "gender", "gender+fc"):
         variant = VARIANTS["non-prior" if label == "none" else label]
         changes = spaces.changes(load("prior_type"), {PRIOR: label})
@@ -82,11 +82,11 @@ def test_the_priors_are_the_variants_of_their_names():
     assert len(spaces.grid(load("prior_type"))) == 5
 
 
-def test_the_orderings_are_all_there_are():
+def test_all_orderings_are_in_the_space():
     assert {each[CBAM] for each in spaces.grid(load("cbam_ordering"))} == set(get_args(Cbam))
 
 
-def test_prior_by_cbam_is_both_with_two_seeds():
+def test_prior_by_cbam_combines_both_with_two_seeds():
     grid = spaces.grid(load("prior_by_cbam"))
     assert len(grid) == 5 * 5 * 2
     assert [{PRIOR: each[PRIOR]} for each in grid[::10]] == spaces.grid(load("prior_type"))
@@ -94,7 +94,7 @@ def test_prior_by_cbam_is_both_with_two_seeds():
     assert [each["seed"] for each in grid] == [0, 1] * 25
 
 
-def test_joint_is_all_of_them():
+def test_joint_combines_all_spaces():
     parts = {**load("loss_weights"), **load("prior_type"), **load("cbam_ordering")}
     assert load("joint") == parts
     assert len(parts) == 5

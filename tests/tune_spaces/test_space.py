@@ -1,4 +1,4 @@
-"""What a space gives, and how one is found; `test_space_check.py` has what is wrong with one."""
+"""The samples of a space, and how a space is found. `test_space_check.py` has the problems of invalid spaces."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def value(config: Config, name: str) -> Any:
 # --- samples
 
 
-def test_names_labels_and_changes():
+def test_names_labels_and_changes_of_a_sample():
     space = {
         PRIORS: Choice({"bare": ("none", "fc"), "mean face": ("neutral", "sum")}),
         ("loss.lambda1", "loss.identity"): Choice([(1, "cosine"), (0.5, "distillation")]),
@@ -78,7 +78,7 @@ def test_names_labels_and_changes():
     assert value(config, "training.encoder.learning_rate") == 1e-3
 
 
-def test_whatever_is_drawn_is_json_and_comes_back_from_the_configuration():
+def test_samples_are_json_and_are_recovered_from_the_configuration():
     for name in spaces.shipped():
         space = spaces.load(name)[1]
         for sample in spaces.random_samples(space, 40, seed=7):
@@ -87,15 +87,15 @@ def test_whatever_is_drawn_is_json_and_comes_back_from_the_configuration():
             assert spaces.sample_of(space, override(PAPER, spaces.changes(space, again))) == sample
 
 
-def test_a_sample_of_another_space_is_refused_with_every_problem():
+def test_a_sample_of_another_space_is_refused_with_all_its_problems():
     space = {"speech_encoder.cbam": Choice(["parallel", "none"]), "loss.lambda1": Uniform(0, 1), "seed": Choice([0])}
     with pytest.raises(ConfigError) as caught:
         spaces.changes(space, {"speech_encoder.cbam": "both", "loss.lambda1": "much", "loss.lambda2": 1})
     assert str(caught.value).splitlines() == [
         "loss.lambda2: not a dimension of the space",
         "speech_encoder.cbam: 'both' is none of parallel, none",
-        "loss.lambda1: a number, got 'much'",
-        "seed: the sample has no value of it",
+        "loss.lambda1: must be a number, got 'much'",
+        "seed: missing in the sample",
     ]
 
 
@@ -122,10 +122,12 @@ def test_a_grid_refuses_ranges_by_name():
     assert "Choice" in lines[0]
 
 
-def test_a_grid_has_an_end():
+def test_a_grid_has_a_largest_size():
     space = {"loss.lambda1": Choice(range(100)), "loss.lambda2": Choice(range(100))}
     assert len(spaces.grid(space)) == 10_000
-    with pytest.raises(ConfigError, match=r"^SPACE: a grid of 20,000 trials; at most 10,000: leave values out"):
+    with pytest.raises(
+        ConfigError, match=r"^SPACE: a grid of 20,000 trials, at most 10,000 are allowed; remove values"
+    ):
         spaces.grid(space | {"seed": Choice([0, 1])})
 
 
@@ -133,7 +135,7 @@ def test_a_grid_has_an_end():
 def test_log_uniform_is_scipys(low, high):
     drawn = [each["loss.lambda1"] for each in spaces.random_samples({"loss.lambda1": LogUniform(low, high)}, 4000, 5)]
     assert stats.kstest(drawn, stats.loguniform(low, high).cdf).pvalue > 0.01
-    if high > 2 * low:  # a test that cannot tell the two apart proves nothing
+    if high > 2 * low:  # otherwise the test could not tell the two distributions apart
         assert stats.kstest(drawn, stats.uniform(low, high - low).cdf).pvalue < 1e-6
 
 
@@ -158,7 +160,7 @@ def test_choices_are_equally_likely_and_dimensions_independent():
     assert stats.chisquare(table.ravel()).pvalue > 0.01
 
 
-def test_a_sample_follows_from_the_seed_and_its_number_alone():
+def test_a_sample_depends_on_the_seed_and_its_number_only():
     space = spaces.load("joint")[1]
     whole = spaces.random_samples(space, 30, seed=3)
     assert spaces.random_samples(space, 5, seed=3) == whole[:5]
@@ -170,14 +172,14 @@ def test_a_sample_follows_from_the_seed_and_its_number_alone():
     assert whole[17]["loss.lambda1"] == pytest.approx(stats.loguniform(0.1, 10).ppf(part), rel=1e-12)
 
 
-def test_no_rounding_leads_out_of_a_range():
+def test_rounding_never_leaves_the_range():
     for low, high in ((0.1, 0.1 + 1e-16), (0.3, math.nextafter(0.3, 1)), (1e-300, 1e300), (3, 7)):
         for kind in (LogUniform, Uniform):
             found = [each["x"] for each in spaces.random_samples({"x": kind(low, high)}, 200, 0)]
             assert low <= min(found) <= max(found) <= high
 
 
-def test_values_that_a_configuration_has_elsewhere_are_left_out():
+def test_values_outside_the_space_are_left_out():
     space = {
         "loss.lambda1": LogUniform(2, 3),
         "loss.lambda2": LogUniform(0.04, 1),
@@ -188,7 +190,7 @@ def test_values_that_a_configuration_has_elsewhere_are_left_out():
     assert spaces.sample_of(space, PAPER) == {"loss.lambda2": 0.04, "seed": 0}
 
 
-def test_a_description_is_json_and_says_all():
+def test_a_description_is_complete_json():
     space = {"loss.lambda1": LogUniform(0.1, 10), "loss.lambda2": Uniform(0, 1), PRIORS: Choice({"n": ("none", "fc")})}
     assert json.loads(json.dumps(spaces.describe(space))) == {
         "loss.lambda1": {"kind": "loguniform", "low": 0.1, "high": 10, "fields": ["loss.lambda1"]},
@@ -197,7 +199,7 @@ def test_a_description_is_json_and_says_all():
     }
 
 
-# --- finding one
+# --- finding a space
 
 
 def write(folder: Path, text: str, name: str = "my_space.py") -> str:
@@ -217,7 +219,7 @@ SPACE: Space = {
 """
 
 
-def test_a_file_of_ones_own(tmp_path, monkeypatch):
+def test_a_user_s_own_file_is_loaded(tmp_path, monkeypatch):
     path = write(tmp_path, OWN)
     name, space = spaces.load(path)
     assert name == "my_space"
@@ -231,8 +233,8 @@ def test_a_file_of_ones_own(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("SPACES = {}", ": it defines no SPACE; write SPACE = {field: domain}"),
-        ("", ": it defines no SPACE"),
+        ("SPACES = {}", ": defines no SPACE; write SPACE = {field: domain}"),
+        ("", ": defines no SPACE"),
         ("SPACE = {\n  'seed': Choice([1]),\n}", ", line 2: NameError: name 'Choice' is not defined"),
         ("x = 1\nSPACE = {'seed': }\n", ", line 2: SyntaxError: "),
         ("from tune_spaces.space import LogUniform\n\nSPACE = {'seed': LogUniform(1)}", ", line 3: TypeError: "),
@@ -240,10 +242,10 @@ def test_a_file_of_ones_own(tmp_path, monkeypatch):
         ("\nraise ValueError('a\\nb')", ", line 2: ValueError: a b"),
         ("import sys\nsys.exit()", ", line 2: SystemExit: no message"),
         ("SPACE = 3", ": SPACE: must be a dict"),
-        ("SPACE = {'seed': [1]}", ": seed: a domain is LogUniform"),
+        ("SPACE = {'seed': [1]}", ": seed: a domain must be LogUniform"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_one_line_with_its_place(tmp_path, text, told):
+def test_an_invalid_file_gives_one_line_with_its_line_number(tmp_path, text, told):
     path = write(tmp_path, text)
     with pytest.raises(ConfigError) as caught:
         spaces.load(path)
@@ -253,15 +255,15 @@ def test_what_is_wrong_with_a_file_is_one_line_with_its_place(tmp_path, text, to
     assert (cause is None) == ("Error" not in told and "SystemExit" not in told)
 
 
-def test_the_line_told_is_the_users_own(tmp_path):
-    """Not that of the library which the user's line calls."""
+def test_the_reported_line_is_in_the_user_s_file(tmp_path):
+    """Not the line in the library that the user's line calls."""
     path = write(tmp_path, "import json\n\n\nSPACE = json.loads('{')\n")
     with pytest.raises(ConfigError, match=r"my_space\.py, line 4: JSONDecodeError: "):
         spaces.load(path)
 
 
-def test_what_is_no_text_of_a_program_is_not_run(tmp_path):
-    """An archive with a program in it, and a compiled one, whose names end in .py."""
+def test_only_source_text_is_run(tmp_path):
+    """An archive that contains a program, and a compiled program, both named .py."""
     with zipfile.ZipFile(tmp_path / "archive.py", "w") as file:
         file.writestr("__main__.py", OWN)
     compiled = importlib.util.MAGIC_NUMBER + bytes(12) + marshal.dumps(compile(OWN, "x", "exec"))
@@ -271,26 +273,26 @@ def test_what_is_no_text_of_a_program_is_not_run(tmp_path):
             spaces.load(str(tmp_path / name))
 
 
-def test_a_file_may_have_classes_of_its_own(tmp_path):
+def test_a_file_may_define_classes(tmp_path):
     program = "from __future__ import annotations\nimport dataclasses\n\n@dataclasses.dataclass\nclass A:\n    x: int\n"
     assert spaces.load(write(tmp_path, program + OWN))[0] == "my_space"
 
 
-def test_files_and_names_that_are_not_there(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"nothing\.py: there is no such file"):
+def test_missing_files_and_unknown_names_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nothing\.py: no such file"):
         spaces.load(str(tmp_path / "nothing.py"))
     (tmp_path / "folder.py").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"folder\.py: there is no such file"):
+    with pytest.raises(FileNotFoundError, match=r"folder\.py: no such file"):
         spaces.load(str(tmp_path / "folder.py"))
-    for name in ("los_weights", "space", "domains", "", "os", "./my_space"):
+    for name in ("los_weights", "space", "domains", "samples", "files", "", "os", "./my_space"):
         with pytest.raises(ConfigError) as caught:
             spaces.load(name)
         (line,) = str(caught.value).splitlines()
-        assert line.startswith(f"{name}: there is no such space; there are {', '.join(spaces.shipped())}")
+        assert line.startswith(f"{name}: no such space; the spaces are {', '.join(spaces.shipped())}")
         assert ".py" in line
 
 
-def test_a_space_knows_neither_ray_nor_torch_nor_optuna():
+def test_spaces_import_neither_ray_nor_torch_nor_optuna():
     code = (
         "import sys; from tune_spaces import space; [space.load(name) for name in space.shipped()]; "
         "sys.exit(str({'ray', 'torch', 'optuna'} & set(sys.modules)) if {'ray', 'torch', 'optuna'} & set(sys.modules)"

@@ -1,4 +1,4 @@
-"""Trained networks over whole splits: actors of Ray Data, a shard at a time."""
+"""Run trained networks over whole splits, one shard at a time, in Ray Data actors."""
 
 from __future__ import annotations
 
@@ -8,37 +8,36 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import ray.data
 import torch
 
 from arspm import config as configuration
 from arspm import storage
 from arspm.config import Config
 from arspm.corpus import schema, tables
-from arspm.distributed.data.ingest import plain_errors, quiet
+from arspm.distributed.local import map_with_actors
 from arspm.media import audio
 from arspm.media.faces import decode_jpeg, encode_jpeg
 from arspm.model.gender_classifier import GenderClassifier
 from arspm.model.speech_portrait import SpeechPortrait
 from arspm.model.vggface import VGGFace
 from arspm.runs import stages
-from arspm.runs.progress import progress
+from arspm.runs.progress import print_progress
 from arspm.training import artifacts
 from arspm.training.batch import FACE, to_batch
 
 PREDICTIONS = "predictions"
-SHORTER_SECONDS = (1, 3)  # of speech, beside all that the corpus has
+SHORTER_SECONDS = (1, 3)  # excerpts of the speech that features are also predicted from
 
 
 def shorter_feature(seconds: int) -> str:
-    """The column of the encoder's feature from the first seconds of the speech."""
+    """Return the column of the speech features that were predicted from the first `seconds` only."""
     return f"{schema.SPEECH_FEATURE}_{seconds}s"
 
 
 def make_features(config: Config, run: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Write the features family of every split (VGGFace's fc7 of every face, once). Returns files and figures."""
-    place = stages.corpus(run)
-    splits = {name: tables.open_split(place, name) for name in schema.SPLITS}
+    corpus = stages.corpus(run)
+    splits = {name: tables.open_split(corpus, name) for name in schema.SPLITS}
     items = [(name, shard) for name, split in splits.items() for shard in range(len(split.shards))]
     results = _map_shards(_FeatureMaker, items, splits, config, run)
     return {path: described for each in results for path, described in each.items()}, {
@@ -47,10 +46,10 @@ def make_features(config: Config, run: str) -> tuple[dict[str, Any], dict[str, A
 
 
 def predict(config: Config, run: str, split_name: str = "test") -> tuple[pa.Table, dict[str, Any]]:
-    """Features of a split's first `evaluate.num_clips` clips as the trained model gives them, and the files that hold
-    them. Rows are in order of a hash, so the first are as good a sample as any.
+    """Return the trained model's predictions for a split's first `evaluate.num_clips` clips, and their files.
 
-    The table has `clip_id`, `video_id`, the labels, and the columns named above beside `face_feature`.
+    Rows are in the order of a hash, so the first ones are a uniform sample. The table has `clip_id`, `video_id`, the
+    labels, the real face's feature and JPEG files, and the predicted features.
     """
     split = tables.open_split(stages.corpus(run), split_name, config.evaluate.num_clips)
     items = [(split_name, shard) for shard in range(len(split.shards))]
@@ -60,7 +59,7 @@ def predict(config: Config, run: str, split_name: str = "test") -> tuple[pa.Tabl
 
 
 class _Actor:
-    """What an actor of either kind knows. Networks are loaded when first used: Ray garbles a constructor's errors."""
+    """Base of both actors. Networks are loaded at first use, because Ray garbles a constructor's errors."""
 
     def __init__(self, splits: dict[str, tables.Split], config: str, run: str):
         self._splits, self._config, self._run = splits, configuration.load(config), run
@@ -72,28 +71,28 @@ class _Actor:
 
 
 class _FeatureMaker(_Actor):
-    """An actor that turns shards of faces into shards of face features."""
+    """An actor that writes a shard of face features for each shard of faces."""
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         split, shard = self._splits[item["split"]], item["shard"]
         dtype = self._config.vggface.feature_dtype
         table = tables.read_columns(split.only(shard), "faces", (schema.CLIP_ID, schema.FACE_JPEG))
-        found = []
+        features = []
         for begin in range(0, len(table), self._config.evaluate.batch_size):
             part = table[schema.FACE_JPEG].slice(begin, self._config.evaluate.batch_size).to_pylist()
             faces = np.stack([decode_jpeg(picture, self._config.image_size) for picture in part])
             batch = to_batch({schema.CLIP_ID: [""] * len(part), FACE: faces}, self._device)
             with torch.no_grad():
-                found.append(self._network.features(batch.face).float().cpu().numpy().astype(dtype))
-        columns = [table[schema.CLIP_ID], schema.tensor_column(np.concatenate(found))]
-        made = pa.Table.from_arrays(columns, schema=schema.features_schema(self._config.feature_dim, dtype))
-        described = tables.write_table(split.path("features", shard), made, split.rows_per_group)
+                features.append(self._network.features(batch.face).float().cpu().numpy().astype(dtype))
+        columns = [table[schema.CLIP_ID], schema.tensor_column(np.concatenate(features))]
+        written = pa.Table.from_arrays(columns, schema=schema.features_schema(self._config.feature_dim, dtype))
+        described = tables.write_table(split.path("features", shard), written, split.rows_per_group)
         path = f"{stages.CORPUS}/{item['split']}/features/{split.shards[shard]}.parquet"
-        return {"path": path, **described, "rows": len(made)}
+        return {"path": path, **described, "rows": len(written)}
 
 
 class _Predictor(_Actor):
-    """An actor that turns shards of speech and face features into predictions."""
+    """An actor that writes a shard of predictions for each shard of speech and face features."""
 
     @functools.cached_property
     def _model(self) -> SpeechPortrait:
@@ -106,8 +105,8 @@ class _Predictor(_Actor):
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         split, shard = self._splits[item["split"]], item["shard"]
-        alone = split.only(shard)
-        rows = np.arange(alone.num_rows)
+        one_shard = split.only(shard)
+        rows = np.arange(one_shard.num_rows)
         speech = schema.WAVEFORM if self._config.data.storage == "waveform" else schema.SPECTROGRAM
         wanted = {
             "speech": (schema.VIDEO_ID, speech),
@@ -116,7 +115,7 @@ class _Predictor(_Actor):
         }
         columns: dict[str, list[Any]] = {}
         for begin in range(0, len(rows), self._config.evaluate.batch_size):
-            part = tables.read_rows(alone, wanted, rows[begin : begin + self._config.evaluate.batch_size])
+            part = tables.read_rows(one_shard, wanted, rows[begin : begin + self._config.evaluate.batch_size])
             for name, values in self._predict(part, speech).items():
                 columns.setdefault(name, []).append(values)
         fields, arrays = [], []
@@ -125,7 +124,7 @@ class _Predictor(_Actor):
                 fields.append(schema.tensor_field(name, "float32", pieces[0].shape[1:]))
                 arrays.append(schema.tensor_column(np.concatenate(pieces)))
             else:
-                values = pa.concat_arrays([_plain(piece) for piece in pieces])
+                values = pa.concat_arrays([_arrow_array(piece) for piece in pieces])
                 fields.append(pa.field(name, values.type))
                 arrays.append(values)
         table = pa.Table.from_arrays(arrays, schema=pa.schema(fields))
@@ -135,32 +134,32 @@ class _Predictor(_Actor):
 
     @torch.no_grad()
     def _predict(self, part: dict[str, Any], speech: str) -> dict[str, Any]:
-        columns = {name: part[name] for name in (speech, schema.FACE_FEATURE)}
-        batch = to_batch({schema.CLIP_ID: part[schema.CLIP_ID].to_pylist(), **columns}, self._device)
+        inputs = {name: part[name] for name in (speech, schema.FACE_FEATURE)}
+        batch = to_batch({schema.CLIP_ID: part[schema.CLIP_ID].to_pylist(), **inputs}, self._device)
         feature = self._model.feature(batch.spectrogram).float()
         portrait, face_to_face = self._model.decoder(feature), self._model.decoder(batch.face_feature)
-        heard = torch.full((len(feature),), -1)
+        gender = torch.full((len(feature),), -1)
         if self._classifier is not None:
-            heard = self._classifier(batch.spectrogram).argmax(dim=1)
-        found = {
+            gender = self._classifier(batch.spectrogram).argmax(dim=1)
+        features = {
             schema.FACE_FEATURE: batch.face_feature,
             schema.SPEECH_FEATURE: feature,
             schema.PORTRAIT_FEATURE: self._network.features(portrait),
             schema.FACE_TO_FACE_FEATURE: self._network.features(face_to_face),
         }
         for seconds in SHORTER_SECONDS:
-            beginning = batch.spectrogram[..., : audio.num_frames(seconds * schema.SAMPLE_RATE_HZ)]
-            found[shorter_feature(seconds)] = self._model.feature(beginning)
-        plain = {
+            excerpt = batch.spectrogram[..., : audio.num_frames(seconds * schema.SAMPLE_RATE_HZ)]
+            features[shorter_feature(seconds)] = self._model.feature(excerpt)
+        columns = {
             name: part[name] for name in (schema.CLIP_ID, schema.VIDEO_ID, schema.GENDER, schema.AGE, schema.IDENTITY)
         }
-        plain[schema.HEARD_GENDER] = heard.cpu().numpy()
-        plain[schema.PORTRAIT_JPEG], plain[schema.FACE_TO_FACE_JPEG] = pictures(portrait), pictures(face_to_face)
-        return plain | {name: values.float().cpu().numpy() for name, values in found.items()}
+        columns[schema.HEARD_GENDER] = gender.cpu().numpy()
+        columns[schema.PORTRAIT_JPEG], columns[schema.FACE_TO_FACE_JPEG] = to_jpegs(portrait), to_jpegs(face_to_face)
+        return columns | {name: values.float().cpu().numpy() for name, values in features.items()}
 
 
-def pictures(images: torch.Tensor) -> list[bytes]:
-    """JPEG files of images: (rows, 3, height, width), RGB in [0, 1]."""
+def to_jpegs(images: torch.Tensor) -> list[bytes]:
+    """Return images as JPEG files. images: (rows, 3, height, width), RGB in [0, 1]."""
     pixels = (images * 255).round().byte().permute(0, 2, 3, 1).contiguous().cpu().numpy()
     return [encode_jpeg(each) for each in pixels]
 
@@ -168,34 +167,27 @@ def pictures(images: torch.Tensor) -> list[bytes]:
 def _map_shards(
     actor: type, items: Sequence[tuple[str, int]], splits: dict[str, tables.Split], config: Config, run: str
 ) -> list[dict[str, Any]]:
-    """Run an actor over (split, shard) items; what each wrote, {path: size and hash}, in the items' order."""
-    quiet()
-    tasks = config.resources.infer
+    """Run an actor over (split, shard) items and return what each wrote, {path: size and hash}, in the items' order."""
     rows = [{"split": split, "shard": shard} for split, shard in items]
-    data = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-        actor,
-        fn_constructor_args=(splits, configuration.dump(config), run),
-        compute=ray.data.ActorPoolStrategy(size=min(tasks.num_tasks, len(rows))),
-        **tasks.remote_options,
-    )
+    arguments = (splits, configuration.dump(config), run)
     total = sum(splits[split].shard_rows[shard] for split, shard in items)
     done, results = 0, []
-    progress(0, total, "clips")
-    for row in plain_errors(data.iter_rows()):
+    print_progress(0, total, "clips")
+    for row in map_with_actors(actor, arguments, rows, config.resources.infer):
         done += row["rows"]
-        progress(done, total, "clips")
+        print_progress(done, total, "clips")
         results.append({row["path"]: {"bytes": row["bytes"], "sha256": row["sha256"]}})
     return results
 
 
 def device(config: Config) -> torch.device:
-    """Where an actor's network lies; it also keeps torch to the configured threads."""
+    """Return the device of an actor's network. Also limits torch to the configured number of threads."""
     if config.resources.threads_per_worker:
         torch.set_num_threads(config.resources.threads_per_worker)
     return torch.device("cuda" if config.resources.infer.gpus else "cpu")
 
 
-def _plain(values: Any) -> pa.Array:
+def _arrow_array(values: Any) -> pa.Array:
     if isinstance(values, pa.ChunkedArray):
         return values.combine_chunks()
     return values if isinstance(values, pa.Array) else pa.array(values)

@@ -1,4 +1,4 @@
-"""Run a training stage on Ray Train and leave its network in the run."""
+"""Run a training stage on Ray Train and write its network into the run."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import errno
 import logging
 import os
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,57 +14,61 @@ from typing import Any
 import ray
 import ray.exceptions
 import ray.train
-from ray.core.generated.common_pb2 import NodeDeathInfo  # type: ignore[attr-defined]
 from ray.train.torch import TorchConfig, TorchTrainer
 from torch import nn
 
 from arspm import config as configuration
 from arspm import storage
 from arspm.config import Config, Workers
+from arspm.distributed import local, ray_private
 from arspm.distributed.train.rows import Rows, gather_rows
 from arspm.distributed.train.worker import train_worker
 from arspm.runs import stages
-from arspm.storage.retries import is_passing
+from arspm.storage.retries import is_transient
 from arspm.training import artifacts, checkpoint
 from arspm.training.fit import Report
 
 log = logging.getLogger(__name__)
 
-_LIST = "checkpoint_manager_snapshot.json"  # Ray Train's, of the checkpoints that it knows
-_TRAIN_SETTINGS = {
-    # How often the controller looks at its workers; a report waits for that look, so 2 s would be 2 s an epoch.
+TRAIN_SETTINGS = {
+    # How often the controller polls its workers. A report waits for a poll, so Ray's 2 s would cost 2 s an epoch.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    # Else every line that a worker prints is in the log twice.
+    # Otherwise the log has every line that a worker prints twice.
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-    # How often Train looks for nodes that are to be taken away; 5 s are much of the 30 s that Kubernetes leaves.
+    # How often Train looks for nodes that will be preempted. Ray's 5 s are much of the 30 s that Kubernetes leaves.
     "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "2",
 }
 
 
 class TrainingFailed(RuntimeError):
-    """A training worker's own error, in one line."""
+    """An error in a training worker's own code, in one line."""
 
     temporary = False
 
 
 class LostWorkers(TrainingFailed):
-    """Workers or their machines were lost more often than the configuration allows: the cluster's fault."""
+    """Workers or nodes were lost more often than `resources.max_failures` allows. The cluster is at fault."""
 
     temporary = True  # the stage may be run again
 
 
 def train_stage(stage: str, config: Config, run: str, fingerprint: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Train a stage's network, going on from its last checkpoint if there is one.
+    """Train a stage's network, resuming from its last checkpoint if it has one.
 
-    Returns the files left in the run (path relative to it -> size and hash) and the figures of the best epoch. Raises
+    Returns the files written (path relative to the run -> size and hash) and the figures of the best epoch. Raises
     NothingToLearn, or TrainingFailed with the cause in one line.
     """
+    rows = gather_rows(stage, config, run)
+    if local.is_in_process():
+        with tempfile.TemporaryDirectory() as folder:
+            local.train(stage, config, run, rows, Path(folder))
+            return _export(stage, run, folder)
     last = fit_on_workers(
         stage,
         config,
         run,
-        gather_rows(stage, config, run),
-        # The same stage over the same upstream goes on from its last checkpoint, another begins anew.
+        rows,
+        # The name contains the fingerprint: a changed configuration or upstream stage starts a new training.
         name=stages.training_name(run, stage, fingerprint),
         storage_path=storage.join(run, stage),
     )
@@ -81,26 +86,26 @@ def fit_on_workers(
     callbacks: Sequence[Any] = (),
     on_report: Callable[[Config, Report, nn.Module], None] | None = None,
 ) -> str | None:
-    """Train on Ray Train's workers; the same name at the same place goes on from its last checkpoint. The last one's
-    place.
+    """Train on Ray Train's workers and return the URI of the last checkpoint, None if there is none.
 
-    `callbacks`: Ray Train's. `on_report`: called by rank 0 with the model when a checkpoint is due. Raises
-    TrainingFailed with the cause in one line.
+    Checkpoints are in `<storage_path>/<name>`; a training of the same name resumes from the last one. `callbacks`: of
+    Ray Train. `on_report`: called by rank 0 with the model when a checkpoint is due. Raises TrainingFailed with the
+    cause in one line.
     """
     workers: Workers = getattr(config.resources, stage)
-    place = storage.join(storage_path, name)
+    folder = storage.join(storage_path, name)
     settings = {"stage": stage, "run": run, "config": configuration.dump(config), "rows": rows, "on_report": on_report}
-    for variable, value in _TRAIN_SETTINGS.items():
+    for variable, value in TRAIN_SETTINGS.items():
         os.environ.setdefault(variable, value)
     if not ray.is_initialized():
-        ray.init()  # as Train itself would, where RAY_ADDRESS says
-    allowed, lost, gone = config.resources.max_failures, 0, _taken_away()
-    failed: Exception
+        ray.init()  # at RAY_ADDRESS, as Train itself would
+    allowed, num_losses, lost_with_notice = config.resources.max_failures, 0, ray_private.nodes_lost_with_notice()
+    failure: Exception
     while True:
-        before = _unknown_to_train(place)
+        unlisted = _unlisted_checkpoint(folder)
         trainer = TorchTrainer(
             train_worker,
-            train_loop_config=settings | {"place": place, "go_on_from": before},
+            train_loop_config=settings | {"folder": folder, "resume_from": unlisted},
             scaling_config=ray.train.ScalingConfig(
                 num_workers=workers.num_workers,  # type: ignore[arg-type]  # mypy sees Train V1's
                 use_gpu=workers.gpus > 0,
@@ -111,95 +116,85 @@ def fit_on_workers(
                 name=name,
                 storage_path=storage_path,
                 checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
-                # Failures are told apart below. A node taken away with warning is none, however often: Train goes on.
+                # Failures are counted below. A preemption is no failure: Train may restart as often as needed.
                 failure_config=ray.train.FailureConfig(max_failures=0, max_preemption_failures=-1),  # type: ignore[call-arg]
                 callbacks=list(callbacks),
             ),
         )
         try:
             last = trainer.fit().checkpoint
-            # Without a report there was nothing left to train.
-            return before if last is None else storage.join(place, Path(last.path).name)
+            # No report means that nothing was left to train.
+            return unlisted if last is None else storage.join(folder, Path(last.path).name)
         except ray.train.WorkerGroupError as error:
             cause = _own_error(error)
             if cause is not None:
-                raise _failed(cause) from error
-            failed, said = error, " / ".join({_first_line(each) for each in error.worker_failures.values()})
-        except ray.exceptions.RayActorError as error:  # Train's controller: killed, or it did not start
-            failed, said = error, _last_line(error)
+                raise _training_failed(cause) from error
+            failure, reason = error, " / ".join({_first_line(each) for each in error.worker_failures.values()})
+        except ray.exceptions.RayActorError as error:  # Train's controller was killed, or did not start
+            failure, reason = error, _last_line(error)
         except ray.train.PreemptionError as error:  # Train itself gave up
             raise LostWorkers(_first_line(error)) from error
         except ray.train.ControllerError as error:
-            raise _failed(error.controller_failure) from error
-        # Train sees a warning by itself, but where Ray ends the node at its time, Train may hear of that end first.
-        known, gone = gone, _taken_away()
-        if gone - known:
-            log.warning("a node was taken away: %s goes on from the last checkpoint", stage)
+            raise _training_failed(error.controller_failure) from error
+        # Train counts preemptions by itself, but it may see the node's end before it sees the notice.
+        known, lost_with_notice = lost_with_notice, ray_private.nodes_lost_with_notice()
+        if lost_with_notice - known:
+            log.warning("a node was preempted: %s resumes from the last checkpoint", stage)
             continue
-        lost += 1
-        if lost > allowed:
-            raise LostWorkers(f"lost workers {lost} times, the last time so: {said}") from failed
+        num_losses += 1
+        if num_losses > allowed:
+            raise LostWorkers(f"lost workers {num_losses} times; the last time: {reason}") from failure
         log.warning(
-            "lost a worker of %s (%d of at most %d): going on from the last checkpoint. %s", stage, lost, allowed, said
+            "lost a worker of %s (%d of at most %d): resuming from the last checkpoint. %s",
+            stage,
+            num_losses,
+            allowed,
+            reason,
         )
 
 
-def _taken_away() -> set[str]:
-    """The ids of the nodes that have left with warning since the cluster began: stopped by SIGTERM, or drained."""
-    reasons = (NodeDeathInfo.EXPECTED_TERMINATION, NodeDeathInfo.AUTOSCALER_DRAIN_PREEMPTED)
-    return {node["NodeID"] for node in ray.nodes() if not node["Alive"] and node["DeathReason"] in reasons}
+def _unlisted_checkpoint(folder: str) -> str | None:
+    """Return the URI of the latest intact checkpoint that Train's snapshot does not list, or None.
 
-
-def _unknown_to_train(place: str) -> str | None:
-    """The newest whole checkpoint at a place, if there is one that Train would not go on from; else None.
-
-    Train goes by its own list of checkpoints, which it writes in place: a full disk or a lost machine may leave a part
-    of it. That of another version of Ray it refuses, and one that names a checkpoint that is gone. A list that it
-    could not use is taken away.
+    Train resumes only from the checkpoints in its snapshot. A snapshot that it cannot use, or that lists a missing
+    checkpoint, is removed; then the latest intact checkpoint is returned.
     """
-    uri = storage.join(place, _LIST)
-    folders = {
-        folder
-        for path in storage.files_below(place)
-        for folder, _, file in [path.rpartition("/")]
+    names = {
+        name
+        for path in storage.files_below(folder)
+        for name, _, file in [path.rpartition("/")]
         if file == checkpoint.PROGRESS
     }
-    try:
-        known = storage.read_json(uri)
-        named = {each["checkpoint_dir_name"] for each in known["checkpoint_results"]}
-        if known["ray_version"] == ray.__version__ and named <= folders:
-            return None
-    except FileNotFoundError:
-        pass
-    except (ValueError, TypeError, KeyError):
-        log.warning("%s was cut short", uri)
-    whole = {}
-    for folder in folders:
-        with contextlib.suppress(ValueError):
-            found = storage.join(place, folder)
-            whole[found] = checkpoint.verify(found).step
-    storage.remove(uri)
-    newest = max(whole, key=whole.__getitem__, default=None)
-    if newest is not None:
-        log.warning("Ray Train knows of no checkpoint: going on from %s", newest)
-    return newest
+    listed = ray_private.listed_checkpoints(folder)
+    if listed is not None and listed <= names:
+        return None
+    steps = {}
+    for uri in (storage.join(folder, name) for name in names):
+        with contextlib.suppress(ValueError):  # not intact
+            steps[uri] = checkpoint.verify(uri).step
+    ray_private.remove_checkpoint_list(folder)
+    latest = max(steps, key=steps.__getitem__, default=None)
+    if latest is not None:
+        log.warning("Ray Train lists no checkpoint: resuming from %s", latest)
+    return latest
 
 
-def _failed(cause: Exception) -> TrainingFailed:
-    """In one line, and temporary where the cause is: a worker's storage was away."""
+def _training_failed(cause: Exception) -> TrainingFailed:
+    """Return the cause as one line, marked temporary if it is, such as an outage of a worker's storage."""
     cause = _unwrapped(cause)
-    full = isinstance(cause, OSError) and cause.errno == errno.ENOSPC
-    hint = "; make room for the run and for temporary files: the same command goes on from the last checkpoint"
-    failed = TrainingFailed(_first_line(cause) + (hint if full else ""))
-    # Train itself writes checkpoints and looks for them by pyarrow's client, which gives up sooner than ours.
-    failed.temporary = getattr(cause, "temporary", False) or is_passing(cause)
+    disk_full = isinstance(cause, OSError) and cause.errno == errno.ENOSPC
+    hint = "; make room for the run and for temporary files, then run the same command again to resume"
+    failed = TrainingFailed(_first_line(cause) + (hint if disk_full else ""))
+    # Train itself accesses checkpoints through pyarrow, which retries less than this system's storage does.
+    failed.temporary = getattr(cause, "temporary", False) or is_transient(cause)
     return failed
 
 
 def _own_error(error: ray.train.WorkerGroupError) -> Exception | None:
-    """The error of our own code among the workers' failures; None when a process or a node was lost.
+    """Return the error of our own code among the workers' failures; None if a process or a node was lost.
 
-    When a worker dies, its peers fail too, in a collective operation, and may be heard first; so a loss explains all.
+    When a worker dies, its peers fail in a collective operation, and their failures may arrive first. A lost worker
+    therefore explains all of them.
     """
     failures = [_unwrapped(each) for each in error.worker_failures.values()]
     if any(type(each).__module__.startswith("ray.") for each in failures):
@@ -213,7 +208,7 @@ def _is_collective(error: Exception) -> bool:
 
 
 def _unwrapped(error: Exception) -> Exception:
-    """What failed in a task or an actor, instead of Ray's account of it."""
+    """Return the original exception of a task or an actor instead of Ray's wrapper."""
     return error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
 
 
@@ -223,12 +218,12 @@ def _first_line(error: Exception) -> str:
 
 
 def _last_line(error: ray.exceptions.RayActorError) -> str:
-    """What an actor died of; Ray's text is a sentence, and a traceback where the actor did not start."""
+    """Return what an actor died of: Ray's text is one sentence, or a traceback if the actor did not start."""
     return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), repr(error))
 
 
 def _export(stage: str, run: str, last: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Leave the best epoch's weights and the history beside the training directory."""
+    """Write the best epoch's weights and the history next to the training's folder."""
     if last is None:
         raise TrainingFailed("training ended without a checkpoint")
     progress = checkpoint.verify(last)

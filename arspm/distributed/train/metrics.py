@@ -1,7 +1,7 @@
-"""What training tells Prometheus through Ray's own metrics; `cluster/grafana/arspm.json` draws it.
+"""The training metrics that Prometheus scrapes, exported through Ray; `cluster/grafana/arspm.json` plots them.
 
-Ray puts `ray_` before each name and `_total` behind a counter's. Throughput and the share of time spent waiting for
-data are rates of counters, which sum over workers and go on when a worker is replaced.
+Ray prefixes each name with `ray_` and appends `_total` to a counter's. Throughput and the fraction of time spent
+waiting for data are rates of counters: those sum over workers and stay valid when a worker is replaced.
 """
 
 from __future__ import annotations
@@ -21,56 +21,56 @@ from arspm.training.train_step import learning_rate
 TAGS = ("stage", "run", "training", "rank")
 CLIPS, DATA_WAIT = "arspm_train_clips", "arspm_data_wait_seconds"
 COUNTERS = {
-    CLIPS: "Clips that this worker has learnt from",
-    DATA_WAIT: "Seconds that this worker has waited for batches, of validation too",
+    CLIPS: "Clips that this worker has trained on",
+    DATA_WAIT: "Seconds that this worker has waited for batches, including validation",
 }
 EPOCH, STEP, RATE, LOSS = "arspm_train_epoch", "arspm_train_step", "arspm_learning_rate", "arspm_train_loss"
 GAUGES = {
-    EPOCH: "The epoch under way, from 1",
+    EPOCH: "Current epoch, counted from 1",
     STEP: "Steps taken",
-    RATE: "The learning rate of the last step",
-    LOSS: "The mean loss of this worker's batches between two points of the history, of which an epoch has about 20",
+    RATE: "Learning rate of the last step",
+    LOSS: "Mean loss of this worker's batches since the previous point of the history, which has about 20 an epoch",
 }
 
 T = TypeVar("T")
 
 
 class Meter:
-    """Tells how one worker's training goes.
+    """Exports one worker's training metrics.
 
-    `training`: what sets it apart from others of its stage and run, as Ray Train's name of it or the number of a trial.
+    `training`: a name that is unique within the stage and run, such as Ray Train's run name or a trial's number.
     """
 
     def __init__(
-        self, stage: str, recipe: Recipe, run: str, place: WorkerContext, *, training: str, num_steps: int
+        self, stage: str, recipe: Recipe, run: str, worker: WorkerContext, *, training: str, num_steps: int
     ) -> None:
         name = storage.absolute(run).rsplit("/", 1)[-1]
-        tags = dict(zip(TAGS, (stage, name, training, str(place.rank)), strict=True))
+        tags = dict(zip(TAGS, (stage, name, training, str(worker.rank)), strict=True))
         self._counters = {name: Counter(name, text, TAGS).set_default_tags(tags) for name, text in COUNTERS.items()}
         self._gauges = {name: Gauge(name, text, TAGS).set_default_tags(tags) for name, text in GAUGES.items()}
         self._recipe, self._num_steps = recipe, num_steps
-        self._clips_per_step = recipe.global_batch_size * place.share / place.world_size
+        self._clips_per_step = recipe.global_batch_size * worker.loss_weight / worker.world_size
 
     def watch(self, batches: Iterator[T]) -> Iterator[T]:
-        """The same batches; the time until each is there counts as waiting."""
-        asked = time.monotonic()
+        """Yield the same batches, counting the time until each arrives as waiting."""
+        requested = time.monotonic()
         for batch in batches:
-            self._counters[DATA_WAIT].inc(max(time.monotonic() - asked, 1e-9))  # Ray refuses a zero
+            self._counters[DATA_WAIT].inc(max(time.monotonic() - requested, 1e-9))  # Ray rejects 0
             yield batch
-            asked = time.monotonic()
+            requested = time.monotonic()
 
     def step(self, progress: TrainingState) -> None:
-        """Tell after a step. At every one, for Ray forgets a gauge seconds after it was set; it costs microseconds."""
+        """Export the metrics after a step. Call it at every step: Ray drops a gauge that was not set for seconds."""
         self._counters[CLIPS].inc(self._clips_per_step)
         for name, value in gauges(progress, self._recipe, self._num_steps).items():
             self._gauges[name].set(value)
 
 
 def gauges(progress: TrainingState, recipe: Recipe, num_steps: int) -> dict[str, float]:
-    """The gauges after a step, `num_steps` to an epoch; no loss before the history's first point."""
-    told = {
+    """Return the gauges after a step, by name. `num_steps`: per epoch. No loss before the history's first point."""
+    values = {
         EPOCH: progress.epoch + 1,
         STEP: progress.step,
         RATE: learning_rate(recipe, progress.step - 1, num_steps),
     }
-    return told | ({LOSS: progress.losses[-1][1]} if progress.losses else {})
+    return values | ({LOSS: progress.losses[-1][1]} if progress.losses else {})

@@ -1,6 +1,6 @@
-"""What a training stage needs, gathered: its task with the networks that earlier stages left, and its rows in order.
+"""Build what a training stage needs: its rows in order, and its task with the networks of earlier stages.
 
-Ray Train's workers and Tune's trials build the same things from the same functions.
+Ray Train's workers and Tune's trials both use these functions.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from arspm.model.gender_classifier import GenderClassifier
 from arspm.model.speech_portrait import FacePrior
 from arspm.runs import stages
 from arspm.training import artifacts, tasks
-from arspm.training.batch import UNKNOWN
+from arspm.training.batch import NO_LABEL
 from arspm.training.checkpoint import TrainingState
 from arspm.training.fit import Report, WorkerContext, fit
 from arspm.training.order import Order, groups
@@ -28,55 +28,55 @@ from arspm.training.train_step import Task
 
 
 class Rows(NamedTuple):
-    """The rows that a stage learns from and those that it is validated on; `classes`: identities, for vggface."""
+    """A stage's training rows and validation rows. `num_classes`: number of identities, for vggface only."""
 
     train: Reading
-    score: Reading | None
-    classes: int
+    val: Reading | None
+    num_classes: int
 
     @property
     def readings(self) -> list[Reading]:
-        return [self.train] if self.score is None else [self.train, self.score]
+        return [self.train] if self.val is None else [self.train, self.val]
 
 
 class NothingToLearn(ValueError):
-    """The corpus lacks what the stage is to learn from."""
+    """The corpus has no labels that the stage could be trained on."""
 
 
 def gather_rows(stage: str, config: Config, run: str) -> Rows:
-    """The rows of a training stage.
+    """Return the rows of a training stage.
 
-    An encoder with the prior of one sex learns from that sex alone (section 4.3.2). Raises NothingToLearn for a gender
-    stage without labels of both sexes, and ValueError for a split without the sex that an encoder is to learn from.
+    An encoder with the prior of one sex is trained on that sex only (section 4.3.2). Raises NothingToLearn for a gender
+    stage without labels of both sexes, and ValueError for a split without clips of the encoder's sex.
     """
-    place = stages.corpus(run)
-    train = tables.open_split(place, "train", config.ingest.subset)
+    corpus = stages.corpus(run)
+    train = tables.open_split(corpus, "train", config.ingest.subset)
     if stage == "vggface":
         return _identity_rows(config, train)
-    score = tables.open_split(place, "val")
+    val = tables.open_split(corpus, "val")
     wanted = _wanted(stage, config)
     keep: list[np.ndarray | None] = [None, None]
     if stage == "encoder" and config.prior.kind in schema.GENDERS:
-        keep = [_of_sex(config.prior.kind, split) for split in (train, score)]
+        keep = [_of_sex(config.prior.kind, split) for split in (train, val)]
     labels: list[dict[str, np.ndarray]] = [{}, {}]
     if stage == "gender":
-        labels = [{schema.GENDER: _genders(split)} for split in (train, score)]
-        if set(schema.GENDERS) - {schema.GENDERS[i] for i in set(labels[0][schema.GENDER]) - {UNKNOWN}}:
-            raise NothingToLearn("labels.csv names no speaker of one sex or of both in the training split")
-        if (labels[1][schema.GENDER] == UNKNOWN).all():
-            raise NothingToLearn("labels.csv says no speaker's sex in the validation split")
+        labels = [{schema.GENDER: _genders(split)} for split in (train, val)]
+        if set(schema.GENDERS) - {schema.GENDERS[i] for i in set(labels[0][schema.GENDER]) - {NO_LABEL}}:
+            raise NothingToLearn("labels.csv does not label speakers of both sexes in the training split")
+        if (labels[1][schema.GENDER] == NO_LABEL).all():
+            raise NothingToLearn("labels.csv labels no speaker's sex in the validation split")
     return Rows(
         Reading(train, _order(stage, config, train, keep=keep[0]), wanted, config.image_size, labels[0]),
-        Reading(score, _order(stage, config, score, keep=keep[1], shuffle=False), wanted, config.image_size, labels[1]),
+        Reading(val, _order(stage, config, val, keep=keep[1], shuffle=False), wanted, config.image_size, labels[1]),
         0,
     )
 
 
 def make_task(stage: str, config: Config, run: str, device: torch.device, rows: Rows) -> Task:
-    """The stage's task, its frozen networks on the device. The new network's weights follow from the seed."""
+    """Return the stage's task, its frozen networks on the device. The seed determines the new network's weights."""
     torch.manual_seed(config.seed)
     if stage == "vggface":
-        return tasks.vggface_task(config, rows.classes, rows.score is not None)
+        return tasks.vggface_task(config, rows.num_classes, rows.val is not None)
     if stage == "gender":
         return tasks.gender_task(config)
     if stage == "decoder":
@@ -87,7 +87,7 @@ def make_task(stage: str, config: Config, run: str, device: torch.device, rows: 
 
 
 class Guides(NamedTuple):
-    """What earlier stages left for the encoder to learn by. `classifier`: None where the corpus had no labels."""
+    """The results of earlier stages that an encoder is trained with. `classifier`: None if the corpus has no labels."""
 
     priors: dict[str, Tensor]
     classifier: GenderClassifier | None
@@ -96,7 +96,7 @@ class Guides(NamedTuple):
 
 
 def load_guides(config: Config, run: str) -> Guides:
-    """The guides of every encoder over a run, whatever its prior."""
+    """Return the guides of a run. They are the same for every kind of prior."""
     return Guides(
         artifacts.load_priors(run),
         artifacts.load_gender_classifier(run, config),
@@ -106,22 +106,22 @@ def load_guides(config: Config, run: str) -> Guides:
 
 
 def encoder_task(config: Config, guides: Guides, device: torch.device) -> Task:
-    """The encoder's task, its guides on the device. The new network's weights follow from the seed."""
+    """Return the encoder's task, its guides on the device. The seed determines the new network's weights."""
     prior = FacePrior(config.prior.kind, guides.priors, guides.classifier).to(device)
     torch.manual_seed(config.seed)
     return tasks.encoder_task(config, prior, guides.hidden.to(device), guides.identity.to(device))
 
 
 def batches(
-    rows: Rows, config: Config, stage: str, place: WorkerContext, progress: TrainingState
+    rows: Rows, config: Config, stage: str, worker: WorkerContext, progress: TrainingState
 ) -> Iterator[dict[str, Any]]:
-    """A worker's batches from `progress` to the last epoch, by Ray Data."""
+    """Yield a worker's batches from `progress` to the last epoch, read by Ray Data."""
     entries = plan(rows.readings, getattr(config.training, stage).epochs, progress.epoch, progress.step_in_epoch)
     return stream(
         rows.readings,
         entries,
-        rank=place.rank,
-        world_size=place.world_size,
+        rank=worker.rank,
+        world_size=worker.world_size,
         tasks=config.resources.read,
         prefetch_batches=config.ingest.prefetch_batches,
     )
@@ -132,14 +132,17 @@ def train(
     config: Config,
     rows: Rows,
     task: Task,
-    place: WorkerContext,
+    worker: WorkerContext,
     *,
     feed: Callable[[TrainingState], Iterator[Mapping[str, Any]]],
     resume: Path | None,
     on_step: Callable[[TrainingState], None] | None = None,
     save_now: Callable[[TrainingState], bool] | None = None,
 ) -> Iterator[Report]:
-    """The training loop of `training.fit` over a stage's rows, as a worker or a trial runs it; `feed`: its batches."""
+    """Run the training loop of `training.fit` over a stage's rows, in a worker or a trial.
+
+    `feed(progress)`: the batches from there on. `resume`: a checkpoint's local folder. Yields the loop's reports.
+    """
     if config.resources.threads_per_worker:
         torch.set_num_threads(config.resources.threads_per_worker)
     return fit(
@@ -147,9 +150,9 @@ def train(
         getattr(config.training, stage),
         seed=config.seed,
         num_steps=rows.train.order.num_steps,
-        num_score_steps=0 if rows.score is None else rows.score.order.num_steps,
+        num_score_steps=0 if rows.val is None else rows.val.order.num_steps,
         batches=feed,
-        place=place,
+        worker=worker,
         config=config.model_dump(mode="json"),
         resume=resume,
         on_step=on_step,
@@ -181,12 +184,12 @@ def _wanted(stage: str, config: Config) -> Mapping[str, Sequence[str]]:
 
 
 def _identity_rows(config: Config, train: tables.Split) -> Rows:
-    """Faces by identity; the last clip of every fifth person who has several is kept for validation."""
+    """Return faces labelled by identity. The last clip of every fifth person with several is kept for validation."""
     table = tables.read_columns(train, "faces", (schema.VIDEO_ID, schema.IDENTITY))
     names = tables.speakers(table)
     known, classes = np.unique(names, return_inverse=True)
     last = np.zeros(len(known), np.int64)
-    last[classes] = np.arange(len(names))  # the last assignment stays
+    last[classes] = np.arange(len(names))  # of repeated indices, the last assignment counts
     held_out = np.zeros(len(names), bool)
     held_out[last[np.bincount(classes) > 1][::5]] = True
     labels, wanted = {schema.IDENTITY: classes.astype(np.int64)}, _wanted("vggface", config)
@@ -199,12 +202,12 @@ def _identity_rows(config: Config, train: tables.Split) -> Rows:
 
 
 def _of_sex(sex: str, split: tables.Split) -> np.ndarray:
-    own = _genders(split) == schema.GENDERS.index(sex)
-    if not own.any():
-        raise ValueError(f"prior.kind={sex}: {split.uri} has no clip that labels.csv calls {sex}")
-    return own
+    selected = _genders(split) == schema.GENDERS.index(sex)
+    if not selected.any():
+        raise ValueError(f"prior.kind={sex}: {split.uri} has no clip that labels.csv labels {sex}")
+    return selected
 
 
 def _genders(split: tables.Split) -> np.ndarray:
     labels = tables.read_columns(split, "faces", (schema.GENDER,))[schema.GENDER].to_pylist()
-    return np.array([schema.GENDERS.index(label) if label else UNKNOWN for label in labels], np.int64)
+    return np.array([schema.GENDERS.index(label) if label else NO_LABEL for label in labels], np.int64)

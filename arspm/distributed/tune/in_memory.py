@@ -1,4 +1,4 @@
-"""A small corpus in Ray's object store, once a node, and a trial's batches from there: those of `ingest.stream`."""
+"""Keep a small corpus in Ray's object store, once per node, and make the same batches from it as `ingest.stream`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Columns = dict[str, Any]  # column -> array over all rows of a split
 
 
 def num_bytes(readings: Sequence[Reading]) -> int:
-    """What `hold` would take."""
+    """Return the size of what `hold` would put into the object store."""
     total = 0
     for reading in readings:
         row = tables.read_rows(reading.split, reading.wanted, np.zeros(1, np.int64))
@@ -29,24 +29,27 @@ def num_bytes(readings: Sequence[Reading]) -> int:
 
 
 def hold(readings: Sequence[Reading]) -> list[ray.ObjectRef]:
-    """All rows of each reading's split in the object store, whatever its order. Tensors only: no faces to decode."""
+    """Put all rows of each reading's split into the object store. Tensors only: faces are not decoded."""
     held = []
     for reading in readings:
-        found = tables.read_rows(reading.split, reading.wanted, np.arange(reading.split.num_rows))
-        held.append(ray.put({name: _array(value) for name, value in found.items()}))
+        columns = tables.read_rows(reading.split, reading.wanted, np.arange(reading.split.num_rows))
+        held.append(ray.put({name: _array(value) for name, value in columns.items()}))
     return held
 
 
 def batches(
     rows: Rows, held: Sequence[ray.ObjectRef], epochs: int, progress: TrainingState
 ) -> Iterator[dict[str, Any]]:
-    """The batches that `training.batches` gives a single worker, from what `hold` holds. Nothing is copied but them."""
+    """Yield the batches that `train.rows.batches` gives to a single worker, from what `hold` put into the object store.
+
+    Only the batches are copied; the corpus is read in place.
+    """
     columns: list[Columns] = ray.get(list(held))
     for entry in plan(rows.readings, epochs, progress.epoch, progress.step_in_epoch):
-        reading, own = rows.readings[entry.reading], columns[entry.reading]
+        reading, stored = rows.readings[entry.reading], columns[entry.reading]
         part = window(reading.order, entry.epoch, entry.window, rank=0, world_size=1)
         for numbers, weights in zip(part.rows[entry.skip :], part.weights[entry.skip :], strict=True):
-            batch = {name: values[numbers] for name, values in own.items()}
+            batch = {name: values[numbers] for name, values in stored.items()}
             batch |= {name: values[numbers] for name, values in reading.labels.items()}
             batch[schema.CLIP_ID] = batch[schema.CLIP_ID].tolist()
             yield batch | {ROW: numbers, WEIGHT: weights}

@@ -1,4 +1,4 @@
-"""Where a sweep's samples come from: a list made beforehand, or Optuna, which learns from the trials before."""
+"""Choose a sweep's samples: from a prepared list, or with Optuna, which learns from earlier trials."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ log = logging.getLogger(__name__)
 
 
 class Search(Protocol):
-    """Gives each new trial its sample, and hears of trials that ended, in this sweep's earlier sessions too."""
+    """Chooses the sample of each new trial. It observes every trial that ended, also in earlier sessions."""
 
     def suggest(self, number: int) -> Sample:
-        """The sample of a trial that is new."""
+        """Return the sample of a new trial."""
 
-    def hear(self, record: Record) -> None:
-        """A trial ended, or, from another sweep, had ended."""
+    def observe(self, record: Record) -> None:
+        """Learn from the record of a trial that ended, in this sweep or in another."""
 
 
 class Listed:
-    """Grid and random search: trial i has sample i."""
+    """Grid and random search: trial i gets sample i."""
 
     def __init__(self, samples: Sequence[Sample]):
         self._samples = samples
@@ -35,16 +35,16 @@ class Listed:
     def suggest(self, number: int) -> Sample:
         return dict(self._samples[number])
 
-    def hear(self, record: Record) -> None:
-        """Nothing is learnt."""
+    def observe(self, record: Record) -> None:
+        """Do nothing: the list is fixed."""
 
 
 class Optuna:
-    """Tree-structured Parzen estimator. `first`: samples of the first trials, as the paper's values.
+    """Tree-structured Parzen estimator. `first`: samples of the first trials, such as the paper's values.
 
-    Trials that run are taken as if they were bad (constant liar), so that those side by side differ. A trial that was
-    stopped early counts with its best value. What is drawn for a trial follows from the seed, its number and what was
-    heard: a sweep that goes on does not draw again what it began with.
+    Running trials count as bad (constant liar), so that concurrent trials differ. A trial that was stopped early counts
+    with its best value. A trial's sample depends on the seed, its number and the observed records only; a resumed sweep
+    therefore does not repeat its first samples.
     """
 
     def __init__(self, space: Mapping[str, Any], mode: str, seed: int, first: Sequence[Sample] = ()):
@@ -52,7 +52,7 @@ class Optuna:
         self._distributions = {name: _distribution(domain) for name, domain in space.items()}
         self._first, self._seed = first, seed
         self._study = optuna.create_study(direction="minimize" if mode == "min" else "maximize")
-        self._asked: dict[int, optuna.trial.Trial] = {}
+        self._running: dict[int, optuna.trial.Trial] = {}
 
     def suggest(self, number: int) -> Sample:
         if number < len(self._first):
@@ -60,11 +60,11 @@ class Optuna:
         seed = int(np.random.SeedSequence([self._seed, number]).generate_state(1)[0])
         self._study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
         trial = self._study.ask(self._distributions)
-        self._asked[number] = trial
+        self._running[number] = trial
         return dict(trial.params)
 
-    def hear(self, record: Record) -> None:
-        trial, value = self._asked.pop(record["number"], None), record["best"]
+    def observe(self, record: Record) -> None:
+        trial, value = self._running.pop(record["number"], None), record["best"]
         failed = value is None or record["state"] == "failed"
         if trial is not None:
             self._study.tell(trial, None if failed else value, optuna.trial.TrialState.FAIL if failed else None)
@@ -74,8 +74,8 @@ class Optuna:
                 self._study.add_trial(
                     optuna.trial.create_trial(params=params, distributions=self._distributions, value=value)
                 )
-            except ValueError:  # another sweep's, which this space cannot hold
-                log.warning("trial %d of the sweep before is not of this space: left out", record["number"])
+            except ValueError:  # of another sweep, whose sample is outside this space
+                log.warning("trial %d of the earlier sweep is outside this sweep's space: ignored", record["number"])
 
 
 def _distribution(domain: Mapping[str, Any]) -> BaseDistribution:

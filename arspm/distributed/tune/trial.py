@@ -1,6 +1,6 @@
-"""A trial of a sweep: the encoder trained with some fields changed, telling Tune of each epoch.
+"""A trial of a sweep: train the encoder with some fields changed and report each epoch to Tune.
 
-With one worker the training loop runs right here, in Tune's own actor; with several, Ray Train's workers run it.
+With one worker the training loop runs in Tune's own actor; with several, Ray Train's workers run it.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ from arspm.training.batch import to_batch
 from arspm.training.fit import Report, WorkerContext
 
 STAGE = "encoder"
-CHECKPOINT_SECONDS = 60.0  # between checkpoints of a trial: what a killed one repeats at most, and one epoch
-FAILURE = "failure"  # the key of a trial's own error among its figures
+CHECKPOINT_SECONDS = 60.0  # between checkpoints. A killed trial repeats at most this much, and one epoch
+FAILURE = "failure"  # the key under which a trial reports its own error to Tune
 
 
 class Setup(NamedTuple):
-    """What all trials of a sweep share. `held`: the corpus in the object store, or None where it is streamed."""
+    """What all trials of a sweep share. `held`: the corpus in the object store, or None if it is streamed."""
 
     run: str
-    place: str  # the sweep's folder
+    folder: str  # the sweep's
     config: Config
     guides: Guides
     decoder: FaceDecoder
@@ -53,15 +53,15 @@ class Setup(NamedTuple):
 
 
 def run_trial(chosen: Mapping[str, Any], setup: Setup) -> None:
-    """A trial from its beginning, or from its last checkpoint. `chosen`: "number" and "changes".
+    """Run a trial from its last checkpoint or from the start. `chosen`: its "number" and its "changes".
 
-    Its own error, as a loss that is no number, ends it with a figure that says so: Tune would try it again. What Ray
-    raises, for a node or a worker lost, is left to Tune.
+    An error of the trial itself, such as a NaN loss, is reported to Tune as a figure: Tune would retry an exception.
+    Exceptions of Ray, for a lost node or worker, are raised so that Tune does retry.
     """
     try:
         config = trial_config(setup.config, chosen["changes"])
-        way = _alone if config.resources.trial.num_workers == 1 else _on_workers
-        way(config, setup, chosen["number"])
+        train_trial = _in_this_actor if config.resources.trial.num_workers == 1 else _on_workers
+        train_trial(config, setup, chosen["number"])
     except Exception as error:
         if type(error).__module__.startswith("ray."):
             raise
@@ -73,32 +73,32 @@ def run_trial(chosen: Mapping[str, Any], setup: Setup) -> None:
 
 
 def trial_config(config: Config, changes: Mapping[str, Any]) -> Config:
-    """A trial's configuration: the encoder's workers are the trial's. Raises ConfigError."""
+    """Return a trial's configuration. The encoder stage gets the workers of `resources.trial`. Raises ConfigError."""
     workers = config.resources.trial
-    own = {
+    resources = {
         f"resources.{STAGE}.{name}": getattr(workers, name) for name in ("num_workers", *ResourceRequest.model_fields)
     }
-    return override(config, own | dict(changes))
+    return override(config, resources | dict(changes))
 
 
-def _alone(config: Config, setup: Setup, number: int) -> None:
-    place = WorkerContext(device=torch.device("cuda" if config.resources.trial.gpus else "cpu"))
+def _in_this_actor(config: Config, setup: Setup, number: int) -> None:
+    worker = WorkerContext(device=torch.device("cuda" if config.resources.trial.gpus else "cpu"))
     rows = gather_rows(STAGE, config, setup.run)
     held = setup.held
-    task = encoder_task(config, setup.guides, place.device)
+    task = encoder_task(config, setup.guides, worker.device)
     recipe, num_steps = config.training.encoder, rows.train.order.num_steps
-    meter = Meter(STAGE, recipe, setup.run, place, training=f"{number:05d}", num_steps=num_steps)
+    meter = Meter(STAGE, recipe, setup.run, worker, training=f"{number:05d}", num_steps=num_steps)
     with tempfile.TemporaryDirectory() as scratch:
-        resume = fetch_checkpoint(setup.place, number, Path(scratch, "resume"))
-        told = 0 if resume is None else _epochs_told(setup.place, number)
+        resume = fetch_checkpoint(setup.folder, number, Path(scratch, "resume"))
+        num_reported = 0 if resume is None else _num_reported(setup.folder, number)
         reports = train(
             STAGE,
             config,
             rows,
             task,
-            place,
+            worker,
             feed=lambda progress: meter.watch(
-                batches(rows, config, STAGE, place, progress)
+                batches(rows, config, STAGE, worker, progress)
                 if held is None
                 else in_memory.batches(rows, held, recipe.epochs, progress)
             ),
@@ -108,19 +108,20 @@ def _alone(config: Config, setup: Setup, number: int) -> None:
         saved = time.monotonic()
         for report in reports:
             if time.monotonic() - saved > CHECKPOINT_SECONDS and not report.finished:
-                save_checkpoint(setup.place, number, report, Path(scratch))
+                save_checkpoint(setup.folder, number, report, Path(scratch))
                 saved = time.monotonic()
-            if report.progress.step_in_epoch == 0:  # an epoch's end, not a checkpoint amid it
+            if report.progress.step_in_epoch == 0:  # the end of an epoch, not a checkpoint within it
                 draw_if_best(setup, number, config, report, task.model)
                 epochs = report.progress.epochs
-                for figures in epochs[min(told, len(epochs) - 1) :]:  # the last, and what a driver that was lost missed
+                # The last epoch, and those that are missing in the record because the sweep's driver was lost.
+                for figures in epochs[min(num_reported, len(epochs) - 1) :]:
                     tune.report(figures)
-                told = len(epochs)
+                num_reported = len(epochs)
 
 
-def _epochs_told(place: str, number: int) -> int:
-    """The last epoch in a trial's record. A checkpoint may know of more, if the driver was lost after it was made."""
-    uri = storage.join(place, f"{sweeps.stem(number)}.json")
+def _num_reported(folder: str, number: int) -> int:
+    """Return the last epoch in a trial's record. The checkpoint can be ahead of it if the sweep's driver was lost."""
+    uri = storage.join(folder, f"{sweeps.stem(number)}.json")
     epochs = storage.read_json(uri)["epochs"] if storage.exists(uri) else []
     return epochs[-1]["epoch"] if epochs else 0
 
@@ -132,40 +133,40 @@ def _on_workers(config: Config, setup: Setup, number: int) -> None:
         setup.run,
         gather_rows(STAGE, config, setup.run),
         name=f"{number:05d}",
-        storage_path=storage.join(setup.place, "train"),
+        storage_path=storage.join(setup.folder, "train"),
         callbacks=[TuneReportCallback()],
         on_report=partial(draw_if_best, setup._replace(held=None), number),
     )
 
 
 def draw_if_best(setup: Setup, number: int, config: Config, report: Report, model: nn.Module) -> None:
-    """Leave the trial's portraits of the sweep's clips if this epoch is its best so far."""
+    """Write the trial's portraits of the sweep's clips if this epoch is its best so far."""
     if report.progress.step_in_epoch == 0 and report.progress.best_epoch == report.progress.epoch:
         prior = FacePrior(config.prior.kind, setup.guides.priors, setup.guides.classifier).eval()
         portraits = draw(model, prior, setup.decoder, setup.clips)
-        storage.write_bytes(storage.join(setup.place, f"{sweeps.stem(number)}.jpg"), strip(portraits))
+        storage.write_bytes(storage.join(setup.folder, f"{sweeps.stem(number)}.jpg"), strip(portraits))
 
 
-def save_checkpoint(place: str, number: int, report: Report, scratch: Path) -> None:
-    """Leave a checkpoint of a trial in the place of the one before."""
-    above, own = storage.join(place, sweeps.stem(number)), f"step-{report.progress.step:08d}"
-    with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        report.save(Path(folder))
-        checkpoint.upload(Path(folder), storage.join(above, own))
-    for older in {path.split("/")[0] for path in storage.files_below(above)} - {own}:
-        storage.remove(storage.join(above, older))
+def save_checkpoint(folder: str, number: int, report: Report, scratch: Path) -> None:
+    """Save a checkpoint of a trial in the sweep's folder, then remove the trial's earlier ones."""
+    parent, name = storage.join(folder, sweeps.stem(number)), f"step-{report.progress.step:08d}"
+    with tempfile.TemporaryDirectory(dir=scratch) as local:
+        report.save(Path(local))
+        checkpoint.upload(Path(local), storage.join(parent, name))
+    for earlier in {path.split("/")[0] for path in storage.files_below(parent)} - {name}:
+        storage.remove(storage.join(parent, earlier))
 
 
-def fetch_checkpoint(place: str, number: int, folder: Path) -> Path | None:
-    """The trial's last whole checkpoint, in a local folder; None if it has none."""
-    above = storage.join(place, sweeps.stem(number))
-    whole = [path.split("/")[0] for path in storage.files_below(above) if path.endswith(f"/{checkpoint.PROGRESS}")]
-    return checkpoint.download(storage.join(above, max(whole)), folder) if whole else None
+def fetch_checkpoint(folder: str, number: int, target: Path) -> Path | None:
+    """Download the trial's last complete checkpoint to a new local folder and return that; None if there is none."""
+    parent = storage.join(folder, sweeps.stem(number))
+    complete = [path.split("/")[0] for path in storage.files_below(parent) if path.endswith(f"/{checkpoint.PROGRESS}")]
+    return checkpoint.download(storage.join(parent, max(complete)), target) if complete else None
 
 
 @torch.no_grad()
 def draw(model: nn.Module, prior: FacePrior, decoder: FaceDecoder, clips: Mapping[str, Any]) -> np.ndarray:
-    """Portraits of clips, (clip, height, width, 3) uint8, on the model's device."""
+    """Return portraits of clips as uint8 (clip, height, width, 3), drawn on the model's device."""
     device = next(model.parameters()).device
     speech = to_batch(clips, device).spectrogram
     feature = model.eval()(speech, prior.to(device)(speech))
@@ -174,18 +175,20 @@ def draw(model: nn.Module, prior: FacePrior, decoder: FaceDecoder, clips: Mappin
 
 
 def strip(pictures: np.ndarray) -> bytes:
-    """Pictures side by side as one JPEG."""
+    """Return pictures side by side as one JPEG."""
     return encode_jpeg(np.concatenate(list(pictures), axis=1), 85)
 
 
 def portrait_clips(config: Config, run: str, count: int) -> tuple[dict[str, Any], np.ndarray]:
-    """The first clips of `count` validation speakers: their speech as `to_batch` takes it, and their real faces,
-    (clip, height, width, 3) uint8."""
+    """Return the first clip of each of `count` validation speakers.
+
+    First the speech, as columns for `to_batch`; then the real faces, uint8 (clip, height, width, 3).
+    """
     split = tables.open_split(stages.corpus(run), "val")
     table = tables.read_columns(split, "faces", (schema.CLIP_ID, schema.VIDEO_ID, schema.IDENTITY))
     _, first = np.unique(np.array(tables.speakers(table)), return_index=True)
     speech = schema.WAVEFORM if config.data.storage == "waveform" else schema.SPECTROGRAM
     wanted = {"speech": (speech,), "faces": (schema.FACE_JPEG,)}
-    found = tables.read_rows(split, wanted, np.sort(first)[:count])
-    faces = [decode_jpeg(jpeg, config.image_size) for jpeg in found.pop(schema.FACE_JPEG).to_pylist()]
-    return found | {schema.CLIP_ID: found[schema.CLIP_ID].to_pylist()}, np.stack(faces)
+    columns = tables.read_rows(split, wanted, np.sort(first)[:count])
+    faces = [decode_jpeg(jpeg, config.image_size) for jpeg in columns.pop(schema.FACE_JPEG).to_pylist()]
+    return columns | {schema.CLIP_ID: columns[schema.CLIP_ID].to_pylist()}, np.stack(faces)

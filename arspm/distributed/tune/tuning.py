@@ -1,7 +1,6 @@
 """Run a sweep's trials with Ray Tune.
 
-Tune's own state is never read back, so nothing is unpickled: the records say what is done, and the same command goes
-on from them.
+Tune's own state is never read back, so nothing is unpickled: a sweep resumes from the records in its folder.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from ray.tune.search import Searcher
 
 from arspm import storage
 from arspm.config import Config, ConfigError
+from arspm.distributed import ray_private
 from arspm.distributed.train.rows import gather_rows, load_guides
 from arspm.distributed.tune import in_memory
 from arspm.distributed.tune.ledger import Ledger
@@ -27,23 +27,23 @@ from arspm.distributed.tune.trial import STAGE, Setup, portrait_clips, run_trial
 from arspm.runs import sweeps
 from arspm.training import artifacts
 
-NUM_CLIPS = 6  # validation speakers whose portraits each trial leaves
-STORE_SHARE = 0.6  # of a node's object store, at most, that a corpus may take
-GRACE_SHARE = 0.1  # of the epochs, before ASHA stops anything
+NUM_CLIPS = 6  # validation speakers whose portraits each trial draws
+MAX_STORE_FRACTION = 0.6  # of a node's object store that a corpus may take
+GRACE_FRACTION = 0.1  # of the epochs, before ASHA stops a trial
 REDUCTION = 3
 _GIB = 1 << 30
 
-_TUNE_SETTINGS = {
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the folder has its own records
-    "TUNE_GLOBAL_CHECKPOINT_S": "1e9",  # Tune's own state is not wanted
+TUNE_SETTINGS = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the sweep's folder has its own records
+    "TUNE_GLOBAL_CHECKPOINT_S": "1e9",  # Tune's own state is never read
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # or a trial that tells of its failure alone would end the sweep
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # otherwise a trial that reports only its failure would end the sweep
 }
 
 
 def run_sweep(
-    place: str,
+    folder: str,
     run: str,
     config: Config,
     sweep: Mapping[str, Any],
@@ -55,31 +55,32 @@ def run_sweep(
     callbacks: Sequence[tune.Callback] = (),
     max_concurrent: int | None = None,
 ) -> dict[str, Any]:
-    """Run what is left of a sweep and return its results. Needs a Ray connection.
+    """Run a sweep's remaining trials and return its results. Needs a Ray connection.
 
-    place: the sweep's folder. sweep: what its sweep.json holds. `changes` makes a sample into configuration fields.
-    before: records of another sweep to learn from. Raises ConfigError where the cluster has no room for a trial.
+    folder: the sweep's. sweep: the content of its sweep.json. changes: turns a sample into configuration fields.
+    is_paper: whether a sample has the paper's values. before: records of another sweep to learn from.
+    max_concurrent: limit of concurrent trials. Raises ConfigError if no node has room for a trial.
     """
-    setup, held = _setup(place, run, config)
-    num_concurrent = concurrency(config, held, ray.nodes(), max_concurrent)
-    ledger = Ledger(place, {**sweep, "max_concurrent": num_concurrent, "clips": setup.clips["clip_id"]}, config)
+    setup = _setup(folder, run, config)
+    num_concurrent = concurrency(config, setup.held is not None, ray.nodes(), max_concurrent)
+    ledger = Ledger(folder, {**sweep, "max_concurrent": num_concurrent, "clips": setup.clips["clip_id"]}, config)
     scheduler = make_scheduler(sweep["scheduler"], sweep["metric"], sweep["mode"], sweep["epochs"])
     ended = [record for record in ledger.records.values() if record["state"] in sweeps.ENDED]
     for record in [*before, *ended]:
-        search.hear(record)
+        search.observe(record)
     _replay(scheduler, ended)
-    todo = _Todo(ledger, search, changes, is_paper)
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it misses the logs that it was told not to write
-    for name, value in _TUNE_SETTINGS.items():
+    pending = _PendingTrials(ledger, search, changes, is_paper)
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it warns of log files that TUNE_SETTINGS turns off
+    for name, value in TUNE_SETTINGS.items():
         os.environ.setdefault(name, value)
-    scratch = storage.join(place, "tune")
+    scratch = storage.join(folder, "tune")
     storage.remove(scratch)
     tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(run_trial, setup=setup), _asks(config)),
+        tune.with_resources(tune.with_parameters(run_trial, setup=setup), _resources(config)),
         tune_config=tune.TuneConfig(
-            search_alg=todo,
+            search_alg=pending,
             scheduler=scheduler,
-            num_samples=todo.left,
+            num_samples=pending.count,
             max_concurrent_trials=num_concurrent,
             reuse_actors=True,
             trial_name_creator=_trial_name,
@@ -87,54 +88,57 @@ def run_sweep(
         ),
         run_config=tune.RunConfig(
             name="tune",
-            storage_path=place,
+            storage_path=folder,
             verbose=0,
             callbacks=[ledger, *callbacks],
             failure_config=tune.FailureConfig(max_failures=config.resources.max_failures),
         ),
     )
     try:
-        if todo.left:
+        if pending.count:
             tuner.fit()
     finally:
         storage.remove(scratch)
-        storage.remove(storage.join(place, "train"))
-        found = ledger.close()
-    return found
+        storage.remove(storage.join(folder, "train"))
+        results = ledger.close()
+    return results
 
 
 def concurrency(config: Config, held: bool, nodes: Sequence[Mapping[str, Any]], limit: int | None) -> int:
-    """Trials at once: what the nodes have room for, no more than `limit`.
+    """Return how many trials run concurrently: as many as the nodes have room for, at most `limit`.
 
-    A trial needs its workers and, where the corpus is streamed, their read tasks beside them; were the trials to take
-    every CPU, their own reading would wait for ever. nodes: as `ray.nodes()` tells. Raises ConfigError where not one
-    fits, unless `limit` promises that a cluster will grow.
+    A trial needs its workers and, if the corpus is streamed (not `held`), their read tasks. If trials took every CPU,
+    their own reading would wait forever. nodes: of `ray.nodes()`. Raises ConfigError if no trial fits, unless there is
+    a `limit`: then the cluster is expected to grow.
     """
     trial, read = config.resources.trial, config.resources.read
     cpus = trial.cpus + (0 if held else read.num_tasks * read.cpus)
-    asked = {name: amount for name, amount in (trial.bundle | {"CPU": cpus}).items() if amount}
-    room = 0
+    needed = {name: amount for name, amount in (trial.bundle | {"CPU": cpus}).items() if amount}
+    num_workers = 0
     for node in nodes:
         if node["Alive"]:
-            has = {name: node["Resources"].get(name, 0) for name in asked}
-            fits = [int(has[name] / amount + 1e-9) for name, amount in asked.items()]
-            if 0 < trial.gpus < 1:  # a part of a GPU is a part of one GPU
+            has = {name: node["Resources"].get(name, 0) for name in needed}
+            fits = [int(has[name] / amount + 1e-9) for name, amount in needed.items()]
+            if 0 < trial.gpus < 1:  # a fraction of a GPU must be on one GPU
                 fits.append(int(has["GPU"]) * int(1 / trial.gpus + 1e-9))
-            room += min(fits, default=1)
-    found = room // trial.num_workers
-    if not found and limit is None:
+            num_workers += min(fits, default=1)
+    num_trials = num_workers // trial.num_workers
+    if not num_trials and limit is None:
         need = f"{trial.num_workers} workers of {cpus:g} CPUs and {trial.gpus:g} GPUs"
         need += f" and {trial.memory_gib:g} GiB" if trial.memory_gib else ""
         need += f" on nodes with {trial.pool}" if trial.pool else ""
         raise ConfigError(
-            f"resources.trial: a trial needs {need}, which the cluster has not; ask for less, or say with "
-            "--max-concurrent how many the cluster will have room for once it has grown"
+            f"resources.trial: a trial needs {need}, which the cluster does not have; request less, or pass "
+            "--max-concurrent with the number of trials that the cluster will have room for once it has grown"
         )
-    return max(1, found) if limit is None else max(1, min(found or limit, limit))
+    return max(1, num_trials) if limit is None else max(1, min(num_trials or limit, limit))
 
 
 def make_scheduler(name: str, metric: str, mode: str, epochs: int) -> TrialScheduler:
-    """The scheduler of this name. ASHA counts epochs as the trial does, so that one done again is not two."""
+    """Return the scheduler called `name`: "asha" or "none".
+
+    ASHA takes the epoch from the trial's figures, so an epoch that a retry repeats does not count twice.
+    """
     if name == "none":
         return FIFOScheduler()
     return ASHAScheduler(
@@ -142,57 +146,47 @@ def make_scheduler(name: str, metric: str, mode: str, epochs: int) -> TrialSched
         metric=metric,
         mode=mode,
         max_t=epochs,
-        grace_period=max(1, round(epochs * GRACE_SHARE)),
+        grace_period=max(1, round(epochs * GRACE_FRACTION)),
         reduction_factor=REDUCTION,
     )
 
 
-class _Ended:
-    """As much of a Tune trial as a scheduler asks about one that ended in an earlier session."""
-
-    def __init__(self, number: int):
-        self.trial_id = f"before-{number}"
-
-
 def _replay(scheduler: TrialScheduler, records: Sequence[sweeps.Record]) -> None:
-    """Let ASHA know how far the trials before came, and with what."""
+    """Show ASHA the epochs of trials that ended in earlier sessions, so that it compares new trials with them."""
     if isinstance(scheduler, ASHAScheduler):
         for record in records:
-            trial: Any = _Ended(record["number"])
-            scheduler.on_trial_add(None, trial)  # type: ignore[arg-type]
-            known = [epoch for epoch in record["epochs"] if epoch.get(scheduler.metric) is not None]
-            for epoch in known:
-                scheduler.on_trial_result(None, trial, epoch)  # type: ignore[arg-type]
+            measured = [epoch for epoch in record["epochs"] if epoch.get(scheduler.metric) is not None]
+            ray_private.replay_results(scheduler, f"before-{record['number']}", measured)
 
 
-def _setup(place: str, run: str, config: Config) -> tuple[Setup, bool]:
-    """What the trials share, computed once; and whether the corpus is held in the object store."""
+def _setup(folder: str, run: str, config: Config) -> Setup:
+    """Return what the trials share. Decides whether the corpus is held in the object store, and prints that."""
     readings = gather_rows(STAGE, trial_config(config, {"prior.kind": "none"}), run).readings
     size = in_memory.num_bytes(readings)
     store = min((node["Resources"].get("object_store_memory", 0) for node in ray.nodes() if node["Alive"]), default=0)
-    alone = config.resources.trial.num_workers == 1
-    held = alone and size <= min(config.resources.trial.share_gib * _GIB, STORE_SHARE * store)
-    if alone:
+    one_worker = config.resources.trial.num_workers == 1
+    held = one_worker and size <= min(config.resources.trial.share_gib * _GIB, MAX_STORE_FRACTION * store)
+    if one_worker:
         how = "held in the object store" if held else "streamed to each trial (resources.trial.share_gib)"
         print(f"the corpus, {size / _GIB:.2f} GiB, is {how}", flush=True)
     clips, faces = portrait_clips(config, run, NUM_CLIPS)
-    storage.write_bytes(storage.join(place, sweeps.CLIPS), strip(faces))
+    storage.write_bytes(storage.join(folder, sweeps.CLIPS), strip(faces))
     return Setup(
         run,
-        place,
+        folder,
         config,
         load_guides(config, run),
         artifacts.load_face_decoder(run, config),
         clips,
         in_memory.hold(readings) if held else None,
-    ), held
+    )
 
 
-def _asks(config: Config) -> tune.PlacementGroupFactory:
+def _resources(config: Config) -> tune.PlacementGroupFactory:
     trial = config.resources.trial
     if trial.num_workers > 1:
-        # The driver, on the head, which is no spot node; its workers have a placement group of their own.
-        return tune.PlacementGroupFactory([{"node:__internal_head__": 0.001}])
+        # For the trial's driver only, on the head, which is never a spot node. Ray Train places its workers.
+        return tune.PlacementGroupFactory([ray_private.head_node()])
     return tune.PlacementGroupFactory([trial.bundle])
 
 
@@ -200,8 +194,8 @@ def _trial_name(trial: Trial) -> str:
     return f"{trial.config['number']:05d}"
 
 
-class _Todo(Searcher):
-    """Hands Tune the trials that are not done: those cut off in an earlier session first, then new ones."""
+class _PendingTrials(Searcher):
+    """Gives Tune the trials that have not ended: first those that an earlier session began, then new ones."""
 
     def __init__(
         self,
@@ -212,10 +206,10 @@ class _Todo(Searcher):
     ):
         super().__init__()
         self._ledger, self._search, self._changes, self._is_paper = ledger, search, changes, is_paper
-        again = [number for number, record in ledger.records.items() if record["state"] not in sweeps.ENDED]
+        interrupted = [number for number, record in ledger.records.items() if record["state"] not in sweeps.ENDED]
         new = [number for number in range(ledger.sweep["num_trials"]) if number not in ledger.records]
-        self._numbers = iter([*again, *new])
-        self.left = len(again) + len(new)
+        self._numbers = iter([*interrupted, *new])
+        self.count = len(interrupted) + len(new)
         self._running: dict[str, int] = {}
 
     def suggest(self, trial_id: str) -> Any:
@@ -232,34 +226,34 @@ class _Todo(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
         record = self._ledger.records[self._running.pop(trial_id)]
-        failed = error or record["reason"]  # its record says so only later: Tune tells the search first
-        self._search.hear(record | {"state": "failed"} if failed else record)
+        failed = error or record["reason"]  # Tune calls the search before the ledger, so the state is not final yet
+        self._search.observe(record | {"state": "failed"} if failed else record)
 
     def save(self, checkpoint_path: str) -> None:
-        """The records are all there is to keep."""
+        """Do nothing: the records are the only state."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Never asked for."""
+        """Do nothing: Tune's state is never restored."""
 
 
 def trackers(names: Sequence[str], sweep: str) -> list[tune.Callback]:
-    """Tune's own callbacks for MLflow and Weights & Biases, which read their usual environment variables.
+    """Return Tune's callbacks for MLflow and Weights & Biases, which read their usual environment variables.
 
-    Raises ConfigError where the extra is not installed.
+    names: of "mlflow" and "wandb". Raises ConfigError if the extra is not installed.
     """
-    found: list[tune.Callback] = []
+    callbacks: list[tune.Callback] = []
     for name in names:
         try:
             if name == "mlflow":
                 import mlflow  # noqa: F401
                 from ray.air.integrations.mlflow import MLflowLoggerCallback
 
-                found.append(MLflowLoggerCallback(experiment_name=f"arspm-{sweep}"))
+                callbacks.append(MLflowLoggerCallback(experiment_name=f"arspm-{sweep}"))
             else:
                 import wandb  # noqa: F401
                 from ray.air.integrations.wandb import WandbLoggerCallback
 
-                found.append(WandbLoggerCallback(project="arspm", group=sweep))
+                callbacks.append(WandbLoggerCallback(project="arspm", group=sweep))
         except ImportError as error:
             raise ConfigError(f"log: {name} is not installed on the cluster ({error}); install arspm[{name}]") from None
-    return found
+    return callbacks

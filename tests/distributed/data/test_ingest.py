@@ -1,4 +1,4 @@
-"""Rows through Ray Data against the order that `training.order` gives and a naive read of the same corpus."""
+"""Rows streamed by Ray Data, compared with the order of `training.order` and a naive read of the same corpus."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,24 +18,24 @@ from arspm.training.order import Order, groups, window
 FACE_SIZE = 32
 EPOCHS = 2
 WANTED = {"speech": (schema.WAVEFORM,), "faces": (schema.FACE_JPEG,)}
-Told = dict[str, dict[str, Any]]
+Columns = dict[str, dict[str, Any]]  # split -> column -> values
 
 
-def readings(place: str, told: Told, wanted: dict[str, tuple[str, ...]] = WANTED) -> list[Reading]:
-    """Training rows, shuffled, in steps of eight, and validation rows in their own order, with one label."""
-    found = []
+def readings(corpus: str, columns: Columns, wanted: dict[str, tuple[str, ...]] = WANTED) -> list[Reading]:
+    """Return shuffled training rows in steps of eight, and validation rows in their own order, with one label."""
+    result = []
     for name in ("train", "val"):
-        split = tables.open_split(place, name)
+        split = tables.open_split(corpus, name)
         order = Order(groups(split.group_sizes()), 8, 4, 4, seed=3, shuffle=name == "train")
-        ages = np.array([-1 if age is None else age for age in told[name][schema.AGE]], np.float32)
-        found.append(Reading(split, order, wanted, FACE_SIZE, {schema.AGE: ages}))
-    return found
+        ages = np.array([-1 if age is None else age for age in columns[name][schema.AGE]], np.float32)
+        result.append(Reading(split, order, wanted, FACE_SIZE, {schema.AGE: ages}))
+    return result
 
 
 def steps_by_order(
     both: Sequence[Reading], rank: int, world_size: int, epoch: int = 0, step: int = 0
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """(split, rows, weights) of each step from (epoch, step) on, by the order alone."""
+    """Yield (split, rows, weights) of each step from (epoch, step) on, computed from the order only."""
     for each in range(epoch, EPOCHS):
         for name, reading in zip(("train", "val"), both, strict=True):
             order = reading.order
@@ -62,42 +62,42 @@ def run(both: Sequence[Reading], rank: int, world_size: int, epoch: int = 0, ste
 
 
 @pytest.fixture
-def small(driver: None, write_corpus: Callable[..., tuple[str, Told]]) -> tuple[list[Reading], Told]:
-    place, told = write_corpus({"train": (9, 4, 6), "val": (5, 4)})
-    return readings(place, told), told
+def small(driver: None, write_corpus: Callable[..., tuple[str, Columns]]) -> tuple[list[Reading], Columns]:
+    corpus, columns = write_corpus({"train": (9, 4, 6), "val": (5, 4)})
+    return readings(corpus, columns), columns
 
 
 @pytest.mark.ray
 @pytest.mark.parametrize(
     ("rank", "world_size", "epoch", "step"), [(0, 1, 0, 0), (0, 2, 0, 0), (1, 2, 1, 1)], ids=["1of1", "1of2", "2of2"]
 )
-def test_rows_come_as_the_order_says(
-    small: tuple[list[Reading], Told], rank: int, world_size: int, epoch: int, step: int
+def test_rows_come_in_the_planned_order(
+    small: tuple[list[Reading], Columns], rank: int, world_size: int, epoch: int, step: int
 ) -> None:
-    """From the start and amid an epoch, amid a window; training and validation rows in turn."""
-    both, told = small
+    """From the start, and from within an epoch and a window. Training and validation rows alternate."""
+    both, columns = small
     wanted = list(steps_by_order(both, rank, world_size, epoch, step))
     found = run(both, rank, world_size, epoch, step)
     assert len(found) == len(wanted)
-    assert both[0].order.window_steps == 2  # so that step 1 is amid a window
+    assert both[0].order.window_steps == 2  # so step 1 is within a window
     for batch, (split, rows, weights) in zip(found, wanted, strict=True):
         assert set(batch) == {schema.CLIP_ID, schema.WAVEFORM, FACE, schema.AGE, ROW, WEIGHT}
         np.testing.assert_array_equal(batch[ROW], rows)
         np.testing.assert_array_equal(batch[WEIGHT], weights)
-        assert batch[schema.CLIP_ID] == [told[split][schema.CLIP_ID][row] for row in rows]
-        np.testing.assert_array_equal(batch[schema.WAVEFORM], told[split][schema.WAVEFORM][rows])
+        assert batch[schema.CLIP_ID] == [columns[split][schema.CLIP_ID][row] for row in rows]
+        np.testing.assert_array_equal(batch[schema.WAVEFORM], columns[split][schema.WAVEFORM][rows])
         np.testing.assert_array_equal(batch[schema.AGE], both[0 if split == "train" else 1].labels[schema.AGE][rows])
-        pictures = [decode_jpeg(told[split][schema.FACE_JPEG][row], FACE_SIZE) for row in rows]
+        pictures = [decode_jpeg(columns[split][schema.FACE_JPEG][row], FACE_SIZE) for row in rows]
         np.testing.assert_array_equal(batch[FACE], np.stack(pictures))
         assert batch[FACE].shape == (8 // world_size, FACE_SIZE, FACE_SIZE, 3)
 
 
 @pytest.mark.ray
-def test_a_column_that_nobody_asked_for_is_not_there_and_a_second_run_gives_the_same(
-    driver: None, write_corpus: Callable[..., tuple[str, Told]]
+def test_only_the_wanted_columns_are_read_and_a_second_run_gives_the_same(
+    driver: None, write_corpus: Callable[..., tuple[str, Columns]]
 ) -> None:
-    place, told = write_corpus({"train": (9, 8), "val": (4,)})
-    both = readings(place, told, {"features": (schema.FACE_FEATURE,)})
+    corpus, columns = write_corpus({"train": (9, 8), "val": (4,)})
+    both = readings(corpus, columns, {"features": (schema.FACE_FEATURE,)})
     once, again = run(both, 0, 1), run(both, 0, 1)
     assert len(once) == len(again) == EPOCHS * (3 + 1)
     for a, b in zip(once, again, strict=True):
@@ -108,36 +108,36 @@ def test_a_column_that_nobody_asked_for_is_not_there_and_a_second_run_gives_the_
 
 
 @pytest.mark.ray
-def test_a_read_that_fails_raises_its_own_error(small: tuple[list[Reading], Told]) -> None:
+def test_a_failed_read_raises_its_original_error(small: tuple[list[Reading], Columns]) -> None:
     both, _ = small
     gone = Path(both[1].split.path("speech", 1))
     gone.unlink()
     with pytest.raises(FileNotFoundError, match=gone.name) as caught:
         run(both, 0, 1)
-    assert type(caught.value) is FileNotFoundError  # not Ray's account of it
+    assert type(caught.value) is FileNotFoundError  # not Ray's wrapper
 
 
-def test_the_plan_goes_on_where_it_was_left(write_corpus: Callable[..., tuple[str, Told]]) -> None:
+def test_the_plan_resumes_at_any_step(write_corpus: Callable[..., tuple[str, Columns]]) -> None:
     both = readings(*write_corpus({"train": (9, 4, 6), "val": (5, 4)}))
-    whole = plan(both, 3)
-    assert whole[:4] == [Entry(0, 0, 0, 0), Entry(0, 0, 1, 0), Entry(1, 0, 0, 0), Entry(0, 1, 0, 0)]
-    assert plan(both, 3, 1, 1) == [Entry(0, 1, 0, 1), *whole[4:]]
-    assert plan(both, 3, 1, 3) == whole[5:]  # the epoch's rows are all read, its validation is not
+    entries = plan(both, 3)
+    assert entries[:4] == [Entry(0, 0, 0, 0), Entry(0, 0, 1, 0), Entry(1, 0, 0, 0), Entry(0, 1, 0, 0)]
+    assert plan(both, 3, 1, 1) == [Entry(0, 1, 0, 1), *entries[4:]]
+    assert plan(both, 3, 1, 3) == entries[5:]  # after the epoch's training rows, before its validation
     assert plan(both, 3, 3) == []
     assert list(stream(both, [], rank=0, world_size=1, tasks=Tasks(), prefetch_batches=1)) == []
 
 
 @pytest.mark.ray
-def test_reading_ahead_leaves_the_processor_to_training(small: tuple[list[Reading], Told]) -> None:
-    """While batches wait to be taken, the stream takes next to no time of the process that trains."""
+def test_prefetching_takes_little_cpu_time_of_the_training_process(small: tuple[list[Reading], Columns]) -> None:
+    """While batches wait to be consumed, the stream uses almost no CPU time of the training process."""
     both, _ = small
     entries = plan(both, 60)
     batches = stream(both, entries, rank=0, world_size=1, tasks=Tasks(num_tasks=1, cpus=0.5), prefetch_batches=2)
     next(batches)
-    time.sleep(2)  # the first tasks have filled what may wait
+    time.sleep(2)  # until the first tasks have filled the buffer
     before = time.process_time()
     time.sleep(3)
     used = time.process_time() - before
-    for _ in batches:  # a stream left open outlives the connection to Ray, and Ray then ends the process
+    for _ in batches:  # consume all: an open stream outlives the Ray connection, and Ray then ends the process
         pass
     assert used < 1.0

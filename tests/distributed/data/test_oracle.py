@@ -1,4 +1,4 @@
-"""The oracle of a run: what it writes, that it is a mean over people alike, and what it refuses."""
+"""The oracle of a run: its files, that it is a mean over similar people, and which files it refuses."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def write_speakers(path: Path, speakers: list[Speaker]) -> str:
 
 @pytest.fixture
 def speakers() -> list[Speaker]:
-    """More than the test split has, in another order."""
+    """More speakers than the test split has, in another order."""
     people = [replace(each, video_id=f"test{number:04d}") for number, each in enumerate(sample_speakers(5, seed=3))]
     return people[::-1]
 
@@ -56,7 +56,7 @@ def config(speakers_parquet: str) -> Config:
 
 @pytest.fixture
 def run(write_corpus: Callable[..., Any], config: Config, tmp_path: Path) -> str:
-    """A run with a VGGFace that nobody trained and four test speakers, seven clips of theirs in two shards."""
+    """A run with an untrained VGGFace and four test speakers, who have seven clips in two shards."""
     write_corpus({"train": (2,), "val": (2,), "test": (4, 3)})
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -67,7 +67,7 @@ def run(write_corpus: Callable[..., Any], config: Config, tmp_path: Path) -> str
 
 
 @pytest.mark.ray
-def test_the_oracle_is_the_mean_over_people_alike_however_many_actors_draw_them(
+def test_the_oracle_is_the_mean_over_similar_people_for_any_number_of_actors(
     driver: None, run: str, config: Config, speakers: list[Speaker]
 ) -> None:
     files, figures = make_oracle(config, run)
@@ -79,7 +79,7 @@ def test_the_oracle_is_the_mean_over_people_alike_however_many_actors_draw_them(
 
     found = oracle_features(run)
     assert found is not None
-    assert list(found) == [f"test{number:04d}" for number in range(4)]  # once each, not once a clip
+    assert list(found) == [f"test{number:04d}" for number in range(4)]  # once per speaker, not per clip
     network = artifacts.load_vggface(run, config)
     halves = []
     for speaker in speakers:
@@ -114,14 +114,14 @@ def test_the_oracle_is_the_mean_over_people_alike_however_many_actors_draw_them(
 
 
 @pytest.mark.ray
-def test_a_single_draw_has_no_halves(driver: None, run: str, config: Config) -> None:
+def test_a_single_draw_has_no_half_degrees(driver: None, run: str, config: Config) -> None:
     _, figures = make_oracle(override(config, {"oracle.num_draws": 1}), run)
     assert figures["half_degrees"] is None
 
 
-def test_the_wrong_speakers_are_told_before_anything_is_drawn(run: str, config: Config, tmp_path: Path) -> None:
+def test_wrong_speakers_are_reported_before_anything_is_drawn(run: str, config: Config, tmp_path: Path) -> None:
     other = write_speakers(tmp_path / "other.parquet", sample_speakers(5, seed=3))
-    with pytest.raises(ValueError, match=r"other\.parquet: nothing about 4 of 4 speakers, test0000 among them"):
+    with pytest.raises(ValueError, match=r"other\.parquet: no row for 4 of 4 speakers, such as test0000"):
         make_oracle(override(config, {"oracle.speakers": other}), run)
 
 
@@ -139,7 +139,7 @@ def test_a_variant_reads_the_oracle_of_its_run(tmp_path: Path) -> None:
     table = pa.Table.from_arrays([pa.array(["a"]), pa.array([np.array([1, 2, 3], "<f4").tobytes()])], schema=kind)
     (tmp_path / "oracle").mkdir()
     pq.write_table(table, tmp_path / "oracle" / ORACLE)
-    found = oracle_features(stages.variant(str(tmp_path), "another"))
+    found = oracle_features(stages.variant_run(str(tmp_path), "another"))
     assert found is not None
     np.testing.assert_array_equal(found["a"], [1, 2, 3])
 
@@ -153,7 +153,7 @@ def test_the_columns_are_fields_of_a_speaker() -> None:
     assert columns <= names
 
 
-def test_causes_come_in_the_order_of_the_speakers_asked_for(speakers: list[Speaker], speakers_parquet: str) -> None:
+def test_causes_come_in_the_order_of_the_requested_speakers(speakers: list[Speaker], speakers_parquet: str) -> None:
     wanted = [speakers[1], speakers[4], speakers[1]]
     found = true_causes(speakers_parquet, [speaker.video_id for speaker in wanted])
     assert set(found) == {"sex", "age", "body_size", "hair_colour", "glasses"}
@@ -162,7 +162,7 @@ def test_causes_come_in_the_order_of_the_speakers_asked_for(speakers: list[Speak
 
 
 def changed(speakers: list[Speaker], **columns: Any) -> pa.Table:
-    """The speakers' table with other columns; None leaves one out."""
+    """Return the speakers' table with some columns replaced; None removes one."""
     table = pa.Table.from_pylist([asdict(speaker) for speaker in speakers])
     for name, value in columns.items():
         at = table.schema.get_field_index(name)
@@ -173,11 +173,11 @@ def changed(speakers: list[Speaker], **columns: Any) -> pa.Table:
 
 
 @pytest.mark.parametrize(
-    ("columns", "says"),
+    ("columns", "message"),
     [
         ({"sex": None, "glasses": None}, r"no column sex, glasses; `arspm synth` writes such a file"),
         ({"video_id": None}, r"no column video_id"),
-        ({"video_id": ["test0001"] * 5}, r"a video_id stands in two rows"),
+        ({"video_id": ["test0001"] * 5}, r"a video_id occurs in two rows"),
         ({"age": ["30"] * 5}, r"column age must be numbers, not string"),
         ({"age": [30.0, None, 30.0, 30.0, 30.0]}, r"column age is empty in 1 rows"),
         ({"glasses": [0, 1, 0, 1, 0]}, r"column glasses must be true or false, not int64"),
@@ -187,35 +187,35 @@ def changed(speakers: list[Speaker], **columns: Any) -> pa.Table:
         ({"body_size": [0.0, 0.0, 0.0, -9.0, 0.0]}, r"body_size of test0001 is -9\.0; it must be from -2 to 2"),
     ],
 )
-def test_what_cannot_be_is_one_clear_line(
-    columns: dict[str, Any], says: str, speakers: list[Speaker], tmp_path: Path
+def test_an_invalid_file_is_reported_in_one_line(
+    columns: dict[str, Any], message: str, speakers: list[Speaker], tmp_path: Path
 ) -> None:
     path = tmp_path / "speakers.parquet"
     pq.write_table(changed(speakers, **columns), path)
-    with pytest.raises(ValueError, match=says) as raised:
+    with pytest.raises(ValueError, match=message) as raised:
         true_causes(str(path), [f"test{number:04d}" for number in range(5)])
     assert str(raised.value).startswith(f"{path}: ")
     assert len(str(raised.value).splitlines()) == 1
 
 
-def test_a_speaker_that_is_missing_is_named(speakers_parquet: str) -> None:
-    with pytest.raises(ValueError, match=r"nothing about 2 of 3 speakers, strange among them; is it the file of"):
+def test_a_missing_speaker_is_named(speakers_parquet: str) -> None:
+    with pytest.raises(ValueError, match=r"no row for 2 of 3 speakers, such as strange; is it the file of"):
         true_causes(speakers_parquet, ["test0001", "strange", "stranger"])
 
 
-def test_a_file_that_is_not_there_or_no_parquet_is_named(speakers_parquet: str, tmp_path: Path) -> None:
+def test_a_missing_or_damaged_file_is_named(speakers_parquet: str, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nowhere\.parquet: no such file"):
         true_causes(str(tmp_path / "nowhere.parquet"), ["a"])
-    whole = Path(speakers_parquet).read_bytes()
-    for data in (b"", b"video_id,sex\n", whole[: len(whole) // 2], whole[:100] + bytes(200) + whole[300:]):
+    intact = Path(speakers_parquet).read_bytes()
+    for data in (b"", b"video_id,sex\n", intact[: len(intact) // 2], intact[:100] + bytes(200) + intact[300:]):
         Path(speakers_parquet).write_bytes(data)
-        with pytest.raises(ValueError, match=r"speakers\.parquet: not a whole Parquet file") as raised:
+        with pytest.raises(ValueError, match=r"speakers\.parquet: not a complete Parquet file") as raised:
             true_causes(speakers_parquet, ["a"])
         assert len(str(raised.value).splitlines()) == 1
 
 
 class Trap:
-    """Writes a file as it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -224,8 +224,8 @@ class Trap:
         return Path.touch, (self.path,)
 
 
-def test_a_pickle_in_the_file_stays_shut(speakers: list[Speaker], tmp_path: Path) -> None:
-    """Ray Data reads a column of its type for objects by unpickling it."""
+def test_a_pickle_in_the_file_is_not_unpickled(speakers: list[Speaker], tmp_path: Path) -> None:
+    """Ray Data's extension type for Python objects unpickles a column when it is read."""
     from ray.data._internal.object_extensions.arrow import ArrowPythonObjectArray, ArrowPythonObjectType
 
     sprung = tmp_path / "sprung"

@@ -1,4 +1,4 @@
-"""What training tells Prometheus: which figures, under which names, and all the way to what Prometheus reads."""
+"""Training metrics: their values and names, from the training loop to what Prometheus scrapes."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from arspm.training.fit import WorkerContext
 RECIPE = Recipe(epochs=4, global_batch_size=12, learning_rate=0.1, decay=0.5, decay_epochs=1)
 TAGS = {"stage": "decoder", "run": "one", "training": "train-abc", "rank": "2"}
 
-Told = list[tuple[str, float, dict[str, str]]]
+Recorded = list[tuple[str, float, dict[str, str]]]
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> Told:
-    """What was handed to Ray's metrics, in order: (name, value, tags). Ray gets it all the same."""
-    seen: Told = []
+def recorded(monkeypatch: pytest.MonkeyPatch) -> Recorded:
+    """The values passed to Ray's metrics, in order: (name, value, tags). Ray still receives them."""
+    seen: Recorded = []
     record = ray.util.metrics.Metric._record
 
     def note(self: Any, value: float, tags: dict[str, str] | None = None) -> None:
@@ -42,9 +42,14 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Told:
     return seen
 
 
-def meter(run: str = "s3://bucket/runs/one", share: float = 1.0) -> Meter:
+def meter(run: str = "s3://bucket/runs/one", loss_weight: float = 1.0) -> Meter:
     return Meter(
-        "decoder", RECIPE, run, WorkerContext(rank=2, world_size=3, share=share), training="train-abc", num_steps=10
+        "decoder",
+        RECIPE,
+        run,
+        WorkerContext(rank=2, world_size=3, loss_weight=loss_weight),
+        training="train-abc",
+        num_steps=10,
     )
 
 
@@ -57,38 +62,40 @@ def test_the_gauges_after_a_step() -> None:
         "arspm_learning_rate": 0.025,
         "arspm_train_loss": 0.25,
     }
-    # The last step of an epoch still had the epoch's rate; before the history's first point there is no loss to tell.
+    # The last step of an epoch has the epoch's rate. Before the history's first point there is no loss.
     last = gauges(TrainingState(epoch=0, step=10), RECIPE, 10)
     assert last == {"arspm_train_epoch": 1, "arspm_train_step": 10, "arspm_learning_rate": 0.1}
     assert set(gauges(progress, RECIPE, 10)) == set(metrics.GAUGES)
 
 
 @pytest.mark.parametrize("run", ["s3://bucket/runs/one", "s3://bucket/runs/one/", "/runs/one", "one"])
-def test_a_step_tells_this_workers_share_of_the_batch(told: Told, run: str) -> None:
+def test_a_step_counts_this_workers_clips_of_the_batch(recorded: Recorded, run: str) -> None:
     meter(run).step(TrainingState(step=7, losses=[[7, 0.5]]))
-    assert told[0] == ("arspm_train_clips", 4, TAGS), "12 clips over three workers"
-    assert {name: value for name, value, _ in told[1:]} == gauges(TrainingState(step=7, losses=[[7, 0.5]]), RECIPE, 10)
-    assert all(tags == TAGS for _, _, tags in told)
-    told.clear()
-    meter(run, share=1.5).step(TrainingState(step=7))
-    assert told[0][1] == 6, "and where the batch does not part evenly, what it has of it"
+    assert recorded[0] == ("arspm_train_clips", 4, TAGS), "12 clips over three workers"
+    assert {name: value for name, value, _ in recorded[1:]} == gauges(
+        TrainingState(step=7, losses=[[7, 0.5]]), RECIPE, 10
+    )
+    assert all(tags == TAGS for _, _, tags in recorded)
+    recorded.clear()
+    meter(run, loss_weight=1.5).step(TrainingState(step=7))
+    assert recorded[0][1] == 6, "a worker with more lanes than the others has more clips"
 
 
-def test_only_the_wait_for_batches_counts_as_waiting(told: Told) -> None:
+def test_only_the_wait_for_batches_counts_as_waiting(recorded: Recorded) -> None:
     def slow() -> Iterator[int]:
         for number in range(3):
             time.sleep(0.05)
             yield number
 
     for number in meter().watch(slow()):
-        assert len(told) == number + 1
+        assert len(recorded) == number + 1
         time.sleep(0.2)  # the step
-    assert [name for name, _, _ in told] == ["arspm_data_wait_seconds"] * 3
-    assert all(0.05 <= value < 0.2 for _, value, _ in told)
-    list(meter().watch(iter(range(1000))))  # no wait at all is no fault
+    assert [name for name, _, _ in recorded] == ["arspm_data_wait_seconds"] * 3
+    assert all(0.05 <= value < 0.2 for _, value, _ in recorded)
+    list(meter().watch(iter(range(1000))))  # a wait of zero is valid
 
 
-def test_a_reader_that_fails_fails_the_training() -> None:
+def test_an_error_of_the_reader_reaches_the_training() -> None:
     def broken() -> Iterator[int]:
         yield 1
         raise OSError("storage is away")
@@ -97,8 +104,8 @@ def test_a_reader_that_fails_fails_the_training() -> None:
         list(meter().watch(broken()))
 
 
-def test_rays_agent_exports_them_under_the_names_of_the_board() -> None:
-    """The part of Ray's agent that turns what workers report into what Prometheus reads."""
+def test_rays_agent_exports_the_names_that_the_dashboard_uses() -> None:
+    """Tests the part of Ray's agent that exports the workers' metrics to Prometheus."""
     from ray._private.telemetry.open_telemetry_metric_recorder import OpenTelemetryMetricRecorder
 
     recorder = OpenTelemetryMetricRecorder(gauge_metric_ttl_seconds=60)
@@ -117,7 +124,7 @@ def test_rays_agent_exports_them_under_the_names_of_the_board() -> None:
 
 
 def samples(text: str) -> dict[str, list[tuple[dict[str, str], float]]]:
-    """What Prometheus reads: name -> (labels, value), without the labels that say which exporter it was."""
+    """Return what Prometheus reads: name -> (labels, value), without the labels that name the exporter."""
     found: dict[str, list[tuple[dict[str, str], float]]] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
@@ -133,13 +140,13 @@ import ray
 def train():
     import time
     from arspm.config import Recipe
-    from arspm.training.checkpoint import Progress
-    from arspm.training.fit import Place
+    from arspm.training.checkpoint import TrainingState
+    from arspm.training.fit import WorkerContext
     from arspm.distributed.train.metrics import Meter
 
-    meter = Meter("decoder", Recipe(), "/runs/one", Place(), training="train-abc", num_steps=10)
+    meter = Meter("decoder", Recipe(), "/runs/one", WorkerContext(), training="train-abc", num_steps=10)
     for step, _ in enumerate(meter.watch(iter(range(1200)))):
-        meter.step(Progress(step=step + 1, losses=[[1, 0.5]]))
+        meter.step(TrainingState(step=step + 1, losses=[[1, 0.5]]))
         time.sleep(0.1)
 
 ray.init()
@@ -148,11 +155,11 @@ ray.get(train.remote())
 
 
 @pytest.mark.ray
-def test_prometheus_finds_them_where_ray_says(
+def test_prometheus_scrapes_every_metric_of_the_dashboard(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wait_until: Callable[..., None]
 ) -> None:
-    """On a head of its own with metrics on: all that the board draws, but what only GPUs, the autoscaler or Ray Data
-    tell."""
+    """On a separate head with metrics enabled: every metric of the dashboard except those that only GPUs, the
+    autoscaler or Ray Data export."""
     from cluster import client as jobs
     from cluster import head as heads
     from tests.cluster.test_grafana import queries

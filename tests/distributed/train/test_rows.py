@@ -1,4 +1,4 @@
-"""Which rows a training stage learns from and is validated on."""
+"""The rows that a training stage is trained and validated on."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,35 +21,35 @@ CONFIG = override(preset("smoke"), {"data.storage": "waveform"})
 def test_a_gender_stage_without_labels_says_what_is_missing(
     write_corpus: Callable[..., Any], tmp_path: Path, train: tuple[int], val: tuple[int], lacks: str
 ) -> None:
-    write_corpus({"train": train, "val": val})  # nobody said the first person's sex
+    write_corpus({"train": train, "val": val})  # the first person's sex is not labelled
     with pytest.raises(NothingToLearn, match=lacks):
         gather_rows("gender", CONFIG, str(tmp_path))
 
 
-def test_the_last_clip_of_every_fifth_person_is_kept_from_vggface(
+def test_the_last_clip_of_every_fifth_person_validates_vggface(
     write_corpus: Callable[..., Any], tmp_path: Path
 ) -> None:
-    _, told = write_corpus({"train": (9, 11)})  # ten people, two clips each
+    _, columns = write_corpus({"train": (9, 11)})  # ten people, two clips each
     rows = gather_rows("vggface", CONFIG, str(tmp_path))
-    assert rows.score is not None
-    kept = rows.score.order.groups.rows
-    learnt = rows.train.order.groups.rows
-    np.testing.assert_array_equal(kept, [1, 11])  # persons 0 and 5
-    assert sorted([*kept, *learnt]) == list(range(20))
+    assert rows.val is not None
+    held_out = rows.val.order.groups.rows
+    trained = rows.train.order.groups.rows
+    np.testing.assert_array_equal(held_out, [1, 11])  # persons 0 and 5
+    assert sorted([*held_out, *trained]) == list(range(20))
     classes = rows.train.labels[schema.IDENTITY]
-    names = told["train"][schema.IDENTITY]
-    assert rows.classes == 10
+    names = columns["train"][schema.IDENTITY]
+    assert rows.num_classes == 10
     assert len({(name, number) for name, number in zip(names, classes, strict=True)}) == 10
 
 
 @pytest.mark.parametrize("kind", ["neutral", "gender", "female", "male"])
-def test_a_model_of_one_sex_learns_and_is_validated_on_that_sex_alone(
+def test_a_model_of_one_sex_is_trained_and_validated_on_that_sex_only(
     write_corpus: Callable[..., Any], tmp_path: Path, kind: str
 ) -> None:
-    _, told = write_corpus({"train": (9, 11), "val": (8,)})
+    _, columns = write_corpus({"train": (9, 11), "val": (8,)})
     rows = gather_rows("encoder", override(CONFIG, {"prior.kind": kind}), str(tmp_path))
     for split, reading in zip(("train", "val"), rows.readings, strict=True):
-        labels = told[split][schema.GENDER]
+        labels = columns[split][schema.GENDER]
         assert set(labels) == {"female", "male", None}
         expected = [row for row, label in enumerate(labels) if kind not in schema.GENDERS or label == kind]
         assert reading.order.groups.rows.tolist() == expected

@@ -1,4 +1,4 @@
-"""A sweep and its trials' records as its folder has them, for tests of what reads and writes them."""
+"""A sweep and its trials' records, as in a sweep's folder, for tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where samples come from: lists, and Optuna over sessions."""
+"""The choice of samples: lists, and Optuna over several sessions."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ def ended(number: int, sample: Sample, value: float | None, state: str = "finish
 
 
 def hill(sample: Sample) -> float:
-    """Least at lambda1 = 2 without a prior."""
+    """Return a value that is lowest at lambda1 = 2 without a prior."""
     prior = ["none", "neutral", "neutral+fc"].index(sample["prior.kind+speech_encoder.fusion"])
     return math.log(sample["loss.lambda1"] / 2) ** 2 + 0.3 * prior
 
 
 def go(search: Search, numbers: range) -> list[sweeps.Record]:
-    """Trials one after the other."""
+    """Run trials one after the other."""
     records = []
     for number in numbers:
         sample = search.suggest(number)
         records.append(ended(number, sample, hill(sample)))
-        search.hear(records[-1])
+        search.observe(records[-1])
     return records
 
 
@@ -59,7 +59,7 @@ def test_a_list_gives_each_number_its_own_sample() -> None:
     assert search.suggest(0) == {"x": 0}
 
 
-def test_samples_are_of_the_space_and_json() -> None:
+def test_samples_are_in_the_space_and_valid_json() -> None:
     for number in range(25):
         sample = Optuna(MIXED, "min", seed=3).suggest(number)
         assert list(sample) == list(MIXED)
@@ -73,7 +73,7 @@ def test_samples_are_of_the_space_and_json() -> None:
 
 
 def test_first_samples_are_uniform_or_uniform_in_the_logarithm() -> None:
-    """Of 200 sweeps' first trials; Kolmogorov and Smirnov at a thousandth."""
+    """Tests the first trials of 200 sweeps by Kolmogorov-Smirnov at the 0.1 % level."""
     drawn = [Optuna(MIXED, "min", seed).suggest(0) for seed in range(200)]
     logs = np.log10([sample["loss.lambda1"] for sample in drawn])
     assert stats.kstest(logs, "uniform", (-1, 2)).pvalue > 1e-3
@@ -88,7 +88,7 @@ def test_the_paper_s_values_come_first_and_once() -> None:
     assert samples[0] == PAPER
     assert PAPER not in samples[1:]
     again = Optuna(MIXED, "min", seed=0, first=[PAPER])
-    again.hear(ended(0, PAPER, 1.0))
+    again.observe(ended(0, PAPER, 1.0))
     assert PAPER not in [record["sample"] for record in go(again, range(1, 8))]
 
 
@@ -99,18 +99,18 @@ def test_the_same_seed_draws_the_same_and_another_seed_another() -> None:
 
 
 @pytest.mark.parametrize("cut", [1, 4, 12, 15])
-def test_a_sweep_that_was_cut_off_draws_what_it_would_have_drawn(cut: int) -> None:
-    """Among the random trials of the beginning and after them; Optuna learns from the eleventh."""
-    whole = go(Optuna(MIXED, "min", seed=1, first=[PAPER]), range(18))
+def test_an_interrupted_sweep_draws_the_same_samples(cut: int) -> None:
+    """Interrupted during Optuna's ten random trials, and after them."""
+    uninterrupted = go(Optuna(MIXED, "min", seed=1, first=[PAPER]), range(18))
     resumed = Optuna(MIXED, "min", seed=1, first=[PAPER])
-    for record in json.loads(json.dumps(whole[:cut])):
-        resumed.hear(record)
-    assert go(resumed, range(cut, 18)) == whole[cut:]
-    drawn = [record["sample"]["loss.lambda1"] for record in whole]
+    for record in json.loads(json.dumps(uninterrupted[:cut])):
+        resumed.observe(record)
+    assert go(resumed, range(cut, 18)) == uninterrupted[cut:]
+    drawn = [record["sample"]["loss.lambda1"] for record in uninterrupted]
     assert len(set(drawn)) == len(drawn)
 
 
-def test_trials_side_by_side_differ() -> None:
+def test_concurrent_trials_differ() -> None:
     search = Optuna(MIXED, "min", seed=0)
     go(search, range(12))
     samples = [search.suggest(number) for number in range(12, 20)]
@@ -118,36 +118,36 @@ def test_trials_side_by_side_differ() -> None:
 
 
 @pytest.mark.parametrize(("mode", "sign"), [("min", 1.0), ("max", -1.0)])
-def test_it_learns_where_the_best_is(mode: str, sign: float) -> None:
-    """After 40 trials of a parabola around 0.8 what it draws lies nearer to that than chance, a mean of 0.34."""
+def test_it_learns_where_the_optimum_is(mode: str, sign: float) -> None:
+    """After 40 trials of a parabola around 0.8, samples are closer to 0.8 than random ones (mean distance 0.34)."""
     search = Optuna(NUMBER, mode, seed=0)
     rng = np.random.default_rng(0)
     for number, x in enumerate(rng.random(40).tolist()):
-        search.hear(ended(number, {"x": x}, sign * (x - 0.8) ** 2, ("finished", "stopped")[number % 2]))
+        search.observe(ended(number, {"x": x}, sign * (x - 0.8) ** 2, ("finished", "stopped")[number % 2]))
     drawn = [search.suggest(number)["x"] for number in range(40, 60)]
     assert np.abs(np.array(drawn) - 0.8).mean() < 0.15
 
 
-def test_failed_trials_and_those_without_a_value_teach_nothing() -> None:
-    """Twelve good values at 0.8 in trials that failed: were they counted, half the samples would lie there."""
+def test_failed_trials_and_those_without_a_value_are_ignored() -> None:
+    """Twelve failed trials with good values at 0.8: if they counted, half of the samples would be there."""
     taught, untaught = Optuna(NUMBER, "min", seed=2), Optuna(NUMBER, "min", seed=2)
     for number in range(12):
-        taught.hear(ended(number, {"x": 0.8 + number / 1000}, 0.0, "failed"))
-        taught.hear(ended(number, {"x": 0.8 + number / 1000}, None))
+        taught.observe(ended(number, {"x": 0.8 + number / 1000}, 0.0, "failed"))
+        taught.observe(ended(number, {"x": 0.8 + number / 1000}, None))
     assert [taught.suggest(number) for number in range(12, 20)] == [
         untaught.suggest(number) for number in range(12, 20)
     ]
 
 
-def test_a_trial_that_fails_here_is_told_and_the_next_is_drawn() -> None:
+def test_the_search_continues_after_failed_trials() -> None:
     search = Optuna(NUMBER, "min", seed=0)
     for number in range(30):
         sample = search.suggest(number)
         value = None if number % 2 else 0.1
-        search.hear(ended(number, sample, value, ("failed", "finished", "stopped")[number % 3]))
+        search.observe(ended(number, sample, value, ("failed", "finished", "stopped")[number % 3]))
 
 
-def test_trials_of_another_space_are_left_out_with_a_word(caplog: pytest.LogCaptureFixture) -> None:
+def test_trials_of_another_space_are_ignored_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     search = Optuna(MIXED, "min", seed=0)
     strangers: list[dict[str, Any]] = [
         {},
@@ -158,8 +158,8 @@ def test_trials_of_another_space_are_left_out_with_a_word(caplog: pytest.LogCapt
     ]
     with caplog.at_level(logging.WARNING, "arspm.distributed.tune.search"):
         for number, sample in enumerate(strangers):
-            search.hear(ended(number, sample, 1.0))
-        search.hear(ended(9, PAPER | {"loss.lambda9": 1.0}, 1.0))  # one dimension more does no harm
+            search.observe(ended(number, sample, 1.0))
+        search.observe(ended(9, PAPER | {"loss.lambda9": 1.0}, 1.0))  # an additional dimension is ignored
     assert [record.args for record in caplog.records] == [(number,) for number in range(len(strangers))]
 
 

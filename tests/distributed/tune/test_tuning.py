@@ -1,4 +1,4 @@
-"""Sweeps on a real Ray: the ways a trial can run, what a sweep leaves, and what it goes on from."""
+"""Sweeps on a real cluster: the ways a trial can run, the files of a sweep, failures and resuming."""
 
 import threading
 import time
@@ -32,10 +32,10 @@ def run(driver: None, decoded_run: tuple[str, Config]) -> tuple[str, Config]:
 def go(run: str, config: Config, samples: list[dict[str, Any]], **changed: Any) -> dict[str, Any]:
     """Run a sweep of listed samples in `<run>/sweeps/one`."""
     sweep = sweep_of(config, num_trials=len(samples), **changed)
-    place = sweeps.folder(run, sweep["name"])
-    storage.write_json(storage.join(place, sweeps.SWEEP), sweep)
+    folder = sweeps.folder(run, sweep["name"])
+    storage.write_json(storage.join(folder, sweeps.SWEEP), sweep)
     return tuning.run_sweep(
-        place,
+        folder,
         run,
         config,
         sweep,
@@ -69,11 +69,11 @@ def test_batches_from_memory_are_those_that_are_streamed(run: tuple[str, Config]
             assert np.array_equal(one[name], other[name]), name
 
 
-def test_a_sweep_leaves_records_a_page_portraits_and_curves(run: tuple[str, Config]) -> None:
+def test_a_sweep_writes_records_a_page_portraits_and_curves(run: tuple[str, Config]) -> None:
     uri, config = run
     samples = [{"loss.lambda1": 1.0}, {"loss.lambda1": 3.0}, {"loss.lambda1": 0.3}]
     results = go(uri, config, samples)
-    place = sweeps.folder(uri, "one")
+    folder = sweeps.folder(uri, "one")
     assert results["state"] == "finished"
     assert results["counts"]["finished"] == 3
     assert [trial["sample"] for trial in results["trials"]] == samples
@@ -81,19 +81,19 @@ def test_a_sweep_leaves_records_a_page_portraits_and_curves(run: tuple[str, Conf
         assert [epoch["epoch"] for epoch in trial["epochs"]] == [1, 2, 3]
         assert trial["best"] == min(epoch["val_cos_degrees"] for epoch in trial["epochs"])
         assert trial["attempts"] == 1
-        assert storage.exists(storage.join(place, f"tensorboard/{trial['number']:05d}"))
+        assert storage.exists(storage.join(folder, f"tensorboard/{trial['number']:05d}"))
     assert results["paper"] == {"numbers": [0], "mean": results["trials"][0]["best"], "sd": None}
     assert set(results["pictures"]["trials"]) == {"0", "1", "2"}
     assert results["pictures"]["real"].startswith("data:image/jpeg;base64,")
     assert results["config_of_best"]["loss"]["lambda1"] == samples[results["best"]]["loss.lambda1"]
-    assert sweeps.read_records(place) == {trial["number"]: trial for trial in results["trials"]}
-    assert "<!doctype html>" in Path(place, "index.html").read_text()[:20].lower()
-    left = {path.name for path in Path(place).iterdir()}
+    assert sweeps.read_records(folder) == {trial["number"]: trial for trial in results["trials"]}
+    assert "<!doctype html>" in Path(folder, "index.html").read_text()[:20].lower()
+    left = {path.name for path in Path(folder).iterdir()}
     assert left == {"sweep.json", "results.json", "index.html", "clips.jpg", "trials", "tensorboard"}
 
 
-def test_every_way_of_running_a_trial_learns_the_same(run: tuple[str, Config]) -> None:
-    """In Tune's actor from memory, there by Ray Data, and on a Ray Train worker: the same figures to the last bit."""
+def test_every_way_of_running_a_trial_gives_the_same_figures(run: tuple[str, Config]) -> None:
+    """In Tune's actor from memory or by Ray Data, and on a Ray Train worker: the same figures, bit by bit."""
     uri, config = run
     sample = {"loss.lambda1": 0.7}
     held = go(uri, config, [sample], name="held")
@@ -118,7 +118,7 @@ def test_a_trial_on_several_workers_is_a_driver_of_ray_train(run: tuple[str, Con
     assert not storage.exists(storage.join(sweeps.folder(uri, "one"), "train"))
 
 
-def test_a_trial_that_fails_is_recorded_and_the_others_go_on(run: tuple[str, Config]) -> None:
+def test_a_failed_trial_is_recorded_and_the_others_continue(run: tuple[str, Config]) -> None:
     uri, config = run
     samples = [{"loss.lambda1": 1e39}, {"prior.kind": "nobody"}, {"loss.lambda1": 1.0}]
     results = go(uri, config, samples)
@@ -130,15 +130,15 @@ def test_a_trial_that_fails_is_recorded_and_the_others_go_on(run: tuple[str, Con
     assert results["state"] == "finished"
 
 
-def test_a_killed_trial_is_tried_again(run: tuple[str, Config], head: Any) -> None:
+def test_a_killed_trial_is_retried(run: tuple[str, Config], head: Any) -> None:
     uri, config = run
     config = override(config, {"training.encoder.epochs": 40})
-    place, killed = sweeps.folder(uri, "one"), []
+    folder, killed = sweeps.folder(uri, "one"), []
 
     def kill() -> None:
         deadline = time.time() + 120
         while not killed and time.time() < deadline:
-            if storage.exists(storage.join(place, f"{sweeps.stem(0)}.jpg")):  # it has ended an epoch
+            if storage.exists(storage.join(folder, f"{sweeps.stem(0)}.jpg")):  # an epoch has ended
                 for process in busy_workers(head, "ImplicitFunc"):
                     process.kill()
                     killed.append(process.pid)
@@ -155,20 +155,20 @@ def test_a_killed_trial_is_tried_again(run: tuple[str, Config], head: Any) -> No
 
 
 @pytest.mark.parametrize(("before", "state", "epochs"), [(-50.0, "stopped", 1), (50.0, "finished", 4)])
-def test_asha_judges_by_the_trials_of_earlier_sessions_too(
+def test_asha_compares_with_trials_of_earlier_sessions(
     run: tuple[str, Config], before: float, state: str, epochs: int
 ) -> None:
-    """Three trials are done; were they far better at the first rung, the fourth ends there, and else not."""
+    """Three trials have ended. The fourth is stopped at the first rung if they were far better there."""
     uri, config = run
     config = override(config, {"training.encoder.epochs": 4})
     first = [{"loss.lambda1": 1.0}] * 3
-    place = sweeps.folder(uri, "one")
+    folder = sweeps.folder(uri, "one")
     for number, sample in enumerate(first):
         record = sweeps.new_record(number, sample, sample, paper=True)
         for epoch in range(1, 5):
             figures = {"epoch": epoch, "step": 3 * epoch, "seconds": 0.1, "val_cos_degrees": 90 + before}
             sweeps.add_epoch(record, figures, "val_cos_degrees", "min")
-        sweeps.write_record(place, record | {"state": "finished", "started": 0.0, "ended": 1.0, "attempts": 1})
+        sweeps.write_record(folder, record | {"state": "finished", "started": 0.0, "ended": 1.0, "attempts": 1})
     results = go(uri, config, [*first, {"loss.lambda1": 2.0}], epochs=4, scheduler="asha")
     assert [trial["attempts"] for trial in results["trials"]] == [1, 1, 1, 1]
     last = results["trials"][-1]
@@ -184,5 +184,5 @@ def test_eight_streamed_trials_on_two_cpus_finish(run: tuple[str, Config]) -> No
 
 
 def measured(epoch: dict[str, Any]) -> dict[str, Any]:
-    """An epoch's figures without those that depend on the clock."""
+    """Return an epoch's figures without the timings."""
     return {name: value for name, value in epoch.items() if name.startswith(("val_", "train_")) or name == "step"}

@@ -1,0 +1,133 @@
+"""Plan a corpus before any clip is decoded: splits, shards, and which shards an interrupted run already wrote.
+
+A hash of the video id decides a video's split and its position. Shards therefore do not depend on each other: an
+interrupted run resumes with the shards that have no receipt, and the shards are byte-identical however often that
+happens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Sequence
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import BaseModel, Field, ValidationError
+
+from arspm import storage
+from arspm.corpus import schema
+from arspm.corpus.schema import DropReason
+from arspm.media.clip_rows import ClipRow
+
+RECEIPTS = "receipts"
+
+
+class Shard(NamedTuple):
+    """The rows of one shard, before any is decoded."""
+
+    split: str
+    name: str
+    rows: tuple[ClipRow, ...]
+
+    @property
+    def receipt_name(self) -> str:
+        return f"{self.split}-{self.name}.json"
+
+
+class _Dropped(BaseModel):
+    row: int
+    clip_id: str | None
+    reason: Annotated[str, Field(pattern=f"^({'|'.join(reason.value for reason in DropReason)})$")]
+    detail: str
+
+
+class _Receipt(BaseModel):
+    """What a task wrote for a shard. The receipt is written last, so it proves that the shard is complete."""
+
+    fingerprint: str
+    rows: Annotated[int, Field(ge=0)]
+    videos: list[str]
+    ids: str
+    dropped: list[_Dropped]
+    files: dict[str, dict[str, Any]]
+
+
+def assign_splits(
+    video_ids: Sequence[str],
+    val_fraction: float,
+    test_fraction: float,
+    unit: str = "videos",
+    test_videos: frozenset[str] = frozenset(),
+) -> dict[str, str]:
+    """Return each video's split, by a hash of its id (reading S). It does not depend on the rest of the corpus.
+
+    For a dataset with known speakers, these are ids of speakers, and `unit` is "speakers" in errors. If `test_videos`
+    is not empty, exactly these videos are the test split. Raises ValueError, with fractions that work, if a split
+    would have no video.
+    """
+    hashes = {video: _hash("split", video) / 2**64 for video in video_ids if video not in test_videos}  # in [0, 1)
+    if test_videos:
+        test_fraction = 0.0
+    split = dict.fromkeys(test_videos, "test") | {
+        video: "test" if value < test_fraction else "val" if value < test_fraction + val_fraction else "train"
+        for video, value in hashes.items()
+    }
+    empty = [name for name in schema.SPLITS if name not in split.values()]
+    if empty:
+        advice = _working_fractions(sorted(hashes.values()), unit, with_test=not test_videos)
+        raise ValueError(f"{len(hashes)} {unit} leave the {' and '.join(empty)} split empty; {advice}")
+    return split
+
+
+def plan_shards(rows: Sequence[ClipRow], split_of: dict[str, str], rows_per_shard: int) -> list[Shard]:
+    """Return the shards of each split: rows in order of a hash of the video id, then of their start."""
+    shards = []
+    for split in schema.SPLITS:
+        selected = [row for row in rows if split_of[row.video_id] == split]
+        selected.sort(key=lambda row: (_hash("order", row.video_id), row.video_id, row.start_seconds, row.clip_id))
+        for number, begin in enumerate(range(0, len(selected), rows_per_shard)):
+            shards.append(Shard(split, f"shard-{number:05d}", tuple(selected[begin : begin + rows_per_shard])))
+    return shards
+
+
+def read_receipts(corpus: str, fingerprint: str) -> dict[str, dict[str, Any]]:
+    """Return the receipts of complete shards by the receipt's file name. Invalid receipts are ignored.
+
+    If the corpus belongs to another fingerprint, it is removed.
+    """
+    receipts = {}
+    for name, data in storage.read_folder(storage.join(corpus, RECEIPTS), ".json").items():
+        with contextlib.suppress(ValidationError):
+            receipts[name] = _Receipt.model_validate_json(data, strict=True).model_dump()
+    if {receipt["fingerprint"] for receipt in receipts.values()} != {fingerprint}:
+        storage.remove(corpus)
+        return {}
+    return receipts
+
+
+def _hash(purpose: str, video_id: str) -> int:
+    """Return 64 bits of a hash of the video id, independent for each purpose."""
+    return int.from_bytes(hashlib.sha256(f"{purpose}:{video_id}".encode()).digest()[:8], "big")
+
+
+def _working_fractions(hashes: list[float], unit: str, *, with_test: bool) -> str:
+    """Return advice with fractions that give about a tenth of the videos each to test and val.
+
+    Test gets at least two videos if there are six. hashes: sorted.
+    """
+    num_splits = 2 + with_test
+    if len(hashes) < num_splits:
+        besides = "" if with_test else " besides those of data.test_csv"
+        return f"a corpus needs at least {('two', 'three')[with_test]} {unit}{besides}, one for each split"
+    num_val = max(1, len(hashes) // 10)
+    num_test = max(num_val, 2 if len(hashes) >= 6 else 1) if with_test else 0
+
+    def fraction_below(count: int) -> float:
+        """Return a fraction that exactly `count` hashes are below, with as few digits as possible."""
+        low, high = hashes[count - 1], hashes[count]
+        return next(value for digits in range(1, 17) if low < (value := round((low + high) / 2, digits)) <= high)
+
+    test = fraction_below(num_test) if with_test else 0.0
+    val = round(fraction_below(num_test + num_val) - test, 16)
+    test_option = f"--set data.test_fraction={test:.15g} " if with_test else ""
+    return f"try {test_option}--set data.val_fraction={val:.15g}"

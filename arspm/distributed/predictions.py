@@ -1,0 +1,118 @@
+"""The test split with the model's predictions, and the other arrays that evaluate's measures read."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from arspm.config import Config
+from arspm.corpus import schema, tables
+from arspm.distributed.data import oracle
+from arspm.evaluation.judges import Pictures
+from arspm.runs import stages
+from arspm.training.prior import choose_rows
+
+MAX_TRAINING_FACES = 5000  # that the judge and the probes are fitted to
+REAL, FACE_TO_FACE = "real", "face-to-face"
+
+
+class Predictions(NamedTuple):
+    """The test split with the model's predictions, one row per clip."""
+
+    table: pa.Table  # of `infer.predict`
+    columns: dict[str, np.ndarray]  # its tensor columns
+    speakers: np.ndarray
+    genders: np.ndarray  # the labels' classes, -1 if unlabelled
+    selected: np.ndarray  # bool: the rows that Table 4 measures, which are all or those of the prior's sex
+
+
+class Networks(NamedTuple):
+    """The networks that draw portraits of other features than a clip's, and measure these portraits."""
+
+    decoder: torch.nn.Module
+    vggface: Any
+
+    @torch.no_grad()
+    def draw(self, features: np.ndarray) -> torch.Tensor:
+        return self.decoder(torch.from_numpy(np.ascontiguousarray(features, np.float32)))
+
+    @torch.no_grad()
+    def redrawn(self, features: np.ndarray) -> np.ndarray:
+        """Return VGGFace's features of the decoder's portraits of features."""
+        return self.vggface.features(self.draw(features)).numpy()
+
+
+def model_name(config: Config) -> str:
+    """Return the paper's name of a variant: its prior, with "+fc" if the prior goes through Fc2.
+
+    An architecture that is not the paper's is appended.
+    """
+    architecture = config.speech_encoder.architecture
+    if architecture == "speech2face":
+        return architecture
+    fused = config.speech_encoder.fusion == "fc" and config.speech_encoder.head == "fc2"
+    name = "non-prior" if config.prior.kind == "none" else config.prior.kind + ("+fc" if fused else "")
+    return name if architecture == "arspm" else f"{name}, {architecture}"
+
+
+def gather(config: Config, table: pa.Table) -> Predictions:
+    """Return the predictions of `infer.predict` as arrays.
+
+    Raises ValueError if the model is for one sex and the test split has no clip of it.
+    """
+    columns = {
+        field.name: schema.tensors(table[field.name], schema.tensor_type(field))
+        for field in table.schema
+        if field.metadata
+    }
+    genders = classes_of(table[schema.GENDER].to_pylist())
+    selected = np.ones(len(table), bool)
+    if config.prior.kind in schema.GENDERS:  # a model of one sex is measured on that sex only, as it was trained
+        selected = genders == schema.GENDERS.index(config.prior.kind)
+        if not selected.any():
+            raise ValueError(f"prior.kind={config.prior.kind}: the test split has no clip of that sex")
+    return Predictions(table, columns, np.array(tables.speakers(table)), genders, selected)
+
+
+def oracle_rows(run: str, test: Predictions) -> np.ndarray | None:
+    """Return the oracle's feature for each row, None for real speakers."""
+    features = oracle.oracle_features(run)
+    if features is None:
+        return None
+    return np.stack([features[video] for video in test.table[schema.VIDEO_ID].to_pylist()])
+
+
+def pictures_of(test: Predictions, run: str, name: str) -> list[Pictures]:
+    """Return the test split's real faces, the decoder's portraits of their features, and the model's portraits."""
+    split = tables.open_split(stages.corpus(run), "test")
+    ids = test.table[schema.CLIP_ID].to_pylist()
+    faces = tables.read_columns(split, "faces", (schema.FACE_JPEG,))[schema.FACE_JPEG].to_pylist()
+    drawn = {column: test.table[column].to_pylist() for column in (schema.FACE_TO_FACE_JPEG, schema.PORTRAIT_JPEG)}
+    return [
+        Pictures(REAL, ids, test.columns[schema.FACE_FEATURE], faces),
+        Pictures(FACE_TO_FACE, ids, test.columns[schema.FACE_TO_FACE_FEATURE], drawn[schema.FACE_TO_FACE_JPEG]),
+        Pictures(name, ids, test.columns[schema.PORTRAIT_FEATURE], drawn[schema.PORTRAIT_JPEG]),
+    ]
+
+
+def training_faces(config: Config, run: str) -> dict[str, Any]:
+    """Return features and labels of training faces, of both sexes in turn if they are labelled."""
+    train = tables.open_split(stages.corpus(run), "train")
+    labels = tables.read_columns(train, "faces", (schema.GENDER,))[schema.GENDER].to_pylist()
+    rows = choose_rows(labels, MAX_TRAINING_FACES, config.seed)["neutral"].rows
+    wanted = {"features": (schema.FACE_FEATURE,), "faces": (schema.VIDEO_ID, schema.GENDER, schema.AGE)}
+    columns = tables.read_rows(train, wanted, rows)
+    return columns | {schema.FACE_FEATURE: columns[schema.FACE_FEATURE].astype(np.float32)}
+
+
+def classes_of(labels: list[str | None]) -> np.ndarray:
+    """Return the class of each label of a sex, -1 for None."""
+    return np.array([schema.GENDERS.index(label) if label else -1 for label in labels])
+
+
+def ages_of(labels: list[float | None]) -> np.ndarray:
+    """Return ages in years, NaN for None."""
+    return np.array([np.nan if label is None else label for label in labels], float)

@@ -1,0 +1,162 @@
+"""Every use of Ray that its public API does not cover. No other file of the product touches private Ray code.
+
+These functions are checked against the Ray versions that pyproject.toml allows. When a new Ray breaks one,
+tests/distributed/test_ray_private.py fails and names it; its docstring says what to do. Ray is imported inside the
+functions, so that importing this module stays cheap.
+
+`python -m arspm.distributed.ray_private start ...` is `ray start` without the Ray Client server, for the local head.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import signal
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ray.data import DataContext
+    from ray.tune.schedulers import TrialScheduler
+
+log = logging.getLogger(__name__)
+
+PAUSE_SECONDS = 0.02  # per iteration of Ray Data's scheduling loop
+SNAPSHOT = "checkpoint_manager_snapshot.json"  # Ray Train's list of the checkpoints of a training
+
+
+def throttle_scheduler(context: DataContext) -> None:
+    """Make Ray Data's scheduling loop sleep 20 ms per iteration, in every execution that uses this context.
+
+    Needs: Ray Data's backpressure policies, which the loop calls in every iteration.
+    Why: the loop of Ray 2.60 spins and holds the GIL while output waits for its consumer, which is always the case
+    ahead of training. In a worker on two cores, training then ran at less than half of its speed. No public setting
+    slows the loop down.
+    If it breaks: look for the new interface in ray/data/_internal/execution/backpressure_policy. If the loop no longer
+    spins (tests/distributed/data/test_ingest.py passes without this call), delete this function.
+    """
+    from ray.data._internal.execution.backpressure_policy import (
+        ENABLED_BACKPRESSURE_POLICIES,
+        ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY,
+    )
+
+    policies = [*ENABLED_BACKPRESSURE_POLICIES, _throttle_policy()]
+    context.set_config(ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY, policies)
+
+
+@functools.cache
+def _throttle_policy() -> type:
+    """Return the policy's class. It is defined here because its base class is expensive to import."""
+    from ray.data._internal.execution.backpressure_policy import BackpressurePolicy
+
+    class ThrottleScheduler(BackpressurePolicy):
+        """Sleep 20 ms per scheduling loop: otherwise Ray Data's loop spins and holds the GIL. Limits nothing."""
+
+        def max_task_output_bytes_to_read(self, op: Any) -> int | None:
+            if op is next(iter(self._topology)):  # called once per operator: sleep for the first one only
+                time.sleep(PAUSE_SECONDS)
+            return None
+
+    return ThrottleScheduler
+
+
+def nodes_lost_with_notice() -> set[str]:
+    """Return the ids of the nodes that left with a warning since the cluster started: stopped by SIGTERM, or drained.
+
+    Needs: the numbers of `NodeDeathInfo.Reason`, to read the `DeathReason` that `ray.nodes()` returns.
+    Why: `ray.nodes()` is public, but no public name stands for these numbers.
+    If it breaks: find the enumeration in ray/core/generated (src/ray/protobuf/common.proto in Ray's repository).
+    """
+    import ray
+    from ray.core.generated.common_pb2 import NodeDeathInfo  # type: ignore[attr-defined]
+
+    reasons = (NodeDeathInfo.EXPECTED_TERMINATION, NodeDeathInfo.AUTOSCALER_DRAIN_PREEMPTED)
+    return {node["NodeID"] for node in ray.nodes() if not node["Alive"] and node["DeathReason"] in reasons}
+
+
+def listed_checkpoints(folder: str) -> set[str] | None:
+    """Return the names of the checkpoints that Ray Train lists in a training's folder.
+
+    None if there is no list, or none that the installed Ray can use: Train refuses the list of another Ray version, and
+    it writes the list in place, so a full disk or a lost machine can leave half of it.
+
+    Needs: the name and three keys of Train's snapshot file.
+    Why: `ray.train.Result.from_path` reads the same file, but through pyarrow, without this system's retries, and it
+    reads nothing from an incomplete one.
+    If it breaks: compare with `_CheckpointManagerState` in ray/train/v2/_internal/execution/checkpoint.
+    """
+    import ray
+
+    from arspm import storage
+
+    uri = storage.join(folder, SNAPSHOT)
+    try:
+        snapshot = storage.read_json(uri)
+        names = {each["checkpoint_dir_name"] for each in snapshot["checkpoint_results"]}
+        return names if snapshot["ray_version"] == ray.__version__ else None
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError):
+        log.warning("%s is incomplete: ignoring it", uri)
+        return None
+
+
+def remove_checkpoint_list(folder: str) -> None:
+    """Remove Ray Train's list of checkpoints from a training's folder, so that Train does not resume from it.
+
+    Needs: the name of Train's snapshot file.
+    Why: Train resumes from the list whenever it exists, and has no public call that resets it.
+    If it breaks: see `listed_checkpoints`.
+    """
+    from arspm import storage
+
+    storage.remove(storage.join(folder, SNAPSHOT))
+
+
+def replay_results(scheduler: TrialScheduler, trial_id: str, results: Iterable[Mapping[str, Any]]) -> None:
+    """Show ASHA the results of a trial that ended in an earlier session of a sweep.
+
+    Needs: ASHA's `on_trial_add` and `on_trial_result` to read nothing of a trial but its `trial_id`.
+    Why: these methods are public, but they expect a Tune trial and its controller, which exist only while Tune runs.
+    `Tuner.restore` would bring both back, by unpickling files.
+    If it breaks: give the stub trial the attribute that the error names.
+    """
+    stub: Any = SimpleNamespace(trial_id=trial_id)
+    controller: Any = None
+    scheduler.on_trial_add(controller, stub)
+    for result in results:
+        scheduler.on_trial_result(controller, stub, dict(result))
+
+
+def head_node() -> dict[str, float]:
+    """Return a resource request that only the cluster's head node can satisfy.
+
+    Needs: the name of the resource that Ray gives its head node.
+    Why: the node's id is public, but Tune's placement groups take resources only.
+    If it breaks: look for HEAD_NODE_RESOURCE_NAME in ray/_common/constants.py.
+    """
+    return {"node:__internal_head__": 0.001}
+
+
+def main() -> None:
+    """Run the `ray` command line, whose `start --head` then does not open the Ray Client server's port.
+
+    Needs: the function by which ray.scripts.scripts decides whether to start that server.
+    Why: `ray start` has no option that turns the server off.
+    If it breaks: see how `start` in ray/scripts/scripts.py computes `ray_client_server_port`.
+    """
+    # A program started in the background inherits an ignored SIGINT. The head's jobs would inherit it too, and SIGINT
+    # is the signal that stops them.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    from ray.scripts import scripts
+
+    scripts.get_ray_client_dependency_error = lambda: ImportError("turned off")
+    sys.argv[0] = "ray"
+    scripts.main()
+
+
+if __name__ == "__main__":
+    main()

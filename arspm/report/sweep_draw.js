@@ -1,0 +1,62 @@
+// Drawing of the sweep's charts: colours, and a queue that draws a chart when it is scrolled observer.
+
+const rgb = (name, style) => style.getPropertyValue(name).trim().match(/[0-9a-f]{2}/gi).map((part) => parseInt(part, 16));
+const interpolated = (from, to, t) => from.map((value, k) => Math.round(value + t * (to[k] - value)));
+const mixed = (from, to, t) => `rgb(${interpolated(from, to, t).join(",")})`;
+
+/** Return the colour at a position of the scale, from best (0) to worst (1), as red, green, blue. */
+function scaleRgb(position, style) {
+  const [from, to, t] = position < 0.5 ? ["--near", "--midway", 2 * position] : ["--midway", "--far", 2 * position - 1];
+  return interpolated(rgb(from, style), rgb(to, style), t);
+}
+
+/** Return a specification with colour names replaced by values, in attributes named *color or *colorscale. */
+function painted(value, style, isColour = false) {
+  if (typeof value === "string") {
+    if (isColour && value.startsWith("--")) return style.getPropertyValue(value).trim();
+    return isColour && value.startsWith("scale ") ? `rgb(${scaleRgb(Number(value.slice(6)), style).join(",")})` : value;
+  }
+  if (Array.isArray(value)) return typeof value[0] === "object" || isColour ? value.map((item) => painted(item, style, isColour)) : value;
+  if (value === null || typeof value !== "object") return value;
+  return Object.fromEntries(Object.entries(value).map(([name, item]) => [name, painted(item, style, /color(scale)?$/.test(name))]));
+}
+
+const pending = new Map(); // element -> the chart to draw in it
+const observer = new IntersectionObserver((entries) => entries.filter((entry) => entry.isIntersecting).forEach(({ target }) => draw(target)), { rootMargin: "600px" });
+
+/** Draw an element's pending chart, if any. */
+function draw(element) {
+  observer.unobserve(element);
+  if (!pending.has(element)) return;
+  const { data, layout } = pending.get(element);
+  pending.delete(element);
+  const style = getComputedStyle(document.documentElement);
+  element.classList.add("chart");
+  Plotly.react(element, painted(data, style), painted(layout, style), { displayModeBar: false, responsive: true });
+}
+
+const drawAll = () => [...pending.keys()].forEach(draw);
+
+/** Queue a chart, which is drawn when its container is scrolled near; without a chart, show the reason. */
+function showChart(container, chart, reason) {
+  let element = container.querySelector("[role=img]");
+  if (!chart) {
+    if (element) { pending.delete(element); observer.unobserve(element); Plotly.purge(element); }
+    const sentence = document.createElement("p");
+    sentence.className = "missing";
+    sentence.textContent = reason;
+    container.replaceChildren(sentence);
+    return;
+  }
+  if (!element) {
+    element = document.createElement("div");
+    element.setAttribute("role", "img");
+    element.setAttribute("aria-label", container.dataset.label);
+    container.replaceChildren(element);
+  }
+  element.style.minHeight = `${chart.layout.height}px`; // reserves space, so that the page does not jump
+  element.style.minWidth = chart.minWidth ? `${chart.minWidth}px` : "";
+  pending.set(element, chart);
+  observer.unobserve(element); // an element that is already observed would not be reported again
+  observer.observe(element);
+}

@@ -1,0 +1,65 @@
+"""The fsspec and pyarrow file systems that access a URI, with the same time-outs and tries per request."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import cast
+
+import fsspec
+import pyarrow.fs
+
+from arspm.storage import retries
+from arspm.storage.uris import check, is_remote, is_s3, local_path
+
+
+def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """Return the fsspec file system of a URI and the path in it. Wrap calls on it in `retried`.
+
+    Raises ValueError for an invalid URI.
+    """
+    check(uri)
+    # Not fsspec's own URI parsing: it reads `a::b` as chained URIs, and `data:x` as a file's content.
+    if not is_s3(uri):
+        fs = fsspec.filesystem("memory" if is_remote(uri) else "file")
+        return fs, fs._strip_protocol(uri if is_remote(uri) else local_path(uri))
+    options = {
+        "connect_timeout": retries.CONNECT_SECONDS,
+        "read_timeout": retries.READ_SECONDS,
+        "retries": {"mode": os.environ.get("AWS_RETRY_MODE", "standard"), "total_max_attempts": _tries_per_request()},
+    }
+    fs = fsspec.filesystem("s3", config_kwargs=options)
+    for logger in map(logging.getLogger, ("botocore", "aiobotocore", "s3fs")):
+        # At DEBUG they log requests as signed (key id, session token, signature) and the text of S3's replies.
+        if logger.getEffectiveLevel() < logging.INFO:
+            logger.setLevel(logging.INFO)
+    fs.retries = 1  # s3fs would repeat botocore's tries, without jitter
+    return fs, fs._strip_protocol(uri)
+
+
+def arrow_filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
+    """Return pyarrow's own file system, which is faster for large Parquet files, and the path in it.
+
+    Wrap this call and calls on the file system in `retried`. Raises ValueError for an invalid URI.
+    """
+    check(uri)
+    if not is_remote(uri):
+        return pyarrow.fs.LocalFileSystem(), local_path(uri)
+    if not is_s3(uri):
+        return pyarrow.fs.FileSystem.from_uri(uri)
+    path = uri.split("://", 1)[1]
+    # from_uri looks up the bucket's region, but takes no options and no key with a space or a bracket.
+    # The constructor does not read the endpoint from the environment.
+    of_bucket, _ = pyarrow.fs.FileSystem.from_uri("s3://" + path.split("/", 1)[0])
+    fs = pyarrow.fs.S3FileSystem(
+        region=cast(pyarrow.fs.S3FileSystem, of_bucket).region,
+        endpoint_override=os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"),
+        connect_timeout=retries.CONNECT_SECONDS,
+        request_timeout=retries.READ_SECONDS,
+        retry_strategy=pyarrow.fs.AwsStandardS3RetryStrategy(max_attempts=_tries_per_request()),
+    )
+    return fs, path
+
+
+def _tries_per_request() -> int:
+    return retries.max_attempts() or retries.REQUEST_TRIES

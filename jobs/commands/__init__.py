@@ -1,0 +1,1 @@
+"""The commands of `arspm`, one module per group. Modules that import torch or Ray are imported inside the commands."""

@@ -1,0 +1,132 @@
+"""Commands on a run's chain of stages: submit, status, logs, cancel, report."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from arspm import storage
+from arspm.config import presets
+from arspm.runs import stages, sweeps
+from jobs.commands.options import Address, Detach, Run, RunArgument, examples, find_address, parse_changes
+
+app = typer.Typer()
+
+
+@app.command(
+    epilog=examples(
+        "arspm submit --run runs/one --csv data/avspeech.csv --clips data/clips --preset demo",
+        "arspm submit --run s3://bucket/one --config config.json --set loss.lambda1=0.5 --until encoder --detach",
+    )
+)
+def submit(
+    run: Run,
+    format_: Annotated[
+        str | None,
+        typer.Option(
+            "--format", help=f"Format of the clips: {', '.join(stages.INPUTS)} (default: avspeech). See docs/data.md."
+        ),
+    ] = None,
+    csv: Annotated[
+        str | None, typer.Option(help="AVSpeech rows (video id, start, end, x, y[, file]), or VoxCeleb's metadata.")
+    ] = None,
+    clips: Annotated[str | None, typer.Option(help="Folder of the clip files, or of one folder per speaker.")] = None,
+    faces: Annotated[str | None, typer.Option(help="VoxCeleb's folder of face images.")] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            help="Labels of the speakers (default: labels.csv beside the CSV or in the clips folder, if any)."
+        ),
+    ] = None,
+    preset: Annotated[str, typer.Option(help=f"Named configuration: {', '.join(presets.PRESETS)}.")] = "paper",
+    config: Annotated[
+        str | None, typer.Option(help="Complete configuration, a JSON file, instead of a preset.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Change one field, e.g. loss.lambda1=0.5. Repeatable.")
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option(help=f"Last stage to run (default: report): {', '.join(stages.STAGES)}.")
+    ] = None,
+    detach: Detach = False,
+    ray_address: Address = None,
+) -> None:
+    """Run all stages, from clips to trained model to report. Run the same command again to resume."""
+    from jobs import chain
+    from jobs.commands.settings import resolve_config
+    from jobs.console import watch
+
+    run = storage.run_uri(run)
+    data = {"format": format_, "csv": csv, "clips": clips, "faces": faces, "labels": labels}
+    resolved = resolve_config(preset, config, data, parse_changes(set_))
+    address = find_address(ray_address)
+    if detach:
+        job = chain.detach(resolved, run, address, until)
+        print(f"submitted {job}, which drives the chain; `arspm status {run}` shows its state")
+        return
+    with watch() as on_event:
+        outcomes = chain.submit_run(resolved, run, address, until=until, on_event=on_event)
+    if any(outcome.status == "cancelled" for outcome in outcomes.values()):
+        raise typer.Exit(130)
+    failed = [name for name, outcome in outcomes.items() if outcome.status == "failed"]
+    if failed:
+        print(f"show the log: arspm logs {run} {failed[0]}", file=sys.stderr)
+        raise typer.Exit(1)
+    if "report" in outcomes:
+        print(f"report: {storage.join(run, 'report', 'index.html')}")
+
+
+@app.command(epilog=examples("arspm status runs/one"))
+def status(run: RunArgument, ray_address: Address = None) -> None:
+    """Show the state of every stage and job of a run."""
+    from arspm.report.words import format_duration
+    from cluster.head import find_head
+    from jobs import chain
+
+    run = storage.run_uri(run)
+    address = find_head(ray_address)
+    jobs = chain.live_jobs(run, address) if address else {}
+    for name in stages.STAGES:
+        done = stages.success(run, name)
+        if name in jobs:
+            print(f"{name:<11} {jobs[name].status.lower()}: {jobs[name].submission_id}")
+        elif done is not None:
+            print(f"{name:<11} done in {format_duration(done.seconds)}")
+        else:
+            print(f"{name:<11} not done")
+    for name in sweeps.names(run):
+        print(f"sweep {name}: {sweeps.summary(run, name)}")
+
+
+@app.command(epilog=examples("arspm logs runs/one encoder", "arspm logs runs/one chain"))
+def logs(
+    run: RunArgument,
+    stage: Annotated[str, typer.Argument(help="Stage, or `chain` for the driver of a detached chain.")],
+    ray_address: Address = None,
+) -> None:
+    """Print the log of a stage's latest job."""
+    from jobs import chain
+
+    print(chain.last_log(storage.run_uri(run), stage, find_address(ray_address)))
+
+
+@app.command(epilog=examples("arspm cancel runs/one"))
+def cancel(run: RunArgument, ray_address: Address = None) -> None:
+    """Stop all jobs of a run. Finished stages are kept."""
+    from jobs import chain
+
+    stopped = chain.cancel(storage.run_uri(run), find_address(ray_address))
+    print("\n".join(f"{job.submission_id}: {job.status.lower()}" for job in stopped) or "no job is running")
+
+
+@app.command(epilog=examples("arspm report runs/one"))
+def report(run: RunArgument) -> None:
+    """Write a run's report page if it is missing, and print its path. Needs no cluster."""
+    from jobs.report import report as write_report
+    from jobs.stage import run_stage
+
+    run = storage.run_uri(run)
+    run_stage("report", write_report, run, stages.finished_config(run, "evaluate"))
+    print(storage.join(run, "report", "index.html"))

@@ -1,0 +1,48 @@
+"""Options and arguments that several commands share, and how their text is read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from arspm.config import ConfigError
+from arspm.storage import uris
+from cluster.errors import ClusterError
+
+_RUN = "Run directory: a local path or s3://bucket/prefix."
+
+Run = Annotated[str, typer.Option("--run", help=_RUN)]
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help=_RUN)]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        "--ray-address",
+        help="URL of the cluster's dashboard, http://HOST:8265 (default: the head that `arspm up` started).",
+    ),
+]
+Detach = Annotated[bool, typer.Option("--detach", help="Submit the driver as a job on the cluster, then exit.")]
+
+
+def examples(*commands: str) -> str:
+    """Return the epilog of a command's help, one example per line."""
+    return "\n\n".join([f"Example{'s' if len(commands) > 1 else ''}:", *commands])
+
+
+def parse_changes(texts: Sequence[str] | None) -> dict[str, str]:
+    """Return the fields that `--set` changes, name -> text. Raises ConfigError."""
+    for text in texts or ():
+        if "=" not in text:
+            raise ConfigError(f"--set {uris.display_uri(text)}: write it as name=value")
+    return dict(text.split("=", 1) for text in texts or ())
+
+
+def find_address(url: str | None) -> str:
+    """Return the URL of the cluster's dashboard. Raises ClusterError when there is no cluster."""
+    from cluster.head import find_head
+
+    address = find_head(url)
+    if address is None:
+        raise ClusterError("no Ray head: start one on this machine with `arspm up`, or pass --ray-address")
+    return address

@@ -1,0 +1,62 @@
+"""The configuration of `arspm submit`: a preset or a file, changed by options, completed by files beside the data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from arspm import storage
+from arspm.config import Config, ConfigError, load, override, presets, uri_fields
+from arspm.runs import stages
+
+
+def resolve_config(
+    preset: str, config: str | None, data: Mapping[str, str | None], changes: Mapping[str, str]
+) -> Config:
+    """Return the complete configuration, with every path absolute.
+
+    `config`: URI of a file that replaces the preset. `data`: fields of the `data` section, None where not given.
+    labels.csv and speakers.parquet beside the data are used where the configuration names none. Raises ConfigError.
+    """
+    base = _read_config(config) if config else presets.preset(preset)
+    given = {f"data.{name}": value for name, value in data.items() if value is not None}
+    resolved = _with_absolute_paths(override(base, {**changes, **given}))
+    _require_data(resolved)
+    parent = (
+        resolved.data.csv.rpartition("/")[0] if "csv" in stages.INPUTS[resolved.data.format] else resolved.data.clips
+    )
+    labels = storage.join(parent, "labels.csv")
+    if not resolved.data.labels and storage.exists(labels):
+        resolved = override(resolved, {"data.labels": labels})
+    speakers = storage.join(
+        parent, "speakers.parquet"
+    )  # written by `arspm synth`, whose clips are in AVSpeech's format
+    if resolved.data.format == "avspeech" and not resolved.oracle.speakers and storage.exists(speakers):
+        resolved = override(resolved, {"oracle.speakers": speakers})
+    return resolved
+
+
+def _require_data(config: Config) -> None:
+    """Raise ConfigError where inputs of the data's format are missing, or an input of another format is given."""
+    data, needs = config.data, stages.INPUTS[config.data.format]
+    options = [f"--{name} {'CSV' if name == 'csv' else 'FOLDER'}" for name in needs]
+    if data.format != "avspeech":
+        options.insert(0, f"--format {data.format}")
+    if not all(getattr(data, name) for name in needs):
+        raise ConfigError(f"no clips given; pass {' '.join(options)}")
+    allowed = (*needs, "test_csv") if data.format == "avspeech" else needs
+    for name in ("csv", "test_csv", "faces"):
+        if name not in allowed and getattr(data, name):
+            raise ConfigError(f"data.{name}: not used by format {data.format}, which takes {' '.join(options)}")
+
+
+def _with_absolute_paths(config: Config) -> Config:
+    """Make every path absolute: jobs run in other folders than this command."""
+    return override(config, {name: storage.absolute(uri) for name, uri in uri_fields(config).items()})
+
+
+def _read_config(uri: str) -> Config:
+    """Read a configuration file. Raises ConfigError that names the file."""
+    try:
+        return load(storage.read_bytes(storage.absolute(uri)))
+    except ConfigError as error:
+        raise error.with_source(uri) from None

@@ -1,0 +1,130 @@
+"""`arspm sweep` and `arspm dashboard`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from arspm import storage
+from arspm.config import ConfigError
+from arspm.runs import sweeps
+from jobs.commands.options import Address, Detach, Run, examples, find_address, parse_changes
+from jobs.sweep_options import METRIC, TRACKERS, Options
+
+app = typer.Typer()
+
+
+@app.command(
+    epilog=examples(
+        "arspm sweep loss_weights --run runs/one --num-trials 40 --dry-run",
+        "arspm sweep my_space.py --run runs/one --export-best best.json",
+        "arspm sweep --run runs/one --name loss_weights --export-best best.json",
+    )
+)
+def sweep(
+    run: Run,
+    space: Annotated[
+        str | None,
+        typer.Argument(help="Name of a space in tune_spaces, or the path of your own .py file. See docs/sweeps.md."),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the sweep (default: the name of the space).")] = None,
+    num_trials: Annotated[
+        int | None, typer.Option(help="Number of trials (default: the whole grid, otherwise 16).")
+    ] = None,
+    search: Annotated[
+        str | None,
+        typer.Option(
+            help="Search: grid, random or optuna (default: optuna if a dimension is a range, otherwise grid)."
+        ),
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Early stopping: asha or none (default: none for a grid, otherwise asha).")
+    ] = None,
+    metric: Annotated[str, typer.Option(help="Per-epoch metric to optimise.")] = METRIC,
+    mode: Annotated[str, typer.Option(help="Direction of the metric: min or max.")] = "min",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the search.")] = 0,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Change one field of all trials, e.g. training.encoder.epochs=9. Repeatable."),
+    ] = None,
+    warm_start: Annotated[
+        str | None, typer.Option(help="Earlier sweep whose trials the search learns from: its name or URI.")
+    ] = None,
+    max_concurrent: Annotated[
+        int | None, typer.Option(min=1, help="Maximum number of concurrent trials (default: as many as fit).")
+    ] = None,
+    log: Annotated[
+        list[str] | None, typer.Option(help=f"Also log to a tracker: {' or '.join(TRACKERS)}. Repeatable.")
+    ] = None,
+    export_best: Annotated[str | None, typer.Option(help="File to write the best configuration so far to.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Estimate time and cost, then exit.")] = False,
+    detach: Detach = False,
+    ray_address: Address = None,
+) -> None:
+    """Search for the best encoder settings: train one encoder per trial on a finished run.
+
+    All trials share the run's corpus, priors and decoder. Run the same command again to resume.
+    """
+    from jobs import sweep_cost, sweep_jobs, sweep_plan
+    from jobs.console import watch
+
+    run = storage.run_uri(run)
+    if space is None:
+        if export_best is None:
+            raise ConfigError("no space given; name one, or pass --export-best FILE to export a sweep's best trial")
+        _export_best(run, name, export_best)
+        return
+    if unknown := set(log or []) - set(TRACKERS):
+        raise ConfigError(f"log: {' or '.join(TRACKERS)}, not {', '.join(sorted(unknown))}")
+    options = Options(name, num_trials, search, scheduler, metric, mode, seed, warm_start)
+    folder, planned = sweep_plan.plan(run, space, options, parse_changes(set_))
+    if dry_run:
+        print(sweep_cost.estimate(run, planned, max_concurrent))
+        return
+    address = find_address(ray_address)
+    extra = ["--max-concurrent", str(max_concurrent)] if max_concurrent else []
+    extra += [word for each in log or [] for word in ("--log", each)]
+    page = storage.join(folder, sweeps.PAGE)
+    if detach:
+        print(
+            f"submitted {sweep_jobs.detach(run, folder, planned, address, extra)}, which runs the sweep; page: {page}"
+        )
+        return
+    with watch() as on_event:
+        outcome = sweep_jobs.run_sweep(run, folder, planned, address, on_event, extra)
+    if outcome.status == "cancelled":
+        raise typer.Exit(130)
+    if not outcome.ok:
+        print(f"show the log: arspm logs {run} {outcome.stage}", file=sys.stderr)
+        raise typer.Exit(1)
+    print(f"sweep: {page}")
+    if export_best is not None:
+        _export_best(run, planned["name"], export_best)
+
+
+def _export_best(run: str, name: str | None, file: str) -> None:
+    from arspm import config as configuration
+    from jobs.sweep_plan import best
+
+    names = sweeps.names(run)
+    if name is None and len(names) != 1:
+        raise ConfigError(
+            f"{run} has several sweeps: {', '.join(names)}; choose one with --name" if names else f"{run} has no sweep"
+        )
+    record, config = best(sweeps.folder(run, name or names[0]))
+    storage.write_bytes(storage.absolute(file), configuration.dump(config).encode() + b"\n")
+    print(f"wrote the configuration of trial {record['number']} ({record['best']:.4g}) to {file}")
+    print(f"train it: arspm submit --config {file} --run RUN")
+
+
+@app.command(epilog=examples("arspm dashboard runs/one", "arspm dashboard runs/one/sweeps/loss_weights --port 9000"))
+def dashboard(
+    uri: Annotated[str, typer.Argument(metavar="URI", help="Run directory, or one of its sweep directories.")],
+    port: Annotated[int | None, typer.Option(help="Port (default: 8266, or the next free one).")] = None,
+) -> None:
+    """Serve a run's sweep pages on 127.0.0.1; the URL contains an access token. Needs no cluster."""
+    from arspm.report import server
+
+    server.serve(storage.absolute(uri), server.PORT if port is None else port)

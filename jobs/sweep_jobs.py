@@ -1,0 +1,102 @@
+"""Submit a sweep as one Ray job, whose program is `jobs.sweep`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from arspm import config as configuration
+from arspm import storage
+from arspm.runs import sweeps
+from cluster import chain, client, events
+from cluster.errors import ClusterError
+from cluster.graph import Stage
+from jobs.submission import PYTHON, job_prefix, source, total_resources
+from jobs.sweep_plan import save
+
+
+def run_sweep(
+    run: str,
+    folder: str,
+    sweep: Mapping[str, Any],
+    address: str,
+    on_event: Callable[[events.Event], None],
+    extra: Sequence[str] = (),
+) -> chain.Outcome:
+    """Submit the sweep's job, or attach to the one that is running, and wait for it.
+
+    `extra`: further words of the job's command line.
+    """
+    jobs_client = client.connect(address)
+    stage_name, stem = job_names(run, sweep)
+    require_one_driver(run, stage_name, stem, jobs_client)
+    save(folder, sweep)
+    trial = configuration.from_dict(sweep["config"]).resources.trial  # without resources for one, no sweep can start
+    resources = total_resources((trial.num_workers, trial))
+    stage = Stage(stage_name, (), entrypoint(run, sweep["name"], extra), *resources)
+    outcomes = chain.run_chain(
+        [stage],
+        runner=client.RayJobs(jobs_client, working_dir=source(), metadata={"run": run}),
+        is_done=lambda _: finished_results(folder, sweep["num_trials"]),
+        fingerprint=lambda _: _fingerprint(sweep),
+        prefix=job_prefix(run),
+        capacity=lambda: client.capacity(jobs_client),
+        on_event=on_event,
+    )
+    return outcomes[stage.name]
+
+
+def detach(run: str, folder: str, sweep: Mapping[str, Any], address: str, extra: Sequence[str] = ()) -> str:
+    """Submit the sweep's job and return its id. A later `run_sweep` attaches to it."""
+    jobs_client = client.connect(address)
+    stage_name, stem = job_names(run, sweep)
+    require_one_driver(run, stage_name, stem, jobs_client)
+    save(folder, sweep)
+    attempt = 1
+    while (job := client.info(jobs_client, f"{stem}-{attempt}")) is not None and not job.active:
+        attempt += 1
+    return client.submit(
+        jobs_client,
+        submission_id=f"{stem}-{attempt}",
+        entrypoint=entrypoint(run, sweep["name"], extra),
+        working_dir=source(),
+        metadata={"run": run, "stage": stage_name},
+    )
+
+
+def finished_results(folder: str, num_trials: int) -> dict[str, Any] | None:
+    """Return the results of a sweep that has finished at least this number of trials, otherwise None."""
+    uri = storage.join(folder, sweeps.RESULTS)
+    if not storage.exists(uri):
+        return None
+    results = storage.read_json(uri)
+    return results if results["state"] == "finished" and results["counts"]["planned"] >= num_trials else None
+
+
+def job_names(run: str, sweep: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the sweep's stage name, in characters that a job id may have, and the job id without its attempt."""
+    stage_name = "sweep-" + re.sub("[^a-z0-9_-]", "-", sweep["name"].lower())
+    return stage_name, f"{job_prefix(run)}-{stage_name}-{_fingerprint(sweep)[:8]}"
+
+
+def require_one_driver(run: str, stage_name: str, stem: str, jobs_client: Any) -> None:
+    """Raise ClusterError if the sweep is running with another number of trials: two drivers would write one folder."""
+    for job in client.list_jobs(jobs_client, {"run": run, "stage": stage_name}):
+        if job.active and not job.submission_id.startswith(stem):
+            raise ClusterError(
+                f"{job.submission_id} runs a sweep of this name with another --num-trials: wait for it, or stop it "
+                f"with `arspm cancel {run}`"
+            )
+
+
+def entrypoint(run: str, name: str, extra: Sequence[str]) -> str:
+    """Return the command line of the sweep's job."""
+    return shlex.join([*PYTHON, "jobs.sweep", "--run", run, "--name", name, *extra])
+
+
+def _fingerprint(sweep: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps([sweep["name"], sweep["created"], sweep["num_trials"]]).encode()).hexdigest()

@@ -1,0 +1,82 @@
+"""The plan of a corpus, without Ray: its splits, and the receipts of an interrupted run."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from arspm.config import Config, override
+from arspm.distributed.data.shards import assign_splits, read_receipts
+from tests.distributed.conftest import FINGERPRINT
+
+names = st.sets(st.integers(0, 10**9).map(lambda number: f"v{number}"), min_size=3, max_size=60).map(sorted)
+
+
+@given(names)
+def test_the_fractions_suggested_for_an_empty_split_work(videos: list[str]) -> None:
+    with pytest.raises(ValueError, match="videos leave the train ") as caught:
+        assign_splits(videos, 0.5, 0.5)
+    assert "\n" not in str(caught.value)
+    fields = dict(word.split("=") for word in str(caught.value).split() if "=" in word)
+    config = override(Config(), fields)  # as --set does
+    split = assign_splits(videos, config.data.val_fraction, config.data.test_fraction)
+    counts = Counter(split.values())
+    assert counts["val"] == max(1, len(videos) // 10)
+    assert counts["test"] == max(counts["val"], 2 if len(videos) >= 6 else 1)
+
+
+@given(names, st.data())
+def test_a_videos_split_depends_on_its_id_only(videos: list[str], data: st.DataObject) -> None:
+    fewer = data.draw(st.lists(st.sampled_from(videos), unique=True, min_size=1))
+    try:
+        splits, splits_of_fewer = assign_splits(videos, 0.3, 0.3), assign_splits(fewer, 0.3, 0.3)
+    except ValueError:
+        return  # one of the two leaves a split empty
+    assert splits_of_fewer == {video: splits[video] for video in fewer}
+
+
+@given(names)
+def test_the_test_split_is_exactly_the_videos_of_the_test_csv(videos: list[str]) -> None:
+    """The test fraction is ignored. The other videos are split as without a test split."""
+    held_out = frozenset(videos[::3])
+    if len(others := set(videos) - held_out) < 2:
+        return
+    with pytest.raises(ValueError, match=r"leave the val split empty; try --set data\.val_fraction=") as caught:
+        assign_splits(videos, 0.0, 0.9, test_videos=held_out)
+    fraction = float(str(caught.value).rpartition("=")[2])
+    split = assign_splits(videos, fraction, 0.9, test_videos=held_out)
+    assert {video for video in videos if split[video] == "test"} == held_out
+    assert sum(split[video] == "val" for video in others) == max(1, len(others) // 10)
+
+
+def test_fewer_than_three_videos_cannot_be_split() -> None:
+    with pytest.raises(ValueError, match="at least three videos"):
+        assign_splits(["a", "b", "a"], 0.3, 0.3)
+    with pytest.raises(ValueError, match=r"^2 speakers leave .* at least three speakers"):
+        assign_splits(["a", "b", "a"], 0.3, 0.3, "speakers")
+
+
+def test_invalid_receipts_are_ignored(tmp_path: Path) -> None:
+    """If one receipt belongs to another corpus, nothing is kept."""
+    folder = tmp_path / "corpus" / "receipts"
+    folder.mkdir(parents=True)
+    good: dict[str, Any] = {
+        "fingerprint": FINGERPRINT,
+        "rows": 1,
+        "videos": ["a"],
+        "ids": "0",
+        "dropped": [],
+        "files": {},
+    }
+    invalid = [[], None, "text", {}, good | {"rows": -1}, good | {"dropped": [{"reason": "boredom"}]}]
+    for number, value in enumerate([good, *invalid]):
+        (folder / f"train-shard-{number:05d}.json").write_text(json.dumps(value))
+    (folder / "train-shard-00100.json").write_text(json.dumps(good)[:-1])
+    assert read_receipts(f"{tmp_path}/corpus", FINGERPRINT) == {"train-shard-00000.json": good}
+    (folder / "val-shard-00000.json").write_text(json.dumps(good | {"fingerprint": "0" * 64}))
+    assert read_receipts(f"{tmp_path}/corpus", FINGERPRINT) == {}
+    assert not folder.exists()

@@ -1,0 +1,142 @@
+"""Stages in the test's own process: no Ray cluster, the same results as a worker's training loop."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+import torch
+
+from arspm import config as configuration
+from arspm import storage
+from arspm.config import Config, override
+from arspm.config.presets import preset
+from arspm.corpus import schema, tables
+from arspm.distributed import local
+from arspm.distributed.data.preprocess import preprocess
+from arspm.distributed.train.rows import gather_rows, make_task, train
+from arspm.media.faces import decode_jpeg
+from arspm.runs import stages
+from arspm.synthetic.films import write_corpus as write_clips
+from arspm.training import artifacts, checkpoint, fit
+from arspm.training.batch import ROW, WEIGHT
+from arspm.training.fit import WorkerContext
+from arspm.training.order import window
+from jobs import encoder, features, gender
+from jobs.stage import expected_fingerprint, main
+from tests.training.conftest import TIMINGS
+
+
+@pytest.fixture(autouse=True)
+def _without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail where Ray would be started. Ray Data and Ray Train start it by `ray.init`."""
+    if not ray.is_initialized():
+        monkeypatch.setattr(ray, "init", lambda *_, **__: pytest.fail("Ray was started"))
+
+
+@pytest.fixture
+def run_local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """A function that runs a stage's program with --local in this process."""
+
+    def run(stage: str, work: Any, run: str, config: Config) -> None:
+        uri = storage.join(run, "config.json")
+        storage.write_bytes(uri, configuration.dump(config).encode())
+        monkeypatch.setattr(sys, "argv", [f"jobs.{stage}", "--local", "--run", run, "--config", uri])
+        main(stage, work)
+
+    return run
+
+
+def without_timings(history: dict[str, Any]) -> dict[str, Any]:
+    epochs = [{name: value for name, value in epoch.items() if name not in TIMINGS} for epoch in history["epochs"]]
+    return {**history, "epochs": epochs}
+
+
+def test_an_encoder_is_trained_as_by_one_worker(
+    decoded_run: tuple[str, Config], run_local: Callable[..., None], tmp_path: Path
+) -> None:
+    """Bit-identical to the training loop over rows that are read one step at a time, in the order of the plan."""
+    run, config = decoded_run
+    run_local("encoder", encoder.encoder, run, config)
+    assert stages.done(run, "encoder", expected_fingerprint("encoder", run, config)) is not None
+
+    rows = gather_rows("encoder", config, run)
+
+    def batches(_: Any) -> Any:
+        for epoch in range(config.training.encoder.epochs):
+            for reading in rows.readings:
+                order = reading.order
+                for index in range(order.num_windows):
+                    part = window(order, epoch if order.shuffle else 0, index, rank=0, world_size=1)
+                    for numbers, weights in zip(part.rows, part.weights, strict=True):
+                        batch = tables.read_rows(reading.split, reading.wanted, numbers)
+                        batch[schema.CLIP_ID] = batch[schema.CLIP_ID].to_pylist()
+                        yield batch | {ROW: numbers, WEIGHT: weights}
+
+    task = make_task("encoder", config, run, torch.device("cpu"), rows)
+    *_, last = train("encoder", config, rows, task, WorkerContext(), feed=batches, resume=None)
+    last.save(tmp_path / "expected")
+    expected = checkpoint.read_weights(tmp_path / "expected" / checkpoint.BEST)
+    weights = checkpoint.read_weights(Path(run, "encoder", artifacts.MODEL))
+    assert weights.keys() == expected.keys()
+    assert all(torch.equal(weights[name], expected[name]) for name in weights)
+    history = stages.history(run, "encoder")
+    assert history is not None
+    assert len(history["epochs"]) == 3
+    progress = last.progress
+    assert without_timings(history) == without_timings(
+        {"epochs": progress.epochs, "losses": progress.losses, "best_epoch": progress.best_epoch}
+    )
+
+
+def test_a_breakpoint_in_the_training_loop_is_in_this_process(
+    decoded_run: tuple[str, Config], run_local: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The training step is patched here, which another process would not see."""
+    steps = []
+    train_step = fit.train_step
+    monkeypatch.setattr(fit, "train_step", lambda *args, **kwargs: steps.append(1) or train_step(*args, **kwargs))
+    run, config = decoded_run
+    stages.commit(run, "preprocess", fingerprint="f" * 64, config=config, files={}, seconds=1.0, figures={})
+    run_local("gender", gender.gender, run, config)
+    history = stages.history(run, "gender")
+    assert history is not None
+    assert len(steps) == history["epochs"][-1]["step"]
+
+
+def test_features_are_computed_in_this_process(
+    decoded_run: tuple[str, Config], run_local: Callable[..., None], write_corpus: Callable[..., Any]
+) -> None:
+    run, config = decoded_run
+    write_corpus({"train": (5, 4), "val": (3,), "test": (3,)}, feature_dim=64)
+    for stage in ("preprocess", "vggface"):
+        stages.commit(run, stage, fingerprint="f" * 64, config=config, files={}, seconds=1.0, figures={})
+    run_local("features", features.features, run, config)
+    done = stages.success(run, "features")
+    assert done is not None
+    assert done.figures["num_faces"] == 15
+    network = artifacts.load_vggface(run, config)
+    split = tables.open_split(stages.corpus(run), "val")
+    found = tables.read_rows(split, {"faces": (schema.FACE_JPEG,), "features": (schema.FACE_FEATURE,)}, np.arange(3))
+    faces = np.stack([decode_jpeg(jpeg, config.image_size) for jpeg in found[schema.FACE_JPEG].to_pylist()])
+    with torch.no_grad():
+        expected = network.features(torch.from_numpy(faces).permute(0, 3, 1, 2) / 255)
+    torch.testing.assert_close(torch.from_numpy(found[schema.FACE_FEATURE]).float(), expected, rtol=1e-2, atol=1e-2)
+
+
+def test_a_corpus_is_made_in_this_process(tmp_path: Path) -> None:
+    made = write_clips(tmp_path / "made", num_speakers=5, clips_per_speaker=1, seconds=(1.0, 1.5), fps=10)
+    config = override(
+        preset("smoke"),
+        {"data.csv": str(made.clips_csv), "data.clips": str(made.clips_dir), "face.min_side_pixels": 60}
+        | {"data.test_fraction": 0.35, "data.val_fraction": 0.3},
+    )
+    with local.in_process():
+        _, figures = preprocess(config, str(tmp_path / "run"), "f" * 64)
+    assert figures["num_clips"] == 5
+    assert not local.is_in_process()

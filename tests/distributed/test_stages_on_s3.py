@@ -1,0 +1,137 @@
+"""Everything under s3://, on a real S3 server: the storage functions, and stages as jobs."""
+
+import hashlib
+import os
+import shlex
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from arspm import config as configuration
+from arspm import storage
+from arspm.config import Config, override
+from arspm.media.faces import make_detector
+from arspm.runs import stages
+from cluster import client as jobs
+from jobs.stage import expected_fingerprint
+from tests.conftest import Bucket
+from tests.distributed.conftest import FINGERPRINT, REPO, Clips
+
+pytestmark = pytest.mark.ray
+
+
+def test_one_of_several_concurrent_writers_wins(s3: str) -> None:
+    uri = storage.join(s3, "race", "_SUCCESS.json")
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(lambda writer: storage.put_if_absent(uri, bytes([writer]) * 1000), range(8)))
+    assert sum(won) == 1
+    assert storage.read_bytes(uri) == bytes([won.index(True)]) * 1000
+    assert not storage.put_if_absent(uri, b"late")
+
+
+def test_files_are_written_found_described_and_removed(s3: str, tmp_path: Path) -> None:
+    folder = storage.join(s3, "files")
+    assert storage.files_below(folder) == {}
+    described = storage.write_json(storage.join(folder, "a", "b.json"), {"one": 1})
+    (tmp_path / "large").write_bytes(os.urandom(12_000_000))  # in parts
+    uploaded = storage.upload(tmp_path / "large", storage.join(folder, "large"))
+    assert uploaded == storage.describe(storage.join(folder, "large"))
+    assert uploaded["sha256"] == hashlib.sha256((tmp_path / "large").read_bytes()).hexdigest()
+    assert storage.files_below(folder) == {"a/b.json": described["bytes"], "large": 12_000_000}
+    assert storage.read_json(storage.join(folder, "a/b.json")) == {"one": 1}
+    with storage.local_copy(storage.join(folder, "large")) as copy:
+        assert copy.read_bytes() == (tmp_path / "large").read_bytes()
+    fs, path = storage.arrow_filesystem(storage.join(folder, "large"))
+    assert fs.get_file_info(path).size == 12_000_000
+    storage.remove(folder)
+    assert storage.files_below(folder) == {}
+    assert not storage.exists(storage.join(folder, "large"))
+    storage.remove(folder)
+    with pytest.raises(FileNotFoundError, match=f"{folder}/large: no such file"):
+        storage.read_bytes(storage.join(folder, "large"))
+
+
+def test_a_face_detector_is_fetched(s3: str) -> None:
+    """Without a real model: the file is read from the bucket, and the error names its URI."""
+    uri = storage.join(s3, "models/yunet.onnx")
+    with pytest.raises(FileNotFoundError, match=f"{uri}: no such file"):
+        make_detector(uri)
+    storage.write_bytes(uri, b"no model")
+    with pytest.raises(ValueError, match=f"^{uri} is not a YuNet model"):
+        make_detector(uri)
+
+
+def run_job(jobs_client: Any, bucket: Bucket, stage: str, run: str, config_uri: str) -> None:
+    command = ["python", "-m", f"jobs.{stage}", "--run", run, "--config", config_uri]
+    name = f"s3-{stage}-{bucket.env['AWS_ACCESS_KEY_ID']}"
+    env = {**bucket.env, "PYTHONPATH": str(REPO)}
+    jobs.submit(jobs_client, submission_id=name, entrypoint=shlex.join(command), env_vars=env)
+    lines: list[str] = []
+    job = jobs.wait(jobs_client, name, lines.append)
+    assert job.status == "SUCCEEDED", "\n".join(lines)
+
+
+def test_preprocess_and_a_training_stage_run_as_jobs_from_and_to_the_bucket(
+    jobs_client: Any, bucket: Bucket, s3: str, clips: Clips, config: Config
+) -> None:
+    """The clips, the CSV and the labels are in the bucket too."""
+    for path in [*clips.folder.iterdir(), clips.csv, clips.labels]:
+        folder = "clips" if path.parent == clips.folder else "tables"
+        storage.upload(path, storage.join(s3, folder, path.name))
+    remote = override(
+        config,
+        {
+            "data.csv": storage.join(s3, "tables", clips.csv.name),
+            "data.labels": storage.join(s3, "tables", clips.labels.name),
+            "data.clips": storage.join(s3, "clips"),
+            "training.gender.epochs": 2,
+        },
+    )
+    run, config_uri = storage.join(s3, "runs/one"), storage.join(s3, "runs/one/configs/config.json")
+    storage.write_bytes(config_uri, configuration.dump(remote).encode())
+    for stage in ("preprocess", "gender"):
+        run_job(jobs_client, bucket, stage, run, config_uri)
+        success = stages.done(run, stage, expected_fingerprint(stage, run, remote))
+        assert success is not None
+        for path, described in success.files.items():
+            assert storage.describe(storage.join(run, path)) == described, path
+    manifest = storage.read_json(storage.join(run, "corpus/manifest.json"))
+    assert manifest["num_clips"] == len(clips.good)
+    assert manifest["num_dropped"] == len(clips.dropped)
+    left = {path.split("/")[0] for path in storage.files_below(storage.join(run, "gender"))}
+    training = stages.training_name(run, "gender", expected_fingerprint("gender", run, remote))
+    assert left == {stages.SUCCESS, "model.safetensors", "history.json", training}
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"AWS_SECRET_ACCESS_KEY": "guessed-but-wrong"}, "s3://speech/runs/two"),
+        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1"}, "http://127.0.0.1:9"),
+    ],
+    ids=["wrong secret", "no server"],
+)
+def test_an_unreachable_bucket_is_reported_in_one_line(
+    seaweed_bucket: Bucket, changes: dict[str, str], named: str, tmp_path: Path
+) -> None:
+    env = {**os.environ, **seaweed_bucket.env, **changes}
+    run = f"{seaweed_bucket.uri}/runs/two"
+    command = [sys.executable, "-m", "jobs.preprocess", "--run", run, "--config", f"{run}/c.json"]
+    done = subprocess.run(
+        [*command, "--fingerprint", FINGERPRINT],
+        env=env,
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: preprocess: ")
+    assert named in last
+    for name in ("AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID"):
+        assert env[name] not in done.stderr + done.stdout, "not in the traceback either"

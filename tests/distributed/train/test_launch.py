@@ -1,0 +1,188 @@
+"""Training stages on Ray Train with real workers: to the end, after the loss of one, and the encoder's inputs."""
+
+import hashlib
+import json
+import logging
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+
+from arspm.config import Config, override
+from arspm.config.presets import preset
+from arspm.distributed.train.launch import train_stage
+from arspm.model import speech_portrait
+from arspm.runs import stages
+from arspm.training import artifacts, checkpoint
+from tests.distributed.conftest import FINGERPRINT, Prepared, busy_workers
+from tests.training.conftest import TIMINGS
+
+pytestmark = pytest.mark.ray
+EPOCHS = 6
+
+
+def two_workers(config: Config) -> Config:
+    return override(config, {"resources.gender.num_workers": 2, "training.gender.epochs": EPOCHS})
+
+
+def history(run: str, stage: str) -> dict[str, Any]:
+    return json.loads(Path(run, stage, artifacts.HISTORY).read_text())
+
+
+def timeless(epochs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{k: v for k, v in each.items() if k not in TIMINGS} for each in epochs]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict, dict]:
+    """A gender stage of two workers that was never interrupted: the run, its files and its figures."""
+    run = tmp_path_factory.mktemp("uninterrupted")
+    (run / "corpus").symlink_to(prepared.run / "corpus")
+    return str(run), *train_stage("gender", two_workers(prepared.config), str(run), FINGERPRINT)
+
+
+def test_two_workers_train_to_the_end(prepared: Prepared, uninterrupted: tuple[str, dict, dict]) -> None:
+    run, files, figures = uninterrupted
+    trained = history(run, "gender")
+    assert [each["epoch"] for each in trained["epochs"]] == list(range(1, EPOCHS + 1))
+    accuracies = [each["val_accuracy"] for each in trained["epochs"]]
+    assert trained["best_epoch"] == accuracies.index(max(accuracies)) + 1
+    assert figures["val_accuracy"] == max(accuracies)
+    assert [step for step, _ in trained["losses"]] == list(range(1, trained["epochs"][-1]["step"] + 1))
+    assert set(files) == {"gender/model.safetensors", "gender/history.json"}
+    for name, described in files.items():
+        data = Path(run, name).read_bytes()
+        assert described == {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    assert artifacts.load_gender_classifier(run, prepared.config) is not None
+
+
+def test_a_checkpoint_describes_itself(prepared: Prepared, uninterrupted: tuple[str, dict, dict]) -> None:
+    run = uninterrupted[0]
+    training = Path(run, "gender", stages.training_name(run, "gender", FINGERPRINT))
+    [folder] = (path for path in training.glob("checkpoint_*") if path.is_dir())
+    value = json.loads((folder / checkpoint.PROGRESS).read_text())
+    assert value["config"] == two_workers(prepared.config).model_dump(mode="json")
+    assert value["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert value["progress"]["epochs"] == history(run, "gender")["epochs"]
+    assert set(value["files"]) == {checkpoint.MODEL, checkpoint.BEST, checkpoint.OPTIMIZER}
+    for name, described in value["files"].items():
+        assert described["sha256"] == hashlib.sha256((folder / name).read_bytes()).hexdigest()
+    assert (folder / checkpoint.BEST).read_bytes() == Path(run, "gender", artifacts.MODEL).read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("title", ["RayTrainWorker", "TrainController"])
+def test_a_killed_worker_is_replaced_and_the_weights_equal_an_uninterrupted_runs(
+    head: Any,
+    prepared: Prepared,
+    uninterrupted: tuple[str, dict, dict],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    title: str,
+) -> None:
+    """The same for Train's controller, whose end stops the workers too."""
+    (tmp_path / "corpus").symlink_to(prepared.run / "corpus")
+    seen: list[list[dict[str, Any]]] = []
+    ended = threading.Event()
+
+    def kill() -> None:
+        """Kill one as soon as Train lists a checkpoint, and note the epochs in this checkpoint."""
+        while not ended.wait(0.02):
+            for snapshot in tmp_path.glob("gender/*/checkpoint_manager_snapshot.json"):
+                folders = sorted(path for path in snapshot.parent.glob("checkpoint_*") if path.is_dir())
+                if folders and folders[0].name in snapshot.read_text():
+                    seen.append(json.loads((folders[0] / checkpoint.PROGRESS).read_text())["progress"]["epochs"])
+                    busy_workers(head, title)[-1].kill()
+                    return
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        with caplog.at_level(logging.WARNING, "arspm.distributed.train.launch"):
+            train_stage("gender", two_workers(prepared.config), str(tmp_path), FINGERPRINT)
+    finally:
+        ended.set()
+        killer.join()
+    [lost] = [record.getMessage() for record in caplog.records if record.name == "arspm.distributed.train.launch"]
+    assert "lost a worker of gender (1 of at most 3): resuming from the last checkpoint" in lost
+
+    run = uninterrupted[0]
+    assert Path(tmp_path, "gender/model.safetensors").read_bytes() == Path(run, "gender/model.safetensors").read_bytes()
+    found, wanted = history(str(tmp_path), "gender"), history(run, "gender")
+    assert timeless(found["epochs"]) == timeless(wanted["epochs"])
+    assert found["losses"] == wanted["losses"]
+    # It did not start over: the timings of the first epochs are unchanged.
+    [before] = seen
+    assert 1 <= len(before) < EPOCHS
+    assert found["epochs"][: len(before)] == before
+
+
+@pytest.mark.slow
+def test_training_resumes_although_trains_snapshot_is_incomplete(
+    head: Any,
+    prepared: Prepared,
+    uninterrupted: tuple[str, dict, dict],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Train writes its snapshot in place, so a full disk can leave half of it. There is also a torn checkpoint.
+
+    The same after the last epoch, with a snapshot that lists a missing checkpoint, with none because the stage was
+    killed after removing it, and with one of another Ray version.
+    """
+    (tmp_path / "corpus").symlink_to(prepared.run / "corpus")
+    config = two_workers(prepared.config)
+    train_stage("gender", override(config, {"training.gender.epochs": EPOCHS // 2}), str(tmp_path), FINGERPRINT)
+    [snapshot] = tmp_path.glob("gender/*/checkpoint_manager_snapshot.json")
+    snapshot.write_bytes(snapshot.read_bytes()[: snapshot.stat().st_size // 2])
+    [intact] = (path for path in snapshot.parent.glob("checkpoint_*") if path.is_dir())
+    shutil.copytree(intact, torn := snapshot.parent / "checkpoint_torn")
+    (torn / checkpoint.OPTIMIZER).write_bytes(b"")
+    half = history(str(tmp_path), "gender")["epochs"]
+    with caplog.at_level(logging.WARNING, "arspm.distributed.train.launch"):
+        train_stage("gender", config, str(tmp_path), FINGERPRINT)
+    assert f"{snapshot} is incomplete" in caplog.text
+    assert f"Ray Train lists no checkpoint: resuming from {intact}" in caplog.text
+    assert (
+        Path(tmp_path, "gender/model.safetensors").read_bytes()
+        == Path(uninterrupted[0], "gender/model.safetensors").read_bytes()
+    )
+    found = history(str(tmp_path), "gender")["epochs"]
+    assert timeless(found) == timeless(history(uninterrupted[0], "gender")["epochs"])
+    assert found[: EPOCHS // 2] == half, "including the timings: not repeated"
+    known = json.loads(snapshot.read_text())
+    gone = [each | {"checkpoint_dir_name": "checkpoint_gone"} for each in known["checkpoint_results"]]
+    for bad in (known | {"checkpoint_results": gone}, None, known | {"ray_version": "2.59.0"}):
+        snapshot.unlink(missing_ok=True) if bad is None else snapshot.write_text(json.dumps(bad))
+        train_stage("gender", config, str(tmp_path), FINGERPRINT)
+        assert history(str(tmp_path), "gender")["epochs"] == found
+
+
+@pytest.mark.parametrize("gpus", [0, pytest.param(1, marks=pytest.mark.gpu)])
+def test_the_encoder_needs_only_fc8_of_vggface_and_fc1_of_the_decoder(
+    driver: None, write_corpus: Callable[..., tuple[str, Any]], tmp_path: Path, gpus: int
+) -> None:
+    """Their files contain only these layers, so no convolution of either can run."""
+    write_corpus({"train": (9, 4), "val": (5,)}, feature_dim=16)
+    changes = {"feature_dim": 16, "data.storage": "waveform", "training.encoder.epochs": 1}
+    config = override(preset("smoke"), changes | {"resources.encoder.gpus": gpus})
+    generator = torch.Generator().manual_seed(0)
+
+    def weights(stage: str, name: str, layers: dict[str, tuple[int, ...]]) -> None:
+        (tmp_path / stage).mkdir()
+        tensors = {layer: torch.randn(shape, generator=generator) for layer, shape in layers.items()}
+        safetensors.torch.save_file(tensors, tmp_path / stage / name)
+
+    weights("vggface", artifacts.MODEL, {"fc8.weight": (7, 16), "fc8.bias": (7,)})
+    weights("decoder", artifacts.MODEL, {"fc1.weight": (24, 16), "fc1.bias": (24,)})
+    weights("prior", artifacts.PRIORS, {"neutral": (16,)})
+    run = str(tmp_path)
+    _, figures = train_stage("encoder", config, run, FINGERPRINT)
+    assert {"train_loss", "val_cos_degrees", "val_l1", "val_l2"} <= set(figures)
+    trained = speech_portrait.speech_encoder(config)
+    checkpoint.restore(trained, checkpoint.read_weights(Path(run, "encoder", artifacts.MODEL)), "encoder")

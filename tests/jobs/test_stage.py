@@ -1,0 +1,199 @@
+"""A stage's program: its upstream stages, its fingerprint, when it has nothing to do, and its error messages."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from arspm import config as configuration
+from arspm import storage
+from arspm.config import Config, override
+from arspm.config.presets import preset
+from arspm.runs import stages
+from jobs.stage import expected_fingerprint, main
+
+REPO = Path(__file__).parents[2]
+FINGERPRINT = "f" * 64
+
+
+def commit(run: Path, stage: str, config: Config, fingerprint: str = FINGERPRINT, **figures: Any) -> None:
+    stages.commit(str(run), stage, fingerprint=fingerprint, config=config, files={}, seconds=0.0, figures=figures)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    """A configuration with clips, whose bytes no test decodes."""
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "a_0.0_6.0.mp4").write_bytes(b"clip")
+    (tmp_path / "clips.csv").write_text("a,0.0,6.0,0.5,0.5\n")
+    return override(preset("smoke"), {"data.csv": f"{tmp_path}/clips.csv", "data.clips": f"{tmp_path}/clips"})
+
+
+@pytest.fixture
+def start(tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """A function that runs a stage's program in this process, with the test's own work."""
+    (tmp_path / "config.json").write_text(configuration.dump(config))
+
+    def run(stage: str, work: Any = None, **changed: str | None) -> None:
+        usual = {"run": str(tmp_path), "config": str(tmp_path / "config.json"), "fingerprint": FINGERPRINT}
+        words = [word for name, value in (usual | changed).items() if value for word in (f"--{name}", value)]
+        monkeypatch.setattr(sys, "argv", [f"jobs.{stage}", *words])
+        main(stage, work or pytest.fail)
+
+    return run
+
+
+def work_once(config: Config, run: str, fingerprint: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    return {"a": storage.write_bytes(storage.join(run, "a"), b"1")}, {"n": 1}
+
+
+def test_a_stage_refuses_to_run_before_its_upstream_stages(
+    start: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commit(tmp_path, "preprocess", preset("smoke"))
+    with pytest.raises(SystemExit) as ended:
+        start("features")
+    assert ended.value.code == 1
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith("Traceback")
+    assert said[-1] == f"error: features: {tmp_path}/vggface has no _SUCCESS.json: run stage vggface first"
+
+
+def test_a_stage_that_is_done_does_nothing(
+    start: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commit(tmp_path, "preprocess", preset("smoke"))
+    before = (tmp_path / "preprocess" / stages.SUCCESS).stat().st_mtime_ns
+    start("preprocess")
+    assert capsys.readouterr().out == "preprocess is done already\n"
+    assert (tmp_path / "preprocess" / stages.SUCCESS).stat().st_mtime_ns == before
+
+
+def test_another_fingerprint_replaces_the_stage_and_all_its_files(
+    start: Callable[..., Any], config: Config, tmp_path: Path
+) -> None:
+    commit(tmp_path, "preprocess", preset("smoke"))
+    (tmp_path / "preprocess" / "old").touch()
+    expected = expected_fingerprint("preprocess", str(tmp_path), config)
+
+    def work(config: Config, run: str, fingerprint: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        assert fingerprint == expected
+        assert not (tmp_path / "preprocess" / stages.SUCCESS).exists()  # while the stage runs
+        return work_once(config, run, fingerprint)
+
+    start("preprocess", work, fingerprint=expected)
+    done = stages.done(str(tmp_path), "preprocess", expected)
+    assert done is not None
+    assert done.files == {"a": storage.describe_bytes(b"1")}
+    assert not (tmp_path / "preprocess" / "old").exists()
+
+
+def test_an_invented_fingerprint_is_refused_before_anything_is_removed(
+    start: Callable[..., Any], config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commit(tmp_path, "preprocess", config)
+    commit(tmp_path, "gender", config)
+    (tmp_path / "gender" / "model.safetensors").write_bytes(b"weights")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for stage in ("preprocess", "gender"):
+        with pytest.raises(SystemExit) as ended:
+            start(stage, fingerprint="e" * 64)
+        assert ended.value.code == 1
+        expected = expected_fingerprint(stage, str(tmp_path), config)
+        assert capsys.readouterr().err.splitlines()[-1] == (
+            f"error: {stage}: fingerprint eeeeeeeeeeee does not belong to this configuration and the stages that are "
+            f"done in {tmp_path} (expected {expected[:12]}): the configuration, the clips or an upstream stage has "
+            "changed; run `arspm submit` again, or leave --fingerprint out"
+        )
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_the_expected_fingerprints_are_those_of_the_chain(config: Config, tmp_path: Path) -> None:
+    """In a run of the chain and in a variant of it, whose upstream stages are the run's."""
+    by_stage = stages.fingerprints(config, stages.describe_inputs(config))
+    variant = stages.variant_run(str(tmp_path), "neutral-0")
+    for stage, fingerprint in by_stage.items():
+        assert expected_fingerprint(stage, str(tmp_path), config) == fingerprint
+        if stage == "encoder":
+            assert expected_fingerprint(stage, variant, config) == fingerprint
+        commit(tmp_path, stage, config, fingerprint)
+
+
+def test_without_a_fingerprint_the_expected_one_is_used(
+    start: Callable[..., Any], config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start("preprocess", work_once, fingerprint=None)
+    expected = expected_fingerprint("preprocess", str(tmp_path), config)
+    assert stages.done(str(tmp_path), "preprocess", expected) is not None
+    start("preprocess", fingerprint=None)
+    assert capsys.readouterr().out == "preprocess is done already\n"
+
+
+def test_a_job_whose_upstream_stage_has_changed_writes_nothing(
+    start: Callable[..., Any], config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before it starts, and while it runs."""
+    commit(tmp_path, "preprocess", config)
+    outdated = expected_fingerprint("gender", str(tmp_path), config)
+    (tmp_path / "preprocess" / stages.SUCCESS).unlink()
+    commit(tmp_path, "preprocess", config, "e" * 64)
+    with pytest.raises(SystemExit):
+        start("gender", fingerprint=outdated)
+    assert "an upstream stage has changed" in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "gender").exists()
+
+    def work(config: Config, run: str, fingerprint: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        (tmp_path / "preprocess" / stages.SUCCESS).unlink()
+        commit(tmp_path, "preprocess", config, "d" * 64)
+        return work_once(config, run, fingerprint)
+
+    with pytest.raises(SystemExit):
+        start("gender", work, fingerprint=None)
+    assert "an upstream stage was run again meanwhile" in capsys.readouterr().err.splitlines()[-1]
+    assert stages.success(str(tmp_path), "gender") is None
+
+
+def test_a_missing_configuration_is_named(start: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        start("preprocess", config="/nowhere.json")
+    assert capsys.readouterr().err.splitlines()[-1] == "error: preprocess: /nowhere.json: no such file"
+
+
+@pytest.mark.ray
+def test_a_loss_that_is_not_finite_stops_the_stage_with_the_step_and_the_clips(
+    head: Any, write_corpus: Callable[..., tuple[str, Any]], tmp_path: Path
+) -> None:
+    """Immediately: an error of our own code is not retried, as a lost worker is."""
+    _, rows = write_corpus({"train": (9, 8), "val": (4,)})
+    config = override(preset("smoke"), {"data.storage": "waveform", "training.gender.learning_rate": "1e38"})
+    (tmp_path / "config.json").write_text(configuration.dump(config))
+    commit(tmp_path, "preprocess", config)
+    fingerprint = expected_fingerprint("gender", str(tmp_path), config)
+    command = [sys.executable, "-m", "jobs.gender", "--run", str(tmp_path), "--config", str(tmp_path / "config.json")]
+    ended = subprocess.run(
+        [*command, "--fingerprint", fingerprint],
+        env={**os.environ, "RAY_ADDRESS": head.gcs_address, "PYTHONPATH": str(REPO)},
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ended.returncode == 1
+    lines = ended.stderr.strip().splitlines()
+    [error] = [line for line in lines if line.startswith("error: ")]
+    assert any(line.startswith("Traceback") for line in lines[: lines.index(error)])
+    # Ray may still forward a worker's output.
+    assert all(line.startswith("\x1b[36m(") for line in lines[lines.index(error) + 1 :])
+    wanted = r"error: gender: the loss of step [1-9]\d* is (nan|-?inf); the batch's clips: (.*)\. Look at"
+    found = re.match(wanted, error)
+    assert found, error
+    clips = found[2].split(", ")
+    assert len(clips) == 8
+    assert set(clips) <= set(rows["train"]["clip_id"])
+    assert "lost a worker" not in ended.stderr
+    assert not (tmp_path / "gender" / stages.SUCCESS).exists()

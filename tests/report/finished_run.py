@@ -1,0 +1,166 @@
+"""A small finished run, written with the product's own writers."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from arspm import storage
+from arspm.config import TRAINED_STAGES, Config, override
+from arspm.config.presets import preset
+from arspm.corpus import schema
+from arspm.runs import stages
+from tests.report.measured import FIGURES, drawn, evaluated, judged_row, picture, row, six
+
+SECONDS = {
+    "preprocess": 49.758,
+    "vggface": 91.382,
+    "gender": 30.5,
+    "features": 8.867,
+    "prior": 0.308,
+    "decoder": 83.833,
+    "encoder": 3728.058,
+    "oracle": 41.25,
+    "evaluate": 10.258,
+}
+
+
+class Run(NamedTuple):
+    uri: str
+    config: Config
+    evaluated: dict[str, Any]  # content of evaluate/metrics.json
+    histories: dict[str, dict[str, Any]]
+
+
+def write_run(
+    folder: Path, *, labelled: bool = True, dropped: list[dict[str, Any]] | None = None, older: bool = False
+) -> Run:
+    """Write the outputs of the stages before the report, as far as the report reads them.
+
+    `labelled`: whether labels.csv existed. `older`: as evaluated by an earlier version, with Tables 4 and 5 only.
+    """
+    uri = str(folder)
+    config = override(
+        preset("smoke"),
+        {
+            "data.csv": "/data/my clips.csv",
+            "data.clips": "/data/clips",
+            "seed": 7,
+            "loss.lambda2": 0.05,
+            "ingest.subset": 40,
+            "resources.threads_per_worker": None,
+            "face_decoder.batch_norm": False,
+        },
+    )
+    drops = dropped if dropped is not None else [make_drop(3, "no_face", "a_1.0_4.0", "")] * 5
+    reasons = {drop["reason"]: 0 for drop in drops}
+    for drop in drops:
+        reasons[drop["reason"]] += 1
+    splits = {
+        name: {"rows": rows, "videos": rows // 3, "shards": [{"name": "shard-00000", "rows": rows, "ids": "0"}]}
+        for name, rows in (("train", 1200), ("val", 30), ("test", 41))
+    }
+    manifest = {
+        "num_rows": 1271 + len(drops),
+        "num_clips": 1271,
+        "num_dropped": len(drops),
+        "dropped": reasons,
+        "splits": splits,
+    }
+    storage.write_json(f"{uri}/corpus/manifest.json", manifest)
+    table = pa.Table.from_pylist(drops, schema.dropped_schema())
+    pq.write_table(table, folder / "corpus" / "dropped.parquet")
+
+    portraits = []
+    for number in range(3):
+        entry = {"clip_id": f"video{number}_0.0_{number}.5"}
+        for kind in ("real", "face_to_face", "portrait"):
+            entry[kind] = f"evaluate/pictures/{number:03d}-{kind}.jpg"
+            picture(f"{uri}/{entry[kind]}", 60 * number + 40)
+        portraits.append(entry)
+    draw = drawn(0)
+    nothing = dict.fromkeys(FIGURES)
+    found: dict[str, Any] = {
+        "split": "test",
+        "n": 41,
+        "table4": [
+            row("neutral+fc", six(1.0)),
+            row("prior-only", six(1.05)),
+            row("gender-prior-only", six(0.8) if labelled else nothing),
+            row("shuffled-speech", six(1.3)),
+            row(
+                "face-to-face",
+                nothing | {name: value for name, value in six(0.3).items() if name.startswith("portrait")},
+            ),
+        ],
+        "judge": "logistic regression on VGGFace features of 96 training faces" if labelled else None,
+        "table5": [judged_row(name, False, draw) for name in ("real", "face-to-face", "neutral+fc")]
+        if labelled
+        else None,
+        "portraits": portraits,
+    }
+    if not older:
+        found |= _measured(uri, labelled)
+        found["table4"].append(row("oracle", six(0.75)))
+        for each in found["table4"]:
+            each |= {"cos_degrees_learnt_share": None, "cos_degrees_learnt_share_interval": None}
+        found["table4"][0] |= {"cos_degrees_learnt_share": 0.6311, "cos_degrees_learnt_share_interval": [0.502, 0.704]}
+    storage.write_json(f"{uri}/evaluate/metrics.json", found)
+
+    figures: dict[str, dict[str, Any]] = {key: {} for key in ("preprocess", "features", "oracle", "evaluate")}
+    figures["prior"] = {
+        "priors": {
+            name: _prior(n)
+            for name, n in (("neutral", 1200), ("female", 700), ("male", 500))
+            if labelled or name == "neutral"
+        }
+    }
+    histories = {}
+    for stage in TRAINED_STAGES:
+        if stage == "gender" and not labelled:
+            figures[stage] = {"trained": False, "reason": "labels.csv names no speaker of one sex"}
+            continue
+        histories[stage] = history = _history(stage)
+        storage.write_json(f"{uri}/{stage}/history.json", history)
+        figures[stage] = {"best_epoch": history["best_epoch"], **history["epochs"][history["best_epoch"] - 1]}
+    for number, (stage, seconds) in enumerate(SECONDS.items()):
+        fingerprint = f"{number:x}" * 64
+        stages.commit(
+            uri, stage, fingerprint=fingerprint, config=config, files={}, seconds=seconds, figures=figures[stage]
+        )
+    return Run(uri, config, found, histories)
+
+
+def _measured(uri: str, labelled: bool) -> dict[str, Any]:
+    found = evaluated(uri, "neutral+fc")
+    if labelled:
+        return found
+    reason = "dlib's HOG gives no landmarks; evaluate.landmarks names a YuNet file that does"
+    return found | {"table6": None, "probes": None, "craniofacial": {"reason": reason}}
+
+
+def make_drop(line: int, reason: str, clip_id: str | None, detail: str) -> dict[str, Any]:
+    return {"row": line, "clip_id": clip_id, "reason": reason, "detail": detail}
+
+
+def _prior(n: int) -> dict[str, Any]:
+    points = [{"n": count, "l1": 90.0 / count} for count in (10, 50, 100) if count < n]
+    return {"n": n, "gender_balanced": True, "clips": "ab" * 32, "convergence": points}
+
+
+def _history(stage: str) -> dict[str, Any]:
+    objective = {"decoder": "val_loss", "encoder": "val_cos_degrees"}.get(stage, "val_accuracy")
+    values = {"decoder": (0.6, 0.3, 0.4), "encoder": (61.0, 36.5, 37.0)}.get(stage, (0.2, 0.875, 0.5))
+    epochs = [
+        {
+            "train_loss": 3.0 - number,
+            objective: value,
+            "epoch": number + 1,
+            "step": 10 * (number + 1),
+            "clips_per_second": 51.2,
+            "data_wait": 0.02,
+        }
+        for number, value in enumerate(values)
+    ]
+    return {"epochs": epochs, "losses": [[step, 3.0 / step] for step in range(1, 31)], "best_epoch": 2}
