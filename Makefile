@@ -7,7 +7,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 help:
 	@echo "make demo      synthetic speakers through the whole chain to a report (minutes on two cores)"
 	@echo "make test      the tests for every change: under 8 minutes on two cores, after installation"
-	@echo "make test-all  the tests that make test leaves out: slow ones and several nodes (about half an hour)"
+	@echo "make test-all  the tests that make test leaves out: slow ones, several nodes (about 45 minutes)"
 	@echo "make faults    kill and cut off nodes of a running cluster, and compare results (half an hour)"
 	@echo "make check     format, lint, types, import contracts"
 	@echo "make bench     measure the figures in docs/"
@@ -31,9 +31,10 @@ test: .venv/installed
 	@tests/install-system
 	@$(PYTEST) $(PARALLEL) -m 'not slow and not gpu and not faults'
 
+SLOW ?= slow
 test-all: .venv/installed
 	@tests/install-system
-	@$(PYTEST) -m 'slow and not gpu and not faults'
+	@$(PYTEST) -m '$(SLOW) and not gpu and not faults'
 
 check: .venv/installed
 	@$(BIN)/ruff format --check .

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import datetime
 import math
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError
@@ -17,13 +16,12 @@ from cluster.errors import ClusterError
 CLUSTER = Path(__file__).parents[1] / "ray_cluster.yaml"
 PRICES = Path(__file__).with_name("prices.yaml")
 
-_MAX_BYTES = 128 << 10  # of a file; ray_cluster.yaml has 6 KiB
+_MAX_BYTES = 128 << 10  # of a cluster file; ray_cluster.yaml has 6 KiB
 _UNITS = 10_000  # per CPU or GPU: Ray counts resources in ten-thousandths
 
 _Name = Annotated[str, Field(pattern=r"^[\w.+/@ -]{1,100}$")]
 _Amount = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 _Count = Annotated[int, Field(ge=0, le=1_000_000)]
-_Usd = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
 
 
 class _Market(BaseModel):
@@ -57,15 +55,6 @@ class _Cluster(BaseModel):
     head_node_type: _Name
     available_node_types: dict[_Name, _NodeType]
     max_workers: _Count = 2
-
-
-class _Prices(BaseModel):
-    region: _Name
-    date: datetime.date | _Name
-    usd_per_hour: dict[_Name, dict[Literal["spot", "on_demand"], _Usd]]
-
-
-_Model = TypeVar("_Model", bound=BaseModel)
 
 
 class Estimate(NamedTuple):
@@ -114,27 +103,27 @@ def cost_table(
     trial_seconds: how long a complete trial runs.
     cpus, gpus: what one trial reserves. A trial runs on one node, and a fraction of a GPU is a fraction of one device.
 
-    Node types that cannot run a trial come last, with the reason. Raises ClusterError for an invalid file and for a
-    node type without a price, ValueError if a trial reserves nothing or a negative amount.
+    Node types that cannot run a trial come last, with the reason. Raises ClusterError for an invalid cluster file and
+    for a node type without a price, ValueError if a trial reserves nothing or a negative amount.
     """
     if min(cpus, gpus) < 0 or cpus == gpus == 0:
         raise ValueError(f"a trial that reserves {cpus:g} CPUs and {gpus:g} GPUs: one must be positive, none negative")
     cluster_yaml = cluster_yaml or _default_cluster()
-    cluster = _read(cluster_yaml, _Cluster, "a Ray cluster file")
-    price_list = _read(prices, _Prices, "a list of prices")
+    cluster = _read_cluster(cluster_yaml)
+    price_list = yaml.safe_load(Path(prices).read_text())
     rows, unfit = [], []
-    types, as_of = cluster.available_node_types, f"{price_list.region}, {price_list.date}"
+    types, as_of = cluster.available_node_types, f"{price_list['region']}, {price_list['date']}"
     if cluster.head_node_type not in types:
         raise ClusterError(f"{cluster_yaml}: head_node_type is not one of available_node_types")
 
     def rate(node_type: _NodeType) -> float:
         """Return a node's price in USD per hour."""
         instance = node_type.node_config.InstanceType
-        market: Literal["spot", "on_demand"] = "spot" if node_type.market == "spot" else "on_demand"
-        try:
-            return price_list.usd_per_hour[instance][market]
-        except KeyError:
-            raise ClusterError(f"{prices}: no price of {instance}, {market}, for {cluster_yaml}; add it") from None
+        market = "spot" if node_type.market == "spot" else "on_demand"
+        usd: float | None = price_list["usd_per_hour"].get(instance, {}).get(market)
+        if usd is None:
+            raise ClusterError(f"{prices}: no price of {instance}, {market}, for {cluster_yaml}; add it")
+        return usd
 
     head_rate = rate(types[cluster.head_node_type])
     for name, node_type in types.items():
@@ -224,11 +213,8 @@ class _StrictLoader(yaml.SafeLoader):
         return mapping
 
 
-def _read(path: str | Path, model: type[_Model], description: str) -> _Model:
-    """Return a YAML file as a model. Raises ClusterError that names the first problem.
-
-    Both files are the user's to edit: the cluster file before its first use, the prices when they have changed.
-    """
+def _read_cluster(path: str | Path) -> _Cluster:
+    """Return the cluster file, which users edit. Raises ClusterError that names the first problem."""
     try:
         with open(path, "rb") as file:
             data = file.read(_MAX_BYTES + 1)
@@ -238,11 +224,12 @@ def _read(path: str | Path, model: type[_Model], description: str) -> _Model:
     except Exception as error:  # PyYAML's constructors raise anything
         raise ClusterError(f"{path}: cannot be read as YAML ({_summary(error)})") from None
     try:
-        return model.model_validate(tree, strict=True)
+        return _Cluster.model_validate(tree, strict=True)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         where = _printable(".".join(map(str, first["loc"])))
-        raise ClusterError(f"{path}: not {description} ({f'{where}: ' if where else ''}{first['msg']})") from None
+        problem = f"{where}: {first['msg']}" if where else first["msg"]
+        raise ClusterError(f"{path}: not a Ray cluster file ({problem})") from None
 
 
 def _summary(error: Exception) -> str:

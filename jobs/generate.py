@@ -11,7 +11,7 @@ from arspm import storage
 from arspm.corpus import schema
 from arspm.media.audio import fit_length, spectrogram
 from arspm.media.clips import load_speech
-from arspm.media.faces import encode_jpeg
+from arspm.media.jpeg import encode_jpeg
 from arspm.runs import stages
 from arspm.training.artifacts import load_speech_portrait
 

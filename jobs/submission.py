@@ -12,7 +12,8 @@ import jobs
 import tune_spaces
 from arspm import config as configuration
 from arspm import storage
-from arspm.config import TRAINED_STAGES, Config, ResourceRequest
+from arspm.config import Config, ResourceRequest, Workers
+from arspm.runs.stages import STAGES
 from cluster import client
 from cluster.head import find_head
 from cluster.package import stage_package
@@ -49,13 +50,13 @@ def job_prefix(run: str) -> str:
 
 def resources_of(config: Config, stage: str) -> Resources:
     """Return the resources of a stage: those of its workers or tasks, and of its data readers."""
-    resources = config.resources
-    if stage in TRAINED_STAGES:
-        workers, read = getattr(resources, stage), resources.read
-        return total_resources((workers.most, workers), (workers.most * read.num_tasks, read))
-    inferring = dict.fromkeys(("features", "oracle", "evaluate"), resources.infer)
-    tasks = {"preprocess": resources.preprocess, **inferring}.get(stage)
-    return total_resources((tasks.num_tasks, tasks)) if tasks else Resources()
+    section, read = STAGES[stage].resources, config.resources.read
+    if not section:
+        return Resources()
+    group = getattr(config.resources, section)
+    if isinstance(group, Workers):
+        return total_resources((group.most, group), (group.most * read.num_tasks, read))
+    return total_resources((group.num_tasks, group))
 
 
 def total_resources(*groups: tuple[int, ResourceRequest]) -> Resources:

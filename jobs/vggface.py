@@ -12,8 +12,9 @@ from arspm.config import Config
 from arspm.corpus import schema, tables
 from arspm.distributed.train.launch import train_stage
 from arspm.evaluation import metrics
-from arspm.media.clips import DroppedClip, read_picture
-from arspm.media.faces import decode_jpeg
+from arspm.media.dropped import DroppedClip
+from arspm.media.frames import read_picture
+from arspm.media.jpeg import decode_jpeg
 from arspm.model import speech_portrait
 from arspm.model.vggface import MEAN_RGB, VGGFace, load_published, scale_features
 from arspm.model.vggface_check import StatedActivations, check, parse_stated

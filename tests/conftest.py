@@ -63,9 +63,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def head() -> Iterator[Any]:
     """A running `cluster.head.Head` with two CPUs: `head.address` for jobs, `head.gcs_address` for `ray.init`."""
     from cluster import head as heads
-    from cluster.host import marked_processes
+    from cluster.host import free_port, marked_processes
 
-    started = heads.up(num_cpus=2, object_store_memory=400_000_000)
+    # Not the default port: another test, or the other test process, may start a head of its own at the same moment.
+    started = heads.up(num_cpus=2, object_store_memory=400_000_000, dashboard_port=free_port())
     yield started
     heads.down()
     assert marked_processes(started.pid, started.id) == []

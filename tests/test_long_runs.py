@@ -10,6 +10,7 @@ MIB = 2**20
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.ray
 def test_memory_is_flat_over_thirty_epochs_and_over_a_corpus_twenty_times_larger() -> None:
     """A process that held the corpus would need 320 MiB more; one that kept a clip of each step, 600 MiB more."""

@@ -144,6 +144,7 @@ def test_another_web_page_cannot_use_a_browsers_token(
     assert jobs.info(jobs_client, "forged") is None
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_the_cluster_refuses_a_driver_without_the_token(head: Any) -> None:
     """Without the dashboard: a program connects to the cluster as a driver."""

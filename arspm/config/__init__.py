@@ -13,6 +13,7 @@ from arspm.config.parse import (
 )
 from arspm.config.resources import ResourceRequest, Resources, Tasks, Workers
 from arspm.config.tree import (
+    DATA_FORMATS,
     TRAINED_STAGES,
     Cbam,
     Config,
@@ -28,6 +29,7 @@ from arspm.config.tree import (
 )
 
 __all__ = [
+    "DATA_FORMATS",
     "TRAINED_STAGES",
     "Cbam",
     "Config",

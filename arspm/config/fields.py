@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterable
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetPydanticSchema
+from pydantic_core import PydanticCustomError, core_schema
 
 from arspm.storage import uris
 
@@ -24,6 +25,11 @@ def _validated_uri(value: str) -> str:
 IS_URI = AfterValidator(_validated_uri)
 Uri = Annotated[str, IS_URI]  # a local path or s3://; one with credentials is rejected without showing them
 BUILT_IN_NAMES = ("hog", "classifier")  # accepted instead of a path
+
+
+def one_of(names: Iterable[str]) -> Any:
+    """Return the annotation of a field whose value is one of these names, as `Literal` does for written-out names."""
+    return GetPydanticSchema(lambda _source, _handler: core_schema.literal_schema([*names]))
 
 
 class Section(BaseModel):

@@ -5,21 +5,36 @@ A letter in parentheses, such as (A), names the reading of the paper that explai
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
-from arspm.config.fields import BUILT_IN_NAMES, IS_URI, Count, Fraction, NonNegative, Positive, Section, Uri
+from arspm.config.fields import BUILT_IN_NAMES, IS_URI, Count, Fraction, NonNegative, Positive, Section, Uri, one_of
 from arspm.config.resources import Resources
 
 Width = Annotated[float, Field(gt=0, le=4)]
 Cbam = Literal["channel_first", "spatial_first", "parallel", "channel_only", "none"]
 
 
+class DataFormat(NamedTuple):
+    """The fields of `data` that a format of clips requires, and those that it may have; labels are always allowed."""
+
+    required: tuple[str, ...]
+    optional: tuple[str, ...] = ()
+
+
+# `media.datasets.READERS` has each format's reader.
+DATA_FORMATS = {
+    "avspeech": DataFormat(("csv", "clips"), ("test_csv",)),
+    "voxceleb": DataFormat(("csv", "clips", "faces")),
+    "folder": DataFormat(("clips",)),
+}
+
+
 class Data(Section):
     """The source data of the corpus, its splits and its shards. `docs/data.md` shows each format's files."""
 
-    format: Literal["avspeech", "voxceleb", "folder"] = "avspeech"
+    format: Annotated[str, one_of(DATA_FORMATS)] = "avspeech"
     csv: Uri = ""  # avspeech: video id, start, end, x, y[, file]; voxceleb: vox1_meta.csv; folder: none
     test_csv: Uri = ""  # avspeech: a second table, for the test split (S); csv is then split into train and val
     clips: Uri = ""  # folder with the clips' files; voxceleb and folder: with one folder per speaker

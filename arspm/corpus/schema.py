@@ -59,19 +59,27 @@ GENDERS = ("female", "male")  # the index is the class number
 
 
 class DropReason(str, Enum):
-    """Every reason why a clip is not in the corpus, as written in `dropped.parquet`."""
+    """Every reason why a clip is not in the corpus: its name in `dropped.parquet`, and its text on a run's page."""
 
-    bad_row = "bad_row"  # wrong columns or values out of range; or a file at a path that the data format does not allow
-    missing_file = "missing_file"
-    duplicate_key = "duplicate_key"  # an earlier row has this clip id
-    undecodable = "undecodable"  # damaged, or above the limits on pixels and seconds
-    no_video = "no_video"  # and no separate picture
-    no_sound = "no_sound"  # or a speaker with pictures only
-    silent = "silent"
-    too_short = "too_short"  # under half a second of sound
-    no_face = "no_face"
-    several_faces = "several_faces"  # and no (x, y) that says which one speaks
-    face_too_small = "face_too_small"
+    _value_: str
+    description: str
+
+    def __new__(cls, value: str, description: str) -> DropReason:
+        member = str.__new__(cls, value)
+        member._value_, member.description = value, description
+        return member
+
+    bad_row = "bad_row", "wrong number of columns, or values out of range"  # or a file at an unexpected path
+    missing_file = "missing_file", "no media file for this clip"
+    duplicate_key = "duplicate_key", "same video id, start and end as an earlier row"
+    undecodable = "undecodable", "corrupt file, or above the limits on resolution and length"
+    no_video = "no_video", "the file has no video stream"  # and there is no separate picture
+    no_sound = "no_sound", "the file has no audio stream"  # or the speaker has pictures only
+    silent = "silent", "the audio is silent"
+    too_short = "too_short", "less than half a second of audio"
+    no_face = "no_face", "no face was detected"
+    several_faces = "several_faces", "several faces, and no (x, y) that selects the speaker's"
+    face_too_small = "face_too_small", "the face has too few pixels"
 
 
 class TensorType(NamedTuple):

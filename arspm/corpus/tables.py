@@ -153,9 +153,15 @@ def read_table(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
 
     def read() -> pa.Table:
         fs, path = storage.arrow_filesystem(uri)
-        with _damaged_file_named(uri):
-            table = pq.read_table(path, columns=None if columns is None else list(columns), filesystem=fs)
-        return _checked(uri, table, columns or ())
+        # Not pq.read_table, which calls a file without one of the columns invalid.
+        with (
+            _damaged_file_named(uri),
+            fs.open_input_file(path) as file,
+            pq.ParquetFile(file, pre_buffer=True) as parquet,
+        ):
+            table = parquet.read(columns=None if columns is None else list(columns))
+        table = _checked(uri, table, columns or ())
+        return table if columns is None else table.select(columns)
 
     return storage.retried(uri, read)
 
@@ -213,6 +219,8 @@ def _damaged_file_named(uri: str) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError) as error:
+        if isinstance(error, FileNotFoundError) and "AWS Error" not in str(error):
+            raise FileNotFoundError(f"{uri}: no such file") from None
         if isinstance(error, OSError) and (error.errno is not None or "AWS Error" in str(error)):
             raise
         line = _first_line(error)

@@ -12,7 +12,7 @@ from arspm.config import Config
 from arspm.corpus import schema, tables
 from arspm.distributed.data import infer
 from arspm.distributed.predictions import Networks, Predictions
-from arspm.media.faces import decode_jpeg, encode_jpeg
+from arspm.media.jpeg import decode_jpeg, encode_jpeg
 from arspm.runs import stages
 from arspm.training import artifacts
 

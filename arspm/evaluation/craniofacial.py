@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from arspm.evaluation import metrics
-from arspm.media.faces import decode_jpeg, yunet_finder
+from arspm.media.detectors import yunet
+from arspm.media.jpeg import decode_jpeg
 
 LANDMARKS = ("right_eye", "left_eye", "nose_tip", "right_mouth_corner", "left_mouth_corner")
 MEASURES = ("mouth_width", "eyes_to_mouth", "eyes_to_nose", "nose_to_mouth", "nose_position", "mouth_shape")
@@ -24,9 +25,9 @@ def landmarks(jpegs: Sequence[bytes], yunet_path: str | os.PathLike[str]) -> np.
     """Return the five landmarks of the highest-scoring face in each square JPEG: (rows, 5, 2).
 
     Coordinates are x, y in pixels of the JPEG at 224 x 224, in the order of LANDMARKS; right and left are the person's.
-    NaN where YuNet finds no face. Raises the errors of `yunet_finder`.
+    NaN where YuNet finds no face. Raises the errors of `yunet`.
     """
-    find = yunet_finder(yunet_path, threshold=_MIN_SCORE)
+    find = yunet(yunet_path, threshold=_MIN_SCORE)
     points = np.full((len(jpegs), len(LANDMARKS), 2), np.nan)
     for row, jpeg in zip(points, jpegs, strict=True):
         faces = find(decode_jpeg(jpeg, _IMAGE_SIZE))

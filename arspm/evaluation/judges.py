@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -15,13 +14,12 @@ from sklearn.preprocessing import StandardScaler
 from arspm.corpus import schema
 from arspm.evaluation import metrics
 from arspm.evaluation.onnx_faces import OnnxFaceModel
-from arspm.media.clip_rows import NUMBER, plain, shown
+from arspm.media.csv_tables import quoted, read_rows
 
 AGE_BINS = ("young", "mid_age", "elder")  # under 35, 35 to 65, over 65; the position is the class number
 NO_CLASS = -1  # class number of a picture without a label or without a prediction
 
 _PICTURES = "pictures"
-_MAX_REPORTED_PROBLEMS = 20
 
 
 class Pictures(NamedTuple):
@@ -209,47 +207,27 @@ class CsvJudge:
 
 
 def _read_predictions(path: str | os.PathLike[str]) -> dict[tuple[str, str], tuple[int, float]]:
-    """Read (clip id, kind of picture) -> (class of the sex or NO_CLASS, age in years or NaN)."""
-    columns = [schema.CLIP_ID, _PICTURES, schema.GENDER, schema.AGE]
-    class_numbers = {word: number for number, sex in enumerate(schema.GENDERS) for word in (sex, sex[0])}
-    predictions: dict[tuple[str, str], tuple[int, float]] = {}
-    problems = []
+    """Return (clip id, kind of picture) -> (class of the sex or NO_CLASS, age in years or NaN)."""
+    key = (schema.CLIP_ID, _PICTURES)
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            lines = csv.reader(file, strict=True)
-            header = [cell.strip().lower() for cell in next(lines, [])]
-            if len(set(header)) < len(header) or not set(columns) <= set(header):
-                raise ValueError(f"{path}: the header must name {','.join(columns)}, not {shown(','.join(header))}")
-            for cells in lines:
-                if not cells:
-                    continue
-                if len(cells) != len(header):
-                    problems.append(f"line {lines.line_num}: {len(cells)} columns, the header has {len(header)}")
-                    continue
-                row = dict(zip(header, (cell.strip() for cell in cells), strict=True))
-                key = (row[schema.CLIP_ID], row[_PICTURES])
-                gender, age = row[schema.GENDER], row[schema.AGE]
-                if not all(key):
-                    problems.append(f"line {lines.line_num}: clip_id and pictures must not be empty")
-                elif key in predictions:
-                    clip, kind = map(plain, key)
-                    problems.append(f"line {lines.line_num}: second prediction for {clip} of {kind}; remove one")
-                if gender and gender.lower() not in class_numbers:
-                    problems.append(f"line {lines.line_num}: gender {shown(gender)} is not female, male, f or m")
-                if age and not (NUMBER.fullmatch(age) and 0 <= float(age) <= 120):
-                    problems.append(f"line {lines.line_num}: age {shown(age)} is not a number from 0 to 120")
-                    age = ""
-                predictions[key] = (class_numbers.get(gender.lower(), NO_CLASS), float(age) if age else np.nan)
+        rows = read_rows(path, "predictions", _prediction_columns, key, strict=True)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"no predictions at {path}") from error
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a CSV file in UTF-8: {error}") from error
-    if problems:
-        lines_shown = [f"{path}: {problem}" for problem in problems[:_MAX_REPORTED_PROBLEMS]]
-        if num_hidden := len(problems) - len(lines_shown):
-            lines_shown.append(f"{path}: and {num_hidden} more problems")
-        raise ValueError("\n".join(lines_shown))
-    return predictions
+    return {
+        (row.cells[schema.CLIP_ID], row.cells[_PICTURES]): (
+            NO_CLASS if row.gender is None else schema.GENDERS.index(row.gender),
+            np.nan if row.age is None else row.age,
+        )
+        for row in rows
+    }
+
+
+def _prediction_columns(header: list[str]) -> list[str]:
+    required = [schema.CLIP_ID, _PICTURES, schema.GENDER, schema.AGE]
+    names = [cell.lower() for cell in header]
+    if len(set(names)) < len(names) or not set(required) <= set(names):
+        raise ValueError(f"the header must name {','.join(required)}, not {quoted(','.join(names))}")
+    return names
 
 
 # --- ONNX model

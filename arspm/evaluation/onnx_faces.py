@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime
 
 from arspm.corpus.schema import FACE_SIZE
-from arspm.media.faces import decode_jpeg
+from arspm.media.jpeg import decode_jpeg
 
 _PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
 _BATCH = 32  # pictures per batch, unless the model fixes its batch size

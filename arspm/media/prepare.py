@@ -1,7 +1,7 @@
-"""A clip's speech tensor and face picture, made in a process of its own.
+"""A clip's speech tensor and face image, prepared in a separate process.
 
-Decoders are large C libraries that anybody's files are fed to. What one of them does to its process, a crash or more
-memory or time than a clip can be worth, then costs that clip and not the shard, the stage and every retry of it.
+Decoders are large C libraries, and the clips may come from anyone. If a decoder crashes or uses too much memory or
+time, the separate process limits the loss to that clip. Otherwise the shard, the stage and all its retries would fail.
 """
 
 from __future__ import annotations
@@ -21,27 +21,31 @@ import torch
 from arspm.config import Config
 from arspm.corpus import schema
 from arspm.corpus.schema import DropReason
-from arspm.media import audio, faces
+from arspm.media import audio
 from arspm.media.clip_rows import ClipRow
-from arspm.media.clips import DroppedClip, decode_clip
+from arspm.media.clips import decode_clip
+from arspm.media.detectors import FaceDetector, make_detector
+from arspm.media.dropped import DroppedClip
+from arspm.media.faces import best_face
+from arspm.media.jpeg import encode_jpeg
 
-Prepared: TypeAlias = tuple[np.ndarray, bytes]  # the speech tensor as configured, and the face as JPEG
+Prepared: TypeAlias = tuple[np.ndarray, bytes]  # the speech tensor as configured, the face as JPEG
 
-MAX_BYTES = 4 << 30  # of address space, beside what the process has before its first clip
-MAX_CPU_SECONDS = 600  # a clip; not of the clock, so that a busy machine drops no more clips than an idle one
-# Ends that the file is to blame for. By any other, somebody ended the process, and the clip may be tried again.
-_OF_THE_FILE = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGXCPU)
+MAX_BYTES = 4 << 30  # address space that clips may add to what the process has before its first clip
+MAX_CPU_SECONDS = 600  # per clip; CPU time, not wall-clock time, so that a busy machine drops no more clips
+# Signals that mean the file crashed the decoder. After any other end of the process, the clip may be retried.
+_CRASH_SIGNALS = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGXCPU)
 
 
 def prepare(row: ClipRow, config: Config) -> Prepared:
-    """Decode a clip, find its speaker's face and make the tensor of its speech. Raises DroppedClip."""
+    """Return the speech tensor and the speaker's face of a clip. Raises DroppedClip."""
     settings = config.face
     media = decode_clip(row.path, image=row.image, num_frames=settings.num_frames, sample_rate=schema.SAMPLE_RATE_HZ)
-    where = None if row.x is None or row.y is None else (row.x, row.y)
-    crop, _, _ = faces.best_face(
+    xy = None if row.x is None or row.y is None else (row.x, row.y)
+    crop, _, _ = best_face(
         media.frames,
         _detector(settings.detector),
-        where,
+        xy,
         size=schema.FACE_SIZE,
         margin=settings.margin,
         min_side=settings.min_side_pixels,
@@ -51,15 +55,15 @@ def prepare(row: ClipRow, config: Config) -> Prepared:
         tensor = audio.to_int16(waveform)
     else:
         tensor = audio.spectrogram(torch.from_numpy(waveform)).to(torch.float16).numpy()
-    return tensor, faces.encode_jpeg(crop, settings.jpeg_quality)
+    return tensor, encode_jpeg(crop, settings.jpeg_quality)
 
 
 class Preparer:
-    """`prepare` in a process of its own, which begins with the first clip and serves until `close`.
+    """`prepare` in a separate process, which starts with the first clip and runs until `close`.
 
-    A clip that ends the process, or takes more than `MAX_BYTES` or `MAX_CPU_SECONDS`, is DroppedClip(undecodable); the
-    next one has a new process. What `prepare` raises is raised here; ValueError for a face detector that cannot be
-    loaded. RuntimeError if somebody else ended the process.
+    A clip that crashes the process, or needs more than MAX_BYTES or MAX_CPU_SECONDS, raises DroppedClip(undecodable),
+    and the next clip gets a new process. Exceptions of `prepare` are passed on. Raises ValueError if the face detector
+    cannot be loaded, RuntimeError if the process ends for another reason.
     """
 
     def __init__(self, config: Config) -> None:
@@ -69,26 +73,26 @@ class Preparer:
 
     def __call__(self, row: ClipRow) -> Prepared:
         if self._ours is None:
-            self._begin()
+            self._start()
         assert self._ours is not None
         try:
             self._ours.send(row)
             answer: Prepared | Exception = self._ours.recv()
         except (EOFError, OSError):
-            raise self._ended() from None
+            raise self._exit_error() from None
         if isinstance(answer, Exception):
             raise answer
         return answer
 
     def close(self) -> None:
-        """End the process, if there is one."""
+        """End the process, if one is running."""
         if self._ours is not None and self._process is not None:
-            self._ours.close()  # upon which it ends
+            self._ours.close()  # the process ends when its end of the pipe is closed
             self._process.join()
         self._ours = self._process = None
 
-    def _begin(self) -> None:
-        # Not by a fork, which a process with threads may not survive.
+    def _start(self) -> None:
+        # Spawn, because a fork of a process with threads may deadlock.
         context = multiprocessing.get_context("spawn")
         self._ours, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, self._config), daemon=True)
@@ -99,25 +103,25 @@ class Preparer:
         except EOFError:
             self.close()
             detector = self._config.face.detector
-            raise ValueError(f"face.detector {detector}: the process in which it was to be loaded ended") from None
+            raise ValueError(f"face.detector {detector}: the process that loads it ended") from None
         if answer is not None:
             self.close()
             raise answer
 
-    def _ended(self) -> Exception:
-        """What to raise for a clip during which the process ended."""
+    def _exit_error(self) -> Exception:
+        """Return the exception for the clip during which the process ended."""
         assert self._process is not None
         process = self._process
         self.close()
         code = process.exitcode or 0
-        if -code in _OF_THE_FILE:
+        if -code in _CRASH_SIGNALS:
             return DroppedClip(DropReason.undecodable, f"the decoder crashed ({signal.Signals(-code).name})")
         return RuntimeError(f"the process that decodes clips ended with {code}")
 
 
 def _serve(rows: Connection, config: Config) -> None:
-    """Prepare the clips that are asked for until nobody asks."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever asks ends first, and then this
+    """Send back the prepared clip, or the exception, for each row received, until the pipe is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C the parent ends and closes the pipe
     torch.set_num_threads(1)
     try:
         _detector(config.face.detector)
@@ -125,29 +129,29 @@ def _serve(rows: Connection, config: Config) -> None:
         rows.send(error)
         return
     rows.send(None)
-    if sys.platform == "linux":  # elsewhere there is no such limit
+    if sys.platform == "linux":  # other systems do not enforce this limit
         with open("/proc/self/statm") as file:
-            room = int(file.read().split()[0]) * resource.getpagesize() + MAX_BYTES
-        resource.setrlimit(resource.RLIMIT_AS, (room, resource.RLIM_INFINITY))
+            max_bytes = int(file.read().split()[0]) * resource.getpagesize() + MAX_BYTES
+        resource.setrlimit(resource.RLIMIT_AS, (max_bytes, resource.RLIM_INFINITY))
     while True:
         try:
             row = rows.recv()
         except EOFError:
             return
         used = resource.getrusage(resource.RUSAGE_SELF)
-        seconds = int(used.ru_utime + used.ru_stime) + MAX_CPU_SECONDS
-        resource.setrlimit(resource.RLIMIT_CPU, (seconds, resource.RLIM_INFINITY))
+        max_cpu_seconds = int(used.ru_utime + used.ru_stime) + MAX_CPU_SECONDS
+        resource.setrlimit(resource.RLIMIT_CPU, (max_cpu_seconds, resource.RLIM_INFINITY))
         try:
             answer: Prepared | Exception = prepare(row, config)
         except MemoryError:
-            answer = DroppedClip(DropReason.undecodable, f"more than {MAX_BYTES >> 30} GiB are needed to decode it")
+            answer = DroppedClip(DropReason.undecodable, f"decoding needs more than {MAX_BYTES >> 30} GiB")
         except (DroppedClip, OSError, ValueError) as error:
             answer = error
-        except Exception:  # of a class that may not survive the way
+        except Exception:  # may be of a class that cannot be pickled
             answer = RuntimeError(traceback.format_exc())
         rows.send(answer)
 
 
 @functools.lru_cache(maxsize=1)
-def _detector(name: str) -> faces.FaceDetector:
-    return faces.make_detector(name)
+def _detector(name: str) -> FaceDetector:
+    return make_detector(name)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-
-ORDERINGS = ("channel_first", "spatial_first", "parallel", "channel_only", "none")
 
 
 class ChannelAttention(nn.Module):
@@ -38,6 +39,45 @@ class SpatialAttention(nn.Module):
         return torch.sigmoid(self.norm(self.conv(summary)))
 
 
+def _channel_first(x: Tensor, attention: CBAM) -> Tensor:
+    x = x * attention.channel(x)
+    return x * attention.spatial(x)
+
+
+def _spatial_first(x: Tensor, attention: CBAM) -> Tensor:
+    x = x * attention.spatial(x)
+    return x * attention.channel(x)
+
+
+def _parallel(x: Tensor, attention: CBAM) -> Tensor:
+    return x * attention.channel(x) * attention.spatial(x)
+
+
+def _channel_only(x: Tensor, attention: CBAM) -> Tensor:
+    return x * attention.channel(x)
+
+
+def _none(x: Tensor, attention: CBAM) -> Tensor:
+    return x
+
+
+class Ordering(NamedTuple):
+    """The function of a CBAM ordering, and the attentions that it uses."""
+
+    function: Callable[[Tensor, CBAM], Tensor]
+    channel: bool
+    spatial: bool
+
+
+ORDERINGS = {
+    "channel_first": Ordering(_channel_first, channel=True, spatial=True),
+    "spatial_first": Ordering(_spatial_first, channel=True, spatial=True),
+    "parallel": Ordering(_parallel, channel=True, spatial=True),
+    "channel_only": Ordering(_channel_only, channel=True, spatial=False),
+    "none": Ordering(_none, channel=False, spatial=False),
+}
+
+
 class CBAM(nn.Module):
     """A feature map multiplied by channel attention, spatial attention, or both.
 
@@ -65,21 +105,13 @@ class CBAM(nn.Module):
         if kernel_size % 2 == 0:
             raise ValueError(f"CBAM kernel_size must be odd, got {kernel_size}")
         self.order = order
-        if order != "none":
+        if ORDERINGS[order].channel:
             self.channel = ChannelAttention(channels, reduction=reduction)
-        if order not in ("none", "channel_only"):
+        if ORDERINGS[order].spatial:
             self.spatial = SpatialAttention(kernel_size=kernel_size)
 
     def forward(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch channels height width"]:
-        if self.order == "none":
-            return x
-        if self.order == "channel_only":
-            return x * self.channel(x)
-        if self.order == "parallel":
-            return x * self.channel(x) * self.spatial(x)
-        first, second = (self.channel, self.spatial) if self.order == "channel_first" else (self.spatial, self.channel)
-        x = x * first(x)
-        return x * second(x)
+        return ORDERINGS[self.order].function(x, self)
 
     def extra_repr(self) -> str:
         return f"order={self.order!r}"

@@ -22,7 +22,8 @@ COLOURS = {
     "face-to-face": "--face",
     "oracle": "--oracle",
 }
-PRIORS = {"neutral": "--neutral", "female": "--female", "male": "--male"}
+# Colour and dash of each prior's line.
+PRIORS = {"neutral": ("--neutral", "solid"), "female": ("--female", "dash"), "male": ("--male", "dot")}
 
 OBJECTIVE_WORDS = {
     "val_accuracy": "validation accuracy",
@@ -145,11 +146,10 @@ def loss_chart(stage: str, history: Mapping[str, Any]) -> Chart | None:
 def convergence_chart(priors: Mapping[str, Mapping[str, Any]]) -> Chart | None:
     """Return Table 1 as a chart: the distance of the mean of n faces from the mean of all, on two logarithmic axes."""
     data = []
-    for name, colour in PRIORS.items():
+    for name, (colour, dash) in PRIORS.items():
         points = priors.get(name, {}).get("convergence", [])
         if points:
             line = line_trace([point["n"] for point in points], [point["l1"] for point in points], colour, "%{x} faces")
-            dash = {"neutral": "solid", "female": "dash", "male": "dot"}[name]
             line["line"] = {"color": colour, "width": 2.5, "dash": dash}
             data.append(line | {"name": name, "mode": "lines+markers", "marker": {"color": colour, "size": 9}})
     if not data:

@@ -9,6 +9,7 @@ from typing import Any
 from arspm import config as configuration
 from arspm import storage
 from arspm.config import TRAINED_STAGES, Config
+from arspm.corpus.schema import DropReason
 from arspm.report import charts, gather, words
 from arspm.report.document import document, setting
 
@@ -18,20 +19,6 @@ ABLATION = "ablation/metrics.json"  # written by `arspm ablation`
 
 # The kinds of pictures in the probes and their colours; the model's name is added to these.
 PROBED = {"real": "--neutral", "face-to-face": "--face"}
-
-REASONS = {
-    "bad_row": "wrong number of columns, or values out of range",
-    "missing_file": "no media file for this clip",
-    "duplicate_key": "same video id, start and end as an earlier row",
-    "undecodable": "corrupt file, or above the limits on resolution and length",
-    "no_video": "the file has no video stream",
-    "no_sound": "the file has no audio stream",
-    "silent": "the audio is silent",
-    "too_short": "less than half a second of audio",
-    "no_face": "no face was detected",
-    "several_faces": "several faces, and no (x, y) that selects the speaker's",
-    "face_too_small": "the face has too few pixels",
-}
 
 
 def write_report(config: Config, run: str, baseline: Config | None) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -68,7 +55,7 @@ def render(config: Config, run: str, baseline: Config | None, metrics: Mapping[s
         probed=list(_probed(metrics)),
         compared=storage.exists(storage.join(run, ABLATION)),
         examples=gather.dropped_examples(run, metrics["corpus"]["dropped"]),
-        reasons=REASONS,
+        reasons={reason.value: reason.description for reason in DropReason},
         objectives=gather.OBJECTIVES,
         trained_stages=TRAINED_STAGES,
         command=command(config, run, changes),

@@ -18,7 +18,7 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from arspm import storage
-from arspm.config import Config, ConfigError, VggFace, from_dict, uri_fields
+from arspm.config import DATA_FORMATS, Config, ConfigError, VggFace, from_dict, uri_fields
 
 SUCCESS = "_SUCCESS.json"
 HISTORY = "history.json"  # written by stages that train a network
@@ -27,36 +27,41 @@ VARIANTS = "_variants"  # the folder of a run with its variants: runs that share
 _NOT_SHARED = ("encoder", "evaluate", "report")  # the stages that each variant runs itself
 _FORMAT = 2  # increase when a stage's output changes for the same configuration: finished stages then run again
 
-# The fields of `data` that each data format requires; it reads nothing else but labels.
-INPUTS = {"avspeech": ("csv", "clips"), "voxceleb": ("csv", "clips", "faces"), "folder": ("clips",)}
-
 
 class Stage(NamedTuple):
-    """A stage: the stages that it `needs`, and the sections and fields of the configuration that it `reads`."""
+    """A stage: the stages that it `needs`, and the sections and fields of the configuration that it `reads`.
+
+    resources: the section of `resources` with its workers or tasks; "" for a stage that runs in its driver only.
+    """
 
     needs: tuple[str, ...]
     reads: tuple[str, ...]
+    resources: str = ""
 
 
 _ORDER = ("seed", "ingest.subset", "ingest.num_lanes", "ingest.window_rows")  # decide the order of training rows
 _VGGFACE = tuple(f"vggface.{name}" for name in VggFace.model_fields if name != "feature_dtype")
 
 STAGES = {
-    "preprocess": Stage((), ("data", "face")),
-    "vggface": Stage(("preprocess",), (*_VGGFACE, "training.vggface", *_ORDER, "feature_dim", "image_size")),
-    "gender": Stage(("preprocess",), ("gender", "training.gender", *_ORDER)),
-    "features": Stage(("preprocess", "vggface"), ("vggface.feature_dtype",)),
+    "preprocess": Stage((), ("data", "face"), resources="preprocess"),
+    "vggface": Stage(
+        ("preprocess",), (*_VGGFACE, "training.vggface", *_ORDER, "feature_dim", "image_size"), resources="vggface"
+    ),
+    "gender": Stage(("preprocess",), ("gender", "training.gender", *_ORDER), resources="gender"),
+    "features": Stage(("preprocess", "vggface"), ("vggface.feature_dtype",), resources="infer"),
     "prior": Stage(("features",), ("prior.num_faces", "seed")),
     "decoder": Stage(
         ("features",),
         ("face_decoder", "decoder_loss", "training.decoder", *_ORDER, "feature_dim", "image_size"),
+        resources="decoder",
     ),
     "encoder": Stage(
         ("prior", "gender", "decoder"),
         ("speech_encoder", "prior.kind", "loss", "training.encoder", *_ORDER, "feature_dim"),
+        resources="encoder",
     ),
-    "oracle": Stage(("features",), ("oracle", "face", "seed")),
-    "evaluate": Stage(("encoder", "oracle"), ("evaluate", "seed")),
+    "oracle": Stage(("features",), ("oracle", "face", "seed"), resources="infer"),
+    "evaluate": Stage(("encoder", "oracle"), ("evaluate", "seed"), resources="infer"),
     "report": Stage(("evaluate",), ()),
 }
 
@@ -118,7 +123,7 @@ def describe_inputs(config: Config) -> str:
     Raises FileNotFoundError if an input is not configured, does not exist, or is a folder without files. Checks the
     files of later stages too, which would otherwise fail hours later.
     """
-    names = INPUTS[config.data.format]
+    names = DATA_FORMATS[config.data.format].required
     for name in names:
         uri = getattr(config.data, name)
         if not uri or not storage.exists(uri):

@@ -1,1 +1,1 @@
-"""Made-up speakers whose voice and face share causes."""
+"""Synthetic speakers: people who do not exist, whose voice and face depend on the same sex, age and body size."""

@@ -1,4 +1,4 @@
-"""Portraits of made-up people: flat shapes, soft shadows multiplied over them, in any pose and light."""
+"""Pictures of synthetic speakers: flat shapes multiplied by soft shadows, in any pose and light."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arspm.synthetic.people import HAIR_COLOURS, Speaker
-from arspm.synthetic.scene import Pose, Scene, light_up, photograph
-from arspm.synthetic.sketch import NEUTRAL, Colour, Points, Sketch, below, ellipse, mirrored, smooth
+from arspm.synthetic.scene import Pose, Scene, add_camera_noise, apply_light
+from arspm.synthetic.sketch import NEUTRAL, Colour, Points, Sketch, ellipse, mirrored, shift_down, smooth
 
 __all__ = ["draw_face"]
 
 _LIGHT_SKIN, _DARK_SKIN = np.array((236.0, 196.0, 172.0)), np.array((190.0, 144.0, 116.0))
 _GREY_HAIR = np.array((208.0, 208.0, 210.0))
 _LIP_RED = np.array((188.0, 66.0, 74.0))
-_LONG_HAIR = 0.25  # hair of this length and more covers the ears and falls beside the face
-_DARK_STRAND = 0.82  # of the hair's tone
-_EYE_X = 0.44  # of the face width
+_LONG_HAIR = 0.25  # longer hair covers the ears and falls beside the face
+_DARK_STRAND = 0.82  # factor on the hair colour
+_EYE_X = 0.44  # distance of an eye from the centre line, as a fraction of the face width
 
 
 def draw_face(
@@ -30,18 +30,18 @@ def draw_face(
     noise: float = 0.0,
     rng: np.random.Generator | None = None,
 ) -> NDArray[np.uint8]:
-    """Draw one frame, (size, size, 3) RGB. The same arguments give the same picture.
+    """Draw the speaker and return the picture, (size, size, 3) RGB.
 
-    `mouth` opens from 0 to 1. `noise` is the standard deviation of the camera's noise in grey levels; it is
-    drawn from `rng`, the only use of it. Raises `ValueError` for a mouth outside 0..1, a size below 32 or
-    noise without `rng`.
+    mouth: from 0 (closed) to 1 (open). noise: standard deviation of the camera noise in grey levels. rng: used for the
+    noise only. The same arguments give the same picture. Raises `ValueError` for a size below 32, a mouth outside 0..1
+    or noise without `rng`.
     """
     if size < 32:
         raise ValueError(f"size must be at least 32 pixels, got {size}")
     if not 0.0 <= mouth <= 1.0:
         raise ValueError(f"mouth must be in 0..1, got {mouth}")
     if noise > 0 and rng is None:
-        raise ValueError("camera noise needs rng")
+        raise ValueError("camera noise requires rng; pass a numpy Generator or set noise to 0")
     scene = scene or Scene()
     background = cv2.resize(scene.background, (size, size), interpolation=cv2.INTER_CUBIC)
     sketch = Sketch(np.asarray(background, np.uint8), pose or Pose(), speaker.face_width)
@@ -53,26 +53,26 @@ def draw_face(
     _draw_nose(sketch, speaker, skin)
     _draw_mouth(sketch, speaker, skin, mouth)
     _shade_volumes(sketch, speaker, outline)
-    _shade_build(sketch, speaker)
+    _shade_body_size(sketch, speaker)
     if speaker.beard_shadow > 0:
         _shade_beard(sketch, speaker, outline)
     if speaker.wrinkles > 0.05:
         _shade_wrinkles(sketch, speaker)
-    sketch.develop()
+    sketch.apply_shadows()
     _draw_brows(sketch, speaker, hair)
-    _draw_cap(sketch, speaker, hair)
+    _draw_scalp_hair(sketch, speaker, hair)
     if speaker.hair_length > _LONG_HAIR:
-        _draw_locks(sketch, speaker, hair)
+        _draw_long_hair(sketch, speaker, hair)
     if speaker.glasses:
         _draw_glasses(sketch, speaker)
-    image = light_up(sketch.image, scene)
-    return photograph(image, noise, rng) if rng is not None and noise > 0 else image
+    image = apply_light(sketch.image, scene)
+    return add_camera_noise(image, noise, rng) if rng is not None and noise > 0 else image
 
 
 def _skin(s: Speaker) -> NDArray[np.float64]:
     skin = _LIGHT_SKIN + s.skin_tone * (_DARK_SKIN - _LIGHT_SKIN)
     skin = skin * (0.91 if s.sex == "male" else 1.0)
-    return skin + 0.3 * s.wrinkles * (skin.mean() - skin)  # it loses colour with age
+    return skin + 0.3 * s.wrinkles * (skin.mean() - skin)  # skin loses saturation with age
 
 
 def _hair_tone(s: Speaker) -> NDArray[np.float64]:
@@ -81,7 +81,7 @@ def _hair_tone(s: Speaker) -> NDArray[np.float64]:
 
 
 def _outline(s: Speaker) -> Points:
-    """The control points of the face's edge, from the crown down its right side and up its left."""
+    """Return the control points of the face's outline, from the crown down the right side and up the left side."""
     fw, jaw, chin = s.face_width, s.face_width * s.jaw_width, 1.0 + s.chin_length
     upper = [(0.0, -1.0), (0.56 * fw, -0.91), (0.90 * fw, -0.58), (fw, -0.12), (0.97 * fw, 0.22)]
     lower = [(0.10 * fw + 0.88 * jaw, 0.58), (0.70 * jaw, 0.84), (0.34 * jaw, 0.98 * chin), (0.0, chin)]
@@ -111,7 +111,7 @@ def _draw_head(sketch: Sketch, s: Speaker, skin: NDArray[np.float64], outline: P
 
 def _draw_eyes(sketch: Sketch, s: Speaker, skin: NDArray[np.float64]) -> None:
     wide, high = 0.155 * (0.7 + 0.3 * s.eye_size), 0.085 * s.eye_size
-    droop = 0.030 * s.wrinkles  # of the lids towards the temple
+    droop = 0.030 * s.wrinkles  # how far the outer corners of the eyes are lowered
     for side in (-1, 1):
         x, w = side * _EYE_X * s.face_width, side * wide  # w points to the temple
         inner, outer = (x - w, 0.012), (x + w, droop - 0.010)
@@ -122,11 +122,11 @@ def _draw_eyes(sketch: Sketch, s: Speaker, skin: NDArray[np.float64]) -> None:
         sketch.fill(ellipse(x, -0.012, 0.072, 0.072), (74, 56, 44))
         sketch.fill(ellipse(x, -0.012, 0.036, 0.036), (14, 12, 14))
         sketch.fill(ellipse(x + 0.022, -0.036, 0.015, 0.015), (250, 250, 250))
-        # The lids cover what of the iris sticks out of the eye.
-        sketch.fill(np.concatenate([upper, below(upper[::-1], -high)]), 0.93 * skin)
-        sketch.fill(np.concatenate([lower, below(lower[::-1], 0.07)]), skin)
-        sketch.line(upper, (40, 28, 26), 0.018 + 0.022 * s.lip_redness)  # painted lashes go with painted lips
-        sketch.line(below(upper, -0.055), 0.70 * skin, 0.012)
+        # Draw the lids after the iris, to cover the parts of it outside the eye.
+        sketch.fill(np.concatenate([upper, shift_down(upper[::-1], -high)]), 0.93 * skin)
+        sketch.fill(np.concatenate([lower, shift_down(lower[::-1], 0.07)]), skin)
+        sketch.line(upper, (40, 28, 26), 0.018 + 0.022 * s.lip_redness)  # lipstick and mascara go together
+        sketch.line(shift_down(upper, -0.055), 0.70 * skin, 0.012)
         sketch.line(lower, 0.66 * skin, 0.010)
 
 
@@ -156,30 +156,30 @@ def _draw_mouth(sketch: Sketch, s: Speaker, skin: NDArray[np.float64], opening: 
     sketch.fill(np.concatenate([upper, mouth_top[::-1]]), 0.86 * lip)
     if gap > 0.02:
         sketch.fill(np.concatenate([mouth_top, mouth_bottom[::-1]]), (58, 20, 22))
-        teeth = 0.5 * (mouth_top + np.minimum(below(mouth_top, 0.05), mouth_bottom))[3:-3]
+        teeth = 0.5 * (mouth_top + np.minimum(shift_down(mouth_top, 0.05), mouth_bottom))[3:-3]
         sketch.line(teeth, (232, 228, 220), min(0.04, 0.5 * gap))
     else:
         sketch.line(mouth_top, 0.45 * lip, 0.016)
 
 
 def _shade_volumes(sketch: Sketch, s: Speaker, outline: Points) -> None:
-    edge, fw, w, old = smooth(outline), s.face_width, s.nose_width, s.wrinkles
+    edge, fw, w, wrinkles = smooth(outline), s.face_width, s.nose_width, s.wrinkles
     sketch.shade(edge * 1.10, (164, 146, 140))
-    sketch.shade(below(edge * (0.84, 0.86), -0.03), (208, 206, 204))
+    sketch.shade(shift_down(edge * (0.84, 0.86), -0.03), (208, 206, 204))
     for side in (-1, 1):
         eye_x = side * _EYE_X * fw
         sketch.shade(ellipse(eye_x, -0.07, 0.21, 0.13), (162, 148, 146))
-        bag = np.array((190.0, 182.0, 184.0)) - 45 * old
-        sketch.shade(ellipse(eye_x, 0.15, 0.17, 0.045 + 0.03 * old), bag)
+        bag = np.array((190.0, 182.0, 184.0)) - 45 * wrinkles
+        sketch.shade(ellipse(eye_x, 0.15, 0.17, 0.045 + 0.03 * wrinkles), bag)
         sketch.shade(ellipse(side * 0.9 * w, 0.18, 0.05, 0.20), (178, 166, 160), bulge=0.05)
-        sketch.shade(ellipse(side * 0.60 * fw, 0.30, 0.17, 0.12), (226, 196 + 12 * old, 192 + 14 * old))
+        sketch.shade(ellipse(side * 0.60 * fw, 0.30, 0.17, 0.12), (226, 196 + 12 * wrinkles, 192 + 14 * wrinkles))
     sketch.shade(ellipse(0, 0.14, 0.35 * w, 0.26), (226, 224, 222), bulge=0.1)
     sketch.shade(ellipse(0, 0.46, 0.8 * w, 0.05), (165, 150, 146), bulge=0.05)
     sketch.shade(ellipse(0, 0.80, 0.16, 0.045), (172, 158, 154))
 
 
-def _shade_build(sketch: Sketch, s: Speaker) -> None:
-    """Hollow cheeks of a slight person; the full, ruddy cheeks and the second chin of a stout one."""
+def _shade_body_size(sketch: Sketch, s: Speaker) -> None:
+    """Shade hollow cheeks for a small body size, and full, red cheeks and a double chin for a large one."""
     stout = np.clip(0.5 + 0.25 * s.body_size, 0.0, 1.0)
     hollow, flush = np.array((128.0, 112.0, 106.0)), np.array((234.0, 170.0, 164.0))
     for side in (-1, 1):
@@ -198,17 +198,17 @@ def _shade_beard(sketch: Sketch, s: Speaker, outline: Points) -> None:
 
 
 def _shade_wrinkles(sketch: Sketch, s: Speaker) -> None:
-    fw, w, old = s.face_width, s.nose_width, s.wrinkles
+    fw, w, wrinkles = s.face_width, s.nose_width, s.wrinkles
     for side in (-1, 1):
-        sketch.crease([(side * 1.10 * w, 0.36), (side * 0.29, 0.48), (side * 0.34, 0.64)], 0.40 * old, 0.03)
-        sketch.crease([(side * 0.31, 0.71), (side * 0.33, 0.86)], 0.32 * old, 0.03)
+        sketch.crease([(side * 1.10 * w, 0.36), (side * 0.29, 0.48), (side * 0.34, 0.64)], 0.40 * wrinkles, 0.03)
+        sketch.crease([(side * 0.31, 0.71), (side * 0.33, 0.86)], 0.32 * wrinkles, 0.03)
         bag = [(side * 0.26 * fw, 0.15), (side * 0.46 * fw, 0.20), (side * 0.62 * fw, 0.14)]
-        sketch.crease(bag, 0.40 * old, 0.03)
+        sketch.crease(bag, 0.40 * wrinkles, 0.03)
         for rise in (-0.06, 0.0, 0.06):
-            sketch.crease([(side * 0.72 * fw, rise), (side * 0.87 * fw, 1.8 * rise)], 0.36 * old, 0.02)
-        sketch.crease([(side * 0.04, -0.30), (side * 0.05, -0.16)], 0.40 * old, 0.02)
+            sketch.crease([(side * 0.72 * fw, rise), (side * 0.87 * fw, 1.8 * rise)], 0.36 * wrinkles, 0.02)
+        sketch.crease([(side * 0.04, -0.30), (side * 0.05, -0.16)], 0.40 * wrinkles, 0.02)
     for y in (-0.40, -0.50, -0.60):
-        sketch.crease([(-0.55 * fw, y + 0.02), (0, y - 0.02), (0.55 * fw, y + 0.02)], 0.38 * old, 0.03)
+        sketch.crease([(-0.55 * fw, y + 0.02), (0, y - 0.02), (0.55 * fw, y + 0.02)], 0.38 * wrinkles, 0.03)
 
 
 def _draw_brows(sketch: Sketch, s: Speaker, hair: NDArray[np.float64]) -> None:
@@ -222,8 +222,8 @@ def _draw_brows(sketch: Sketch, s: Speaker, hair: NDArray[np.float64]) -> None:
         sketch.fill(brow, 0.80 * hair)
 
 
-def _draw_cap(sketch: Sketch, s: Speaker, hair: NDArray[np.float64]) -> None:
-    """The hair on the head, between the silhouette and a hairline that recedes; bald heads keep the sides."""
+def _draw_scalp_hair(sketch: Sketch, s: Speaker, hair: NDArray[np.float64]) -> None:
+    """Draw the hair between the silhouette and the hairline. With strong recession, draw it at the sides only."""
     fw, recession = s.face_width, s.hair_recession
     side, thick = fw * (1.11 if s.hair_length > _LONG_HAIR else 1.07), 0.14 * (1 - recession)
     if recession > 0.65:
@@ -255,8 +255,8 @@ def _draw_cap(sketch: Sketch, s: Speaker, hair: NDArray[np.float64]) -> None:
     sketch.line(strands[1::2], _light_strand(hair), 0.02)
 
 
-def _draw_locks(sketch: Sketch, s: Speaker, hair: NDArray[np.float64]) -> None:
-    """Long hair beside the face, in front of the ears."""
+def _draw_long_hair(sketch: Sketch, s: Speaker, hair: NDArray[np.float64]) -> None:
+    """Draw long hair beside the face, in front of the ears."""
     fw, low = s.face_width, 0.25 + 1.22 * s.hair_length
     outside = [(0.88 * fw, -0.50), (1.12 * fw, -0.40), (1.20 * fw, 0.40 * low), (1.16 * fw, low)]
     inside = [(0.98 * fw, low - 0.04), (0.93 * fw, 0.5 * low), (0.92 * fw, -0.05)]

@@ -1,7 +1,8 @@
-"""A corpus of made-up people talking, in AVSpeech's form: mp4 clips, a CSV, labels, and the truth behind them.
+"""Clips of synthetic speakers, in AVSpeech's format: mp4 files, a CSV, labels and the speakers' true traits.
 
-Voice and face share causes (`made_up_people`), so there is something to learn, and what it is is known. Clips of
-one person differ in words, noise, light, pose, mouth and background. One person is one video of several segments.
+Voice and face depend on the same causes (see `people`), so faces can be predicted from voices, and the best possible
+prediction is known. Clips of one speaker differ in words, noise, light, pose, mouth and background. Each speaker has
+one video id; the clips are segments of that video.
 """
 
 from __future__ import annotations
@@ -48,19 +49,18 @@ __all__ = [
 ]
 
 SAMPLE_RATE = 16_000
-# What clips are like unless one asks otherwise.
-CLIP_SECONDS = (3.0, 4.0)  # the shortest and the longest
+CLIP_SECONDS = (3.0, 4.0)  # shortest and longest clip
 FPS = 10
-FRAME_SIZE = 256  # pixels, both sides
-_SMALL_CORPUS = 8  # as many clips or fewer are written before a pool of processes has started
-_CLIP_KEY = 1  # tells the clips' random numbers from the speakers' under the same seed
+FRAME_SIZE = 256  # width and height in pixels
+_SMALL_CORPUS = 8  # up to this many clips, starting a process pool takes longer than writing them
+_CLIP_KEY = 1  # spawn key: keeps the random streams of clips and speakers independent
 
 
 @dataclass(frozen=True)
 class CorpusSummary:
-    """What `write_corpus` wrote, and where."""
+    """Paths and counts of what `write_corpus` wrote."""
 
-    clips_csv: Path  # video id, start, end, x, y; no header
+    clips_csv: Path  # columns: video id, start, end, x, y; no header
     clips_dir: Path
     labels_csv: Path
     speakers_parquet: Path
@@ -70,7 +70,11 @@ class CorpusSummary:
 
 
 class Take(NamedTuple):
-    """A clip before it is written: frames (height, width, 3), sound, and where the face is, as AVSpeech says it."""
+    """One clip before encoding.
+
+    frames: (height, width, 3) RGB each. voice: (samples,) at `SAMPLE_RATE`. x, y: face centre, as fractions of the
+    frame's width and height, as in AVSpeech's CSV.
+    """
 
     frames: list[NDArray[np.uint8]]
     voice: NDArray[np.float32]
@@ -90,24 +94,24 @@ def write_corpus(
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> CorpusSummary:
-    """Write `clips/`, `avspeech.csv`, `labels.csv` and `speakers.parquet` under `out_dir`, all or nothing.
+    """Write `clips/`, `avspeech.csv`, `labels.csv` and `speakers.parquet` to `out_dir`.
 
-    seconds: shortest and longest clip; lengths are whole numbers of frames. workers: processes, one per usable
-    core by default; with 1 everything happens in this one. They are spawned, so a script calls this under
-    `if __name__ == "__main__"`. progress: called with (clips done, clips in all).
+    seconds: shortest and longest clip; every clip has an integer number of frames. workers: number of processes
+    (default: one per usable core); with 1, no process is started. Processes are spawned, so a script must call this
+    under `if __name__ == "__main__"`. progress: called with (finished clips, all clips).
 
-    The same arguments give the same corpus, whatever `workers` is, and a speaker's clips do not depend on
-    `num_speakers`. About 0.2 s of a core per clip. Raises `ValueError` for numbers that make no corpus and for
-    an `out_dir` that is not empty.
+    The same arguments give the same files for any `workers`, and a speaker's clips do not depend on `num_speakers`.
+    If writing fails, nothing is left in `out_dir`. A clip takes about 0.2 s on one core. Raises `ValueError` for
+    arguments out of range or an `out_dir` that is not empty.
     """
     out_dir = Path(out_dir).absolute()
     _check_request(num_speakers, clips_per_speaker, seconds, fps, size)
     if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
-        raise ValueError(f"{out_dir} exists and is not an empty directory; name a new one or delete it first")
+        raise ValueError(f"{out_dir} exists and is not an empty directory; choose another path or delete it first")
     speakers = sample_speakers(num_speakers, seed)
     num_clips = num_speakers * clips_per_speaker
     rows: list[tuple[str, ...]] = []
-    with _whole_or_nothing(out_dir) as partial_dir:
+    with _all_or_nothing(out_dir) as partial_dir:
         (partial_dir / "clips").mkdir()
         write = partial(
             _write_speaker_clips,
@@ -118,13 +122,13 @@ def write_corpus(
             fps=fps,
             size=size,
         )
-        for speaker_rows in _in_processes(write, speakers, _num_processes(workers, num_clips)):
+        for speaker_rows in _map_in_processes(write, speakers, _num_processes(workers, num_clips)):
             rows += speaker_rows
             if progress is not None:
                 progress(len(rows), num_clips)
         _write_csv(partial_dir / "avspeech.csv", rows)
-        people = [(s.video_id, s.sex, str(int(s.age)), s.video_id) for s in speakers]
-        _write_csv(partial_dir / "labels.csv", [("video_id", "gender", "age", "identity"), *people])
+        labels = [(s.video_id, s.sex, str(int(s.age)), s.video_id) for s in speakers]
+        _write_csv(partial_dir / "labels.csv", [("video_id", "gender", "age", "identity"), *labels])
         pq.write_table(pa.Table.from_pylist([asdict(s) for s in speakers]), partial_dir / "speakers.parquet")
     return CorpusSummary(
         clips_csv=out_dir / "avspeech.csv",
@@ -144,20 +148,25 @@ def write_clip(
     fps: int,
     sample_rate: int = SAMPLE_RATE,
 ) -> None:
-    """Write an mp4 of H.264 and AAC, mono. The same input gives the same bytes.
+    """Write an mp4 file with H.264 video and mono AAC sound. The same input gives the same bytes.
 
-    frames: (height, width, 3) RGB each, even sides, all alike. waveform: (samples,) in [-1, 1], what is louder
-    is clipped. Raises `ValueError` for no frames, odd sides, or an empty waveform.
+    frames: (height, width, 3) RGB each, all of one size, width and height even. waveform: (samples,); samples outside
+    [-1, 1] are clipped. Raises `ValueError` if there are no frames, they have odd or different sizes, or the waveform
+    is empty or not mono.
     """
     if len(frames) == 0 or waveform.ndim != 1 or waveform.size == 0:
-        raise ValueError(f"a clip needs frames and mono sound, got {len(frames)} frames, sound {waveform.shape}")
+        raise ValueError(
+            f"a clip needs frames and mono sound, got {len(frames)} frames and a waveform of shape {waveform.shape}"
+        )
     height, width = frames[0].shape[:2]
     if height % 2 or width % 2 or any(frame.shape != (height, width, 3) for frame in frames):
-        raise ValueError(f"frames must be RGB, alike and of even sides, got {sorted({f.shape for f in frames})}")
+        raise ValueError(
+            f"frames must be RGB, of one size and with even sides, got {sorted({f.shape for f in frames})}"
+        )
     with av.open(os.fspath(path), "w", format="mp4", options={"fflags": "+bitexact"}) as container:
         video = container.add_stream("libx264", rate=fps, options={"preset": "ultrafast", "crf": "20"})
         video.width, video.height, video.pix_fmt = width, height, "yuv420p"
-        video.codec_context.thread_count = 1  # clips are written side by side, one to a core
+        video.codec_context.thread_count = 1  # each process writes one clip on one core
         sound = container.add_stream("aac", rate=sample_rate, layout="mono")
         sound.bit_rate = 64_000
         for image in frames:
@@ -173,7 +182,10 @@ def write_clip(
 def mouth_openings(
     waveform: NDArray[np.float32], num_frames: int, fps: int, sample_rate: int = SAMPLE_RATE
 ) -> NDArray[np.float64]:
-    """How far the mouth is open in each frame, 0 to 1: the loudness around it against the loudest frame."""
+    """Return how far the mouth is open in each frame, from 0 to 1: (num_frames,).
+
+    It is the frame's loudness relative to the loudest frame, less a small threshold.
+    """
     edges = np.arange(num_frames + 1) * sample_rate // fps
     energy = np.concatenate([[0.0], np.cumsum(np.square(waveform, dtype=np.float64))])
     edges = np.minimum(edges, len(waveform))
@@ -191,7 +203,7 @@ def _write_speaker_clips(
     fps: int,
     size: int,
 ) -> list[tuple[str, ...]]:
-    """Write one person's segments and return their rows of the CSV."""
+    """Write the clips of one speaker and return their rows of the CSV."""
     rows: list[tuple[str, ...]] = []
     end = 0.0
     for index in range(num_clips):
@@ -215,31 +227,32 @@ def film(
     *,
     fps: int = FPS,
     size: int = FRAME_SIZE,
-    kept: Sequence[int] | None = None,
+    frame_numbers: Sequence[int] | None = None,
 ) -> Take:
-    """The person says something before the camera for `num_frames` frames; words and all else are drawn from `rng`.
+    """Return one clip of the speaker. Words, noise, pose and scene are drawn from `rng`.
 
-    kept: the numbers of the frames that are drawn, all by default.
+    num_frames: length of the clip. frame_numbers: indices of the frames to draw (default: all); the voice is always
+    complete.
     """
     voice = speak(speaker, num_frames / fps, rng, sample_rate=SAMPLE_RATE)
     mouths = mouth_openings(voice, num_frames, fps)
-    # Between a quiet room and a busy one: noise 20 to 40 dB below the voice.
+    # The background noise is 20 to 40 dB below the voice: from a busy room to a quiet one.
     level, hiss = rng.uniform(0.6, 1.2), 0.08 * 10 ** rng.uniform(-2.0, -1.0)
     voice = np.float32(level) * (voice + hiss * rng.standard_normal(len(voice), np.float32))
     pose, scene, grain = sample_pose(rng), sample_scene(rng), rng.uniform(0.5, 3.0)
-    poses = _swaying(pose, num_frames, fps, rng)
+    poses = _swaying_poses(pose, num_frames, fps, rng)
     frames = [
         draw_face(speaker, size=size, pose=poses[i], scene=scene, mouth=float(mouths[i]), noise=grain, rng=rng)
-        for i in (range(num_frames) if kept is None else kept)
+        for i in (range(num_frames) if frame_numbers is None else frame_numbers)
     ]
     return Take(frames, voice, pose.x, pose.y)
 
 
-def _swaying(pose: Pose, num_frames: int, fps: int, rng: np.random.Generator) -> list[Pose]:
-    """The pose at each frame of a head that moves a little while it talks, about where `pose` has it."""
+def _swaying_poses(pose: Pose, num_frames: int, fps: int, rng: np.random.Generator) -> list[Pose]:
+    """Return the pose in each frame: small sinusoidal movements around `pose`."""
     hertz, phase = rng.uniform(0.1, 0.6, 5), rng.uniform(0, 2 * np.pi, 5)
-    sizes = np.array([0.008, 0.006, 0.04, 0.02, 0.02])
-    moves = sizes * np.sin(2 * np.pi * np.arange(num_frames)[:, None] / fps * hertz + phase)
+    amplitudes = np.array([0.008, 0.006, 0.04, 0.02, 0.02])
+    moves = amplitudes * np.sin(2 * np.pi * np.arange(num_frames)[:, None] / fps * hertz + phase)
     return [
         replace(
             pose,
@@ -253,14 +266,14 @@ def _swaying(pose: Pose, num_frames: int, fps: int, rng: np.random.Generator) ->
     ]
 
 
-def _in_processes(
+def _map_in_processes(
     write: Callable[[Speaker], list[tuple[str, ...]]], speakers: list[Speaker], workers: int
 ) -> Iterator[list[tuple[str, ...]]]:
-    """`write` of each speaker, in order."""
+    """Yield the result of `write` for each speaker, in order."""
     if workers == 1:
         yield from map(write, speakers)
         return
-    spawn = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
+    spawn = multiprocessing.get_context("spawn")  # forking a process with threads may deadlock
     with ProcessPoolExecutor(workers, spawn, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
         yield from pool.map(write, speakers, chunksize=max(1, min(8, len(speakers) // (4 * workers))))
 
@@ -286,9 +299,11 @@ def _check_request(
     if fps < 1:
         problems.append(f"fps must be at least 1, got {fps}")
     elif not 0.5 <= seconds[0] <= seconds[1]:
-        problems.append(f"seconds must be (shortest, longest) from 0.5, got {seconds}")
+        problems.append(f"seconds must be (shortest, longest) with 0.5 <= shortest <= longest, got {seconds}")
     elif np.ceil(seconds[0] * fps - 1e-6) > np.floor(seconds[1] * fps + 1e-6):
-        problems.append(f"no whole number of frames at {fps} fps is between {seconds[0]} and {seconds[1]} s")
+        problems.append(
+            f"no whole number of frames at {fps} fps lasts between {seconds[0]} and {seconds[1]} s; widen the range"
+        )
     if size < 32 or size % 2:
         problems.append(f"size must be even and at least 32 pixels, got {size}")
     if problems:
@@ -296,8 +311,8 @@ def _check_request(
 
 
 @contextmanager
-def _whole_or_nothing(out_dir: Path) -> Iterator[Path]:
-    """A directory beside `out_dir` that takes its place at the end, or is removed when writing fails."""
+def _all_or_nothing(out_dir: Path) -> Iterator[Path]:
+    """Yield a temporary directory next to `out_dir`. Rename it to `out_dir` at the end, or delete it on an error."""
     out_dir.parent.mkdir(parents=True, exist_ok=True)
     partial_dir = out_dir.with_name(f".{out_dir.name}.partial-{os.getpid()}")
     partial_dir.mkdir()

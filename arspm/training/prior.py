@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,18 +23,38 @@ class PriorRows(NamedTuple):
 
 
 def choose_rows(genders: Sequence[str | None], num_faces: int, seed: int) -> dict[str, PriorRows]:
-    """Return the rows of each prior: "neutral" and, if rows have that label, "female" and "male".
+    """Return the rows of each prior in MEAN_FACES that the labels allow: "neutral", "female" and "male".
 
-    genders: each training row's label or None, (rows,). num_faces: maximum number of rows per prior. The neutral prior
-    alternates between the sexes if both are labelled; otherwise it uses any rows.
+    genders: each training row's label or None, (rows,). num_faces: maximum number of rows per prior.
     """
     shuffled = np.random.default_rng(seed).permutation(len(genders))
     by_sex = {sex: np.array([row for row in shuffled if genders[row] == sex], np.int64) for sex in schema.GENDERS}
+    chosen = {name: choose(shuffled, by_sex, num_faces) for name, choose in MEAN_FACES.items()}
+    return {name: rows for name, rows in chosen.items() if rows is not None}
+
+
+def _neutral(shuffled: np.ndarray, by_sex: Mapping[str, np.ndarray], num_faces: int) -> PriorRows:
+    """Return rows that alternate between the sexes; if not both are labelled, any rows."""
     pairs = min(num_faces // 2, *(len(rows) for rows in by_sex.values()))
     alternating = np.stack([rows[:pairs] for rows in by_sex.values()], axis=1).ravel()
-    chosen = {"neutral": PriorRows(alternating, True) if pairs else PriorRows(shuffled[:num_faces], False)}
-    chosen |= {sex: PriorRows(rows[:num_faces], False) for sex, rows in by_sex.items() if len(rows)}
-    return chosen
+    return PriorRows(alternating, True) if pairs else PriorRows(shuffled[:num_faces], False)
+
+
+def _female(_shuffled: np.ndarray, by_sex: Mapping[str, np.ndarray], num_faces: int) -> PriorRows | None:
+    return PriorRows(by_sex["female"][:num_faces], False) if len(by_sex["female"]) else None
+
+
+def _male(_shuffled: np.ndarray, by_sex: Mapping[str, np.ndarray], num_faces: int) -> PriorRows | None:
+    return PriorRows(by_sex["male"][:num_faces], False) if len(by_sex["male"]) else None
+
+
+# Each prior's rows, from all rows in random order, the labelled rows of each sex, and the maximum number; None without
+# the labels that it needs.
+MEAN_FACES: dict[str, Callable[[np.ndarray, Mapping[str, np.ndarray], int], PriorRows | None]] = {
+    "neutral": _neutral,
+    "female": _female,
+    "male": _male,
+}
 
 
 def running_means(features: np.ndarray, counts: Sequence[int] = TABLE1_COUNTS) -> dict[int, np.ndarray]:

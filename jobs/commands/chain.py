@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from arspm import storage
-from arspm.config import presets
+from arspm.config import DATA_FORMATS, presets
 from arspm.runs import stages, sweeps
 from jobs.commands.options import Address, Detach, Run, RunArgument, examples, find_address, parse_changes
 
@@ -26,7 +26,7 @@ def submit(
     format_: Annotated[
         str | None,
         typer.Option(
-            "--format", help=f"Format of the clips: {', '.join(stages.INPUTS)} (default: avspeech). See docs/data.md."
+            "--format", help=f"Format of the clips: {', '.join(DATA_FORMATS)} (default: avspeech). See docs/data.md."
         ),
     ] = None,
     csv: Annotated[

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from arspm import storage
-from arspm.config import Config, ConfigError, load, override, presets, uri_fields
-from arspm.runs import stages
+from arspm.config import DATA_FORMATS, Config, ConfigError, load, override, presets, uri_fields
 
 
 def resolve_config(
@@ -21,9 +20,8 @@ def resolve_config(
     given = {f"data.{name}": value for name, value in data.items() if value is not None}
     resolved = _with_absolute_paths(override(base, {**changes, **given}))
     _require_data(resolved)
-    parent = (
-        resolved.data.csv.rpartition("/")[0] if "csv" in stages.INPUTS[resolved.data.format] else resolved.data.clips
-    )
+    has_csv = "csv" in DATA_FORMATS[resolved.data.format].required
+    parent = resolved.data.csv.rpartition("/")[0] if has_csv else resolved.data.clips
     labels = storage.join(parent, "labels.csv")
     if not resolved.data.labels and storage.exists(labels):
         resolved = override(resolved, {"data.labels": labels})
@@ -37,15 +35,14 @@ def resolve_config(
 
 def _require_data(config: Config) -> None:
     """Raise ConfigError where inputs of the data's format are missing, or an input of another format is given."""
-    data, needs = config.data, stages.INPUTS[config.data.format]
-    options = [f"--{name} {'CSV' if name == 'csv' else 'FOLDER'}" for name in needs]
+    data, fields = config.data, DATA_FORMATS[config.data.format]
+    options = [f"--{name} {'CSV' if name == 'csv' else 'FOLDER'}" for name in fields.required]
     if data.format != "avspeech":
         options.insert(0, f"--format {data.format}")
-    if not all(getattr(data, name) for name in needs):
+    if not all(getattr(data, name) for name in fields.required):
         raise ConfigError(f"no clips given; pass {' '.join(options)}")
-    allowed = (*needs, "test_csv") if data.format == "avspeech" else needs
     for name in ("csv", "test_csv", "faces"):
-        if name not in allowed and getattr(data, name):
+        if name not in (*fields.required, *fields.optional) and getattr(data, name):
             raise ConfigError(f"data.{name}: not used by format {data.format}, which takes {' '.join(options)}")
 
 

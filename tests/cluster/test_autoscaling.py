@@ -26,7 +26,7 @@ from arspm.synthetic.films import write_corpus
 from cluster import client
 from tests.cluster.nodes import REPO, Nodes
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.long]
 ARSPM = Path(sys.executable).with_name("arspm")
 CPUS = 4  # of a worker node, for 16 in the file
 IDLE_SECONDS = 8

@@ -35,6 +35,7 @@ def test_a_local_head_limits_its_logs(head: Any) -> None:
     assert int(env["RAY_ROTATION_BACKUP_COUNT"]) == 2
 
 
+@pytest.mark.slow
 def test_a_workers_output_stays_below_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a megabyte of lines, the last ones remain, in at most three files."""
     program = tmp_path / "program.py"

@@ -214,6 +214,7 @@ def test_up_returns_a_running_head(head: heads.Head) -> None:
     assert heads.client_env(head)["RAY_API_SERVER_ADDRESS"] == head.address
 
 
+@pytest.mark.slow
 def test_down_stops_this_users_head_with_its_jobs_and_no_other_head(
     head: heads.Head, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

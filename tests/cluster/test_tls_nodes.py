@@ -9,7 +9,7 @@ import pytest
 from cluster.tls import CA_CERT, NODE_CERT, NODE_KEY, make_authority, make_node
 from tests.cluster.nodes import Nodes
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]  # several nodes
 TASKS = """
 import ray
 ray.init(address="auto", log_to_driver=False)

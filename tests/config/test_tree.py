@@ -21,8 +21,9 @@ from arspm.config import (
     override,
 )
 from arspm.config.presets import PRESETS, preset
+from arspm.media import datasets
 from arspm.model import cbam, face_decoder, speech_encoder, trunks, vggface
-from arspm.training import losses
+from arspm.training import losses, prior
 
 
 def problems(changes: dict[str, Any], config: Config | None = None) -> list[str]:
@@ -144,14 +145,22 @@ def test_the_choices_of_the_configuration_are_those_of_the_networks():
         return get_args(section.model_fields[field].annotation)
 
     assert choices(configuration.SpeechEncoder, "architecture") == trunks.ARCHITECTURES
-    assert choices(configuration.SpeechEncoder, "cbam") == cbam.ORDERINGS
-    assert choices(configuration.FaceDecoder, "cbam") == cbam.ORDERINGS
+    assert choices(configuration.SpeechEncoder, "cbam") == tuple(cbam.ORDERINGS)
+    assert choices(configuration.FaceDecoder, "cbam") == tuple(cbam.ORDERINGS)
     assert choices(configuration.SpeechEncoder, "fusion") == speech_encoder.FUSIONS
     assert choices(configuration.SpeechEncoder, "head") == speech_encoder.HEADS
     assert choices(configuration.FaceDecoder, "cbam_position") == face_decoder.CBAM_POSITIONS
     assert choices(configuration.VggFace, "feature") == vggface.FEATURES
     assert choices(configuration.VggFace, "channel_order") == ("auto", *vggface.CHANNEL_ORDERS)
     assert choices(configuration.Loss, "identity") == losses.IDENTITY_LOSSES
+    assert set(choices(type(Config().prior), "kind")) == {"none", "gender", *prior.MEAN_FACES}
+
+
+def test_every_data_format_has_a_reader():
+    assert set(datasets.READERS) == set(configuration.DATA_FORMATS)
+    for name, fields in configuration.DATA_FORMATS.items():
+        assert override(Config(), {"data.format": name}).data.format == name
+        assert set(fields.required + fields.optional) <= set(configuration.Data.model_fields), name
 
 
 def test_every_trained_stage_has_a_recipe_and_workers():

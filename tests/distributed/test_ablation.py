@@ -15,7 +15,7 @@ from arspm.config.presets import preset
 from arspm.corpus import schema
 from arspm.distributed.ablation import Finished, write_page
 from arspm.evaluation.ablation import FIGURES
-from arspm.media.faces import encode_jpeg
+from arspm.media.jpeg import encode_jpeg
 from arspm.runs import stages
 
 ABOUT = {"non-prior": ("no prior", True), "neutral+fc": ("before Fc2", True), "female": ("women alone", True)}

@@ -6,6 +6,7 @@ The actors run here one after the other instead of in Ray. Everything else is as
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +33,7 @@ from arspm.evaluation import table4
 from arspm.evaluation.judges import fit_judge
 from arspm.media.audio import from_int16, spectrogram
 from arspm.model import speech_portrait
+from arspm.report import run_page
 from arspm.runs import stages
 from arspm.training import artifacts, checkpoint
 
@@ -231,6 +233,17 @@ def test_the_measures_beside_table_4(run: Run) -> None:
         unit = features.astype(float) / np.linalg.norm(features.astype(float), axis=1, keepdims=True)
         other = speakers[:, None] != speakers
         assert found["similarity"][kind]["between_cosine"] == pytest.approx((unit @ unit.T)[other].mean(), abs=1e-4)
+
+
+def test_every_figure_is_on_the_page(run: Run) -> None:
+    evaluate.evaluate(CONFIG, run.uri, "f" * 64)
+    report = Path(run_page.__file__).parent
+    shown = "".join(path.read_text() for pattern in ("*.j2", "*.py") for path in report.glob(pattern))
+    figures = storage.read_json(storage.join(run.uri, "evaluate", "metrics.json")).keys() - {"model", "split"}
+    for key in figures:
+        assert re.search(rf"""\bm\.{key}\b|(\bm\.get\(|metrics(\.get\(|\[))"{key}\"""", shown), (
+            f"{key}: not in {report}"
+        )
 
 
 def test_each_picture_shows_what_its_entry_names(run: Run) -> None:

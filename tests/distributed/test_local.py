@@ -20,7 +20,7 @@ from arspm.corpus import schema, tables
 from arspm.distributed import local
 from arspm.distributed.data.preprocess import preprocess
 from arspm.distributed.train.rows import gather_rows, make_task, train
-from arspm.media.faces import decode_jpeg
+from arspm.media.jpeg import decode_jpeg
 from arspm.runs import stages
 from arspm.synthetic.films import write_corpus as write_clips
 from arspm.training import artifacts, checkpoint, fit

@@ -14,7 +14,7 @@ import pytest
 from arspm import config as configuration
 from arspm import storage
 from arspm.config import Config, override
-from arspm.media.faces import make_detector
+from arspm.media.detectors import make_detector
 from arspm.runs import stages
 from cluster import client as jobs
 from jobs.stage import expected_fingerprint

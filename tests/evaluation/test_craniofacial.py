@@ -9,7 +9,9 @@ import pytest
 from scipy.stats import bootstrap, pearsonr
 
 from arspm.evaluation.craniofacial import MEASURES, correlations, landmarks, measures
-from arspm.media.faces import crop_face, encode_jpeg, hog_detector
+from arspm.media.detectors import hog_detector
+from arspm.media.faces import crop_face
+from arspm.media.jpeg import encode_jpeg
 from arspm.synthetic.films import draw_face, sample_speakers
 
 # right eye, left eye, nose tip, right and left corner of the mouth

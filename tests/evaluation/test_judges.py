@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from arspm.evaluation import judges
 from arspm.evaluation.judges import Judged, Pictures, age_bins, fit_judge, make_judge, table5, table6
-from arspm.media.faces import encode_jpeg
+from arspm.media.jpeg import encode_jpeg
 
 FEMALE, MALE, NO_CLASS = 0, 1, -1
 YOUNG, MID_AGE, ELDER = 0, 1, 2
@@ -210,7 +210,7 @@ def test_every_problem_has_its_line(tmp_path):
         f"{path}: line 3: age 'old' is not a number from 0 to 120",
         f"{path}: line 4: age '130' is not a number from 0 to 120",
         f"{path}: line 5: 3 columns, the header has 4",
-        f"{path}: line 6: second prediction for a of real; remove one",
+        f"{path}: line 6: second row for a of real; remove one",
         f"{path}: line 7: clip_id and pictures must not be empty",
         f"{path}: line 8: clip_id and pictures must not be empty",
         f"{path}: line 9: age 'nan' is not a number from 0 to 120",

@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from arspm.evaluation.onnx_faces import OnnxFaceModel
-from arspm.media.faces import encode_jpeg
+from arspm.media.jpeg import encode_jpeg
 
 OUTPUT_SIZES = {"colours": 3, "red": 1}
 

@@ -96,7 +96,7 @@ def test_visible_causes_are_predicted_and_invisible_ones_are_at_chance_level():
     json.dumps([*rows.values()], allow_nan=False)
 
 
-@pytest.mark.parametrize("dim", [512, 4096])
+@pytest.mark.parametrize("dim", [512, pytest.param(4096, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("noise", [0.3, 1.0])
 def test_500_training_rows_are_enough_for_any_number_of_features(dim, noise):
     """With strong nuisance factors (pose, light) and noise, no other penalty orders ages much better than ours."""

@@ -27,7 +27,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
-from arspm.media.clips import DroppedClip
+from arspm.media.dropped import DroppedClip
 from tests.fuzz.mutations import Mutation
 
 SECONDS = 10  # of CPU time, which does not depend on other load of the machine

@@ -1,4 +1,4 @@
-"""Files of a cluster: the launcher's YAML, prices, the local head's state, and progress lines in a job's log."""
+"""Files of a cluster: the launcher's YAML, the local head's state, and progress lines in a job's log."""
 
 from __future__ import annotations
 
@@ -9,19 +9,18 @@ import shutil
 from dataclasses import asdict
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import pytest
 import yaml
 
 from cluster import events
-from cluster.cost import CLUSTER, PRICES, cost_table, text
+from cluster.cost import CLUSTER, cost_table, text
 from cluster.errors import ClusterError
 from cluster.head import Head, current
 from tests.fuzz.entry_points import Mutated, num_inputs, try_inputs
 from tests.fuzz.mutations import BYTES, JSON, Mutation, odd_tree
 
-FILES = {"ray_cluster.yaml": CLUSTER.read_bytes(), "prices.yaml": PRICES.read_bytes()}
+GOOD = CLUSTER.read_bytes()
 
 
 def yaml_field(rng: Random, data: bytes, _: bytes) -> bytes:
@@ -67,11 +66,9 @@ MUTATIONS: tuple[Mutation, ...] = (*BYTES, *[yaml_field] * 20, *[yaml_line] * 10
 
 
 def costs(path: Path) -> None:
-    """Estimate a sweep's cost from the mutated file and the other, good one."""
-    files: dict[str, Any] = {"ray_cluster.yaml": CLUSTER, "prices.yaml": PRICES, path.name: path}
-    needs = {"trial_seconds": 60.0, "num_trials": 7, "cpus": 4, "gpus": 0.5}
+    """Estimate a sweep's cost on the cluster of the mutated file."""
     try:
-        rows = cost_table(files["ray_cluster.yaml"], files["prices.yaml"], **needs)
+        rows = cost_table(path, trial_seconds=60.0, num_trials=7, cpus=4, gpus=0.5)
     except ClusterError as error:
         if "\n" in str(error):
             raise AssertionError(f"more than one line: {error}") from None
@@ -83,22 +80,19 @@ def costs(path: Path) -> None:
     assert max(map(len, text(rows).splitlines())) < 1000
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_prices_and_clusters(name: str) -> None:
-    tally = try_inputs(costs, Mutated((FILES[name],), MUTATIONS, num_inputs(200)), name=name)
+def test_clusters() -> None:
+    tally = try_inputs(costs, Mutated((GOOD,), MUTATIONS, num_inputs(200)), name=CLUSTER.name)
     assert min(tally["refused"], tally["accepted"]) > tally.total() // 20
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_yaml_that_grows_or_runs_is_refused(name: str) -> None:
-    good = FILES[name]
+def test_yaml_that_grows_or_runs_is_refused() -> None:
     laughs = b"a0: &a0 [x]\n" + b"".join(
         b"a%d: &a%d [%s]\n" % (n, n, b",".join([b"*a%d" % (n - 1)] * 9)) for n in range(1, 12)
     )
     merges = b"a0: &a0 {x: 1}\n"
     merges += b"".join(b"a%d: &a%d {<<: [%s]}\n" % (n, n, b",".join([b"*a%d" % (n - 1)] * 9)) for n in range(1, 12))
-    bombs = [laughs + good, merges + good, good + b"\nx: &x [*x]\n", b"&x [*x]"]
-    bombs += [b"!!python/object/apply:os.system ['touch ran']", good + b"\nx: !!python/name:os.system\n"]
+    bombs = [laughs + GOOD, merges + GOOD, GOOD + b"\nx: &x [*x]\n", b"&x [*x]"]
+    bombs += [b"!!python/object/apply:os.system ['touch ran']", GOOD + b"\nx: !!python/name:os.system\n"]
     bombs += [
         b"[" * 100_000,
         b"{a: " * 30_000,
@@ -109,20 +103,10 @@ def test_yaml_that_grows_or_runs_is_refused(name: str) -> None:
         b"\0",
         b"%YAML 9.9\n---\n",
     ]
-    bombs += [good.decode().encode("utf-16"), good + b"# \xff", good + b"---\n" + good, b"null", b"[]", b"{}", b"1: 2"]
-    lines = [line for line in good.splitlines(keepends=True) if line[:1].isalpha()]
-    bombs += [good + lines[0].partition(b":")[0] + b": {}\n"]  # a duplicate key
-    assert try_inputs(costs, bombs, name=name)["refused"] == len(bombs)
-
-
-@pytest.mark.parametrize("price", ["-1", "0", ".nan", ".inf", "1e400", "'1'", "true", "null", "[1]", "9" * 400])
-def test_an_invalid_price_is_refused(tmp_path: Path, price: str) -> None:
-    prices = tmp_path / "prices.yaml"
-    prices.write_text(PRICES.read_text().replace("on_demand: 0.384", f"on_demand: {price}"))
-    with pytest.raises(
-        ClusterError, match=r"prices\.yaml: not a list of prices \(usd_per_hour\.m6i\.2xlarge\.on_demand"
-    ):
-        cost_table(CLUSTER, prices, trial_seconds=1, num_trials=1, cpus=1, gpus=0)
+    bombs += [GOOD.decode().encode("utf-16"), GOOD + b"# \xff", GOOD + b"---\n" + GOOD, b"null", b"[]", b"{}", b"1: 2"]
+    lines = [line for line in GOOD.splitlines(keepends=True) if line[:1].isalpha()]
+    bombs += [GOOD + lines[0].partition(b":")[0] + b": {}\n"]  # a duplicate key
+    assert try_inputs(costs, bombs, name=CLUSTER.name)["refused"] == len(bombs)
 
 
 def test_an_installed_package_finds_the_cluster_where_it_is_run(

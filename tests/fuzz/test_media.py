@@ -19,8 +19,9 @@ from arspm.config import Config, override
 from arspm.config.presets import preset
 from arspm.corpus import schema
 from arspm.media.clip_rows import ClipRow
-from arspm.media.clips import DroppedClip, load_speech
-from arspm.media.faces import decode_jpeg, encode_jpeg
+from arspm.media.clips import load_speech
+from arspm.media.dropped import DroppedClip
+from arspm.media.jpeg import decode_jpeg, encode_jpeg
 from arspm.media.prepare import Preparer, prepare
 from arspm.synthetic.face import draw_face
 from arspm.synthetic.films import speak

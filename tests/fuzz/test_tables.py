@@ -11,17 +11,13 @@ import pytest
 
 from arspm.corpus.schema import GENDERS, DropReason
 from arspm.evaluation.judges import CsvJudge
-from arspm.media.clip_rows import (
-    MAX_ID_BYTES,
-    UNREADABLE,
-    UNSAFE,
-    ClipRow,
-    DroppedRow,
-    read_clip_rows,
-    read_labels,
-)
-from arspm.media.clips import DroppedClip, decode_clip
-from arspm.media.datasets import folder_rows, read_voxceleb_metadata, voxceleb_rows
+from arspm.media.clip_rows import MAX_ID_BYTES, UNSAFE, ClipRow, DroppedRow, read_clip_rows
+from arspm.media.clips import decode_clip
+from arspm.media.csv_tables import UNREADABLE
+from arspm.media.dropped import DroppedClip
+from arspm.media.labels import read_labels
+from arspm.media.speaker_trees import folder_rows
+from arspm.media.voxceleb import read_voxceleb_metadata, voxceleb_rows
 from tests.fuzz.entry_points import LONGEST_LINE, Mutated, num_inputs, try_inputs
 from tests.fuzz.mutations import ODD_TEXTS, TABLE
 

@@ -21,7 +21,8 @@ from arspm.config import override
 from arspm.config.presets import preset
 from arspm.evaluation.judges import OnnxJudge, Pictures
 from arspm.media.clip_rows import ClipRow
-from arspm.media.faces import encode_jpeg, make_detector
+from arspm.media.detectors import make_detector
+from arspm.media.jpeg import encode_jpeg
 from arspm.media.prepare import Preparer
 from arspm.model.vggface import VGGFace
 from arspm.model.vggface_weights import read_published

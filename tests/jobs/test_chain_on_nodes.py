@@ -18,7 +18,7 @@ from tests.jobs.conftest import Chain, arspm, artifacts_of
 from tests.s3_servers import BUCKET, Moto, SeaweedFS, connected_to, s3_env
 from tests.training.conftest import TIMINGS
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]  # two chains and two sweeps: minutes
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.long]  # two chains and two sweeps
 PORT = 8333
 NODE_CPUS, WORKER_CPUS = 4, 2.4  # one training worker per node, as two do not fit; and a reader
 SWEEP = ["sweep", "loss_weights", "--scheduler", "none", "--set", "training.encoder.epochs=2"]

@@ -164,6 +164,7 @@ def test_a_missing_configuration_is_named(start: Callable[..., Any], capsys: pyt
     assert capsys.readouterr().err.splitlines()[-1] == "error: preprocess: /nowhere.json: no such file"
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_loss_that_is_not_finite_stops_the_stage_with_the_step_and_the_clips(
     head: Any, write_corpus: Callable[..., tuple[str, Any]], tmp_path: Path

@@ -1,3 +1,5 @@
+"""Waveforms: length, spectrogram, int16, and the measures of speech."""
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,7 @@ def noise(*shape: int) -> torch.Tensor:
 
 
 def transform_by_definition(waveform: np.ndarray, frame: int) -> np.ndarray:
-    """One STFT frame as its defining sum in float64: samples [160 t, 160 t + 400), a 512-point DFT, 257 bins."""
+    """Return STFT frame t from the definition, in float64: samples [160 t, 160 t + 400), 512-point DFT."""
     windowed = waveform[160 * frame : 160 * frame + 400].astype(np.float64) * hann(400, sym=False)
     turns = np.outer(np.arange(257), np.arange(400)) / 512
     return (windowed * np.exp(-2j * np.pi * turns)).sum(axis=1)
@@ -35,9 +37,9 @@ def test_spectrogram_is_the_definition_of_reading_n():
 
 def test_second_channel_is_the_imaginary_part_and_not_the_phase():
     loud = spectrogram(0.5 * noise(8000))
-    # A phase stays what it is when the sound is louder; an imaginary part follows the power.
+    # A louder sound keeps its phase; the imaginary part grows.
     torch.testing.assert_close(spectrogram(noise(8000))[1], loud[1] * 2**0.3, rtol=1e-3, atol=1e-3)
-    assert loud[1].abs().max() > np.pi / 2  # of a quarter-loud sound: beyond what a compressed phase could be
+    assert loud[1].abs().max() > np.pi / 2  # a compressed phase could not be so large
     linear = spectrogram(noise(8000), power=1.0)
     expected = transform_by_definition(noise(8000).numpy(), 3)
     np.testing.assert_allclose(np.hypot(*linear[:, :, 3].numpy()), np.abs(expected), atol=1e-4)
@@ -51,7 +53,7 @@ def test_power_law_keeps_the_sign():
 
 def test_frame_starts_at_its_hop_and_not_in_the_middle_of_the_fft():
     waveform = torch.zeros(96_000)
-    waveform[160 * 5 + 200] = 1.0  # the window's peak, 200 samples into frame 5: bin k turns by -2 pi 200 k / 512
+    waveform[160 * 5 + 200] = 1.0  # the window's peak, 200 samples into frame 5: bin k has phase -2 pi 200 k / 512
     parts = spectrogram(waveform, power=1.0)[:, :, 5]
     angle = -2 * np.pi * 200 * np.arange(257) / 512
     np.testing.assert_allclose(parts.numpy(), [np.cos(angle), np.sin(angle)], atol=1e-4)
@@ -62,13 +64,13 @@ def test_number_of_frames(samples, frames):
     assert spectrogram(noise(samples)).shape[-1] == frames
 
 
-def test_batch_equals_singles_and_float16_holds_it():
+def test_a_batch_equals_single_waveforms_and_float16_is_large_enough():
     batch = noise(3, 5000)
     together = spectrogram(batch)
     assert together.shape == (3, 2, 257, 29)
     for one, single in zip(together, batch, strict=True):
         torch.testing.assert_close(one, spectrogram(single), rtol=1e-3, atol=1e-2)
-    half = spectrogram(torch.ones(400), dtype=torch.float16)  # the largest value there is: 200 ** 0.3
+    half = spectrogram(torch.ones(400), dtype=torch.float16)  # the largest possible value, 200 ** 0.3
     assert half.dtype == torch.float16
     assert half.isfinite().all()
 
@@ -91,13 +93,13 @@ def test_fit_length_repeats_and_cuts_from_the_start():
 
 
 @pytest.mark.parametrize("shape", [(0,), (2, 5)])
-def test_fit_length_refuses_what_it_cannot_repeat(shape):
+def test_fit_length_refuses_empty_and_multichannel_sound(shape):
     with pytest.raises(ValueError, match="shape"):
         fit_length(np.zeros(shape))
 
 
 @pytest.mark.parametrize("convert", [np.asarray, torch.from_numpy])
-def test_int16_round_trip_is_exact_and_loud_is_clipped(convert):
+def test_int16_round_trip_is_exact_and_loud_samples_are_clipped(convert):
     every = np.arange(-32_768, 32_768, dtype=np.int16)
     floats = from_int16(convert(every))
     assert str(floats.dtype).endswith("float32")

@@ -1,10 +1,12 @@
+"""Rows of an AVSpeech CSV: the file that each one finds, or the reason why it is dropped."""
+
 import io
 
 import fsspec
 import pytest
 
 from arspm.corpus.schema import DropReason
-from arspm.media.clip_rows import ClipRow, DroppedRow, Labels, read_clip_rows, read_labels
+from arspm.media.clip_rows import ClipRow, DroppedRow, read_clip_rows
 
 
 @pytest.fixture
@@ -22,7 +24,7 @@ def read(text, folder):
     return read_clip_rows(io.StringIO(text), folder)
 
 
-def test_numbers_stay_as_written_and_find_the_file(folder):
+def test_numbers_in_file_names_are_as_the_csv_writes_them(folder):
     rows = read("a,0.000,3.000,0.25,0.5\r\na,3.000,6.000,,\r\n\r\n-b_c,1,2.5,0,1\r\n", folder)
     first = ClipRow(1, "a_0.000_3.000", "a", 0.0, 3.0, 0.25, 0.5, str(folder / "a_0.000_3.000.mp4"))
     assert rows[0] == first
@@ -31,7 +33,7 @@ def test_numbers_stay_as_written_and_find_the_file(folder):
     assert (rows[2].clip_id, rows[2].video_id) == ("-b_c_1_2.5", "-b_c")
 
 
-def test_sixth_column_names_the_file_in_the_folder_or_below(folder):
+def test_the_sixth_column_names_a_file_in_the_folder_or_a_subfolder(folder):
     rows = read("v,1,2,,,own name.mov\nv,2,3,,,sub/deep.mkv\nv,3,4,,,sub/talk.flac\na,0.000,3.000,,,\n", folder)
     assert [row.path for row in rows[:2]] == [str(folder / "own name.mov"), str(folder / "sub/deep.mkv")]
     assert rows[2].image == str(folder / "sub/talk.jpg")
@@ -76,24 +78,24 @@ def test_sound_with_a_picture_of_the_same_stem_is_a_clip(folder):
         '"a,0,1,,',
     ],
 )
-def test_bad_row_names_its_line(folder, text):
+def test_a_bad_row_is_dropped_with_its_line(folder, text):
     rows = read(f"-b_c,1,2.5,,\n{text}\na,0.000,3.000,,\n", folder)
     assert len(rows) == 3
     assert isinstance(rows[1], DroppedRow)
     assert rows[1].reason is DropReason.bad_row
     assert rows[1].detail.startswith("line 2: ")
-    assert isinstance(rows[2], ClipRow)  # and the rows after it are read
+    assert isinstance(rows[2], ClipRow)  # the next row is read all the same
 
 
-def test_the_second_of_two_rows_with_one_key_is_dropped(folder):
+def test_the_second_row_with_the_same_clip_id_is_dropped(folder):
     rows = read("a,0.000,3.000,,\na,3.000,6.000,,\na,0.000,3.000,0.1,0.1\n", folder)
     assert [type(row) for row in rows] == [ClipRow, ClipRow, DroppedRow]
     assert rows[2].reason is DropReason.duplicate_key
-    assert rows[2].detail == "line 3: a_0.000_3.000 is on line 1 already"
+    assert rows[2].detail == "line 3: a_0.000_3.000 is already on line 1"
 
 
 @pytest.mark.parametrize("text", ["gone,0,1,,", "a,0,3,,", "v,1,2,,,gone.mp4", "v,1,2,,,sub/gone.mp4", "notes,0,1,,"])
-def test_missing_file(folder, text):
+def test_a_row_without_its_file_is_dropped(folder, text):
     (row,) = read(text, folder)
     assert (row.reason, row.video_id) == (DropReason.missing_file, text.split(",")[0])
 
@@ -107,7 +109,7 @@ def test_header_byte_order_mark_and_broken_utf8(folder, tmp_path):
     assert rows[1].reason is DropReason.bad_row
 
 
-def test_the_folder_is_listed_once_and_never_asked_row_by_row(folder, monkeypatch):
+def test_the_folder_is_listed_once_instead_of_a_request_for_each_row(folder, monkeypatch):
     calls = []
     local = type(fsspec.filesystem("file"))
     for name in ("ls", "info", "exists", "isfile"):
@@ -129,31 +131,10 @@ def test_csv_and_clips_in_object_storage():
     assert rows[1].reason is DropReason.missing_file
 
 
-def test_missing_inputs_are_one_line(folder, tmp_path):
+def test_a_missing_csv_or_folder_is_an_error(folder, tmp_path):
     with pytest.raises(FileNotFoundError, match="no CSV file at"):
         read_clip_rows(tmp_path / "no.csv", folder)
     with pytest.raises(FileNotFoundError, match="no clips folder at"):
         read("", tmp_path / "none")
     with pytest.raises(FileNotFoundError, match="no clips folder at"):
         read("", tmp_path / "outside.mp4")
-
-
-def test_labels_with_gaps():
-    text = "video_id,gender,age,identity\na,F,31.5,ann\nb,male,,\nc,,,\n"
-    expected = {"a": Labels("female", 31.5, "ann"), "b": Labels("male"), "c": Labels()}
-    assert read_labels(io.StringIO(text)) == expected
-    assert read_labels(io.StringIO("gender,video_id\nm,x\n")) == {"x": Labels("male")}
-
-
-def test_labels_tell_all_problems_at_once():
-    text = "video_id,gender,age\na,woman,\nb,f,old\nb,f,-3\n,m,\nc,m\n"
-    with pytest.raises(ValueError, match="labels") as caught:
-        read_labels(io.StringIO(text))
-    for line in range(2, 7):
-        assert f"line {line}: " in str(caught.value)
-
-
-@pytest.mark.parametrize("text", ["", "a,f,30,ann\n", "video_id,sex\na,f\n", "video_id,age,age\n"])
-def test_labels_need_their_header(text):
-    with pytest.raises(ValueError, match="header"):
-        read_labels(io.StringIO(text))

@@ -1,21 +1,13 @@
+"""The speaker's face: which box, which frame, which crop."""
+
 import cv2
 import numpy as np
 import pytest
 
 from arspm.corpus.schema import DropReason
-from arspm.media.clips import DroppedClip
-from arspm.media.faces import (
-    FaceBox,
-    best_face,
-    choose_face,
-    crop_face,
-    decode_jpeg,
-    encode_jpeg,
-    hog_detector,
-    make_detector,
-    without_strays,
-    yunet_detector,
-)
+from arspm.media.detectors import FaceBox, hog_detector
+from arspm.media.dropped import DroppedClip
+from arspm.media.faces import best_face, choose_face, crop_face, without_strays
 from arspm.synthetic.face import draw_face
 from arspm.synthetic.people import sample_speakers
 
@@ -53,7 +45,7 @@ def textured(height: int, width: int, blur: float = 0.0, seed: int = 0) -> np.nd
 # --- choosing the speaker's box
 
 
-def test_the_box_that_holds_the_speakers_position_is_chosen():
+def test_the_box_that_contains_the_speakers_position_is_chosen():
     for box in (LEFT, RIGHT):
         x, y = box.centre
         assert choose_face([LEFT, RIGHT], (x / 400, y / 200), FRAME) is box
@@ -66,13 +58,13 @@ def test_a_speaker_who_moved_is_found_within_a_face_width_and_no_further():
     assert reason_of(choose_face, [LEFT], ((LEFT.centre[0] + 105) / 400, 0.5), FRAME) is DropReason.no_face
 
 
-def test_x_counts_widths_and_y_heights():
+def test_x_is_relative_to_the_width_and_y_to_the_height():
     tall = box_at(20, 150, 30)
     wide = box_at(75, 40, 30)
     assert choose_face([tall, wide], (0.2, 0.75), (100, 200)) is tall
 
 
-def test_two_faces_without_a_position_are_not_taken_blindly():
+def test_two_faces_without_a_position_drop_the_clip():
     assert reason_of(choose_face, [LEFT, RIGHT], None, FRAME) is DropReason.several_faces
     assert choose_face([LEFT], None, FRAME) is LEFT
     assert reason_of(choose_face, [], None, FRAME) is DropReason.no_face
@@ -87,65 +79,8 @@ def test_two_faces_without_a_position_are_not_taken_blindly():
         (box_at(300, 100, 40, score=0.7), False),  # small, but a face: somebody behind
     ],
 )
-def test_what_may_veto_a_clip(stray, is_stray):
+def test_stray_boxes_are_left_out(stray, is_stray):
     assert without_strays([stray, LEFT]) == ([LEFT] if is_stray else [LEFT, stray])
-
-
-# --- detectors
-
-
-def test_hog_finds_the_drawn_face_whatever_the_size_of_the_frame(portraits):
-    detector = make_detector("hog")
-    (box,) = detector(portraits[0])
-    assert 60 < box.side < 160
-    assert 0 < box.score <= 1
-    assert np.hypot(box.centre[0] - 120, box.centre[1] - 120) < 40
-    for scale in (0.35, 2.5):  # below its smallest window, and a frame that is looked at from afar first
-        frame = cv2.resize(portraits[0], None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-        (scaled,) = detector(frame)
-        np.testing.assert_allclose(np.array(scaled.centre) / scale, box.centre, atol=12)
-        assert scaled.side / scale == pytest.approx(box.side, rel=0.25)
-    assert detector(np.full((240, 320, 3), 127, np.uint8)) == []
-
-
-def test_a_clear_error_for_a_detector_that_is_none(tmp_path):
-    with pytest.raises(ValueError, match="expected 'hog'"):
-        make_detector("haar")
-    with pytest.raises(FileNotFoundError, match=r"no face detector at .*none\.onnx"):
-        make_detector(str(tmp_path / "none.onnx"))
-    (tmp_path / "bad.onnx").write_bytes(b"abc" * 100)
-    with pytest.raises(ValueError, match="not a YuNet model"):
-        yunet_detector(tmp_path / "bad.onnx")
-
-
-class FakeYuNet:
-    """Answers as OpenCV's FaceDetectorYN does, for the frame's size that it was told."""
-
-    size = (320, 320)
-
-    def setInputSize(self, size):
-        self.size = size
-
-    def detect(self, bgr):
-        assert bgr.shape[1::-1] == self.size
-        if bgr[0, 0, 0] != 255:  # the frame's blue corner: colours come in OpenCV's order
-            return 1, None
-        landmarks = (30, 40, 50, 40, 35, 50, 32, 60, 48, 60)  # the nose a quarter of the way between the eyes
-        return 1, np.array([(20, 20, 40, 52, *landmarks, 0.9)], np.float32)
-
-
-def test_yunet_boxes_are_brought_to_the_convention(tmp_path, monkeypatch):
-    (tmp_path / "yunet.onnx").write_bytes(b"")
-    monkeypatch.setattr(cv2.FaceDetectorYN, "create", lambda *args: FakeYuNet())
-    detector = yunet_detector(tmp_path / "yunet.onnx", max_side=100)
-    frame = np.zeros((200, 160, 3), np.uint8)  # shown at half its size
-    assert detector(frame) == []
-    frame[:, :, 2] = 255
-    (box,) = detector(frame)
-    assert (box.x0, box.x1) == pytest.approx((80 - 40, 80 + 40))
-    assert (box.y0, box.y1) == pytest.approx((92 + 8 - 40, 92 + 8 + 40))
-    assert box.score == pytest.approx((0.9 - 0.6) / 0.4)
-    assert box.frontalness == pytest.approx(0.5)
 
 
 # --- crops
@@ -172,7 +107,7 @@ def test_crop_repeats_the_border_where_it_runs_off_the_frame():
 
 def test_crop_shrinks_by_averaging():
     stripes = np.zeros((400, 400, 3), np.uint8)
-    stripes[:, ::2] = 200  # any other way than averaging leaves stripes
+    stripes[:, ::2] = 200  # any method other than averaging leaves stripes
     crop = crop_face(stripes, FaceBox(100, 100, 300, 300, 1.0), size=50, margin=0.0)
     assert np.ptp(crop) <= 1
     assert crop.mean() == pytest.approx(100, abs=1)
@@ -181,7 +116,7 @@ def test_crop_shrinks_by_averaging():
 # --- the best frame
 
 
-def test_best_frame_is_the_sharp_frontal_certain_large_and_whole_face():
+def test_the_best_face_is_sharp_frontal_certain_large_and_complete():
     good = box_at(200, 100, 100)
     worse = {
         "blurred": (textured(200, 400, blur=3), good),
@@ -210,7 +145,7 @@ def edges(box: FaceBox) -> tuple[float, float, float, float]:
     return box.x0, box.y0, box.x1, box.y1
 
 
-def test_the_crop_has_the_mean_side_of_the_faces_that_are_about_as_large():
+def test_the_crop_has_the_mean_side_of_boxes_of_similar_size():
     sides, zooms = iter([90, 100, 40]), []
 
     def detector(_, zoom):
@@ -219,30 +154,30 @@ def test_the_crop_has_the_mean_side_of_the_faces_that_are_about_as_large():
 
     _, box, index = best_face([textured(200, 400)] * 3, detector, None, min_side=20)
     assert index == 1  # the largest
-    assert box.side == pytest.approx(np.sqrt(90 * 100))  # 40 is another size, not a step of the detector's
+    assert box.side == pytest.approx(np.sqrt(90 * 100))  # 40 differs by more than a step of the detector
     assert box.centre == pytest.approx((200, 100))
     np.testing.assert_allclose(zooms, [1, 1.2 ** (-1 / 3), 1.2 ** (-2 / 3)])
 
 
-def outcome(per_frame: list[list[FaceBox]], xy=None, **options):
+def face_of(per_frame: list[list[FaceBox]], xy=None, **options):
     boxes = iter(per_frame)
     frames = [textured(200, 400)] * len(per_frame)
     return best_face(frames, lambda _, zoom: next(boxes), xy, **options)
 
 
 def test_drop_reasons_of_a_clip():
-    assert reason_of(outcome, [[], [], []]) is DropReason.no_face
-    assert reason_of(outcome, []) is DropReason.no_face
-    assert reason_of(outcome, [[LEFT]] * 4, (0.9, 0.5)) is DropReason.no_face
-    assert reason_of(outcome, [[LEFT, RIGHT]] * 3 + [[]]) is DropReason.several_faces
-    assert reason_of(outcome, [[box_at(100, 100, 30)]] * 3 + [[]]) is DropReason.face_too_small
-    outcome([[box_at(100, 100, 30)]], min_side=20)
+    assert reason_of(face_of, [[], [], []]) is DropReason.no_face
+    assert reason_of(face_of, []) is DropReason.no_face
+    assert reason_of(face_of, [[LEFT]] * 4, (0.9, 0.5)) is DropReason.no_face
+    assert reason_of(face_of, [[LEFT, RIGHT]] * 3 + [[]]) is DropReason.several_faces
+    assert reason_of(face_of, [[box_at(100, 100, 30)]] * 3 + [[]]) is DropReason.face_too_small
+    face_of([[box_at(100, 100, 30)]], min_side=20)
 
 
-def test_one_frame_in_four_may_show_a_second_face_and_no_more():
-    assert edges(outcome([[LEFT, RIGHT], [LEFT], [LEFT], [LEFT]])[1]) == pytest.approx(edges(LEFT))
-    assert reason_of(outcome, [[LEFT, RIGHT], [LEFT], [LEFT], []]) is DropReason.several_faces
-    assert edges(outcome([[LEFT, RIGHT]] * 4, (0.75, 0.55))[1]) == pytest.approx(edges(RIGHT))
+def test_at_most_a_quarter_of_the_frames_may_show_a_second_face():
+    assert edges(face_of([[LEFT, RIGHT], [LEFT], [LEFT], [LEFT]])[1]) == pytest.approx(edges(LEFT))
+    assert reason_of(face_of, [[LEFT, RIGHT], [LEFT], [LEFT], []]) is DropReason.several_faces
+    assert edges(face_of([[LEFT, RIGHT]] * 4, (0.75, 0.55))[1]) == pytest.approx(edges(RIGHT))
 
 
 def test_two_real_faces_with_and_without_the_position(pair, portraits):
@@ -255,40 +190,3 @@ def test_two_real_faces_with_and_without_the_position(pair, portraits):
         alone, _, _ = best_face([portrait], detector, None)
         assert np.abs(crop[30:-30, 30:-30].astype(int) - alone[30:-30, 30:-30]).mean() < 12
     assert reason_of(best_face, [np.zeros_like(pair)], detector, None) is DropReason.no_face
-
-
-# --- JPEG
-
-
-def smooth_picture(size: int = 224) -> np.ndarray:
-    return cv2.resize(textured(7, 7), (size, size), interpolation=cv2.INTER_CUBIC)
-
-
-def test_jpeg_keeps_picture_and_channel_order():
-    crop = smooth_picture()
-    back = decode_jpeg(encode_jpeg(crop))
-    assert (back.shape, back.dtype, back.flags.c_contiguous) == ((224, 224, 3), np.uint8, True)
-    assert np.abs(back.astype(int) - crop).mean() < 2
-
-
-@pytest.mark.parametrize(("stored", "size"), [(224, 112), (224, 64), (224, 160), (100, 64), (64, 112)])
-def test_jpeg_at_another_size_is_the_resized_picture(stored, size):
-    crop = smooth_picture(stored)
-    back = decode_jpeg(encode_jpeg(crop), size)
-    expected = cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA if size < stored else cv2.INTER_CUBIC)
-    assert back.shape == (size, size, 3)
-    assert back.flags.c_contiguous
-    assert np.abs(back.astype(int) - expected).mean() < 3
-
-
-@pytest.mark.parametrize("damage", [lambda d: b"", lambda d: d[:-1], lambda d: d[: len(d) // 2], lambda d: d[9:]])
-def test_broken_jpeg_is_refused(damage):
-    with pytest.raises(ValueError, match="JPEG"):
-        decode_jpeg(damage(encode_jpeg(smooth_picture())))
-
-
-def test_jpeg_must_be_a_picture_and_square():
-    with pytest.raises(ValueError, match="cannot be decoded"):
-        decode_jpeg(b"\xff\xd8 nothing \xff\xd9")
-    with pytest.raises(ValueError, match="square"):
-        decode_jpeg(encode_jpeg(textured(100, 224)))

@@ -13,7 +13,9 @@ from arspm.corpus import schema
 from arspm.model import speech_portrait
 from arspm.report import charts, curves, gather, run_page
 from arspm.training import tasks
+from arspm.training.prior import MEAN_FACES
 
+DATA_PAGE = Path(__file__).parents[2] / "docs" / "data.md"
 STYLE = Path(run_page.__file__).with_name("page.css").read_text()
 
 
@@ -135,6 +137,11 @@ def test_the_objectives_agree_with_training() -> None:
     assert tasks.encoder_task(config, prior, decoder.fc1, network.fc8).objective == gather.OBJECTIVES["encoder"]
 
 
-@pytest.mark.parametrize("reason", [reason.value for reason in schema.DropReason])
-def test_every_drop_reason_has_an_explanation(reason: str) -> None:
-    assert run_page.REASONS[reason]
+@pytest.mark.parametrize("reason", schema.DropReason, ids=lambda reason: reason.value)
+def test_every_drop_reason_has_an_explanation(reason: schema.DropReason) -> None:
+    assert reason.description
+    assert re.search(rf"(?m)^\|[^|]*`{reason.value}`[^|]*\|", DATA_PAGE.read_text()), f"no row in {DATA_PAGE.name}"
+
+
+def test_every_prior_has_a_line_in_the_chart() -> None:
+    assert list(charts.PRIORS) == list(MEAN_FACES)

@@ -2,14 +2,16 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from arspm import storage
-from arspm.config import Config, field_names, override
+from arspm.config import Config, Resources, field_names, override
 from arspm.runs import stages
 from arspm.runs.stages import STAGES
 
+ROOT = Path(__file__).parents[2]
 ALL = set(STAGES)
 # The fields on which no stage's result depends: they name a run, or change its speed.
 NOT_IN_ANY_FINGERPRINT = {"preset", "ingest.prefetch_batches"} | {
@@ -35,6 +37,12 @@ def test_dependencies_come_first_in_the_list_of_stages():
     for name, stage in STAGES.items():
         assert set(stage.needs) <= seen, name
         seen.add(name)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_every_stage_has_a_program_and_its_resources_are_a_section(name):
+    assert Path(f"{ROOT}/jobs/{name}.py").is_file()
+    assert STAGES[name].resources in ("", *Resources.model_fields)
 
 
 DECODER_AND_AFTER = {"decoder", "encoder", "evaluate", "report"}

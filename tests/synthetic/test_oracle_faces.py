@@ -1,4 +1,4 @@
-"""People who share what a voice carries, and their faces as the corpus would see them."""
+"""Synthetic speakers with the same causes, and their faces as the corpus would contain them."""
 
 from __future__ import annotations
 
@@ -12,16 +12,19 @@ import torch
 from scipy import stats
 
 from arspm.config.presets import preset
-from arspm.media import faces
-from arspm.media.clips import decode_clip, evenly_spaced
+from arspm.media.clips import decode_clip
+from arspm.media.detectors import FaceBox, hog_detector
+from arspm.media.faces import best_face
+from arspm.media.frames import evenly_spaced
+from arspm.media.jpeg import decode_jpeg, encode_jpeg
 from arspm.model.speech_portrait import vggface
 from arspm.synthetic.films import film, write_clip
-from arspm.synthetic.oracle_faces import MAX_TRIES, alike_faces
-from arspm.synthetic.people import HAIR_COLOURS, HAIR_STYLES, Speaker, alike, sample_speakers
+from arspm.synthetic.oracle_faces import MAX_TRIES, faces_with_causes
+from arspm.synthetic.people import HAIR_COLOURS, HAIR_STYLES, Speaker, sample_speakers, sample_with_causes
 
 SMOKE = preset("smoke")
-DETECTOR = faces.hog_detector()
-FACE: dict[str, Any] = {
+DETECTOR = hog_detector()
+ARGUMENTS: dict[str, Any] = {  # of `faces_with_causes`
     "seed": 0,
     "detector": DETECTOR,
     "num_frames": 2,
@@ -31,36 +34,38 @@ FACE: dict[str, Any] = {
 }
 
 
-def of(speaker: Speaker, num_draws: int, **changed: Any) -> list[bytes]:
+def oracle_faces(speaker: Speaker, num_draws: int, **changed: Any) -> list[bytes]:
+    """Return JPEG faces of random speakers with the causes of `speaker`. changed: arguments other than the defaults."""
     causes = (speaker.video_id, speaker.sex, speaker.age, speaker.body_size)
-    return alike_faces(*causes, num_draws=num_draws, **(FACE | changed))
+    return faces_with_causes(*causes, num_draws=num_draws, **(ARGUMENTS | changed))
 
 
 @pytest.fixture(scope="module")
 def network() -> torch.nn.Module:
-    """A VGGFace that nobody trained: what it says of faces is still the same for the same faces."""
+    """An untrained VGGFace. Its features are still a deterministic function of the face."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return vggface(SMOKE, 10).eval()
 
 
 def features(network: Any, pictures: list[bytes]) -> np.ndarray:
-    pixels = np.stack([faces.decode_jpeg(picture, SMOKE.image_size) for picture in pictures])
+    """Return the face features of JPEG faces, one row per face."""
+    pixels = np.stack([decode_jpeg(picture, SMOKE.image_size) for picture in pictures])
     with torch.no_grad():
         return network.features(torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255).double().numpy()
 
 
-def filmed(speaker: Speaker, seed: int) -> bytes:
-    """A face of the speaker, as the corpus has it."""
-    take = film(speaker, 30, np.random.default_rng(seed), kept=evenly_spaced(30, FACE["num_frames"]))
-    return faces.encode_jpeg(faces.best_face(take.frames, DETECTOR, (take.x, take.y))[0], FACE["jpeg_quality"])
+def corpus_face(speaker: Speaker, seed: int) -> bytes:
+    """Return a JPEG face of the speaker, as the corpus contains it."""
+    take = film(speaker, 30, np.random.default_rng(seed), frame_numbers=evenly_spaced(30, ARGUMENTS["num_frames"]))
+    return encode_jpeg(best_face(take.frames, DETECTOR, (take.x, take.y))[0], ARGUMENTS["jpeg_quality"])
 
 
 # People
 
 
-def test_the_speakers_of_a_seed_are_who_they_always_were() -> None:
-    """What earlier corpora hold."""
+def test_the_speakers_of_a_seed_never_change() -> None:
+    """Corpora written by earlier versions contain these speakers."""
     assert sample_speakers(4, seed=7)[2:] == [
         Speaker(
             video_id="synth000002",
@@ -125,28 +130,30 @@ def test_the_speakers_of_a_seed_are_who_they_always_were() -> None:
     ]
 
 
-def test_people_alike_share_the_causes_and_nothing_else() -> None:
+def test_speakers_with_the_same_causes_differ_in_all_other_traits() -> None:
     speaker = sample_speakers(2, seed=3)[1]
     rng = np.random.default_rng(0)
-    people = [alike(speaker.video_id, speaker.sex, speaker.age, speaker.body_size, rng) for _ in range(400)]
-    shared = {"video_id", "sex", "age", "body_size"}
+    people = [
+        sample_with_causes(speaker.video_id, speaker.sex, speaker.age, speaker.body_size, rng) for _ in range(400)
+    ]
+    given = {"video_id", "sex", "age", "body_size"}
     for name, value in asdict(speaker).items():
         values = {getattr(person, name) for person in people}
-        if name in shared:
+        if name in given:
             assert values == {value}
         else:
             assert len(values) > 1, name
     assert 0.12 < np.mean([person.glasses for person in people]) < 0.28
-    for name, all_there_are in (("hair_colour", list(HAIR_COLOURS)), ("hair_style", HAIR_STYLES)):
-        counts = [sum(getattr(person, name) == each for person in people) for each in all_there_are]
+    for name, choices in (("hair_colour", list(HAIR_COLOURS)), ("hair_style", HAIR_STYLES)):
+        counts = [sum(getattr(person, name) == each for person in people) for each in choices]
         assert stats.chisquare(counts).pvalue > 0.01
 
 
-def test_people_alike_are_drawn_from_the_speakers_own_distribution() -> None:
-    """Somebody alike for each of many speakers: no test tells the two samples apart, and what is caused agrees."""
+def test_sample_with_causes_has_the_distribution_of_sample_speakers() -> None:
+    """For 1000 speakers, draw another with the same causes: traits follow one distribution and depend on the causes."""
     speakers = sample_speakers(1000, seed=5)
     rng = np.random.default_rng(1)
-    others = [alike(s.video_id, s.sex, s.age, s.body_size, rng) for s in speakers]
+    others = [sample_with_causes(s.video_id, s.sex, s.age, s.body_size, rng) for s in speakers]
     for name in ("face_width", "jaw_width", "nose_width", "wrinkles", "f0_hz", "skin_tone", "neck_width"):
         own, other = ([float(getattr(s, name)) for s in people] for people in (speakers, others))
         assert stats.ks_2samp(own, other).pvalue > 0.01, name
@@ -157,25 +164,25 @@ def test_people_alike_are_drawn_from_the_speakers_own_distribution() -> None:
 # The camera
 
 
-def test_the_frames_are_those_that_are_read_from_a_clip(tmp_path: Path) -> None:
-    """And what video compression does to them is little beside what tells people apart."""
+def test_drawn_frames_are_those_that_the_corpus_reads_from_a_clip(tmp_path: Path) -> None:
+    """Video compression changes them little, compared with the difference between two speakers."""
     speaker = sample_speakers(1, seed=2)[0]
     whole = film(speaker, 35, np.random.default_rng(4))
     numbers = evenly_spaced(35, 3)
-    part = film(speaker, 35, np.random.default_rng(4), kept=numbers)
+    part = film(speaker, 35, np.random.default_rng(4), frame_numbers=numbers)
     assert (part.x, part.y) == (whole.x, whole.y)
     np.testing.assert_array_equal(part.voice, whole.voice)
     for number, frame in zip(numbers, part.frames, strict=True):
         difference = [np.abs(frame.astype(int) - other).mean() for other in whole.frames]
         assert int(np.argmin(difference)) == number
-        assert max(np.abs(frame.astype(int) - whole.frames[number]).ravel()) <= 12  # another grain of the camera
+        assert max(np.abs(frame.astype(int) - whole.frames[number]).ravel()) <= 12  # the camera noise differs
     write_clip(tmp_path / "clip.mp4", whole.frames, whole.voice, fps=10)
     media = decode_clip(tmp_path / "clip.mp4", num_frames=3)
     for number, frame in zip(numbers, media.frames, strict=True):
         difference = [np.abs(frame.astype(int) - other).mean() for other in whole.frames]
         assert int(np.argmin(difference)) == number
-    crops = [faces.best_face(frames, DETECTOR, (whole.x, whole.y))[0] for frames in (part.frames, media.frames)]
-    other = faces.decode_jpeg(filmed(sample_speakers(3, seed=2)[2], seed=4))
+    crops = [best_face(frames, DETECTOR, (whole.x, whole.y))[0] for frames in (part.frames, media.frames)]
+    other = decode_jpeg(corpus_face(sample_speakers(3, seed=2)[2], seed=4))
     far = np.abs(crops[0].astype(int) - other).mean()
     assert np.abs(crops[0].astype(int) - crops[1]).mean() < 0.15 * far
 
@@ -183,52 +190,55 @@ def test_the_frames_are_those_that_are_read_from_a_clip(tmp_path: Path) -> None:
 # Faces
 
 
-def test_faces_follow_from_the_seed_and_the_speaker() -> None:
+def test_faces_depend_on_the_seed_and_the_video_id() -> None:
     one, two = sample_speakers(2, seed=0)
-    pictures = of(one, 4)
-    assert of(one, 4) == pictures
-    assert of(one, 2) == pictures[:2]
+    pictures = oracle_faces(one, 4)
+    assert oracle_faces(one, 4) == pictures
+    assert oracle_faces(one, 2) == pictures[:2]
     assert len(set(pictures)) == 4
-    assert not set(of(one, 4, seed=1)) & set(pictures)
-    assert not set(of(replace(one, video_id=two.video_id), 4)) & set(pictures)
-    assert {faces.decode_jpeg(picture).shape for picture in pictures} == {(224, 224, 3)}
+    assert not set(oracle_faces(one, 4, seed=1)) & set(pictures)
+    assert not set(oracle_faces(replace(one, video_id=two.video_id), 4)) & set(pictures)
+    assert {decode_jpeg(picture).shape for picture in pictures} == {(224, 224, 3)}
 
 
-def test_nothing_but_the_causes_of_the_speaker_counts() -> None:
+def test_faces_do_not_depend_on_other_traits_of_the_speaker() -> None:
     one, other = sample_speakers(3, seed=0)[::2]
     same = replace(other, video_id=one.video_id, sex=one.sex, age=one.age, body_size=one.body_size)
     assert astuple(same) != astuple(one)
-    assert of(same, 3) == of(one, 3)
+    assert oracle_faces(same, 3) == oracle_faces(one, 3)
 
 
-def test_a_face_that_is_not_found_is_drawn_again() -> None:
+def test_a_draw_without_a_detected_face_is_repeated() -> None:
     speaker = sample_speakers(1, seed=0)[0]
-    seen = 0
+    num_calls = 0
 
-    def blind_at_first(rgb: np.ndarray, zoom: float = 1.0, /) -> list[faces.FaceBox]:
-        nonlocal seen
-        seen += 1
-        return DETECTOR(rgb, zoom) if seen > 2 * FACE["num_frames"] else []
+    def fails_at_first(rgb: np.ndarray, zoom: float = 1.0, /) -> list[FaceBox]:
+        nonlocal num_calls
+        num_calls += 1
+        return DETECTOR(rgb, zoom) if num_calls > 2 * ARGUMENTS["num_frames"] else []
 
-    found = of(speaker, 2, detector=blind_at_first)
-    assert seen == 4 * FACE["num_frames"]
-    plain = of(speaker, 2)
-    assert found[0] != plain[0]
-    assert found[1] == plain[1]
+    found = oracle_faces(speaker, 2, detector=fails_at_first)
+    assert num_calls == 4 * ARGUMENTS["num_frames"]
+    undisturbed = oracle_faces(speaker, 2)
+    assert found[0] != undisturbed[0]
+    assert found[1] == undisturbed[1]
 
 
-def test_a_face_that_is_never_found_is_one_clear_line() -> None:
+def test_an_error_is_raised_if_a_face_is_never_detected() -> None:
     speaker = sample_speakers(1, seed=0)[0]
     with pytest.raises(ValueError, match=r"^synth000000: no face in 10 pictures .*face_too_small.*min_side_pixels$"):
-        of(speaker, 1, min_side=1000.0)
+        oracle_faces(speaker, 1, min_side=1000.0)
     assert MAX_TRIES == 10
 
 
-# What their mean is worth
+# The mean of the faces
 
 
 def same_mean(a: np.ndarray, b: np.ndarray) -> float:
-    """p of Hotelling's test that two samples (draws, dim) have one mean, in the ten directions of most variance."""
+    """Return the p-value of Hotelling's test that two samples (draws, dim) have the same mean.
+
+    Only the ten principal components with most variance are compared.
+    """
     both = np.concatenate([a - a.mean(axis=0), b - b.mean(axis=0)])
     _, sizes, directions = np.linalg.svd(both, full_matrices=False)
     dims, freedom = 10, len(both) - 2
@@ -237,23 +247,24 @@ def same_mean(a: np.ndarray, b: np.ndarray) -> float:
     return float(stats.f.sf(t_squared * (freedom - dims + 1) / (freedom * dims), dims, freedom - dims + 1))
 
 
-def test_the_mean_follows_the_causes_alone(network: Any) -> None:
-    """Two speakers with the causes in common have one mean, as far as 40 draws can tell; with other causes another."""
+def test_the_mean_feature_depends_on_the_causes_only(network: Any) -> None:
+    """With 40 draws, the means of two speakers differ significantly only if their causes differ."""
     speaker = sample_speakers(1, seed=11)[0]
     woman, man = (replace(speaker, sex=sex, age=age) for sex, age in (("female", 25.0), ("male", 70.0)))
     people = (woman, replace(woman, video_id="somebody else"), man)
-    draws = [features(network, of(each, 40, num_frames=1)) for each in people]
+    draws = [features(network, oracle_faces(each, 40, num_frames=1)) for each in people]
     assert same_mean(draws[0], draws[1]) > 0.01
     assert same_mean(draws[0], draws[2]) < 1e-3
 
 
-def test_it_is_nearer_to_the_speaker_than_the_mean_of_all(network: Any) -> None:
+def test_the_oracle_is_nearer_to_the_speaker_than_the_mean_of_all(network: Any) -> None:
     speakers = sample_speakers(16, seed=33)
-    truth = features(network, [filmed(speaker, seed=number) for number, speaker in enumerate(speakers)])
-    oracle = np.stack([features(network, of(speaker, 6, num_frames=1)).mean(axis=0) for speaker in speakers])
+    truth = features(network, [corpus_face(speaker, seed=number) for number, speaker in enumerate(speakers)])
+    oracle = np.stack([features(network, oracle_faces(speaker, 6, num_frames=1)).mean(axis=0) for speaker in speakers])
 
-    def distance(answer: np.ndarray) -> float:
-        return float(np.linalg.norm(truth - answer, axis=1).mean())
+    def distance(estimate: np.ndarray) -> float:
+        return float(np.linalg.norm(truth - estimate, axis=1).mean())
 
     assert distance(oracle) < 0.9 * distance(truth.mean(axis=0))
-    assert distance(oracle) < 0.9 * distance(np.roll(oracle, 2, axis=0))  # of somebody of the same sex
+    other_speaker_of_same_sex = np.roll(oracle, 2, axis=0)
+    assert distance(oracle) < 0.9 * distance(other_speaker_of_same_sex)

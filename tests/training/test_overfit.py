@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 
 from arspm.config import override
@@ -43,6 +44,7 @@ def angle(task: Task, rows: Batch) -> float:
     return float(total / count)
 
 
+@pytest.mark.slow
 def test_the_encoder_overfits_a_small_training_set():
     config = override(preset("demo"), {"feature_dim": 64, "training.encoder.augment": False})
     rows = made_up_clips(config.feature_dim)

@@ -16,7 +16,7 @@ from arspm.config import Config
 from arspm.corpus import schema, tables
 from arspm.distributed.local import map_with_actors
 from arspm.media import audio
-from arspm.media.faces import decode_jpeg, encode_jpeg
+from arspm.media.jpeg import decode_jpeg, encode_jpeg
 from arspm.model.gender_classifier import GenderClassifier
 from arspm.model.speech_portrait import SpeechPortrait
 from arspm.model.vggface import VGGFace

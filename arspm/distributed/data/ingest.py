@@ -22,7 +22,7 @@ from ray.data.datasource import Datasource, ReadTask
 from arspm.config import Tasks
 from arspm.corpus import schema, tables
 from arspm.distributed import ray_private
-from arspm.media.faces import decode_jpeg
+from arspm.media.jpeg import decode_jpeg
 from arspm.training.batch import FACE, ROW, WEIGHT
 from arspm.training.order import Order, lanes, window
 

@@ -7,12 +7,11 @@ causes are known. Ray Data actors draw the people of one speaker at a time.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
@@ -23,36 +22,29 @@ from arspm.corpus import schema, tables
 from arspm.distributed.data.infer import device
 from arspm.distributed.local import map_with_actors
 from arspm.evaluation import metrics
-from arspm.media.clip_rows import MAX_ID_BYTES
-from arspm.media.faces import FaceDetector, decode_jpeg, make_detector
+from arspm.media.detectors import FaceDetector, make_detector
+from arspm.media.jpeg import decode_jpeg
 from arspm.model.vggface import VGGFace
 from arspm.runs import stages
 from arspm.runs.progress import print_progress
-from arspm.synthetic.oracle_faces import alike_faces
+from arspm.synthetic.oracle_faces import faces_with_causes
 from arspm.training import artifacts
 from arspm.training.batch import FACE, to_batch
 
 ORACLE = "oracle.parquet"
 _HALF_DEGREES = "half_degrees"
-_MAX_SPEAKERS, _MAX_BYTES = 1_000_000, 256 << 20
 
-
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind))
-
-
-# The columns of speakers.parquet that are read: a check of the type, and the type's name in errors.
-_TYPES = {
-    schema.SEX: (_is_text, "text"),
-    schema.AGE: (_is_number, "numbers"),
-    schema.BODY_SIZE: (_is_number, "numbers"),
-    schema.HAIR_COLOUR: (_is_text, "text"),
-    schema.GLASSES: (pa.types.is_boolean, "true or false"),
-}
+# The columns of speakers.parquet that are read.
+_SPEAKERS = pa.schema(
+    [
+        (schema.VIDEO_ID, pa.string()),
+        (schema.SEX, pa.string()),
+        (schema.AGE, pa.float64()),
+        (schema.BODY_SIZE, pa.float64()),
+        (schema.HAIR_COLOUR, pa.string()),
+        (schema.GLASSES, pa.bool_()),
+    ]
+)
 
 
 def make_oracle(config: Config, run: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -109,20 +101,15 @@ def true_causes(uri: str, video_ids: Sequence[str]) -> dict[str, np.ndarray]:
     """Return the true causes of these speakers from speakers.parquet, in their order: column -> array (speakers,).
 
     `sex`, `age` in years, `body_size` in standard deviations, `hair_colour` and `glasses`. Raises FileNotFoundError, or
-    ValueError in one line if it is not a Parquet file, lacks a column or a speaker, or has an impossible value.
+    ValueError in one line if it is not a Parquet file, lacks a column or a speaker, or a column has another type.
     """
-    data = storage.read_bytes(uri)
+    table = tables.read_table(uri, _SPEAKERS.names)
     try:
-        table = _read_causes(data)
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(
-            f"{uri}: not a complete Parquet file ({quote_name((str(error).splitlines() or [''])[0])})"
-        ) from None
-    except ValueError as error:
-        raise ValueError(f"{uri}: {error}") from None
+        table = table.cast(_SPEAKERS)
+    except pa.ArrowException as error:
+        line = quote_name((str(error).splitlines() or [""])[0])
+        raise ValueError(f"{uri}: not a file of speakers as `arspm synth` writes it ({line})") from None
     row_of = {video_id: row for row, video_id in enumerate(table[schema.VIDEO_ID].to_pylist())}
-    if len(row_of) < len(table):
-        raise ValueError(f"{uri}: a {schema.VIDEO_ID} occurs in two rows")
     missing = [video_id for video_id in video_ids if video_id not in row_of]
     if missing:
         raise ValueError(
@@ -130,58 +117,7 @@ def true_causes(uri: str, video_ids: Sequence[str]) -> dict[str, np.ndarray]:
             "is it the file of these clips?"
         )
     selected = table.take(pa.array([row_of[video_id] for video_id in video_ids], pa.int64()))
-    causes = {name: selected[name].to_numpy() for name in _TYPES}
-    _check_causes(uri, causes, video_ids)
-    return causes
-
-
-def _read_causes(data: bytes) -> pa.Table:
-    """Return the required columns, checked for their types and for empty cells. Its errors do not name the file."""
-    wanted = {schema.VIDEO_ID: (_is_text, "text"), **_TYPES}
-    with pq.ParquetFile(pa.BufferReader(data)) as file:
-        columns, metadata = file.schema_arrow, file.metadata
-    if missing := [name for name in wanted if name not in columns.names]:
-        raise ValueError(f"no column {', '.join(missing)}; `arspm synth` writes such a file")
-    if duplicates := [name for name in wanted if columns.names.count(name) > 1]:
-        raise ValueError(f"column {duplicates[0]} occurs twice")
-    # Check types before reading values: reading a column of another library's extension type may unpickle it.
-    for name, (fits, type_name) in wanted.items():
-        kind = columns.field(name).type
-        if not fits(kind):
-            raise ValueError(f"column {name} must be {type_name}, not {quote_name(str(kind))}")
-    size = sum(metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups))
-    if metadata.num_rows > _MAX_SPEAKERS or size > _MAX_BYTES:
-        raise ValueError(
-            f"{metadata.num_rows} rows of {size >> 20} MiB; at most {_MAX_SPEAKERS} rows of {_MAX_BYTES >> 20} MiB"
-        )
-    texts = [name for name, (fits, _) in wanted.items() if fits is _is_text]
-    # Read text as dictionaries: otherwise a few bytes could repeat a large cell until memory is full.
-    with pq.ParquetFile(pa.BufferReader(data), read_dictionary=texts) as file:
-        table = file.read(columns=list(wanted))
-    table.validate(full=True)  # a damaged file may hold text that is not UTF-8
-    for name in wanted:
-        if table[name].null_count:
-            raise ValueError(f"column {name} is empty in {table[name].null_count} rows")
-    for name in texts:
-        chunks = table[name].chunks
-        longest = max((pc.max(pc.binary_length(chunk.dictionary)).as_py() or 0 for chunk in chunks), default=0)
-        if longest > MAX_ID_BYTES:
-            raise ValueError(f"column {name} has a text of {longest} bytes; at most {MAX_ID_BYTES} are allowed")
-        table = table.set_column(table.column_names.index(name), name, table[name].cast(pa.string()))
-    return table
-
-
-def _check_causes(uri: str, causes: Mapping[str, np.ndarray], video_ids: Sequence[str]) -> None:
-    age, body_size = (causes[name].astype(np.float64) for name in (schema.AGE, schema.BODY_SIZE))
-    for name, valid, allowed in (
-        (schema.SEX, np.isin(causes[schema.SEX].astype(str), schema.GENDERS), "female or male"),
-        (schema.AGE, (age >= 20) & (age <= 80), "from 20 to 80 years"),
-        (schema.BODY_SIZE, np.abs(body_size) <= 2, "from -2 to 2"),
-    ):
-        if not valid.all():
-            row = int(np.argmin(valid))
-            value = quote_name(str(causes[name][row]))
-            raise ValueError(f"{uri}: {name} of {video_ids[row]} is {value}; it must be {allowed}")
+    return {name: selected[name].to_numpy() for name in _SPEAKERS.names if name != schema.VIDEO_ID}
 
 
 class _OracleActor:
@@ -204,7 +140,7 @@ class _OracleActor:
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         face = self._config.face
-        pictures = alike_faces(
+        pictures = faces_with_causes(
             row[schema.VIDEO_ID],
             row[schema.SEX],
             row[schema.AGE],

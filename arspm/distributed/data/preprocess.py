@@ -23,9 +23,10 @@ from arspm.corpus import schema, tables
 from arspm.corpus.schema import DropReason
 from arspm.distributed.data.shards import RECEIPTS, Shard, assign_splits, plan_shards, read_receipts
 from arspm.distributed.local import map_items
-from arspm.media.clip_rows import ClipRow, DroppedRow, Labels
-from arspm.media.clips import DroppedClip
+from arspm.media.clip_rows import ClipRow, DroppedRow
 from arspm.media.datasets import read_dataset
+from arspm.media.dropped import DroppedClip
+from arspm.media.labels import Labels
 from arspm.media.prepare import Preparer
 from arspm.runs import stages
 from arspm.runs.progress import print_progress

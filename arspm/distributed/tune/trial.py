@@ -27,7 +27,7 @@ from arspm.distributed.train import launch
 from arspm.distributed.train.metrics import Meter
 from arspm.distributed.train.rows import Guides, batches, encoder_task, gather_rows, train
 from arspm.distributed.tune import in_memory
-from arspm.media.faces import decode_jpeg, encode_jpeg
+from arspm.media.jpeg import decode_jpeg, encode_jpeg
 from arspm.model.face_decoder import FaceDecoder
 from arspm.model.speech_portrait import FacePrior
 from arspm.runs import stages, sweeps

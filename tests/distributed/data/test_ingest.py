@@ -11,7 +11,7 @@ import pytest
 from arspm.config import Tasks
 from arspm.corpus import schema, tables
 from arspm.distributed.data.ingest import Entry, Reading, plan, stream
-from arspm.media.faces import decode_jpeg
+from arspm.media.jpeg import decode_jpeg
 from arspm.training.batch import FACE, ROW, WEIGHT
 from arspm.training.order import Order, groups, window
 
@@ -127,6 +127,7 @@ def test_the_plan_resumes_at_any_step(write_corpus: Callable[..., tuple[str, Col
     assert list(stream(both, [], rank=0, world_size=1, tasks=Tasks(), prefetch_batches=1)) == []
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_prefetching_takes_little_cpu_time_of_the_training_process(small: tuple[list[Reading], Columns]) -> None:
     """While batches wait to be consumed, the stream uses almost no CPU time of the training process."""

@@ -18,10 +18,11 @@ from arspm.config import Config, override
 from arspm.config.presets import preset
 from arspm.corpus import schema
 from arspm.distributed.data.oracle import ORACLE, make_oracle, oracle_features, true_causes
-from arspm.media.faces import decode_jpeg, hog_detector
+from arspm.media.detectors import hog_detector
+from arspm.media.jpeg import decode_jpeg
 from arspm.model import speech_portrait
 from arspm.runs import stages
-from arspm.synthetic.oracle_faces import alike_faces
+from arspm.synthetic.oracle_faces import faces_with_causes
 from arspm.synthetic.people import Speaker, sample_speakers
 from arspm.training import artifacts, checkpoint
 from jobs.oracle import oracle
@@ -66,6 +67,7 @@ def run(write_corpus: Callable[..., Any], config: Config, tmp_path: Path) -> str
     return str(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_the_oracle_is_the_mean_over_similar_people_for_any_number_of_actors(
     driver: None, run: str, config: Config, speakers: list[Speaker]
@@ -85,7 +87,7 @@ def test_the_oracle_is_the_mean_over_similar_people_for_any_number_of_actors(
     for speaker in speakers:
         if speaker.video_id not in found:
             continue
-        pictures = alike_faces(
+        pictures = faces_with_causes(
             speaker.video_id,
             speaker.sex,
             speaker.age,
@@ -175,16 +177,10 @@ def changed(speakers: list[Speaker], **columns: Any) -> pa.Table:
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"sex": None, "glasses": None}, r"no column sex, glasses; `arspm synth` writes such a file"),
+        ({"sex": None, "glasses": None}, r"no column sex, glasses"),
         ({"video_id": None}, r"no column video_id"),
-        ({"video_id": ["test0001"] * 5}, r"a video_id occurs in two rows"),
-        ({"age": ["30"] * 5}, r"column age must be numbers, not string"),
-        ({"age": [30.0, None, 30.0, 30.0, 30.0]}, r"column age is empty in 1 rows"),
-        ({"glasses": [0, 1, 0, 1, 0]}, r"column glasses must be true or false, not int64"),
-        ({"sex": ["female", "male", "m", "male", "male"]}, r"sex of test0002 is m; it must be female or male"),
-        ({"age": [30.0, 30.0, 30.0, 30.0, 130.0]}, r"age of test0000 is 130\.0; it must be from 20 to 80 years"),
-        ({"age": [30.0, float("nan"), 30.0, 30.0, 30.0]}, r"age of test0003 is nan"),
-        ({"body_size": [0.0, 0.0, 0.0, -9.0, 0.0]}, r"body_size of test0001 is -9\.0; it must be from -2 to 2"),
+        ({"age": ["thirty"] * 5}, r"not a file of speakers as `arspm synth` writes it \(Failed to parse string"),
+        ({"body_size": [[0.0]] * 5}, r"not a file of speakers as `arspm synth` writes it \(Unsupported cast"),
     ],
 )
 def test_an_invalid_file_is_reported_in_one_line(
@@ -236,6 +232,6 @@ def test_a_pickle_in_the_file_is_not_unpickled(speakers: list[Speaker], tmp_path
     assert isinstance(column, ArrowPythonObjectArray)
     pq.write_table(changed(speakers, hair_colour=column), path)
     assert pq.read_table(path)["hair_colour"].type == kind
-    with pytest.raises(ValueError, match=r"column hair_colour must be text"):
+    with pytest.raises(ValueError, match=r"not a file of speakers as `arspm synth` writes it"):
         true_causes(str(path), ["test0001"])
     assert not sprung.exists()

@@ -151,6 +151,7 @@ def start_program(run: Path, config: Config, env: Mapping[str, str]) -> subproce
         return subprocess.Popen(command, env=env, cwd=REPO, stdout=subprocess.DEVNULL, stderr=stderr)
 
 
+@pytest.mark.slow
 @on_ray
 def test_a_killed_run_resumes_and_ends_with_the_same_bytes(
     head: Any, prepared: Prepared, program_env: dict[str, str], tmp_path: Path
@@ -287,7 +288,7 @@ def test_a_folder_of_speakers_becomes_a_corpus(driver: None, tmp_path: Path, cap
     }
     dropped: dict[str | None, str] = {"Chloé_y": "no_video", "dee_2": "undecodable", "bob_c": "undecodable"}
     manifest = check_counts(run, 11, dropped | {"eve_1": "no_video", None: "no_sound"})
-    assert manifest["notes"] == [f"{root}/labels.csv: 1 speaker ('sid') of whom there is no clip"]
+    assert manifest["notes"] == [f"{root}/labels.csv: 1 speaker ('sid') without a clip"]
     assert manifest["notes"] == [record.message for record in caplog.records if record.name == log.name]
     assert files == {name: storage.describe(f"{run}/{name}") for name in files}
 

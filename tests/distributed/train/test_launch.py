@@ -163,6 +163,7 @@ def test_training_resumes_although_trains_snapshot_is_incomplete(
         assert history(str(tmp_path), "gender")["epochs"] == found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gpus", [0, pytest.param(1, marks=pytest.mark.gpu)])
 def test_the_encoder_needs_only_fc8_of_vggface_and_fc1_of_the_decoder(
     driver: None, write_corpus: Callable[..., tuple[str, Any]], tmp_path: Path, gpus: int

@@ -16,7 +16,7 @@ from arspm.runs import stages
 from arspm.training import artifacts
 from tests.cluster.nodes import Nodes
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]  # several nodes
 FINGERPRINT = "f" * 64
 TIMINGS = ("clips_per_second", "data_wait", "epoch_seconds")
 

@@ -154,6 +154,7 @@ ray.get(train.remote())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_prometheus_scrapes_every_metric_of_the_dashboard(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wait_until: Callable[..., None]

@@ -92,6 +92,7 @@ def test_a_sweep_writes_records_a_page_portraits_and_curves(run: tuple[str, Conf
     assert left == {"sweep.json", "results.json", "index.html", "clips.jpg", "trials", "tensorboard"}
 
 
+@pytest.mark.slow
 def test_every_way_of_running_a_trial_gives_the_same_figures(run: tuple[str, Config]) -> None:
     """In Tune's actor from memory or by Ray Data, and on a Ray Train worker: the same figures, bit by bit."""
     uri, config = run
@@ -106,6 +107,7 @@ def test_every_way_of_running_a_trial_gives_the_same_figures(run: tuple[str, Con
         assert [measured(epoch) for epoch in results["trials"][0]["epochs"]] == expected
 
 
+@pytest.mark.slow
 def test_a_trial_on_several_workers_is_a_driver_of_ray_train(run: tuple[str, Config]) -> None:
     uri, config = run
     workers = {"resources.trial.num_workers": 2, "resources.trial.cpus": 0.4, "training.encoder.epochs": 2}
@@ -118,6 +120,7 @@ def test_a_trial_on_several_workers_is_a_driver_of_ray_train(run: tuple[str, Con
     assert not storage.exists(storage.join(sweeps.folder(uri, "one"), "train"))
 
 
+@pytest.mark.slow
 def test_a_failed_trial_is_recorded_and_the_others_continue(run: tuple[str, Config]) -> None:
     uri, config = run
     samples = [{"loss.lambda1": 1e39}, {"prior.kind": "nobody"}, {"loss.lambda1": 1.0}]
@@ -130,6 +133,7 @@ def test_a_failed_trial_is_recorded_and_the_others_continue(run: tuple[str, Conf
     assert results["state"] == "finished"
 
 
+@pytest.mark.slow
 def test_a_killed_trial_is_retried(run: tuple[str, Config], head: Any) -> None:
     uri, config = run
     config = override(config, {"training.encoder.epochs": 40})
@@ -154,6 +158,7 @@ def test_a_killed_trial_is_retried(run: tuple[str, Config], head: Any) -> None:
     assert [epoch["epoch"] for epoch in trial["epochs"]] == list(range(1, 41))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("before", "state", "epochs"), [(-50.0, "stopped", 1), (50.0, "finished", 4)])
 def test_asha_compares_with_trials_of_earlier_sessions(
     run: tuple[str, Config], before: float, state: str, epochs: int
@@ -175,6 +180,7 @@ def test_asha_compares_with_trials_of_earlier_sessions(
     assert (last["state"], last["reason"], len(last["epochs"])) == (state, "", epochs)
 
 
+@pytest.mark.slow
 def test_eight_streamed_trials_on_two_cpus_finish(run: tuple[str, Config]) -> None:
     uri, config = run
     config = override(config, {"resources.trial.share_gib": 0, "training.encoder.epochs": 1})

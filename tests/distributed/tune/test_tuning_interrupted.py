@@ -55,6 +55,7 @@ def check_complete(
     return after
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_resumes_and_has_every_trial_once(
     decoded_run: tuple[str, Config], program_env: dict[str, str], wait_until: Callable[..., None]
 ) -> None:
@@ -113,6 +114,7 @@ def test_ctrl_c_stops_a_sweep_and_the_same_command_resumes_it(
     assert f"trial {winner['number']}, " in done.stdout
 
 
+@pytest.mark.slow
 def test_a_sweep_over_a_bucket(
     decoded_run: tuple[str, Config], jobs_client: Any, bucket: Bucket, s3: str, tmp_path: Path
 ) -> None:

@@ -1,0 +1,113 @@
+"""Media files as FFmpeg containers, within limits. A file that cannot be used is DroppedClip, never a crash.
+
+Only a storage failure (network down, no permission) is raised as OSError: it is not the clip's fault, and a retry may
+help.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, BinaryIO, TypeAlias
+
+import av
+from av.container import InputContainer
+
+from arspm import storage
+from arspm.corpus.schema import DropReason
+from arspm.media.dropped import DroppedClip
+
+# Formats that FFmpeg may open. Playlists (concat, hls, dash, ...) are excluded: such a "video" names other files and
+# URLs, which FFmpeg would read.
+CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,asf,flv,wav,w64,flac,mp3,aac,ogg"
+PICTURE_CONTAINERS = "jpeg_pipe,png_pipe"
+MAX_PIXELS = 4096 * 4096
+# Limits on sound, wide enough for all real recordings. Beyond them libswresample runs out of memory or crashes.
+RATES_HZ = (4_000, 768_000)
+MAX_CHANNELS = 64
+# The exceptions that the libraries raise for a broken file.
+BROKEN = (av.error.FFmpegError, ValueError, RuntimeError)
+
+Source: TypeAlias = "str | os.PathLike[str] | bytes | BinaryIO"  # a path or URI, a file's bytes, or an open file
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits on one clip, and the sample rate that its sound is converted to."""
+
+    max_seconds: float
+    max_pixels: int
+    sample_rate: int
+
+    def too_long(self) -> DroppedClip:
+        """Return the error for a clip of more than `max_seconds`."""
+        return DroppedClip(DropReason.undecodable, f"longer than the limit of {self.max_seconds:g} s")
+
+
+@contextmanager
+def open_source(source: Source) -> Iterator[BinaryIO]:
+    """Yield an open binary file. A source that is an open file is rewound, and is not closed.
+
+    Raises DroppedClip for a file that does not exist or is not a regular file, OSError for a storage failure.
+    """
+    if isinstance(source, bytes):
+        yield io.BytesIO(source)
+    elif not isinstance(source, (str, os.PathLike)):
+        source.seek(0)
+        yield source
+    else:
+        with ExitStack() as stack:
+            try:
+                # Copy a remote file first: FFmpeg treats a failed read in the middle of a file as a broken clip.
+                path = stack.enter_context(storage.local_copy(str(source))) if "://" in str(source) else source
+                mode = os.stat(path).st_mode
+                if not stat.S_ISREG(mode):  # reading a pipe or a device might never end
+                    kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
+                    raise DroppedClip(DropReason.undecodable, f"{kind}, not a file")
+                file = stack.enter_context(open(path, "rb"))
+            except FileNotFoundError:
+                raise DroppedClip(DropReason.missing_file, "no such file") from None
+            except IsADirectoryError:
+                raise DroppedClip(DropReason.undecodable, "a folder, not a file") from None
+            except ValueError as error:
+                raise DroppedClip(DropReason.missing_file, f"not a valid file name: {error}") from None
+            except OSError as error:
+                if error.errno not in (errno.ELOOP, errno.ENAMETOOLONG):
+                    raise
+                raise DroppedClip(DropReason.missing_file, f"no such file: {error.strerror}") from None
+            yield file
+
+
+@contextmanager
+def open_container(file: BinaryIO, formats: str) -> Iterator[InputContainer]:
+    """Yield FFmpeg's container of an open file. A decoding error inside the block becomes DroppedClip(undecodable)."""
+    try:
+        with av.open(file, "r", options={"format_whitelist": formats}, metadata_errors="ignore") as container:
+            yield container
+    except BROKEN as error:
+        message = error.strerror if isinstance(error, av.error.FFmpegError) else str(error).split("\n")[0]
+        raise DroppedClip(DropReason.undecodable, f"cannot be decoded: {message or type(error).__name__}") from None
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a storage failure
+            raise
+        raise DroppedClip(
+            DropReason.undecodable, "cannot be decoded: it points to a position before the start of the file"
+        ) from None
+
+
+def check_pixels(width: int, height: int, max_pixels: int) -> None:
+    """Raise DroppedClip(undecodable) for an image of more than `max_pixels`."""
+    if width * height > max_pixels:
+        raise DroppedClip(DropReason.undecodable, f"{width}x{height} pixels, more than the limit of {max_pixels}")
+
+
+def check_sound_format(sound: Any) -> None:
+    """Raise DroppedClip(undecodable) for an unusual sample rate or channel count of a codec context or a frame."""
+    rate, channels = sound.sample_rate, sound.layout.nb_channels
+    if not (RATES_HZ[0] <= rate <= RATES_HZ[1] and 1 <= channels <= MAX_CHANNELS):
+        raise DroppedClip(DropReason.undecodable, f"sound of {rate} Hz in {channels} channels")

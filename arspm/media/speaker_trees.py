@@ -1,0 +1,163 @@
+"""Clips in folder trees in which speakers have folders: one listing per tree, sound files paired with pictures."""
+
+from __future__ import annotations
+
+import hashlib
+import posixpath
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+from arspm import storage
+from arspm.corpus.schema import DropReason
+from arspm.media.clip_files import PICTURE_EXTENSIONS, SOUND_EXTENSIONS, VIDEO_EXTENSIONS
+from arspm.media.clip_rows import ClipRow, DroppedRow, check_id
+from arspm.media.csv_tables import quoted
+from arspm.media.dropped import DroppedClip
+
+LABELS_CSV = "labels.csv"  # may be in the root of a tree
+CLIP_EXTENSIONS = (*VIDEO_EXTENSIONS, *SOUND_EXTENSIONS)  # of files with the same stem, the earliest here is the clip
+
+Row = ClipRow | DroppedRow
+Key = tuple[str, ...]  # (speaker, stem) or (speaker, video, stem)
+KeyOf = Callable[[str], Key]  # from a path inside a tree; raises DroppedClip(bad_row) for an unexpected path
+
+
+class Tree(NamedTuple):
+    """The sorted relative paths of a tree's files, and the function that interprets them."""
+
+    root: str
+    paths: list[str]
+    key_of: KeyOf
+
+
+class _File(NamedTuple):
+    key: Key
+    path: str
+
+    @property
+    def clip_id(self) -> str:
+        return "_".join(self.key)
+
+
+def folder_rows(clips: str) -> tuple[list[Row], list[str]]:
+    """Return a row for each video and each sound file at `<speaker>/<clip>.<ext>`, and notes.
+
+    A row's video id is the speaker, its clip id is `<speaker>_<clip>`. A sound file uses the picture with the same
+    stem. If there is none, it uses one of the speaker's pictures that belong to no clip. Raises FileNotFoundError for a
+    folder without files.
+    """
+    tree = list_tree(clips, "speakers' folders", _folder_key)
+    return pair(tree, tree)
+
+
+def list_tree(root: str, content: str, key_of: KeyOf) -> Tree:
+    """Return a tree from one listing. Raises FileNotFoundError, which names `content`, if it has no files."""
+    paths = sorted(storage.files_below(root))
+    if not paths:
+        raise FileNotFoundError(f"no {content} below {root}: no such folder, or it is empty")
+    return Tree(root, paths, key_of)
+
+
+def pair(sounds: Tree, pictures: Tree) -> tuple[list[Row], list[str]]:
+    """Return a row for each sound and video file of one tree, sounds with a picture of the other tree, and notes.
+
+    The last rows are dropped ones, for speakers or videos with pictures but without a sound.
+    """
+    rows: list[Row] = []
+    clips = sorted(
+        _files(sounds, CLIP_EXTENSIONS, rows),
+        key=lambda file: (file.key, CLIP_EXTENSIONS.index(extension(file.path)), file.path),
+    )
+    clip_keys = {file.key for file in clips}
+    same_stem: dict[Key, str] = {}
+    shared: dict[Key, list[str]] = defaultdict(list)  # pictures of no clip, by (speaker,) or (speaker, video)
+    num_pictures: Counter[Key] = Counter()
+    for file in _files(pictures, PICTURE_EXTENSIONS, rows):
+        num_pictures[file.key[:-1]] += 1
+        if file.key in clip_keys:
+            same_stem.setdefault(file.key, file.path)
+        else:
+            shared[file.key[:-1]].append(file.path)
+    seen: dict[str, str] = {}
+    for file in clips:
+        speaker, clip_id, line = file.key[0], file.clip_id, len(rows) + 1
+        image = None
+        try:
+            if clip_id in seen:
+                raise DroppedClip(DropReason.duplicate_key, f"{quoted(seen[clip_id])} already has the id {clip_id}")
+            seen[clip_id] = file.path
+            if extension(file.path) in SOUND_EXTENSIONS:
+                choice = [same_stem[file.key]] if file.key in same_stem else shared.get(file.key[:-1], [])
+                if not choice:
+                    raise DroppedClip(DropReason.no_video, f"a sound file, but no picture of {'/'.join(file.key[:-1])}")
+                image = storage.join(pictures.root, choice[_hash(clip_id) % len(choice)])
+        except DroppedClip as drop:
+            rows.append(DroppedRow(line, clip_id, speaker, drop.reason, f"{quoted(file.path)}: {drop.detail}"))
+            continue
+        uri = storage.join(sounds.root, file.path)
+        rows.append(ClipRow(line, clip_id, speaker, 0.0, 0.0, None, None, uri, image))
+    for group in sorted(num_pictures.keys() - {key[:-1] for key in clip_keys}):
+        detail = f"{quoted('/'.join(group))}: pictures ({num_pictures[group]}), but no sound file"
+        rows.append(DroppedRow(len(rows) + 1, "", group[0], DropReason.no_sound, detail))
+    return rows, _notes(sounds, pictures)
+
+
+def _files(tree: Tree, extensions: tuple[str, ...], rows: list[Row]) -> Iterator[_File]:
+    """Yield the tree's files with these extensions. Appends a dropped row for each file at an unexpected path."""
+    for path in tree.paths:
+        if extension(path) not in extensions:
+            continue
+        try:
+            # fsspec reads '::' as the start of a nested URI; S3 clients disagree about '//'.
+            if "::" in path or "//" in path:
+                raise DroppedClip(DropReason.bad_row, "a path must not contain '::' or '//'")
+            file = _File(tree.key_of(path), path)
+            check_id(file.key[0], "a speaker")
+            check_id(file.clip_id, "a clip id")
+        except DroppedClip as drop:
+            rows.append(DroppedRow(len(rows) + 1, "", "", drop.reason, f"{quoted(path)}: {drop.detail}"))
+            continue
+        yield file
+
+
+def _notes(sounds: Tree, pictures: Tree) -> list[str]:
+    """Return a note for each tree with files of types that are not used."""
+    both = (*CLIP_EXTENSIONS, *PICTURE_EXTENSIONS)
+    trees = [(sounds, both)] if sounds is pictures else [(sounds, CLIP_EXTENSIONS), (pictures, PICTURE_EXTENSIONS)]
+    notes = []
+    for tree, extensions in trees:
+        ignored = [path for path in tree.paths if extension(path) not in extensions and path != LABELS_CSV]
+        if ignored:
+            notes.append(f"{tree.root}: {count_names(ignored, 'file')} of another type, ignored")
+    return notes
+
+
+def _folder_key(path: str) -> Key:
+    parts = path.split("/")
+    if len(parts) != 2:
+        raise DroppedClip(DropReason.bad_row, "expected <speaker>/<file>")
+    return parts[0], stem(path)
+
+
+def extension(path: str) -> str:
+    """Return the extension in lower case; "" for hidden files, such as the `._x.wav` that macOS writes beside x.wav."""
+    name = posixpath.basename(path)
+    return "" if name.startswith(".") else posixpath.splitext(name)[1][1:].lower()
+
+
+def stem(path: str) -> str:
+    return posixpath.splitext(posixpath.basename(path))[0]
+
+
+def _hash(clip_id: str) -> int:
+    """Return the number that chooses a clip's picture: the same on every machine, and different for each clip."""
+    return int.from_bytes(hashlib.sha256(f"picture:{clip_id}".encode()).digest()[:8], "big")
+
+
+def count_names(names: Iterable[str], noun: str) -> str:
+    """Return the number of names and the first three, like `5 speakers ('a', 'b', 'c', ...)`."""
+    every = list(names)
+    more = ", ..." if len(every) > 3 else ""
+    plural = "" if len(every) == 1 else "s"
+    return f"{len(every)} {noun}{plural} ({', '.join(quoted(name) for name in every[:3])}{more})"

@@ -1,0 +1,60 @@
+"""Small media files that FFmpeg writes: a speech-like buzz and frames in which order and orientation can be seen."""
+
+from __future__ import annotations
+
+import av
+import numpy as np
+import pytest
+
+from arspm.media.clips import decode_clip
+from arspm.media.dropped import DroppedClip
+
+RATE = 44_100
+
+
+def buzz(seconds: float, rate: int = RATE) -> np.ndarray:
+    """Return a voiced sound with syllables, (samples,)."""
+    time = np.arange(round(seconds * rate)) / rate
+    return (0.4 * ((time * 130) % 1 - 0.5) * (0.6 + 0.4 * np.sin(2 * np.pi * 4 * time))).astype(np.float32)
+
+
+def pictures(num_frames: int, width: int = 128, height: int = 96) -> list[np.ndarray]:
+    """Return grey frames that get brighter, with a red upper left corner, so that order and orientation can be seen."""
+    frames = [np.full((height, width, 3), 40 + 200 * i // num_frames, np.uint8) for i in range(num_frames)]
+    for frame in frames:
+        frame[: height // 3, : width // 3] = (255, 0, 0)
+    return frames
+
+
+def write_clip(path, frames=(), sound=None, *, rate=RATE, fps=25, video_codec="mpeg4", sound_codec="aac", **options):
+    """Write frames (uint8 RGB) and sound ((samples,) or (channels, samples)) in the format of the file's extension."""
+    with av.open(str(path), "w") as container:
+        if len(frames):
+            video = container.add_stream(video_codec, rate=fps)
+            video.height, video.width = frames[0].shape[:2]
+            video.pix_fmt = "yuv420p"
+            for name, value in options.items():
+                setattr(video, name, value)
+        if sound is not None:
+            samples = np.atleast_2d(sound)
+            layout = {1: "mono", 2: "stereo", 6: "5.1"}[len(samples)]
+            audio = container.add_stream(sound_codec, rate=rate, layout=layout)
+        if len(frames):
+            for picture in frames:
+                container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            container.mux(video.encode(None))
+        if sound is not None:
+            for start in range(0, samples.shape[1], 1024):
+                block = np.ascontiguousarray(samples[:, start : start + 1024], dtype=np.float32)
+                frame = av.AudioFrame.from_ndarray(block, format="fltp", layout=layout)
+                frame.sample_rate, frame.pts = rate, start
+                container.mux(audio.encode(frame))
+            container.mux(audio.encode(None))
+    return path
+
+
+def drop_of(source, **options) -> DroppedClip:
+    """Return the exception with which `decode_clip` drops a file."""
+    with pytest.raises(DroppedClip) as caught:
+        decode_clip(source, **options)
+    return caught.value

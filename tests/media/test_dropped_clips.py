@@ -1,0 +1,91 @@
+"""Every reason for which a clip is dropped, with a real file that has it."""
+
+import pickle
+
+import cv2
+import numpy as np
+import pytest
+import soundfile
+
+from arspm.corpus.schema import DropReason
+from arspm.media.clips import decode_clip, load_speech
+from arspm.media.dropped import DroppedClip
+from tests.media.media_files import RATE, buzz, drop_of, pictures, write_clip
+
+
+def test_missing_file(tmp_path):
+    assert drop_of(tmp_path / "none.mp4").reason is DropReason.missing_file
+    assert drop_of("memory://clips-test/none.mp4").reason is DropReason.missing_file
+
+
+def test_undecodable(clip, tmp_path):
+    data = clip.read_bytes()
+    damaged = bytearray(data)
+    middle = slice(len(data) // 10, len(data) // 2)
+    damaged[middle] = np.random.default_rng(1).bytes(len(damaged[middle]))
+    for broken in (b"", np.random.default_rng(0).bytes(5000), data[: len(data) // 2], data[:100], bytes(damaged)):
+        assert drop_of(broken).reason is DropReason.undecodable
+    assert drop_of(tmp_path).reason is DropReason.undecodable
+
+
+def test_a_playlist_that_names_other_files_is_not_followed(clip, monkeypatch):
+    monkeypatch.chdir(clip.parent)
+    playlist = f"ffconcat version 1.0\nfile '{clip.name}'\n".encode()
+    assert drop_of(playlist).reason is DropReason.undecodable
+    playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:3\n#EXTINF:3,\nfile://{clip}\n#EXT-X-ENDLIST\n".encode()
+    assert drop_of(playlist).reason is DropReason.undecodable
+
+
+def test_limits(clip):
+    drop = drop_of(clip, max_pixels=128 * 96 - 1)
+    assert (drop.reason, drop.detail) == (DropReason.undecodable, "128x96 pixels, more than the limit of 12287")
+    drop = drop_of(clip, max_seconds=2.5)
+    assert (drop.reason, drop.detail) == (DropReason.undecodable, "longer than the limit of 2.5 s")
+
+
+def test_max_seconds_applies_without_a_length_in_the_header(tmp_path):
+    path = write_clip(tmp_path / "c.mpg", pictures(75), buzz(3.0), video_codec="mpeg1video", sound_codec="mp2")
+    data = path.read_bytes()
+    decode_clip(data)
+    drop = drop_of(data + data[:-4], max_seconds=4)  # two streams, one after the other
+    assert (drop.reason, drop.detail) == (DropReason.undecodable, "longer than the limit of 4 s")
+
+
+def test_no_video(tmp_path):
+    soundfile.write(tmp_path / "s.wav", buzz(1.0), RATE)
+    assert drop_of(tmp_path / "s.wav").reason is DropReason.no_video
+
+
+def test_no_sound(tmp_path):
+    path = write_clip(tmp_path / "c.mp4", pictures(10))
+    assert drop_of(path).reason is DropReason.no_sound
+
+
+@pytest.mark.parametrize("seconds", [0, 0.01, 0.3])
+def test_too_short(tmp_path, seconds):
+    soundfile.write(tmp_path / "s.wav", buzz(seconds), RATE)
+    picture = cv2.imencode(".jpg", pictures(1)[0])[1].tobytes()
+    assert drop_of(tmp_path / "s.wav", image=picture).reason is DropReason.too_short
+
+
+def test_silent(tmp_path):
+    rng = np.random.default_rng(0)
+    late = np.concatenate((np.zeros(7 * RATE), buzz(1.0)))  # the model hears six seconds
+    noise = 0.1 * rng.standard_normal(3 * RATE)
+    for sound in (np.zeros(RATE), 0.0005 * buzz(1.0), late, noise):
+        path = write_clip(tmp_path / "c.mkv", pictures(10), sound, sound_codec="flac")
+        assert drop_of(path).reason is DropReason.silent
+    assert "noise without speech" in drop_of(path).detail
+
+
+def test_sound_that_is_not_finite(tmp_path):
+    sound = buzz(1.0)
+    sound[5000] = np.nan
+    soundfile.write(tmp_path / "s.wav", sound, 16_000, subtype="FLOAT")
+    with pytest.raises(ValueError, match="not finite"):
+        load_speech(tmp_path / "s.wav")
+
+
+def test_dropped_clip_survives_pickling():
+    drop = pickle.loads(pickle.dumps(DroppedClip(DropReason.silent, "level -70 dBFS")))
+    assert (drop.reason, drop.detail, str(drop)) == (DropReason.silent, "level -70 dBFS", "silent: level -70 dBFS")
