@@ -49,14 +49,20 @@ settings.register_profile(
 settings.load_profile("arspm")
 
 
+def needs_ray(item: pytest.Item) -> bool:
+    """Return whether a test starts or uses a Ray cluster."""
+    return "ray" in item.keywords or not {"head", "nodes"}.isdisjoint(getattr(item, "fixturenames", ()))
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Under `pytest -n 2 --dist loadgroup`: all tests with Ray in one process, the others file by file."""
+    item.add_marker(pytest.mark.xdist_group("ray" if needs_ray(item) else str(item.path)))
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Under `pytest -n 2 --dist loadgroup`: all tests with Ray in one process, first; the others file by file."""
-    clusters = {"head", "nodes"}
-    on_ray = {item for item in items if "ray" in item.keywords or clusters & {*getattr(item, "fixturenames", ())}}
-    items.sort(key=lambda item: item not in on_ray)
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("ray" if item in on_ray else str(item.path)))
+    """Begin with the tests with Ray, which take longest."""
+    items.sort(key=lambda item: not needs_ray(item))
 
 
 @pytest.fixture(scope="session")
