@@ -25,7 +25,7 @@ demo: .venv/installed
 
 # Two processes: all tests with Ray in one of them, since two cores cannot run two Ray clusters at the same time.
 PYTEST := $(BIN)/python -m pytest --jaxtyping-packages=arspm.model,arspm.training,arspm.evaluation,beartype.beartype
-PARALLEL := -n 2 --dist loadgroup --no-loadscope-reorder
+PARALLEL := -n 2 --dist loadscope --no-loadscope-reorder
 
 test: .venv/installed
 	@tests/install-system

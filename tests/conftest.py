@@ -3,6 +3,7 @@ small corpora."""
 
 import atexit
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.scheduler import LoadScopeScheduling
 
 from arspm.corpus import schema
 from cluster.access import ensure_token
@@ -49,20 +51,32 @@ settings.register_profile(
 settings.load_profile("arspm")
 
 
-def needs_ray(item: pytest.Item) -> bool:
-    """Return whether a test starts or uses a Ray cluster."""
-    return "ray" in item.keywords or not {"head", "nodes"}.isdisjoint(getattr(item, "fixturenames", ()))
+@functools.cache
+def needs_ray(path: Path) -> bool:
+    """Return whether a file has a test that is marked `ray`."""
+    return "pytest.mark.ray" in path.read_text()
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Under `pytest -n 2 --dist loadgroup`: all tests with Ray in one process, the others file by file."""
-    item.add_marker(pytest.mark.xdist_group("ray" if needs_ray(item) else str(item.path)))
+class RayInOneProcess(LoadScopeScheduling):
+    """Under `pytest -n 2`: all files with Ray in one process, the others file by file in the process that is free.
+
+    xdist's own groups (`--dist loadgroup`) are without effect in pytest 9.2, which no longer lets it rename tests.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "ray" if needs_ray(self.config.rootpath / file) else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    return RayInOneProcess(config, log)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the tests with Ray, which take longest."""
-    items.sort(key=lambda item: not needs_ray(item))
+    """Begin with the files with Ray, which take longest, and in them with the tests that need it."""
+    items.sort(key=lambda item: ("ray" not in item.keywords, not needs_ray(item.path)))
 
 
 @pytest.fixture(scope="session")

@@ -23,6 +23,7 @@ def decode_jpeg(data: bytes, size: int = FACE_SIZE) -> np.ndarray:
     """Return a square JPEG as contiguous uint8 RGB (size, size, 3).
 
     For half the stored size or less, the JPEG decoder itself halves the image, which is faster and averages pixels.
+    EXIF orientation is ignored; `encode_jpeg` writes none.
     Raises ValueError for a JPEG that is broken, not square or larger than MAX_STORED_SIDE.
     """
     if not (data.startswith(b"\xff\xd8") and data.endswith(b"\xff\xd9")):  # libjpeg fills a missing end with grey
