@@ -107,6 +107,7 @@ def test_preprocess_and_a_training_stage_run_as_jobs_from_and_to_the_bucket(
     assert left == {stages.SUCCESS, "model.safetensors", "history.json", training}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "named"),
     [

@@ -20,6 +20,8 @@ from cluster.head import Head, current
 from tests.fuzz.entry_points import Mutated, num_inputs, try_inputs
 from tests.fuzz.mutations import BYTES, JSON, Mutation, odd_tree
 
+pytestmark = pytest.mark.slow  # thousands of inputs, each in a child process
+
 GOOD = CLUSTER.read_bytes()
 
 

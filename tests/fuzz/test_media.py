@@ -29,6 +29,8 @@ from arspm.synthetic.people import sample_speakers
 from tests.fuzz.entry_points import Mutated, num_inputs, try_inputs
 from tests.fuzz.mutations import BYTES
 
+pytestmark = pytest.mark.slow  # thousands of inputs, each in a child process
+
 RATE = 16_000
 CONFIG = override(preset("smoke"), {"data.storage": "waveform"})
 

@@ -24,6 +24,8 @@ from tests.fuzz.entry_points import Mutated, num_inputs, try_inputs
 from tests.fuzz.mutations import BYTES, JSON, ODD_TEXTS, json_field
 from tune_spaces import space as spaces
 
+pytestmark = pytest.mark.slow  # thousands of inputs, each in a child process
+
 DEEP = b"[" * 100_000 + b"]" * 100_000
 
 

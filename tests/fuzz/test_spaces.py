@@ -26,6 +26,8 @@ from tests.fuzz.entry_points import Mutated, num_inputs, try_inputs
 from tests.fuzz.mutations import BYTES, ODD_TEXTS, Mutation
 from tune_spaces import space as spaces
 
+pytestmark = pytest.mark.slow  # thousands of inputs, each in a child process
+
 OWN = b"""
 from tune_spaces.loss_weights import SPACE as WEIGHTS
 from tune_spaces.space import Choice, LogUniform, Space, Uniform

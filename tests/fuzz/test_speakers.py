@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from arspm.corpus import schema
 from arspm.distributed.data.oracle import true_causes
 from arspm.synthetic.people import sample_speakers
 from tests.fuzz.entry_points import Mutated, num_inputs, try_inputs
 from tests.fuzz.mutations import BYTES, ODD_VALUES, Mutation
+
+pytestmark = pytest.mark.slow  # thousands of inputs, each in a child process
 
 WANTED = ("test0002", "test0000", "test0002")
 PEOPLE = [asdict(replace(each, video_id=f"test{at:04d}")) for at, each in enumerate(sample_speakers(4, seed=3))]

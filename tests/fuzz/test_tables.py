@@ -21,6 +21,8 @@ from arspm.media.voxceleb import read_voxceleb_metadata, voxceleb_rows
 from tests.fuzz.entry_points import LONGEST_LINE, Mutated, num_inputs, try_inputs
 from tests.fuzz.mutations import ODD_TEXTS, TABLE
 
+pytestmark = pytest.mark.slow  # thousands of inputs, each in a child process
+
 CLIPS = (
     b"video_id,start,end,x,y\nabc,1.0,2.5,0.5,0.25\nabc,2.5,4,,\nd-_f,0,9.5,0.1,0.9,more/one.wav\nlast,1e1,2e1,1,0\n"
 )

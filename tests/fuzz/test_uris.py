@@ -20,6 +20,8 @@ from jobs import cli
 from tests.fuzz.entry_points import Mutated, num_inputs, try_inputs
 from tests.fuzz.mutations import BYTES, ODD_TEXTS
 
+pytestmark = pytest.mark.slow  # thousands of inputs, each in a child process
+
 SECRET = "pass-word"
 FIELDS = [name for name in configuration.field_names() if name.startswith("data.") and name.count(".") == 1][1:6]
 FIELDS += ["face.detector", "vggface.weights", "oracle.speakers", "evaluate.judge", "evaluate.landmarks"]

@@ -32,6 +32,8 @@ from tests.fuzz.entry_points import Mutated, num_inputs, try_inputs
 from tests.fuzz.mutations import BYTES, JSON, SAFETENSORS
 from tests.model.published_files import WRITERS
 
+pytestmark = pytest.mark.slow  # thousands of inputs, each in a child process
+
 NETWORK = {"width": 1 / 64, "image_size": 32, "feature_dim": 4, "num_identities": 3}
 CRASHING = 39  # index of a mutated judge on which OpenCV 5.0 crashes
 CHECKPOINT_FILES = ("progress.json", "model.safetensors", "optimizer.safetensors", "best.safetensors")

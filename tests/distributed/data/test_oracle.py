@@ -115,6 +115,7 @@ def test_the_oracle_is_the_mean_over_similar_people_for_any_number_of_actors(
     assert figures == {"made": True, "num_speakers": 4, "num_draws": NUM_DRAWS}
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_single_draw_has_no_half_degrees(driver: None, run: str, config: Config) -> None:
     _, figures = make_oracle(override(config, {"oracle.num_draws": 1}), run)

@@ -263,6 +263,7 @@ def check_counts(run: Path, rows: int, dropped: dict[str | None, str]) -> dict[s
     return manifest
 
 
+@pytest.mark.slow
 @on_ray
 def test_a_folder_of_speakers_becomes_a_corpus(driver: None, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     root, run = tmp_path / "people", tmp_path / "run"
@@ -293,6 +294,7 @@ def test_a_folder_of_speakers_becomes_a_corpus(driver: None, tmp_path: Path, cap
     assert files == {name: storage.describe(f"{run}/{name}") for name in files}
 
 
+@pytest.mark.slow
 @on_ray
 def test_voxceleb_becomes_a_corpus_split_by_speaker(driver: None, tmp_path: Path) -> None:
     sounds = {"id10001": 0, "id10002": 1, "id10003": 2, "id10004": 3}  # the hashes of these ids decide the splits
