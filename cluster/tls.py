@@ -5,8 +5,8 @@
 
 Ray's processes connect to each other by address, and use one certificate as server and as client. A certificate must
 therefore name its node's addresses. They are unknown before the node exists, so each node creates its own certificate,
-with the authority's key. That key is stored where the token is and gives the same access: whoever has either can run
-code on this cluster, and on no other.
+with the authority's key. Keep that key where the token is kept. Anyone who has the key or the token can run code on
+this cluster; neither gives access to another cluster.
 """
 
 from __future__ import annotations
