@@ -61,18 +61,18 @@ def run_stage(stage: str, work: Work, run: str, config: Config, fingerprint: str
     Raises FileNotFoundError if an upstream stage is not done. Raises ValueError, before anything is removed, for
     another fingerprint than `expected_fingerprint`; and if an upstream stage was run again while this one ran.
     """
-    if fingerprint is None or not stages.done(run, stage, fingerprint):
-        expected = expected_fingerprint(stage, run, config)
-        if fingerprint not in (None, expected):
-            raise ValueError(
-                f"fingerprint {str(fingerprint)[:12]} does not belong to this configuration and the stages that are "
-                f"done in {run} (expected {expected[:12]}): the configuration, the clips or an upstream stage has "
-                "changed; run `arspm submit` again, or leave --fingerprint out"
-            )
-        fingerprint = expected
+    claimed = fingerprint
+    if fingerprint is None:
+        fingerprint = expected_fingerprint(stage, run, config)
     if stages.done(run, stage, fingerprint):
         print(f"{stage} is done already")
         return
+    if claimed is not None and claimed != (expected := expected_fingerprint(stage, run, config)):
+        raise ValueError(
+            f"fingerprint {claimed[:12]} does not belong to this configuration and the stages that are "
+            f"done in {run} (expected {expected[:12]}): the configuration, the clips or an upstream stage has "
+            "changed; run `arspm submit` again, or leave --fingerprint out"
+        )
     upstream = stages.upstream(run, stage)
     stages.begin(run, stage, fingerprint)
     started = time.monotonic()
