@@ -12,7 +12,8 @@ from arspm.evaluation.craniofacial import MEASURES, correlations, landmarks, mea
 from arspm.media.detectors import hog_detector
 from arspm.media.faces import crop_face
 from arspm.media.jpeg import encode_jpeg
-from arspm.synthetic.films import draw_face, sample_speakers
+from arspm.synthetic.face import draw_face
+from arspm.synthetic.people import sample_speakers
 
 # right eye, left eye, nose tip, right and left corner of the mouth
 FACE = np.array([(80, 100), (140, 100), (110, 130), (92, 160), (128, 160)], float)

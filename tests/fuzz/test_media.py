@@ -24,8 +24,8 @@ from arspm.media.dropped import DroppedClip
 from arspm.media.jpeg import decode_jpeg, encode_jpeg
 from arspm.media.prepare import Preparer, prepare
 from arspm.synthetic.face import draw_face
-from arspm.synthetic.films import speak
 from arspm.synthetic.people import sample_speakers
+from arspm.synthetic.voice import speak
 from tests.fuzz.entry_points import Mutated, num_inputs, try_inputs
 from tests.fuzz.mutations import BYTES
 
