@@ -23,6 +23,8 @@ import pytest
 from tests.fuzz import entry_points
 from tests.fuzz.entry_points import try_inputs
 
+pytestmark = pytest.mark.slow  # like the tests that use the harness
+
 
 def fork() -> None:
     if os.fork() == 0:

@@ -20,7 +20,7 @@ from arspm.media.clips import load_speech
 from arspm.runs import stages
 from cluster import client
 from jobs.submission import job_prefix
-from tests.jobs.conftest import Chain, arspm, submit
+from tests.jobs.conftest import Chain, arspm, arspm_in_process, submit
 
 ALL = list(stages.STAGES)
 
@@ -30,18 +30,19 @@ def lines_that(output: str, words: str) -> list[str]:
     return [line.partition(":")[0] for line in output.splitlines() if words in line]
 
 
-def test_help_lists_every_command_with_examples_and_states_the_limits():
+def test_help_lists_every_command_with_examples_and_states_the_limits(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("COLUMNS", "120")
     text = arspm("--help").stdout
     for command in (
         *("up", "down", "synth", "submit", "status", "logs", "cancel"),
         *("report", "ablation", "sweep", "dashboard", "pictures", "generate"),
     ):
         assert f" {command} " in text
-        done = arspm(command, "--help")
-        assert done.returncode == 0
-        assert re.search(rf"^ Examples?:\s*\n\s*\n arspm {command}\b", done.stdout, re.MULTILINE), (
-            "on a line of its own"
-        )
+        assert arspm_in_process(command, "--help") == 0
+        examples = rf"^ Examples?:\s*\n\s*\n arspm {command}\b"
+        assert re.search(examples, capsys.readouterr().out, re.MULTILINE), "on a line of its own"
     assert "identifies no one" in text
 
 

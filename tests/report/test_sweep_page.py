@@ -22,8 +22,8 @@ SECTIONS = ["progress", "best", "trials", "comparison", "learning", "together", 
     [
         ("loss_weights", 1280, "light"),
         ("loss_weights", 390, "dark"),
-        ("variants", 1280, "dark"),
-        ("variants", 390, "light"),
+        pytest.param("variants", 1280, "dark", marks=pytest.mark.slow),
+        pytest.param("variants", 390, "light", marks=pytest.mark.slow),
     ],
 )
 def test_the_page_is_self_contained_and_draws_all_charts(open_sweep: Open, kind: str, width: int, scheme: str) -> None:

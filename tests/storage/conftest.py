@@ -37,7 +37,7 @@ class FaultyFolder(NamedTuple):
         return storage.join(self.uri, name)
 
 
-@pytest.fixture(params=["seaweedfs", "moto"])
+@pytest.fixture(params=["seaweedfs", pytest.param("moto", marks=pytest.mark.slow)])
 def faulty(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyFolder]:
     """A folder on each of two servers. Waits are short, and clients try once, so that every fault reaches `retried`."""
     bucket = request.getfixturevalue({"seaweedfs": "seaweed_bucket", "moto": "moto_bucket"}[request.param])

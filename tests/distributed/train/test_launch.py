@@ -22,7 +22,7 @@ from arspm.training import artifacts, checkpoint
 from tests.distributed.conftest import FINGERPRINT, Prepared, busy_workers
 from tests.training.conftest import TIMINGS
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]  # the chain, too, trains with two workers
 EPOCHS = 6
 
 
@@ -75,7 +75,6 @@ def test_a_checkpoint_describes_itself(prepared: Prepared, uninterrupted: tuple[
     assert (folder / checkpoint.BEST).read_bytes() == Path(run, "gender", artifacts.MODEL).read_bytes()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("title", ["RayTrainWorker", "TrainController"])
 def test_a_killed_worker_is_replaced_and_the_weights_equal_an_uninterrupted_runs(
     head: Any,
@@ -122,7 +121,6 @@ def test_a_killed_worker_is_replaced_and_the_weights_equal_an_uninterrupted_runs
     assert found["epochs"][: len(before)] == before
 
 
-@pytest.mark.slow
 def test_training_resumes_although_trains_snapshot_is_incomplete(
     head: Any,
     prepared: Prepared,
@@ -163,7 +161,6 @@ def test_training_resumes_although_trains_snapshot_is_incomplete(
         assert history(str(tmp_path), "gender")["epochs"] == found
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("gpus", [0, pytest.param(1, marks=pytest.mark.gpu)])
 def test_the_encoder_needs_only_fc8_of_vggface_and_fc1_of_the_decoder(
     driver: None, write_corpus: Callable[..., tuple[str, Any]], tmp_path: Path, gpus: int
