@@ -7,14 +7,18 @@ speaker, so no speaker is in two splits (reading G).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from arspm.config import Data
 from arspm.corpus.schema import DropReason
-from arspm.media.clip_rows import ClipRow, DroppedRow, read_clip_rows
+from arspm.media.clip_files import ClipFolder
+from arspm.media.clip_rows import COLUMNS, ClipRow, Row, Rows, read_clip_rows
+from arspm.media.csv_tables import quoted
 from arspm.media.labels import Labels, read_labels
-from arspm.media.speaker_trees import Row, count_names, folder_rows
+from arspm.media.speaker_trees import count_names, folder_rows
 from arspm.media.voxceleb import read_voxceleb_metadata, voxceleb_rows
 
 
@@ -25,7 +29,7 @@ class Dataset(NamedTuple):
     `test_videos`: videos that the data assign to the test split.
     """
 
-    rows: list[Row]
+    rows: Rows
     labels: dict[str, Labels]
     notes: list[str]
     test_videos: frozenset[str] = frozenset()
@@ -41,20 +45,47 @@ def read_dataset(data: Data) -> Dataset:
 
 def _avspeech(data: Data, labels: dict[str, Labels]) -> Dataset:
     """Return the rows of AVSpeech's CSV and of its test CSV, if given. Videos of the test CSV are never trained on."""
-    rows = read_clip_rows(data.csv, data.clips)
+    clips = ClipFolder(data.clips)
+    rows = read_clip_rows(data.csv, clips)
     if not data.test_csv:
+        _require_matches(rows, clips)
         return Dataset(rows, labels, [])
-    test_rows = read_clip_rows(data.test_csv, data.clips)
-    test_videos = frozenset(row.video_id for row in test_rows if isinstance(row, ClipRow))
-    for index, row in enumerate(rows):
-        if isinstance(row, ClipRow) and row.video_id in test_videos:
-            detail = f"line {row.line}: video {row.video_id} is in the test CSV"
-            rows[index] = DroppedRow(row.line, row.clip_id, row.video_id, DropReason.duplicate_key, detail)
+    test_rows = read_clip_rows(data.test_csv, clips)
+    test_videos = test_rows.usable().table["video_id"].unique()
+    tested = pc.and_(pc.is_in(rows.table["video_id"], test_videos), pc.is_null(rows.table["reason"])).to_numpy()
+    named = (rows.table[name].filter(tested).to_pylist() for name in ("line", "video_id"))
+    details = [f"line {line}: video {video} is in the test CSV" for line, video in zip(*named, strict=True)]
+    rows = rows.drop(tested, DropReason.duplicate_key, details)
     num_lines = rows[-1].line if rows else 0  # line numbers of the test CSV continue from here, so that they are unique
-    for row in test_rows:
-        row = replace(row, line=num_lines + row.line)
-        rows.append(replace(row, detail=f"test CSV, {row.detail}") if isinstance(row, DroppedRow) else row)
-    return Dataset(rows, labels, [], test_videos)
+    table = test_rows.table
+    table = table.set_column(0, COLUMNS.field("line"), pc.add(table["line"], num_lines))
+    detail = pc.binary_join_element_wise("test CSV", table["detail"], ", ")
+    table = table.set_column(table.num_columns - 1, COLUMNS.field("detail"), detail)
+    rows = Rows(pa.concat_tables([rows.table, table]))
+    _require_matches(rows, clips)
+    return Dataset(rows, labels, [], frozenset(test_videos.to_pylist()))
+
+
+def _require_matches(rows: Rows, clips: ClipFolder) -> None:
+    """Raise ValueError if the names of files do not match the rows: most rows have no file, most files no row.
+
+    A subset of AVSpeech may lack most of the videos, but then its files belong to rows.
+    """
+    missing = rows.table.filter(pc.equal(rows.table["reason"], DropReason.missing_file.value))
+    num_found = len(rows.usable())
+    if len(missing) <= num_found:
+        return
+    used = {*rows.usable().table["path"].to_pylist()}
+    unused = [path for path in clips.media if clips.uri(path) not in used]
+    if num_found and len(unused) <= len(used):
+        return
+    expected = "<video id>_<start>_<end>.<ext> or <video id>.<ext>, or a sixth column names the file"
+    problem = f"{clips.folder}: no file for {len(missing)} of {len(rows)} rows"
+    names = missing["clip_id"].slice(0, 20).to_pylist()
+    similar = clips.most_similar(names, unused[:1000])
+    if similar is None:
+        raise ValueError(f"{problem}, and no media file without a row; expected {expected}")
+    raise ValueError(f"{problem}; row {similar[0]} is most like the file {quoted(similar[1])}; expected {expected}")
 
 
 def _voxceleb(data: Data, labels: dict[str, Labels]) -> Dataset:
@@ -93,7 +124,7 @@ def _by_speaker(
     for speaker in speakers:
         label = labels.get(speaker, Labels())
         by_speaker[speaker] = Labels(label.gender or genders.get(speaker), label.age, label.identity or speaker)
-    return Dataset(rows, by_speaker, notes)
+    return Dataset(Rows.of(rows), by_speaker, notes)
 
 
 def _speakers(rows: Iterable[Row]) -> dict[str, None]:

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import posixpath
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from arspm import storage
 from arspm.corpus.schema import DropReason
-from arspm.media.clip_files import PICTURE_EXTENSIONS, SOUND_EXTENSIONS, VIDEO_EXTENSIONS
-from arspm.media.clip_rows import ClipRow, DroppedRow, check_id
+from arspm.media.clip_files import CLIP_EXTENSIONS, PICTURE_EXTENSIONS, SOUND_EXTENSIONS, extension, stem
+from arspm.media.clip_rows import ClipRow, DroppedRow, Row, check_id
 from arspm.media.csv_tables import quoted
 from arspm.media.dropped import DroppedClip
 
 LABELS_CSV = "labels.csv"  # may be in the root of a tree
-CLIP_EXTENSIONS = (*VIDEO_EXTENSIONS, *SOUND_EXTENSIONS)  # of files with the same stem, the earliest here is the clip
-
-Row = ClipRow | DroppedRow
 Key = tuple[str, ...]  # (speaker, stem) or (speaker, video, stem)
 KeyOf = Callable[[str], Key]  # from a path inside a tree; raises DroppedClip(bad_row) for an unexpected path
 
@@ -67,6 +63,7 @@ def pair(sounds: Tree, pictures: Tree) -> tuple[list[Row], list[str]]:
     rows: list[Row] = []
     clips = sorted(
         _files(sounds, CLIP_EXTENSIONS, rows),
+        # Of files with the same stem, the one whose extension is earliest is the clip.
         key=lambda file: (file.key, CLIP_EXTENSIONS.index(extension(file.path)), file.path),
     )
     clip_keys = {file.key for file in clips}
@@ -138,16 +135,6 @@ def _folder_key(path: str) -> Key:
     if len(parts) != 2:
         raise DroppedClip(DropReason.bad_row, "expected <speaker>/<file>")
     return parts[0], stem(path)
-
-
-def extension(path: str) -> str:
-    """Return the extension in lower case; "" for hidden files, such as the `._x.wav` that macOS writes beside x.wav."""
-    name = posixpath.basename(path)
-    return "" if name.startswith(".") else posixpath.splitext(name)[1][1:].lower()
-
-
-def stem(path: str) -> str:
-    return posixpath.splitext(posixpath.basename(path))[0]
 
 
 def _hash(clip_id: str) -> int:

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from typing import NamedTuple, TextIO
 
 from arspm.corpus.schema import DropReason
-from arspm.media.clip_files import VIDEO_EXTENSIONS
+from arspm.media.clip_files import VIDEO_EXTENSIONS, extension, stem
+from arspm.media.clip_rows import Row
 from arspm.media.csv_tables import quoted, read_rows
 from arspm.media.dropped import DroppedClip
-from arspm.media.speaker_trees import Key, Row, extension, list_tree, pair, stem
+from arspm.media.speaker_trees import Key, list_tree, pair
 
 
 class Person(NamedTuple):
@@ -34,7 +35,7 @@ def voxceleb_rows(clips: str, faces: str, people: Mapping[str, Person]) -> tuple
 
 
 def read_voxceleb_metadata(file: str | os.PathLike[str] | TextIO) -> dict[str, Person]:
-    """Return vox1_meta.csv or vox2_meta.csv by speaker id. Tabs or commas, with or without stray blanks.
+    """Return vox1_meta.csv or vox2_meta.csv by speaker id.
 
     The columns are VoxCeleb1 ID or VoxCeleb2 ID, Gender (f, m or empty), and optionally VGGFace1 ID, VGGFace2 ID or
     Name. Other columns, also Set, are ignored. Raises FileNotFoundError and ValueError as `csv_tables.read_rows`.
@@ -43,7 +44,7 @@ def read_voxceleb_metadata(file: str | os.PathLike[str] | TextIO) -> dict[str, P
         row.cells["id"]: Person(
             row.gender, tuple(cell for column, cell in row.cells.items() if column.startswith("name ") and cell)
         )
-        for row in read_rows(file, "metadata", _columns, ["id"], tabs=True)
+        for row in read_rows(file, "metadata", _columns, ["id"])
     }
 
 

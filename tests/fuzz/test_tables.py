@@ -11,6 +11,7 @@ import pytest
 
 from arspm.corpus.schema import GENDERS, DropReason
 from arspm.evaluation.judges import CsvJudge
+from arspm.media.clip_files import ClipFolder
 from arspm.media.clip_rows import MAX_ID_BYTES, UNSAFE, ClipRow, DroppedRow, read_clip_rows
 from arspm.media.clips import decode_clip
 from arspm.media.csv_tables import UNREADABLE
@@ -62,7 +63,7 @@ def check_rows(rows: list[ClipRow | DroppedRow], root: Path) -> None:
 
 
 def clip_table(path: Path, root: Path) -> None:
-    rows = read_clip_rows(path, root)
+    rows = read_clip_rows(path, ClipFolder(root))
     check_rows(rows, root)
 
 
@@ -115,7 +116,7 @@ def test_a_cell_of_100_megabytes_and_a_table_without_line_ends(table, folder: Pa
 def test_a_line_that_is_too_long_drops_only_itself(tmp_path: Path, folder: Path) -> None:
     table = tmp_path / "clips.csv"
     table.write_bytes(b"long," + b"0" * 3_000_000 + b"\nabc,1.0,2.5,0.5,0.25\n")
-    rows = read_clip_rows(table, folder)
+    rows = read_clip_rows(table, ClipFolder(folder))
     assert [(row.line, type(row)) for row in rows] == [(1, DroppedRow), (2, ClipRow)]
 
 
@@ -155,11 +156,11 @@ def test_names_of_files() -> None:
 )
 def test_a_video_id_that_is_not_a_safe_name_is_a_bad_row(tmp_path: Path, folder: Path, video_id: str) -> None:
     (tmp_path / "clips.csv").write_text(f"{video_id},1,2,0.5,0.5\n", newline="")
-    rows = read_clip_rows(tmp_path / "clips.csv", folder)
+    rows = read_clip_rows(tmp_path / "clips.csv", ClipFolder(folder))
     assert {row.reason for row in rows if isinstance(row, DroppedRow)} == {DropReason.bad_row}
     assert not any(isinstance(row, ClipRow) for row in rows)
     (tmp_path / "clips.csv").write_text(f"abc,1,2,0.5,0.5,{video_id}.mp4\n", newline="")
-    for row in read_clip_rows(tmp_path / "clips.csv", folder):
+    for row in read_clip_rows(tmp_path / "clips.csv", ClipFolder(folder)):
         assert isinstance(row, DroppedRow)
 
 

@@ -5,8 +5,10 @@ import io
 import fsspec
 import pytest
 
+from arspm import storage
 from arspm.corpus.schema import DropReason
-from arspm.media.clip_rows import ClipRow, DroppedRow, read_clip_rows
+from arspm.media.clip_files import ClipFolder
+from arspm.media.clip_rows import ClipRow, DroppedRow, Rows, read_clip_rows
 
 
 @pytest.fixture
@@ -21,10 +23,10 @@ def folder(tmp_path):
 
 
 def read(text, folder):
-    return read_clip_rows(io.StringIO(text), folder)
+    return read_clip_rows(io.StringIO(text), ClipFolder(folder))
 
 
-def test_numbers_in_file_names_are_as_the_csv_writes_them(folder):
+def test_a_row_finds_its_file(folder):
     rows = read("a,0.000,3.000,0.25,0.5\r\na,3.000,6.000,,\r\n\r\n-b_c,1,2.5,0,1\r\n", folder)
     first = ClipRow(1, "a_0.000_3.000", "a", 0.0, 3.0, 0.25, 0.5, str(folder / "a_0.000_3.000.mp4"))
     assert rows[0] == first
@@ -94,7 +96,7 @@ def test_the_second_row_with_the_same_clip_id_is_dropped(folder):
     assert rows[2].detail == "line 3: a_0.000_3.000 is already on line 1"
 
 
-@pytest.mark.parametrize("text", ["gone,0,1,,", "a,0,3,,", "v,1,2,,,gone.mp4", "v,1,2,,,sub/gone.mp4", "notes,0,1,,"])
+@pytest.mark.parametrize("text", ["gone,0,1,,", "a,0,2,,", "v,1,2,,,gone.mp4", "v,1,2,,,sub/gone.mp4", "notes,0,1,,"])
 def test_a_row_without_its_file_is_dropped(folder, text):
     (row,) = read(text, folder)
     assert (row.reason, row.video_id) == (DropReason.missing_file, text.split(",")[0])
@@ -103,7 +105,7 @@ def test_a_row_without_its_file_is_dropped(folder, text):
 def test_header_byte_order_mark_and_broken_utf8(folder, tmp_path):
     file = tmp_path / "rows.csv"
     file.write_bytes(b"\xef\xbb\xbfvideo_id,start,end,x,y\na,0.000,3.000,,\n\xff,0,1,,\n")
-    rows = read_clip_rows(file, folder)
+    rows = read_clip_rows(file, ClipFolder(folder))
     assert [row.line for row in rows] == [2, 3]
     assert rows[0].clip_id == "a_0.000_3.000"
     assert rows[1].reason is DropReason.bad_row
@@ -111,29 +113,63 @@ def test_header_byte_order_mark_and_broken_utf8(folder, tmp_path):
 
 def test_the_folder_is_listed_once_instead_of_a_request_for_each_row(folder, monkeypatch):
     calls = []
+    original = storage.files_below
+    monkeypatch.setattr(storage, "files_below", lambda uri: (calls.append(uri), original(uri))[1])
     local = type(fsspec.filesystem("file"))
-    for name in ("ls", "info", "exists", "isfile"):
-        original = getattr(local, name)
-        monkeypatch.setattr(
-            local, name, lambda self, *args, _o=original, _n=name, **kw: (calls.append(_n), _o(self, *args, **kw))[1]
-        )
-    read("".join(f"a,{i},{i + 1},,\n" for i in range(50)), folder)
-    assert calls.count("ls") == 1
-    assert len(calls) < 5  # for 50 rows
+    for name in ("exists", "isfile", "open"):
+        monkeypatch.setattr(local, name, lambda self, *args, _name=name, **options: pytest.fail(_name))
+    assert len(read("".join(f"a,{i},{i + 1},,\n" for i in range(50)), folder)) == 50
+    assert calls == [str(folder)]
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_a_table_may_have_any_separator_and_unicode_encoding(folder, tmp_path, separator, encoding):
+    (folder / "Zoë_0_1.mp4").write_bytes(b"")
+    lines = ["video_id,start,end,x,y", "a,0.000,3.000,.25,0.5", "", "Zoë,0,1,,", "b,3,6,,,a_3.000_6.000.MPG"]
+    file = tmp_path / "rows.csv"
+    file.write_bytes("\r\n".join(lines).replace(",", separator).encode(encoding))
+    rows = read_clip_rows(file, ClipFolder(folder))
+    assert [(row.line, row.clip_id) for row in rows] == [(2, "a_0.000_3.000"), (4, "Zoë_0_1"), (5, "b_3_6")]
+    assert [type(row) for row in rows] == [ClipRow] * 3
+    assert (rows[0].x, rows[0].y) == (0.25, 0.5)
+
+
+def test_numbers_may_have_a_decimal_comma_between_semicolons(folder):
+    (row,) = read("-b_c;1;2,5;0,25;0,75", folder)
+    assert (row.start_seconds, row.end_seconds, row.x, row.y) == (1.0, 2.5, 0.25, 0.75)
+    (row,) = read('-b_c,1,"2,5",,', folder)
+    assert row.end_seconds == 2.5
+
+
+def test_the_same_part_of_a_video_is_a_duplicate_however_its_numbers_are_written(folder):
+    rows = read("a,0.000,3.000,,\nb,0,3,,\na,0,3.0,,\na,00.0,3e0,0.1,0.1\n", folder)
+    assert [(row.line, row.reason, row.detail) for row in rows.dropped() if row.line != 2] == [
+        (3, DropReason.duplicate_key, "line 3: a_0.000_3.000 is already on line 1"),
+        (4, DropReason.duplicate_key, "line 4: a_0.000_3.000 is already on line 1"),
+    ]
+
+
+def test_columns_and_objects_are_the_same_rows(folder):
+    rows = read("a,0.000,3.000,0.5,0.5\ngone,0,1,,\ns,0,1,,\nx,1\n", folder)
+    assert [*Rows.of(rows)] == [*rows]
+    assert rows[-1] == [*rows][3]
+    assert rows[1:3] == [*rows][1:3]
+    assert [len(rows.usable()), len(rows.dropped())] == [2, 2]
 
 
 def test_csv_and_clips_in_object_storage():
     memory = fsspec.filesystem("memory")
     memory.pipe("/rows-test/rows.csv", b"v,0,1,0.5,0.5\nw,0,1,,\n")
     memory.pipe("/rows-test/clips/v_0_1.mp4", b"")
-    rows = read_clip_rows("memory://rows-test/rows.csv", "memory://rows-test/clips")
-    assert rows[0].path == "memory:///rows-test/clips/v_0_1.mp4"
+    rows = read_clip_rows("memory://rows-test/rows.csv", ClipFolder("memory://rows-test/clips"))
+    assert rows[0].path == "memory://rows-test/clips/v_0_1.mp4"
     assert rows[1].reason is DropReason.missing_file
 
 
 def test_a_missing_csv_or_folder_is_an_error(folder, tmp_path):
     with pytest.raises(FileNotFoundError, match="no CSV file at"):
-        read_clip_rows(tmp_path / "no.csv", folder)
+        read_clip_rows(tmp_path / "no.csv", ClipFolder(folder))
     with pytest.raises(FileNotFoundError, match="no clips folder at"):
         read("", tmp_path / "none")
     with pytest.raises(FileNotFoundError, match="no clips folder at"):

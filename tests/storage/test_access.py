@@ -13,6 +13,7 @@ import pytest
 import s3fs
 
 from arspm import storage
+from arspm.media.clip_files import ClipFolder
 from arspm.media.clip_rows import read_clip_rows
 from arspm.storage import retries
 from jobs.stage import readable_end
@@ -48,7 +49,7 @@ ACCESSES = {
     "upload": lambda uri: storage.upload(__file__, uri),
     "remove": lambda uri: storage.remove(uri),
     "row group": read_group,
-    "csv": lambda uri: read_clip_rows(uri, uri),
+    "csv": lambda uri: read_clip_rows(uri, ClipFolder(uri)),
 }
 
 

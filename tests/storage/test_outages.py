@@ -16,6 +16,7 @@ import soundfile
 from arspm import storage
 from arspm.corpus import tables
 from arspm.media import clips
+from arspm.media.clip_files import ClipFolder
 from arspm.media.clip_rows import read_clip_rows
 from arspm.storage import retries
 from tests import faulty_server as faults
@@ -213,7 +214,7 @@ def test_a_storage_fault_does_not_drop_a_clip(
     for fault in (faults.SLOW_DOWN, faults.TRUNCATED):
         for text in ("rows.csv", "list-type", "v_0_2"):
             faulty.server.inject(fault, method="GET", text=text)
-    (row,) = read_clip_rows(faulty.file("rows.csv"), faulty.file("clips"))
+    (row,) = read_clip_rows(faulty.file("rows.csv"), ClipFolder(faulty.file("clips")))
     np.testing.assert_array_equal(clips.load_speech(row.path), clips.load_speech(tmp_path / "v_0_2.wav"))
     assert faulty.server.injected == {faults.SLOW_DOWN: 3, faults.TRUNCATED: 3}
     monkeypatch.setattr(retries, "RETRY_SECONDS", 0.1)

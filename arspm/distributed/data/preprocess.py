@@ -15,15 +15,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from arspm import config as configuration
 from arspm import storage
 from arspm.config import Config
 from arspm.corpus import schema, tables
-from arspm.corpus.schema import DropReason
 from arspm.distributed.data.shards import RECEIPTS, Shard, assign_splits, plan_shards, read_receipts
 from arspm.distributed.local import map_items
-from arspm.media.clip_rows import ClipRow, DroppedRow
+from arspm.media.clip_rows import ClipRow, Rows
 from arspm.media.datasets import read_dataset
 from arspm.media.dropped import DroppedClip
 from arspm.media.labels import Labels
@@ -45,18 +45,18 @@ def preprocess(config: Config, run: str, fingerprint: str) -> tuple[dict[str, An
     rows, labels, notes, test_videos = read_dataset(config.data)
     for note in notes:
         log.warning(note)
-    clips = [row for row in rows if isinstance(row, ClipRow)]
+    clips, unusable = rows.usable(), rows.dropped()
     if not clips:
-        counts = Counter(row.reason.value for row in rows if isinstance(row, DroppedRow))
+        counts = Counter(unusable.table["reason"].to_pylist())
         where = config.data.csv if config.data.format == "avspeech" else config.data.clips
         raise ValueError(f"{where}: none of {len(rows)} rows is usable ({_counts(counts)})")
     unit = "videos" if config.data.format == "avspeech" else "speakers"
-    ids = [row.video_id for row in clips]
+    ids = clips.table["video_id"].unique().to_pylist()
     split_of = assign_splits(ids, config.data.val_fraction, config.data.test_fraction, unit, test_videos)
     shards = plan_shards(clips, split_of, config.data.rows_per_shard)
     receipts = _make_shards(shards, labels, config, corpus, fingerprint)
 
-    dropped = [_drop(row, row.reason, row.detail) for row in rows if isinstance(row, DroppedRow)]
+    dropped: list[dict[str, Any]] = []
     splits: dict[str, Any] = {}
     videos: dict[str, set[str]] = {name: set() for name in schema.SPLITS}  # sets, because a video can be in two shards
     files: dict[str, Any] = {}
@@ -71,7 +71,7 @@ def preprocess(config: Config, run: str, fingerprint: str) -> tuple[dict[str, An
         files |= {f"{stages.CORPUS}/{path}": described for path, described in receipt["files"].items()}
     for split, entry in splits.items():
         entry["videos"] = len(videos[split])
-    counts = Counter(drop["reason"] for drop in dropped)
+    counts = Counter([drop["reason"] for drop in dropped] + unusable.table["reason"].to_pylist())
     empty = [name for name in schema.SPLITS if not splits[name]["rows"]]
     if empty:
         raise ValueError(f"every clip of the {' and '.join(empty)} split was dropped ({_counts(counts)})")
@@ -79,7 +79,7 @@ def preprocess(config: Config, run: str, fingerprint: str) -> tuple[dict[str, An
     manifest = {
         "num_rows": len(rows),
         "num_clips": sum(entry["rows"] for entry in splits.values()),
-        "num_dropped": len(dropped),
+        "num_dropped": len(dropped) + len(unusable),
         "dropped": dict(sorted(counts.items())),
         "notes": notes,
         "storage": config.data.storage,
@@ -87,7 +87,7 @@ def preprocess(config: Config, run: str, fingerprint: str) -> tuple[dict[str, An
         "splits": splits,
         "config": {name: getattr(config, name).model_dump(mode="json") for name in ("data", "face")},
     }
-    table = pa.Table.from_pylist(sorted(dropped, key=lambda drop: drop["row"]), schema.dropped_schema())
+    table = _dropped_table(unusable, dropped)
     files[f"{stages.CORPUS}/{DROPPED}"] = tables.write_table(storage.join(corpus, DROPPED), table, len(table) or 1)
     files[f"{stages.CORPUS}/{tables.MANIFEST}"] = storage.write_json(storage.join(corpus, tables.MANIFEST), manifest)
     return files, {name: manifest[name] for name in ("num_rows", "num_clips", "num_dropped", "dropped")}
@@ -100,10 +100,13 @@ def make_shard(
     kept, speech, faces, dropped = [], [], [], []
     prepare = _preparer(configuration.dump(config))
     for row in shard.rows:
+        assert isinstance(row, ClipRow)
         try:
             tensor, face_jpeg = prepare(row)
         except DroppedClip as drop:
-            dropped.append(_drop(row, drop.reason, drop.detail))
+            dropped.append(
+                {"row": row.line, "clip_id": row.clip_id, "reason": drop.reason.value, "detail": drop.detail}
+            )
             continue
         kept.append(row)
         speech.append(tensor)
@@ -183,8 +186,13 @@ def _make_shards(
     return receipts
 
 
-def _drop(row: ClipRow | DroppedRow, reason: DropReason, detail: str) -> dict[str, Any]:
-    return {"row": row.line, "clip_id": row.clip_id or None, "reason": reason.value, "detail": detail}
+def _dropped_table(unusable: Rows, dropped: list[dict[str, Any]]) -> pa.Table:
+    """Return dropped.parquet: the rows that were dropped before decoding, and those that shards dropped."""
+    table = unusable.table
+    ids = pc.if_else(pc.equal(table["clip_id"], ""), None, table["clip_id"])
+    columns = [table["line"], ids, table["reason"], table["detail"]]
+    before = pa.Table.from_arrays(columns, schema=schema.dropped_schema())
+    return pa.concat_tables([before, pa.Table.from_pylist(dropped, before.schema)]).sort_by("row")
 
 
 def _counts(counts: Counter[str]) -> str:

@@ -12,22 +12,24 @@ import hashlib
 from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import BaseModel, Field, ValidationError
 
 from arspm import storage
 from arspm.corpus import schema
 from arspm.corpus.schema import DropReason
-from arspm.media.clip_rows import ClipRow
+from arspm.media.clip_rows import Rows
 
 RECEIPTS = "receipts"
 
 
 class Shard(NamedTuple):
-    """The rows of one shard, before any is decoded."""
+    """The rows of one shard, all usable, before any is decoded."""
 
     split: str
     name: str
-    rows: tuple[ClipRow, ...]
+    rows: Rows
 
     @property
     def receipt_name(self) -> str:
@@ -79,14 +81,25 @@ def assign_splits(
     return split
 
 
-def plan_shards(rows: Sequence[ClipRow], split_of: dict[str, str], rows_per_shard: int) -> list[Shard]:
-    """Return the shards of each split: rows in order of a hash of the video id, then of their start."""
+def plan_shards(rows: Rows, split_of: dict[str, str], rows_per_shard: int) -> list[Shard]:
+    """Return the shards of each split: usable rows in order of a hash of the video id, then of their start."""
+    videos = rows.table["video_id"].unique().to_pylist()
+    columns = {
+        "video_id": videos,
+        "split": [split_of[video] for video in videos],
+        "order": pa.array([_hash("order", video) for video in videos], pa.uint64()),
+    }
+    table = rows.table.select(["video_id", "start_seconds", "clip_id"])
+    table = table.append_column("row", pa.array(range(len(rows)), pa.int64()))
+    table = table.join(pa.table(columns), "video_id").sort_by(
+        [(name, "ascending") for name in ("order", "video_id", "start_seconds", "clip_id")]
+    )
     shards = []
     for split in schema.SPLITS:
-        selected = [row for row in rows if split_of[row.video_id] == split]
-        selected.sort(key=lambda row: (_hash("order", row.video_id), row.video_id, row.start_seconds, row.clip_id))
+        selected = table.filter(pc.equal(table["split"], split))["row"]
         for number, begin in enumerate(range(0, len(selected), rows_per_shard)):
-            shards.append(Shard(split, f"shard-{number:05d}", tuple(selected[begin : begin + rows_per_shard])))
+            part = rows.table.take(selected.slice(begin, rows_per_shard))
+            shards.append(Shard(split, f"shard-{number:05d}", Rows(part)))
     return shards
 
 
