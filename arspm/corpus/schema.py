@@ -72,7 +72,9 @@ class DropReason(str, Enum):
     bad_row = "bad_row", "wrong number of columns, or values out of range"  # or a file at an unexpected path
     missing_file = "missing_file", "no media file for this clip"
     duplicate_key = "duplicate_key", "same video id, start and end as an earlier row"
-    undecodable = "undecodable", "corrupt file, or above the limits on resolution and length"
+    undecodable = "undecodable", "corrupt file, or more pixels than the limit"
+    wrong_length = "wrong_length", "the file is neither the clip nor a video that contains it"
+    too_long = "too_long", "the clip is longer than data.max_seconds"
     no_video = "no_video", "the file has no video stream"  # and there is no separate picture
     no_sound = "no_sound", "the file has no audio stream"  # or the speaker has pictures only
     silent = "silent", "the audio is silent"

@@ -1,10 +1,11 @@
-"""The frames and the sound of a clip's media file."""
+"""The frames and the sound of a clip: a media file, or a part of one."""
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 import av
 import numpy as np
@@ -15,7 +16,6 @@ from arspm.media.audio import check_speech
 from arspm.media.containers import (
     CONTAINERS,
     MAX_PIXELS,
-    Limits,
     Source,
     check_pixels,
     check_sound_format,
@@ -24,9 +24,16 @@ from arspm.media.containers import (
 )
 from arspm.media.dropped import DroppedClip
 from arspm.media.frames import EvenlySpaced, read_picture, to_rgb
+from arspm.media.sound import Sound
 from arspm.storage.uris import redact
 
 MAX_FRAMES_PER_SECOND = 240
+SCANNED_SECONDS = 120.0  # files up to this length are read once to find where their sound begins and ends
+# How far before the clip decoding begins: some codecs need the packets before the first sample, and MPEG's containers
+# have no index of key frames, so that the next one may be too late.
+SEEK_MARGINS_SECONDS = (0.5, 15.0)
+SEEK_ERROR_SECONDS = 0.2
+LATE_SECONDS = 2.0  # packets may be out of order by this much
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,34 +44,66 @@ class Media:
     waveform: np.ndarray
 
 
+class Span(NamedTuple):
+    """The time from `start` to `end` on a file's clock, in seconds. `zero`: where the file itself begins."""
+
+    start: float
+    end: float
+    zero: float
+
+    @property
+    def seconds(self) -> float:
+        return self.end - self.start
+
+    def first(self, seconds: float) -> Span:
+        """Return the beginning of the span, or all of it if it is shorter."""
+        return self._replace(end=min(self.end, self.start + seconds))
+
+
 def decode_clip(
     source: Source,
     *,
+    part: tuple[float, float] | None = None,
     image: Source | None = None,
     num_frames: int = 8,
     sample_rate: int = 16_000,
-    max_seconds: float = 60.0,
+    max_seconds: float = 3600.0,
     max_pixels: int = MAX_PIXELS,
     min_seconds: float = 0.5,
     silent_dbfs: float = -60.0,
     speech_seconds: float = 6.0,
+    tolerance_seconds: float = 0.5,
 ) -> Media:
-    """Return up to `num_frames` upright frames, evenly spaced over the clip, and the clip's sound.
+    """Return a clip's first `speech_seconds` of sound, and up to `num_frames` upright frames of the same time.
 
-    source: a file in a container and codec that FFmpeg commonly reads. image: a JPEG or PNG that replaces the frames,
-    for a sound file. The sound is the mean of the channels, resampled by libswresample. From 44.1 to 16 kHz, its alias
-    at 9 kHz is 62 dB down, against 17 dB for torchaudio's default, and it handles any rate in constant memory.
+    source: a file in a container and codec that FFmpeg commonly reads. part: start and end of the clip in the video, in
+    seconds; None if the file is the clip. With a part, the file may be the whole video, which is then cut by seeking,
+    or the clip itself, which lasts end - start within the tolerance. image: a JPEG or PNG that replaces the frames, for
+    a sound file. The frames are evenly spaced, and only from the time of the sound: before and after it, the video may
+    show somebody else. Sound and frames are those of the streams that FFmpeg chooses; `Sound` says how channels are
+    mixed.
 
-    Raises DroppedClip: missing_file, undecodable (broken, over `max_seconds` or `max_pixels`), no_video, no_sound,
-    too_short (less than `min_seconds` of sound), silent (see `check_speech`).
+    Raises DroppedClip: missing_file, undecodable (broken, or over `max_pixels`), no_video, no_sound, wrong_length
+    (neither the clip nor a video that contains it), too_long (over `max_seconds`), too_short (less than `min_seconds`
+    of sound), silent (see `check_speech`).
     """
     picture = None if image is None else [read_picture(image, max_pixels)]
-    with open_source(source) as file, open_container(file, CONTAINERS) as container:
-        limits = Limits(max_seconds, max_pixels, sample_rate)
-        video_frames, waveform = _decode(container, limits, 0 if picture else num_frames, truncate=False)
-    frames = picture or video_frames
-    if not frames:
-        raise DroppedClip(DropReason.no_video, "no frame of the video can be decoded")
+    with open_source(source) as file:
+        extent = _sound_extent(file)
+        span = _clip_span(extent, part, tolerance_seconds, min_seconds)
+        if span.seconds > max_seconds:
+            raise DroppedClip(DropReason.too_long, f"{span.seconds:.1f} s; the limit is {max_seconds:g} s")
+        span = span.first(speech_seconds)
+        whole = span.start == extent.start
+        wanted = 0 if picture else num_frames
+        decoded = None
+        for margin in SEEK_MARGINS_SECONDS:
+            if decoded is None and span.start - margin > extent.start:
+                decoded = _decode(file, span, wanted, sample_rate, max_pixels, seek_to=span.start - margin)
+        if decoded is None:  # nothing to seek, or not possible: decode what is before the clip, too
+            decoded = _decode(file, span, wanted, sample_rate, max_pixels, whole=whole)
+    assert decoded is not None
+    video_frames, waveform = decoded
     check_speech(
         waveform,
         sample_rate=sample_rate,
@@ -72,6 +111,9 @@ def decode_clip(
         silent_dbfs=silent_dbfs,
         speech_seconds=speech_seconds,
     )
+    frames = picture or video_frames
+    if not frames:
+        raise DroppedClip(DropReason.no_video, "no frame can be decoded while the sound lasts")
     return Media(frames, waveform)
 
 
@@ -82,83 +124,137 @@ def load_speech(source: Source, *, sample_rate: int = 16_000, max_seconds: float
     """
     name = redact(str(source)) if isinstance(source, (str, os.PathLike)) else "the recording"
     try:
-        with open_source(source) as file, open_container(file, CONTAINERS) as container:
-            _, waveform = _decode(container, Limits(max_seconds, MAX_PIXELS, sample_rate), 0, truncate=True)
-        check_speech(waveform, sample_rate=sample_rate)
+        with open_source(source) as file:
+            span = _sound_extent(file)._replace(end=math.inf).first(max_seconds)
+            decoded = _decode(file, span, 0, sample_rate, MAX_PIXELS, whole=True)
+        assert decoded is not None
+        check_speech(decoded[1], sample_rate=sample_rate)
     except DroppedClip as drop:
         raise ValueError(f"{name}: {drop.detail}") from None
-    return waveform
+    return decoded[1]
+
+
+def _sound_extent(file: BinaryIO) -> Span:
+    """Return when the file's sound begins and ends: of a short file exactly, of a longer one by its header."""
+    with open_container(file, CONTAINERS) as container:
+        _, sound = _streams(container, want_video=False, max_pixels=MAX_PIXELS)
+        begin = (container.start_time or 0) / av.time_base
+        if container.duration is not None and container.duration / av.time_base > SCANNED_SECONDS:
+            return Span(begin, begin + container.duration / av.time_base, max(0.0, begin))
+        first, last = math.inf, -math.inf
+        for packet in container.demux(sound):
+            if packet.pts is not None and packet.size:
+                first = min(first, float(packet.pts * packet.time_base))
+                last = max(last, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+    return Span(first, last, max(0.0, begin)) if first < last else Span(begin, begin, max(0.0, begin))
+
+
+def _clip_span(extent: Span, part: tuple[float, float] | None, tolerance: float, min_seconds: float) -> Span:
+    """Return when the clip is, on the file's clock. Raises DroppedClip(too_short) or DroppedClip(wrong_length)."""
+    if part is None or extent.seconds < min_seconds:
+        return extent  # too short is said after decoding, which knows better
+    start, end = part
+    if abs(extent.seconds - (end - start)) <= tolerance:
+        return extent
+    if extent.zero + end <= extent.end + tolerance:
+        return Span(extent.zero + start, extent.zero + end, extent.zero)
+    raise DroppedClip(
+        DropReason.wrong_length,
+        f"the file's sound lasts {extent.seconds:.2f} s: neither {end - start:.2f} s, as the clip, nor until "
+        f"{end:.2f} s, where the clip ends",
+    )
 
 
 def _decode(
-    container: InputContainer, limits: Limits, num_frames: int, truncate: bool
-) -> tuple[list[np.ndarray], np.ndarray]:
-    """Return frames and waveform from one pass over the file.
+    file: BinaryIO,
+    span: Span,
+    num_frames: int,
+    sample_rate: int,
+    max_pixels: int,
+    *,
+    seek_to: float | None = None,
+    whole: bool = False,
+) -> tuple[list[np.ndarray], np.ndarray] | None:
+    """Return the frames and the waveform of a span from one pass over the file; None if seeking went too far.
 
-    truncate: stop at `max_seconds` instead of refusing a longer file. Packets that FFmpeg cannot decode are skipped, as
-    its own program does, if they are at most a tenth of all.
+    whole: the waveform begins with the file's first sample, whatever its time. Packets that FFmpeg cannot decode are
+    skipped, as its own program does, if they are at most a tenth of all.
     """
-    video, sound = _streams(container, limits, want_video=num_frames > 0, truncate=truncate)
-    resampler = av.AudioResampler(format="fltp", rate=limits.sample_rate)
-    kept: EvenlySpaced[av.VideoFrame] = EvenlySpaced(num_frames)
-    pieces: list[np.ndarray] = []
-    num_packets = num_refused = num_decoded = num_samples = 0
-
-    def add_sound(frame: av.AudioFrame | None) -> None:
-        nonlocal num_samples
-        for piece in resampler.resample(frame):
-            pieces.append(piece.to_ndarray().mean(axis=0, dtype=np.float32))  # (samples,)
-            num_samples += pieces[-1].size
-
-    for packet in container.demux([stream for stream in (video, sound) if stream is not None]):
-        num_packets += 1
-        try:
-            decoded = packet.decode()
-        except av.error.FFmpegError:
-            num_refused += 1
-            continue
-        for frame in decoded:
-            if isinstance(frame, av.VideoFrame):
-                num_decoded += 1
-                check_pixels(frame.width, frame.height, limits.max_pixels)
-                if not frame.is_corrupt:
-                    kept.add(frame)
-            elif isinstance(frame, av.AudioFrame):
-                check_sound_format(frame)
-                add_sound(frame)
-        too_many_frames = num_decoded > MAX_FRAMES_PER_SECOND * limits.max_seconds
-        if num_samples > limits.max_seconds * limits.sample_rate or too_many_frames:
-            if truncate:
+    file.seek(0)
+    with open_container(file, CONTAINERS) as container:
+        video, stream = _streams(container, want_video=num_frames > 0, max_pixels=max_pixels)
+        if seek_to is not None:
+            container.seek(int(seek_to * av.time_base), backward=True)
+        sound = Sound(sample_rate, None, span.seconds) if whole else Sound(sample_rate, span.start, span.end)
+        kept: EvenlySpaced[av.VideoFrame] = EvenlySpaced(num_frames)
+        num_packets = num_refused = num_decoded = 0
+        video_time = -math.inf if video is not None else math.inf
+        for packet in container.demux([each for each in (video, stream) if each is not None]):
+            time = None if packet.dts is None else float(packet.dts * packet.time_base)
+            late = time is not None and time > span.end + LATE_SECONDS
+            if late and packet.stream is stream:
                 break
-            raise limits.too_long()
-    if num_refused * 10 > num_packets:
-        raise DroppedClip(DropReason.undecodable, f"{num_refused} of {num_packets} packets cannot be decoded")
-    if pieces:
-        add_sound(None)
-    waveform = np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
-    if truncate:
-        waveform = waveform[: int(limits.max_seconds * limits.sample_rate)]
-    aspect = float(video.sample_aspect_ratio or 1) if video is not None else 1.0
-    return [to_rgb(frame, aspect) for frame in kept.frames()], waveform
+            if late:
+                video_time = math.inf  # and the sound may still come, if the file is badly interleaved
+                continue
+            num_packets += 1
+            try:
+                decoded = packet.decode()
+            except av.error.FFmpegError:
+                num_refused += 1
+                continue
+            first: float | None = None
+            for frame in decoded:
+                if isinstance(frame, av.VideoFrame):
+                    first = frame.time if num_decoded == 0 else None
+                    num_decoded += 1
+                    check_pixels(frame.width, frame.height, max_pixels)
+                    video_time = max(video_time, 0.0) if frame.time is None else frame.time
+                    if not frame.is_corrupt and (frame.time is None or span.start <= frame.time < span.end):
+                        kept.add(frame)
+                elif isinstance(frame, av.AudioFrame):
+                    sound.add(frame)
+                    first = sound.first
+                if seek_to is not None and first is not None and first > span.start + SEEK_ERROR_SECONDS:
+                    return None
+            if sound.is_complete and video_time >= span.end:
+                break
+            if num_decoded > MAX_FRAMES_PER_SECOND * (span.end - span.zero + LATE_SECONDS):
+                raise DroppedClip(DropReason.undecodable, f"more than {MAX_FRAMES_PER_SECOND} frames per second")
+        if seek_to is not None and video is not None and not kept.kept:
+            return None  # no key frame between there and the end
+        if num_refused * 10 > num_packets:
+            raise DroppedClip(DropReason.undecodable, f"{num_refused} of {num_packets} packets cannot be decoded")
+        aspect = float(video.sample_aspect_ratio or 1) if video is not None else 1.0
+        return [to_rgb(frame, aspect) for frame in kept.frames()], sound.waveform()
 
 
-def _streams(container: InputContainer, limits: Limits, want_video: bool, truncate: bool) -> tuple[Any, Any]:
-    """Return the video stream (None if not wanted) and the sound stream. Checks the limits that the headers reveal."""
-    cover_art = [s for s in container.streams.video if s.disposition & av.stream.Disposition.attached_pic]
-    video = next((s for s in container.streams.video if s not in cover_art), None) if want_video else None
-    sound = next(iter(container.streams.audio), None)
+def _streams(container: InputContainer, *, want_video: bool, max_pixels: int) -> tuple[Any, Any]:
+    """Return the video stream (None if not wanted) and the sound stream that FFmpeg would choose.
+
+    Of several streams of a kind, that is one with the default flag, then the one with the most pixels or channels.
+    """
+    flags = av.stream.Disposition
+    usable = [each for each in container.streams.video if not each.disposition & flags.attached_pic]
+    for stream in (*usable, *container.streams.audio):
+        if stream.codec_context is None:
+            raise DroppedClip(DropReason.undecodable, f"no decoder for its {stream.type}")
+
+    def rank(stream: Any) -> tuple[bool, int]:
+        codec = stream.codec_context
+        size = codec.width * codec.height if stream.type == "video" else codec.layout.nb_channels
+        return bool(stream.disposition & flags.default), size
+
+    video = max(usable, key=rank, default=None) if want_video else None
+    sound = max(container.streams.audio, key=rank, default=None)
     if want_video and video is None:
         raise DroppedClip(DropReason.no_video, "no video in the file")
     if sound is None:
         raise DroppedClip(DropReason.no_sound, "no sound in the file")
-    for stream in (video, sound):
-        if stream is not None and stream.codec_context is None:
-            raise DroppedClip(DropReason.undecodable, f"no decoder for its {stream.type}")
-    if not truncate and container.duration is not None and container.duration / av.time_base > limits.max_seconds:
-        raise limits.too_long()
-    check_sound_format(sound.codec_context)
+    if sound.codec_context.sample_rate:  # else the header does not say
+        check_sound_format(sound.codec_context)
     if video is not None:
-        check_pixels(video.codec_context.width, video.codec_context.height, limits.max_pixels)
+        check_pixels(video.codec_context.width, video.codec_context.height, max_pixels)
         video.codec_context.thread_count = 1  # clips are decoded in parallel, one per core
         video.codec_context.skip_frame = "NONREF"  # decodes every second frame of most H.264, in half the time
     return video, sound

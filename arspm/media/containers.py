@@ -12,7 +12,6 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import Any, BinaryIO, TypeAlias
 
 import av
@@ -34,19 +33,6 @@ MAX_CHANNELS = 64
 BROKEN = (av.error.FFmpegError, ValueError, RuntimeError)
 
 Source: TypeAlias = "str | os.PathLike[str] | bytes | BinaryIO"  # a path or URI, a file's bytes, or an open file
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Limits on one clip, and the sample rate that its sound is converted to."""
-
-    max_seconds: float
-    max_pixels: int
-    sample_rate: int
-
-    def too_long(self) -> DroppedClip:
-        """Return the error for a clip of more than `max_seconds`."""
-        return DroppedClip(DropReason.undecodable, f"longer than the limit of {self.max_seconds:g} s")
 
 
 @contextmanager

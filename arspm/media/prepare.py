@@ -6,6 +6,7 @@ time, the separate process limits the loss to that clip. Otherwise the shard, th
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import multiprocessing
 import resource
@@ -18,6 +19,7 @@ from typing import TypeAlias
 import numpy as np
 import torch
 
+from arspm import storage
 from arspm.config import Config
 from arspm.corpus import schema
 from arspm.corpus.schema import DropReason
@@ -40,7 +42,16 @@ _CRASH_SIGNALS = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, 
 def prepare(row: ClipRow, config: Config) -> Prepared:
     """Return the speech tensor and the speaker's face of a clip. Raises DroppedClip."""
     settings = config.face
-    media = decode_clip(row.path, image=row.image, num_frames=settings.num_frames, sample_rate=schema.SAMPLE_RATE_HZ)
+    media = decode_clip(
+        _last_copy(row.path),
+        part=(row.start_seconds, row.end_seconds) if row.end_seconds else None,
+        image=row.image,
+        num_frames=settings.num_frames,
+        sample_rate=schema.SAMPLE_RATE_HZ,
+        max_seconds=config.data.max_seconds,
+        tolerance_seconds=config.data.tolerance_seconds,
+        speech_seconds=schema.SPEECH_SECONDS,
+    )
     xy = None if row.x is None or row.y is None else (row.x, row.y)
     crop, _, _ = best_face(
         media.frames,
@@ -155,3 +166,28 @@ def _serve(rows: Connection, config: Config) -> None:
 @functools.lru_cache(maxsize=1)
 def _detector(name: str) -> FaceDetector:
     return make_detector(name)
+
+
+def _last_copy(uri: str) -> str:
+    """Return a local path of a clip's file. The last one is kept: the next row may be of the same video."""
+    if not storage.is_remote(uri):
+        return uri
+    if _LAST.uri != uri:
+        _LAST.copy.close()
+        _LAST.uri = ""
+        try:
+            _LAST.path = str(_LAST.copy.enter_context(storage.local_copy(uri)))
+        except FileNotFoundError:
+            raise DroppedClip(DropReason.missing_file, "no such file") from None
+        _LAST.uri = uri
+    return _LAST.path
+
+
+class _LastFile:
+    """The process's last copy of a remote file."""
+
+    uri = path = ""
+    copy = contextlib.ExitStack()
+
+
+_LAST = _LastFile()

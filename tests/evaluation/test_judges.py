@@ -238,8 +238,8 @@ def test_a_missing_or_unreadable_csv_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match="no predictions at"):
         make_judge(str(tmp_path / "none.csv"))
     path = tmp_path / "binary.csv"
-    path.write_bytes(b"\xff\xfe\x00binary")
-    with pytest.raises(ValueError, match=r"binary\.csv: not a CSV file in UTF-8"):
+    path.write_bytes(b"\x89PNG\xfe\x00binary")
+    with pytest.raises(ValueError, match=r"binary\.csv: not a table in UTF-8 or UTF-16"):
         make_judge(str(path))
     with pytest.raises(ValueError, match=r"predictions\.csv: not a CSV"):
         make_judge(csv_of(tmp_path, HEADER + 'a,real,"f,30\n'))

@@ -39,17 +39,18 @@ def write_clip(path, frames=(), sound=None, *, rate=RATE, fps=25, video_codec="m
             samples = np.atleast_2d(sound)
             layout = {1: "mono", 2: "stereo", 6: "5.1"}[len(samples)]
             audio = container.add_stream(sound_codec, rate=rate, layout=layout)
-        if len(frames):
-            for picture in frames:
-                container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-            container.mux(video.encode(None))
-        if sound is not None:
-            for start in range(0, samples.shape[1], 1024):
-                block = np.ascontiguousarray(samples[:, start : start + 1024], dtype=np.float32)
-                frame = av.AudioFrame.from_ndarray(block, format="fltp", layout=layout)
-                frame.sample_rate, frame.pts = rate, start
-                container.mux(audio.encode(frame))
-            container.mux(audio.encode(None))
+        blocks = [] if sound is None else [*range(0, samples.shape[1], 1024)]
+        times = sorted([(n / fps, True, n) for n in range(len(frames))] + [(b / rate, False, b) for b in blocks])
+        for _, is_video, number in times:
+            if is_video:
+                container.mux(video.encode(av.VideoFrame.from_ndarray(frames[number], format="rgb24")))
+                continue
+            block = np.ascontiguousarray(samples[:, number : number + 1024], dtype=np.float32)
+            frame = av.AudioFrame.from_ndarray(block, format="fltp", layout=layout)
+            frame.sample_rate, frame.pts = rate, number
+            container.mux(audio.encode(frame))
+        for stream in container.streams:
+            container.mux(stream.encode(None))
     return path
 
 

@@ -1,6 +1,7 @@
 """Every reason for which a clip is dropped, with a real file that has it."""
 
 import pickle
+import re
 
 import cv2
 import numpy as np
@@ -40,15 +41,18 @@ def test_limits(clip):
     drop = drop_of(clip, max_pixels=128 * 96 - 1)
     assert (drop.reason, drop.detail) == (DropReason.undecodable, "128x96 pixels, more than the limit of 12287")
     drop = drop_of(clip, max_seconds=2.5)
-    assert (drop.reason, drop.detail) == (DropReason.undecodable, "longer than the limit of 2.5 s")
+    assert drop.reason is DropReason.too_long
+    assert re.fullmatch(r"3\.0 s; the limit is 2\.5 s", drop.detail)
 
 
-def test_max_seconds_applies_without_a_length_in_the_header(tmp_path):
-    path = write_clip(tmp_path / "c.mpg", pictures(75), buzz(3.0), video_codec="mpeg1video", sound_codec="mp2")
-    data = path.read_bytes()
-    decode_clip(data)
-    drop = drop_of(data + data[:-4], max_seconds=4)  # two streams, one after the other
-    assert (drop.reason, drop.detail) == (DropReason.undecodable, "longer than the limit of 4 s")
+def test_wrong_length(clip):
+    """A file of three seconds is neither a clip of two seconds nor a video that lasts until 9 s."""
+    drop = drop_of(clip, part=(7.0, 9.0))
+    assert drop.reason is DropReason.wrong_length
+    assert re.search(r"lasts 3\.0\d s: neither 2\.00 s, as the clip, nor until 9\.00 s", drop.detail)
+    assert drop_of(clip, part=(7.0, 9.0), tolerance_seconds=0.9).reason is DropReason.wrong_length
+    decode_clip(clip, part=(7.0, 9.0), tolerance_seconds=1.1)
+    decode_clip(clip, part=(7.0, 10.0))
 
 
 def test_no_video(tmp_path):
