@@ -25,7 +25,7 @@ VIDEO_EXTENSIONS = (
     *("3gp", "3g2", "ts", "mts", "m2ts", "wmv", "asf", "flv", "ogv", "vob"),
 )
 SOUND_EXTENSIONS = ("wav", "flac", "m4a", "mp3", "ogg", "opus", "aac", "wma", "mka", "oga", "weba", "w64")
-PICTURE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
+PICTURE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "avif", "gif", "bmp")
 CLIP_EXTENSIONS = (*VIDEO_EXTENSIONS, *SOUND_EXTENSIONS)
 
 _NUMBER = r"\d+(?:\.\d+)?"

@@ -21,6 +21,7 @@ from arspm.media.containers import (
     check_sound_format,
     open_container,
     open_source,
+    require_media,
 )
 from arspm.media.dropped import DroppedClip
 from arspm.media.frames import EvenlySpaced, read_picture, to_rgb
@@ -136,6 +137,7 @@ def load_speech(source: Source, *, sample_rate: int = 16_000, max_seconds: float
 
 def _sound_extent(file: BinaryIO) -> Span:
     """Return when the file's sound begins and ends: of a short file exactly, of a longer one by its header."""
+    require_media(file)
     with open_container(file, CONTAINERS) as container:
         _, sound = _streams(container, want_video=False, max_pixels=MAX_PIXELS)
         begin = (container.start_time or 0) / av.time_base

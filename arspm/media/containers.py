@@ -24,7 +24,7 @@ from arspm.media.dropped import DroppedClip
 # Formats that FFmpeg may open. Playlists (concat, hls, dash, ...) are excluded: such a "video" names other files and
 # URLs, which FFmpeg would read.
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,asf,flv,wav,w64,flac,mp3,aac,ogg"
-PICTURE_CONTAINERS = "jpeg_pipe,png_pipe"
+PICTURE_CONTAINERS = "jpeg_pipe,png_pipe,webp_pipe,gif,bmp_pipe,mov"  # mov: AVIF
 MAX_PIXELS = 4096 * 4096
 # Limits on sound, wide enough for all real recordings. Beyond them libswresample runs out of memory or crashes.
 RATES_HZ = (4_000, 768_000)
@@ -67,6 +67,37 @@ def open_source(source: Source) -> Iterator[BinaryIO]:
                     raise
                 raise DroppedClip(DropReason.missing_file, f"no such file: {error.strerror}") from None
             yield file
+
+
+# What a file is that is no media file: how it begins, or what its beginning contains, in lower case.
+_OTHER_FILES = {
+    b"<!doctype html": "a web page",
+    b"<html": "a web page",
+    b"<?xml": "an XML file",
+    b"%pdf": "a PDF file",
+    b"pk\x03\x04": "a zip archive",
+    b"\x1f\x8b": "a gzip archive",
+    b"version https://git-lfs": "a Git LFS pointer",
+    b"#extm3u": "a playlist",
+    b"ffconcat": "a playlist",
+    b"\x89png": "a PNG picture",
+    b"\xff\xd8\xff": "a JPEG picture",
+    b"gif8": "a GIF picture",
+}
+
+
+def require_media(file: BinaryIO) -> None:
+    """Raise DroppedClip(undecodable) for an empty file, and for one that is clearly something else."""
+    file.seek(0)
+    head = file.read(512).lower()
+    file.seek(0)
+    if not head:
+        raise DroppedClip(DropReason.undecodable, "an empty file")
+    for beginning, kind in _OTHER_FILES.items():
+        if head.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(beginning):
+            raise DroppedClip(DropReason.undecodable, f"{kind}, not a recording")
+    if head[8:12] == b"webp" or head[4:12] in (b"ftypavif", b"ftypheic"):
+        raise DroppedClip(DropReason.undecodable, "a picture, not a recording")
 
 
 @contextmanager

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from typing import Generic, TypeVar
+import struct
+from typing import Any, Generic, TypeVar
 
 import av
 import cv2
@@ -60,17 +61,65 @@ class EvenlySpaced(Generic[T]):
 
 
 def to_rgb(frame: av.VideoFrame, aspect: float) -> np.ndarray:
-    """Return a video frame as uint8 (height, width, 3) with square pixels, rotated as the file's display matrix says.
+    """Return a video frame as uint8 (height, width, 3) with square pixels, turned and mirrored as the file says.
 
-    aspect: width of a pixel divided by its height; ignored outside 0.25 to 4.
+    aspect: width of a pixel divided by its height; ignored outside 0.25 to 4. HDR is mapped to the range of a usual
+    screen (`tone_mapped`).
     """
     width = max(1, round(frame.width * aspect)) if 0.25 <= aspect <= 4 else frame.width
-    rgb = frame.to_ndarray(format="rgb24", width=width, height=frame.height)
-    return np.ascontiguousarray(np.rot90(rgb, k=round(frame.rotation / 90) % 4))  # both count counter-clockwise
+    transfer = int(frame.color_trc)
+    if transfer in (PQ, HLG):
+        signal = frame.to_ndarray(format="rgb48le", width=width, height=frame.height) / np.float32(65_535)
+        rgb = tone_mapped(signal, transfer)
+    else:
+        rgb = frame.to_ndarray(format="rgb24", width=width, height=frame.height)
+    return np.ascontiguousarray(_displayed(rgb, frame))
+
+
+def _displayed(image: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
+    """Return an image as the frame's display matrix says: turned by quarters, mirrored, or both.
+
+    The matrix maps a stored position (x, y) to (a x + c y, b x + d y).
+    """
+    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return image
+    a, b, _, c, d = struct.unpack("=5i", bytes(matrix)[:20])
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        image, a, d = image.swapaxes(0, 1), c, b
+    return image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+
+
+# Transfer functions of HDR video, as numbered in ITU-T H.273.
+PQ, HLG = 16, 18
+_WHITE_NITS = 203  # of paper in HDR (ITU-R BT.2408)
+_TO_BT709 = np.array(
+    [[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]], np.float32
+)  # from BT.2020's primaries (ITU-R BT.2087)
+
+
+def tone_mapped(signal: np.ndarray, transfer: int) -> np.ndarray:
+    """Return HDR video as uint8 BT.709 of the same shape. Paper becomes white; what is brighter is compressed.
+
+    signal: (height, width, 3) in [0, 1] with BT.2020's primaries. transfer: PQ (SMPTE ST 2084) or HLG (ITU-R BT.2100,
+    for a screen of 1000 nits).
+    """
+    if transfer == PQ:
+        root = signal ** np.float32(1 / 78.84375)
+        nits = 10_000 * (np.maximum(root - 0.8359375, 0) / (18.8515625 - 18.6875 * root)) ** (1 / 0.1593017578125)
+    else:
+        scene = np.where(signal <= 0.5, signal**2 / 3, (np.exp((signal - 0.55991073) / 0.17883277) + 0.28466892) / 12)
+        luminance = scene @ np.array([0.2627, 0.6780, 0.0593], np.float32)
+        nits = 1000 * scene * np.maximum(luminance, 1e-6)[..., None] ** 0.2
+    light = np.maximum((nits / _WHITE_NITS).astype(np.float32) @ _TO_BT709.T, 0)
+    knee = 0.7
+    light = np.where(light < knee, light, knee + (1 - knee) * (1 - np.exp(-(light - knee) / (1 - knee))))
+    video = np.where(light < 0.018, 4.5 * light, 1.099 * np.maximum(light, 1e-6) ** 0.45 - 0.099)
+    return np.round(255 * np.clip(video, 0, 1)).astype(np.uint8)
 
 
 def read_picture(source: Source, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Return a JPEG or PNG as uint8 RGB (height, width, 3), rotated as its EXIF says.
+    """Return a JPEG, PNG, WebP, AVIF, GIF or BMP as uint8 RGB (height, width, 3), rotated as its EXIF says.
 
     FFmpeg reads the size from the header first, so that a small file cannot expand to gigabytes. Raises DroppedClip.
     """

@@ -169,7 +169,7 @@ def test_an_ablation_compares_variants_over_the_run_and_reuses_finished_models(r
     assert set(rows) == {"non-prior", "neutral+fc", "male"}
     [gap] = found["missing"]
     assert (gap["variant"], gap["seed"]) == ("female", 0)
-    assert "/corpus/val has no clip that labels.csv calls female" in gap["reason"]
+    assert "/corpus/val has no clip that labels.csv labels female" in gap["reason"]
     measured = json.loads((run[0] / "evaluate" / "metrics.json").read_text())
     assert rows["neutral+fc"]["runs"][0]["table4"] == measured["table4"][0]
     assert rows["neutral+fc"]["runs"][0]["run"] == "."

@@ -28,7 +28,7 @@ def train(nodes: Nodes, run: Path, config: Config) -> tuple[bytes, dict[str, Any
     command = ["env", f"RAY_ADDRESS={nodes.gcs_address}", sys.executable, "-m", "jobs.gender", "--run", str(run)]
     command += ["--config", str(run / "config.json")]
     program = nodes.popen(nodes.head, command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    output = program.communicate(timeout=120)[0].decode()
+    output = program.communicate(timeout=300)[0].decode()
     assert program.returncode == 0, output
     history = json.loads((run / "gender" / artifacts.HISTORY).read_text())
     for figures in history["epochs"]:
