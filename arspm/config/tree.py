@@ -42,6 +42,7 @@ class Data(Section):
     labels: Uri = ""  # labels.csv with gender, age and identity; empty: no labels
     max_seconds: Annotated[float, Field(gt=0)] = 3600.0  # clips that last longer are dropped
     tolerance_seconds: NonNegative = 0.5  # a file whose length differs by less from a row's is the clip itself
+    min_speech_seconds: NonNegative = 0.3  # clips with less speech in the sound that is used are dropped
     storage: Literal["spectrogram", "waveform"] = "spectrogram"  # waveform: a third of the size, STFT during training
     val_fraction: Fraction = 0.02  # fraction of the video ids in the val split, chosen by hash (S)
     test_fraction: Fraction = 0.02  # fraction of the video ids in the test split, chosen by hash (S)

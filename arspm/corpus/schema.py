@@ -78,6 +78,7 @@ class DropReason(str, Enum):
     no_video = "no_video", "the file has no video stream"  # and there is no separate picture
     no_sound = "no_sound", "the file has no audio stream"  # or the speaker has pictures only
     silent = "silent", "the audio is silent"
+    no_speech = "no_speech", "the audio is no speech"  # but noise, a tone or music
     too_short = "too_short", "less than half a second of audio"
     no_face = "no_face", "no face was detected"
     several_faces = "several_faces", "several faces, and no (x, y) that selects the speaker's"

@@ -1,16 +1,13 @@
-"""Waveforms: length, the power-law spectrogram (reading N), int16 storage, and checks that a sound is speech."""
+"""Waveforms: length, the power-law spectrogram (reading N) and int16 storage."""
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeVar, cast
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
-
-from arspm.corpus.schema import DropReason
-from arspm.media.dropped import DroppedClip
 
 INT16_SCALE = 32_768.0
 WINDOW_LENGTH, HOP_LENGTH = 400, 160  # samples: 25 and 10 ms
@@ -86,78 +83,3 @@ def from_int16(samples: Samples) -> Samples:
     if isinstance(samples, Tensor):
         return cast(Samples, samples.to(torch.float32) / INT16_SCALE)
     return samples.astype(np.float32) / np.float32(INT16_SCALE)
-
-
-def level_dbfs(waveform: np.ndarray) -> float:
-    """Return the root mean square in dB relative to full scale, -inf for digital silence. waveform: (samples,)."""
-    mean_square = float(np.mean(np.square(waveform, dtype=np.float64)))
-    return 10 * float(np.log10(mean_square)) if mean_square > 0 else -np.inf
-
-
-class SpeechSigns(NamedTuple):
-    """Two measures that tell speech from steady noise.
-
-    `dynamics_db`: range of the level between 200 and 3800 Hz, measured every 20 ms (95th minus 10th percentile).
-    `voiced_fraction`: fraction of 50 ms windows that are clearly periodic with a pitch of 65 to 400 Hz.
-    """
-
-    dynamics_db: float
-    voiced_fraction: float
-
-
-def speech_signs(waveform: np.ndarray, *, sample_rate: int = 16_000) -> SpeechSigns:
-    """Return the measures of syllables and of pitch, which speech has and wind, hiss and rumble lack.
-
-    waveform: (samples,), 0.1 s or more. Read speech has dynamics of 21 dB or more and a voiced fraction of 0.1 or more;
-    steady noise has neither. Other sounds have one of the two (a hum, a knock).
-    """
-    window_length, hop_length = sample_rate // 20, sample_rate // 50
-    windows = np.lib.stride_tricks.sliding_window_view(waveform, window_length)[::hop_length]
-    taper = np.hanning(window_length).astype(np.float32)
-    num_fft = 1 << (2 * window_length - 1).bit_length()
-    spectrum = np.abs(np.fft.rfft(windows * taper, num_fft)) ** 2  # (windows, freq)
-    hz = np.fft.rfftfreq(num_fft, 1 / sample_rate)
-    spectrum[:, (hz < 200) | (hz > 3800)] = 0
-    energy_db = 10 * np.log10(spectrum.sum(axis=1) + 1e-9)
-
-    correlation = np.fft.irfft(spectrum)[:, :window_length]
-    taper_correlation = np.fft.irfft(np.abs(np.fft.rfft(taper, num_fft)) ** 2)[:window_length]
-    lags = slice(sample_rate // 400, sample_rate // 65)
-    periodicity = correlation[:, lags] / (correlation[:, :1] + 1e-9) / (taper_correlation[lags] / taper_correlation[0])
-    voiced = (periodicity.max(axis=1) > 0.8) & (energy_db > energy_db.max() - 30)
-    low, high = np.percentile(energy_db, (10, 95))
-    return SpeechSigns(float(high - low), float(voiced.mean()))
-
-
-def check_speech(
-    waveform: np.ndarray,
-    *,
-    sample_rate: int = 16_000,
-    min_seconds: float = 0.5,
-    silent_dbfs: float = -60.0,
-    speech_seconds: float = 6.0,
-    min_dynamics_db: float = 13.0,
-    min_voiced_fraction: float = 0.07,
-) -> None:
-    """Raise DroppedClip for a sound without audible speech: too_short, silent, or undecodable if not finite.
-
-    Only the first `speech_seconds` decide about silent, because the model hears no more. Silent is a level below
-    `silent_dbfs`, or noise that has neither syllables nor a pitch (`speech_signs`; both must be missing). Of 113 clips
-    and utterances with noise 10 dB below the voice none is dropped; at 5 dB below, about one in fifteen is.
-    """
-    seconds = waveform.size / sample_rate
-    if seconds < min_seconds:
-        raise DroppedClip(DropReason.too_short, f"{seconds:.2f} s of sound; at least {min_seconds:g} s needed")
-    if not np.isfinite(waveform).all():
-        raise DroppedClip(DropReason.undecodable, "the sound has samples that are not finite numbers")
-    heard = waveform[: int(speech_seconds * sample_rate)]
-    level = level_dbfs(heard)
-    if level < silent_dbfs:
-        raise DroppedClip(DropReason.silent, f"level {level:.0f} dBFS in the first {speech_seconds:g} s")
-    signs = speech_signs(heard, sample_rate=sample_rate)
-    if signs.dynamics_db < min_dynamics_db and signs.voiced_fraction < min_voiced_fraction:
-        raise DroppedClip(
-            DropReason.silent,
-            f"noise without speech: its level varies by {signs.dynamics_db:.0f} dB and "
-            f"{signs.voiced_fraction:.0%} of it has a pitch",
-        )

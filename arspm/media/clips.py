@@ -12,7 +12,6 @@ import numpy as np
 from av.container import InputContainer
 
 from arspm.corpus.schema import DropReason
-from arspm.media.audio import check_speech
 from arspm.media.containers import (
     CONTAINERS,
     MAX_PIXELS,
@@ -26,6 +25,7 @@ from arspm.media.containers import (
 from arspm.media.dropped import DroppedClip
 from arspm.media.frames import EvenlySpaced, read_picture, to_rgb
 from arspm.media.sound import Sound
+from arspm.media.speech import find_speech
 from arspm.storage.uris import redact
 
 MAX_FRAMES_PER_SECOND = 240
@@ -71,7 +71,6 @@ def decode_clip(
     max_seconds: float = 3600.0,
     max_pixels: int = MAX_PIXELS,
     min_seconds: float = 0.5,
-    silent_dbfs: float = -60.0,
     speech_seconds: float = 6.0,
     tolerance_seconds: float = 0.5,
 ) -> Media:
@@ -86,14 +85,15 @@ def decode_clip(
 
     Raises DroppedClip: missing_file, undecodable (broken, or over `max_pixels`), no_video, no_sound, wrong_length
     (neither the clip nor a video that contains it), too_long (over `max_seconds`), too_short (less than `min_seconds`
-    of sound), silent (see `check_speech`).
+    of sound).
     """
     picture = None if image is None else [read_picture(image, max_pixels)]
     with open_source(source) as file:
+        if part is not None:
+            _require_at_most(part[1] - part[0], max_seconds)
         extent = _sound_extent(file)
         span = _clip_span(extent, part, tolerance_seconds, min_seconds)
-        if span.seconds > max_seconds:
-            raise DroppedClip(DropReason.too_long, f"{span.seconds:.1f} s; the limit is {max_seconds:g} s")
+        _require_at_most(span.seconds, max_seconds)
         span = span.first(speech_seconds)
         whole = span.start == extent.start
         wanted = 0 if picture else num_frames
@@ -105,33 +105,34 @@ def decode_clip(
             decoded = _decode(file, span, wanted, sample_rate, max_pixels, whole=whole)
     assert decoded is not None
     video_frames, waveform = decoded
-    check_speech(
-        waveform,
-        sample_rate=sample_rate,
-        min_seconds=min_seconds,
-        silent_dbfs=silent_dbfs,
-        speech_seconds=speech_seconds,
-    )
+    if waveform.size < min_seconds * sample_rate:
+        seconds = waveform.size / sample_rate
+        raise DroppedClip(DropReason.too_short, f"{seconds:.2f} s of sound; at least {min_seconds:g} s needed")
     frames = picture or video_frames
     if not frames:
         raise DroppedClip(DropReason.no_video, "no frame can be decoded while the sound lasts")
     return Media(frames, waveform)
 
 
-def load_speech(source: Source, *, sample_rate: int = 16_000, max_seconds: float = 60.0) -> np.ndarray:
+def load_speech(source: Source, *, sample_rate: int = 16_000, max_seconds: float = 6.0) -> np.ndarray:
     """Return the first `max_seconds` of a recording (wav, flac, mp3, m4a, mp4, ...): float32 mono, (samples,).
 
-    Raises ValueError with one line that says what is wrong with the file.
+    Its speech has the level of that in a corpus (`find_speech`). Raises ValueError with one line that says what is
+    wrong with the file.
     """
     name = redact(str(source)) if isinstance(source, (str, os.PathLike)) else "the recording"
     try:
-        with open_source(source) as file:
-            span = _sound_extent(file)._replace(end=math.inf).first(max_seconds)
-            decoded = _decode(file, span, 0, sample_rate, MAX_PIXELS, whole=True)
-        assert decoded is not None
-        check_speech(decoded[1], sample_rate=sample_rate)
+        return find_speech(decode_sound(source, sample_rate=sample_rate, max_seconds=max_seconds)).waveform
     except DroppedClip as drop:
         raise ValueError(f"{name}: {drop.detail}") from None
+
+
+def decode_sound(source: Source, *, sample_rate: int = 16_000, max_seconds: float = math.inf) -> np.ndarray:
+    """Return the first `max_seconds` of a recording: float32 mono, (samples,). Raises DroppedClip."""
+    with open_source(source) as file:
+        span = _sound_extent(file).first(max_seconds)
+        decoded = _decode(file, span, 0, sample_rate, MAX_PIXELS, whole=True)
+    assert decoded is not None
     return decoded[1]
 
 
@@ -165,6 +166,11 @@ def _clip_span(extent: Span, part: tuple[float, float] | None, tolerance: float,
         f"the file's sound lasts {extent.seconds:.2f} s: neither {end - start:.2f} s, as the clip, nor until "
         f"{end:.2f} s, where the clip ends",
     )
+
+
+def _require_at_most(seconds: float, max_seconds: float) -> None:
+    if seconds > max_seconds:
+        raise DroppedClip(DropReason.too_long, f"{seconds:.1f} s; the limit is {max_seconds:g} s")
 
 
 def _decode(

@@ -30,6 +30,7 @@ from arspm.media.detectors import FaceDetector, make_detector
 from arspm.media.dropped import DroppedClip
 from arspm.media.faces import best_face
 from arspm.media.jpeg import encode_jpeg
+from arspm.media.speech import find_speech, voice_activity_detector
 
 Prepared: TypeAlias = tuple[np.ndarray, bytes]  # the speech tensor as configured, the face as JPEG
 
@@ -52,6 +53,7 @@ def prepare(row: ClipRow, config: Config) -> Prepared:
         tolerance_seconds=config.data.tolerance_seconds,
         speech_seconds=schema.SPEECH_SECONDS,
     )
+    speech = find_speech(media.waveform, min_speech_seconds=config.data.min_speech_seconds)
     xy = None if row.x is None or row.y is None else (row.x, row.y)
     crop, _, _ = best_face(
         media.frames,
@@ -61,7 +63,7 @@ def prepare(row: ClipRow, config: Config) -> Prepared:
         margin=settings.margin,
         min_side=settings.min_side_pixels,
     )
-    waveform = audio.fit_length(media.waveform, schema.WAVEFORM_SHAPE[0])
+    waveform = audio.fit_length(speech.waveform, schema.WAVEFORM_SHAPE[0])
     if config.data.storage == "waveform":
         tensor = audio.to_int16(waveform)
     else:
@@ -136,6 +138,7 @@ def _serve(rows: Connection, config: Config) -> None:
     torch.set_num_threads(1)
     try:
         _detector(config.face.detector)
+        voice_activity_detector()
     except (OSError, ValueError) as error:
         rows.send(error)
         return

@@ -28,6 +28,7 @@ from arspm.synthetic.scene import Pose
 from arspm.training import artifacts, checkpoint
 from cluster.host import marked_processes
 from jobs.stage import expected_fingerprint
+from tests.media.media_files import voice
 
 REPO = Path(__file__).parents[2]
 FPS = 10
@@ -64,26 +65,28 @@ def busy_workers(head: Any, title: str) -> list[Any]:
     return found
 
 
-def buzz(seconds: float) -> np.ndarray:
-    time = np.arange(round(16_000 * seconds)) / 16_000
-    return (0.3 * ((time * 130) % 1 - 0.5) * (0.6 + 0.4 * np.sin(2 * np.pi * 4 * time))).astype(np.float32)
-
-
-def write_broken_clips(folder: Path) -> dict[str, tuple[str, str]]:
-    """Write a media file for every drop reason. Returns video id -> (x, y) of its row. Each is from 1.0 to 2.0 s."""
+def write_broken_clips(folder: Path) -> list[tuple[str, list[str]]]:
+    """Write a media file for every drop reason that a file can have. Returns the reasons with their rows of the CSV."""
     people = sample_speakers(2, seed=7)
-    face = draw_face(people[0])
+    face, spoken = draw_face(people[0]), voice(1.0)
     still = [face] * FPS
     small = [draw_face(people[0], pose=Pose(scale=0.12))] * FPS
-    made: dict[DropReason, tuple[list[np.ndarray], np.ndarray]] = {
-        DropReason.silent: (still, np.zeros(16_000, np.float32)),
-        DropReason.too_short: (still[:3], buzz(0.3)),
-        DropReason.no_face: ([np.full_like(face, 120)] * FPS, buzz(1.0)),
-        DropReason.several_faces: ([np.hstack([face, draw_face(people[1])])] * FPS, buzz(1.0)),
-        DropReason.face_too_small: (small, buzz(1.0)),
+    tone = np.sin(np.arange(16_000) / 16).astype(np.float32)
+    made: dict[DropReason, tuple[list[np.ndarray], np.ndarray, str]] = {  # frames, sound, end of the row
+        DropReason.silent: (still, np.zeros(16_000, np.float32), "2.0"),
+        DropReason.no_speech: (still, tone, "2.0"),
+        DropReason.too_short: (still[:3], spoken[:4800], "2.0"),
+        DropReason.wrong_length: (still, spoken, "9.0"),
+        DropReason.too_long: (still, spoken, "4000.0"),
+        DropReason.no_face: ([np.full_like(face, 120)] * FPS, spoken, "2.0"),
+        DropReason.several_faces: ([np.hstack([face, draw_face(people[1])])] * FPS, spoken, "2.0"),
+        DropReason.face_too_small: (small, spoken, "2.0"),
     }
-    for reason, (frames, sound) in made.items():
-        write_clip(folder / f"{reason.value}_1.0_2.0.mp4", frames, sound, FPS)
+    rows = []
+    for reason, (frames, sound, end) in made.items():
+        write_clip(folder / f"{reason.value}_1.0_{end}.mp4", frames, sound, FPS)
+        xy = ["", ""] if reason is DropReason.several_faces else ["0.5", "0.5"]
+        rows.append((reason.value, [reason.value, "1.0", end, *xy]))
     (folder / "undecodable_1.0_2.0.mp4").write_bytes(b"not a clip")
     for reason in (DropReason.no_video, DropReason.no_sound):  # a file with the other stream only
         with av.open(str(folder / "silent_1.0_2.0.mp4")) as source:
@@ -94,8 +97,8 @@ def write_broken_clips(folder: Path) -> dict[str, tuple[str, str]]:
                     if packet.dts is not None:
                         packet.stream = copy
                         half.mux(packet)
-    reasons = [*made, DropReason.undecodable, DropReason.no_video, DropReason.no_sound]
-    return {each.value: ("", "") if each is DropReason.several_faces else ("0.5", "0.5") for each in reasons}
+    half_files = (DropReason.undecodable, DropReason.no_video, DropReason.no_sound)
+    return rows + [(reason.value, [reason.value, "1.0", "2.0", "0.5", "0.5"]) for reason in half_files]
 
 
 @pytest.fixture(scope="session")
@@ -106,9 +109,8 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Clips:
     with made.clips_csv.open() as file:
         good = list(csv.reader(file))
     broken = write_broken_clips(made.clips_dir)
-    others = [[name, "1.0", "2.0", *xy] for name, xy in broken.items()]
-    others += [["missing_file", "1.0", "2.0", "0.5", "0.5"], good[0], ["bad_row", "1.0"]]
-    reasons = [*broken, "missing_file", "duplicate_key", "bad_row"]
+    others = [row for _, row in broken] + [["missing_file", "1.0", "2.0", "0.5", "0.5"], good[0], ["bad_row", "1.0"]]
+    reasons = [reason for reason, _ in broken] + ["missing_file", "duplicate_key", "bad_row"]
     rows = others[:4] + good + others[4:]
     lines = [*range(1, 5), *range(5 + len(good), 1 + len(rows))]
     with made.clips_csv.open("w", newline="") as file:

@@ -8,14 +8,21 @@ import pytest
 
 from arspm.media.clips import decode_clip
 from arspm.media.dropped import DroppedClip
+from arspm.synthetic.people import sample_speakers
+from arspm.synthetic.voice import speak
 
 RATE = 44_100
 
 
 def buzz(seconds: float, rate: int = RATE) -> np.ndarray:
-    """Return a voiced sound with syllables, (samples,)."""
+    """Return a sound with a pitch and syllables, (samples,). It is no speech; `voice` is."""
     time = np.arange(round(seconds * rate)) / rate
     return (0.4 * ((time * 130) % 1 - 0.5) * (0.6 + 0.4 * np.sin(2 * np.pi * 4 * time))).astype(np.float32)
+
+
+def voice(seconds: float, rate: int = 16_000, seed: int = 7) -> np.ndarray:
+    """Return a made-up speaker's speech, (samples,)."""
+    return speak(sample_speakers(1, seed=seed)[0], seconds, np.random.default_rng(seed), sample_rate=rate)
 
 
 def pictures(num_frames: int, width: int = 128, height: int = 96) -> list[np.ndarray]:

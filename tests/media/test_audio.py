@@ -1,12 +1,11 @@
-"""Waveforms: length, spectrogram, int16, and the measures of speech."""
+"""Waveforms: length, spectrogram and int16."""
 
 import numpy as np
 import pytest
 import torch
-from scipy.signal import butter, sosfilt
 from scipy.signal.windows import hann
 
-from arspm.media.audio import fit_length, from_int16, level_dbfs, spectrogram, speech_signs, to_int16
+from arspm.media.audio import fit_length, from_int16, spectrogram, to_int16
 
 
 def noise(*shape: int) -> torch.Tensor:
@@ -107,22 +106,3 @@ def test_int16_round_trip_is_exact_and_loud_samples_are_clipped(convert):
     np.testing.assert_array_equal(np.asarray(to_int16(floats)), every)
     loud = to_int16(convert(np.array([-3.0, 1.0, 3.0], np.float32)))
     np.testing.assert_array_equal(np.asarray(loud), [-32_768, 32_767, 32_767])
-
-
-def test_level():
-    time = np.arange(16_000) / 16_000
-    assert level_dbfs(np.sin(2 * np.pi * 100 * time)) == pytest.approx(-3.01, abs=0.01)
-    assert level_dbfs(np.zeros(100)) == -np.inf
-
-
-def test_speech_signs_tell_syllables_and_pitch_from_steady_noise():
-    rng = np.random.default_rng(0)
-    time = np.arange(48_000) / 16_000
-    buzz = ((time * 120) % 1 - 0.5).astype(np.float32)
-    syllables = buzz * (np.sin(2 * np.pi * 3 * time) > 0) + 0.001 * rng.standard_normal(time.size)
-    rumble = sosfilt(butter(1, 100, fs=16_000, output="sos"), rng.standard_normal(time.size))
-    spoken, steady = speech_signs(syllables), speech_signs(rumble)
-    assert spoken.dynamics_db > 30
-    assert 0.4 < spoken.voiced_fraction < 0.65
-    assert steady.dynamics_db < 8
-    assert steady.voiced_fraction < 0.05

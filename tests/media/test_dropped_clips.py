@@ -72,16 +72,6 @@ def test_too_short(tmp_path, seconds):
     assert drop_of(tmp_path / "s.wav", image=picture).reason is DropReason.too_short
 
 
-def test_silent(tmp_path):
-    rng = np.random.default_rng(0)
-    late = np.concatenate((np.zeros(7 * RATE), buzz(1.0)))  # the model hears six seconds
-    noise = 0.1 * rng.standard_normal(3 * RATE)
-    for sound in (np.zeros(RATE), 0.0005 * buzz(1.0), late, noise):
-        path = write_clip(tmp_path / "c.mkv", pictures(10), sound, sound_codec="flac")
-        assert drop_of(path).reason is DropReason.silent
-    assert "noise without speech" in drop_of(path).detail
-
-
 def test_sound_that_is_not_finite(tmp_path):
     sound = buzz(1.0)
     sound[5000] = np.nan

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from arspm.corpus.schema import DropReason
-from arspm.media.clips import decode_clip, load_speech
+from arspm.media.clips import decode_clip, decode_sound
 from tests.media.media_files import drop_of, write_clip
 
 RATE = 16_000
@@ -109,8 +109,8 @@ def test_a_part_beyond_the_end_is_no_clip(films: Path) -> None:
 
 def test_a_long_file_without_a_part_gives_its_beginning(films: Path) -> None:
     check(decode_clip(films / "film.mkv"), 0, 6)
-    assert load_speech(films / "film.mkv").size == pytest.approx(SECONDS * RATE, rel=0.01)
-    assert load_speech(films / "film.ts", max_seconds=7).size == 7 * RATE
+    assert decode_sound(films / "film.mkv").size == pytest.approx(SECONDS * RATE, rel=0.01)
+    assert decode_sound(films / "film.ts", max_seconds=7).size == 7 * RATE
 
 
 @pytest.mark.parametrize(("before", "after"), [(2.5, 0.0), (0.0, 4.0), (1.5, 1.5)])

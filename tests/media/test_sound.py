@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from arspm.media.audio import level_dbfs
-from arspm.media.clips import decode_clip, load_speech
+from arspm.media.clips import decode_clip, decode_sound
 from arspm.media.sound import downmix
+from arspm.media.speech import level_dbfs
 from tests.media.media_files import buzz, pictures, write_clip
 
 RATE = 16_000
@@ -21,7 +21,7 @@ VOICE = buzz(2.0, RATE)
 
 def load(channels: list[np.ndarray], path: Path) -> np.ndarray:
     soundfile.write(path, np.stack(channels, axis=1), RATE, subtype="FLOAT")
-    return load_speech(path)
+    return decode_sound(path)
 
 
 def test_a_stereo_sound_is_the_mean_of_its_channels(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_surround_sound_has_its_voice_in_the_centre(tmp_path: Path) -> None:
     centre = np.zeros((6, VOICE.size), np.float32)
     centre[2], centre[3] = VOICE, 1.0
     path = write_clip(tmp_path / "s.flac", (), centre, rate=RATE, sound_codec="flac")
-    np.testing.assert_allclose(load_speech(path), VOICE / total, atol=2e-3)
+    np.testing.assert_allclose(decode_sound(path), VOICE / total, atol=2e-3)
 
 
 def mp3(sound: np.ndarray, rate: int, stereo: bool) -> bytes:
@@ -80,7 +80,7 @@ def test_a_recording_that_changes_its_format_is_used_to_the_end(
 ) -> None:
     """As files do that are joined byte by byte, and radio recordings."""
     joined = b"".join(mp3(buzz(1.5, rate), rate, stereo) for rate, stereo in (first, second))
-    loaded = load_speech(io.BytesIO(joined))
+    loaded = decode_sound(io.BytesIO(joined))
     assert loaded.size == pytest.approx(3 * RATE, abs=0.15 * RATE)
     for part in (loaded[: RATE // 2], loaded[-RATE // 2 :]):
         assert level_dbfs(part) == pytest.approx(level_dbfs(VOICE), abs=3)

@@ -215,7 +215,7 @@ def test_a_storage_fault_does_not_drop_a_clip(
         for text in ("rows.csv", "list-type", "v_0_2"):
             faulty.server.inject(fault, method="GET", text=text)
     (row,) = read_clip_rows(faulty.file("rows.csv"), ClipFolder(faulty.file("clips")))
-    np.testing.assert_array_equal(clips.load_speech(row.path), clips.load_speech(tmp_path / "v_0_2.wav"))
+    np.testing.assert_array_equal(clips.decode_sound(row.path), clips.decode_sound(tmp_path / "v_0_2.wav"))
     assert faulty.server.injected == {faults.SLOW_DOWN: 3, faults.TRUNCATED: 3}
     monkeypatch.setattr(retries, "RETRY_SECONDS", 0.1)
     faulty.server.inject(faults.TRUNCATED, times=FOREVER, method="GET")
