@@ -26,7 +26,7 @@ class DataFormat(NamedTuple):
 # `media.datasets.READERS` has each format's reader.
 DATA_FORMATS = {
     "avspeech": DataFormat(("csv", "clips"), ("test_csv",)),
-    "voxceleb": DataFormat(("csv", "clips", "faces")),
+    "voxceleb": DataFormat(("csv", "clips"), ("faces",)),
     "folder": DataFormat(("clips",)),
 }
 
@@ -38,15 +38,16 @@ class Data(Section):
     csv: Uri = ""  # avspeech: video id, start, end, x, y[, file]; voxceleb: vox1_meta.csv; folder: none
     test_csv: Uri = ""  # avspeech: a second table, for the test split (S); csv is then split into train and val
     clips: Uri = ""  # folder with the clips' files; voxceleb and folder: with one folder per speaker
-    faces: Uri = ""  # voxceleb: folder with the face images
+    faces: Uri = ""  # voxceleb: folder with the face images; not needed if the clips are videos
     labels: Uri = ""  # labels.csv with gender, age and identity; empty: no labels
     max_seconds: Annotated[float, Field(gt=0)] = 3600.0  # clips that last longer are dropped
     tolerance_seconds: NonNegative = 0.5  # a file whose length differs by less from a row's is the clip itself
     min_speech_seconds: NonNegative = 0.3  # clips with less speech in the sound that is used are dropped
+    max_internal_errors: Fraction = 0.01  # fraction of the clips that may fail for no fault of their own
     storage: Literal["spectrogram", "waveform"] = "spectrogram"  # waveform: a third of the size, STFT during training
     val_fraction: Fraction = 0.02  # fraction of the video ids in the val split, chosen by hash (S)
     test_fraction: Fraction = 0.02  # fraction of the video ids in the test split, chosen by hash (S)
-    rows_per_shard: Count = 384  # rows in each Parquet file; 384 spectrograms are 236 MB
+    rows_per_shard: Annotated[int, Field(ge=1, le=3400)] = 384  # rows in each Parquet file; 384 spectrograms: 236 MB
     rows_per_group: Count = 64  # rows in each Parquet row group, the unit of reading
 
 

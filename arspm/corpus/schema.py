@@ -83,6 +83,7 @@ class DropReason(str, Enum):
     no_face = "no_face", "no face was detected"
     several_faces = "several_faces", "several faces, and no (x, y) that selects the speaker's"
     face_too_small = "face_too_small", "the face has too few pixels"
+    internal_error = "internal_error", "preparing the clip failed twice, for no fault of the clip"
 
 
 class TensorType(NamedTuple):

@@ -22,7 +22,7 @@ MANIFEST = "manifest.json"
 _MAX_SHARD_ROWS, _MAX_ROWS = 1_000_000, 100_000_000
 _MAX_GROUP_BYTES = 4 << 30
 _TENSORS = (schema.SPECTROGRAM, schema.WAVEFORM, schema.FACE_FEATURE)
-_REBUILD = "run the stage that wrote it again"
+_REBUILD = "delete it and the _SUCCESS.json of the stage that wrote it, then submit again"
 _TEXTS = (schema.CLIP_ID, schema.VIDEO_ID, schema.GENDER, schema.IDENTITY)
 
 
@@ -157,7 +157,7 @@ def read_table(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
         with (
             _damaged_file_named(uri),
             fs.open_input_file(path) as file,
-            pq.ParquetFile(file, pre_buffer=True) as parquet,
+            pq.ParquetFile(file, pre_buffer=True, page_checksum_verification=True) as parquet,
         ):
             table = parquet.read(columns=None if columns is None else list(columns))
         table = _checked(uri, table, columns or ())
@@ -173,11 +173,20 @@ def speakers(table: pa.Table) -> list[str]:
 
 
 def write_table(uri: str, table: pa.Table, rows_per_group: int) -> dict[str, Any]:
-    """Write a Parquet file, with bytes that depend only on the rows. Return its size and hash."""
+    """Write a Parquet file, with bytes that depend only on the rows. Return its size and hash.
+
+    Every page has a checksum, which reading verifies: otherwise a flipped bit would be trained on.
+    """
     sink = io.BytesIO()
     # float16 and JPEG data do not compress, and cells are too large for dictionaries and statistics.
     pq.write_table(
-        table, sink, row_group_size=rows_per_group, compression="none", use_dictionary=False, write_statistics=False
+        table,
+        sink,
+        row_group_size=rows_per_group,
+        compression="none",
+        use_dictionary=False,
+        write_statistics=False,
+        write_page_checksum=True,
     )
     return storage.write_bytes(uri, sink.getvalue())
 
@@ -198,7 +207,7 @@ def _read_groups(uri: str, columns: list[str], groups: np.ndarray, rows_per_grou
         with (
             _damaged_file_named(uri),
             fs.open_input_file(path) as file,
-            pq.ParquetFile(file, pre_buffer=True) as parquet,
+            pq.ParquetFile(file, pre_buffer=True, page_checksum_verification=True) as parquet,
         ):
             if groups[-1] >= parquet.num_row_groups:
                 raise ValueError(f"{uri}: fewer rows than the manifest says; {_REBUILD}")
@@ -224,7 +233,8 @@ def _damaged_file_named(uri: str) -> Iterator[None]:
         if isinstance(error, OSError) and (error.errno is not None or "AWS Error" in str(error)):
             raise
         line = _first_line(error)
-        raise ValueError(f"{uri}: not a complete Parquet file ({line if line.isprintable() else repr(line)})") from None
+        line = line if line.isprintable() else repr(line)
+        raise ValueError(f"{uri}: not an intact Parquet file ({line}); {_REBUILD}") from None
 
 
 def _checked(uri: str, table: pa.Table, columns: Sequence[str]) -> pa.Table:

@@ -30,7 +30,7 @@ _CHUNK = 65_536  # rows that are Python objects at a time
 class ClipRow:
     """A usable row.
 
-    `path`, and `image` beside a sound file, are local paths or URIs; x and y are in [0, 1] of the frame. `line` is the
+    `path`, and `image` for a sound file, are local paths or URIs; x and y are in [0, 1] of the frame. `line` is the
     line number in the CSV; in formats without a CSV it is the row's number, and start and end are 0.
     """
 
@@ -43,6 +43,7 @@ class ClipRow:
     y: float | None
     path: str
     image: str | None = None
+    other_images: tuple[str, ...] = ()  # to try if no usable face is in `image`
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,7 @@ COLUMNS = pa.schema(
         ("video_id", pa.string()),
         *((name, pa.float64()) for name in ("start_seconds", "end_seconds", "x", "y")),
         *((name, pa.string()) for name in ("path", "image", "reason", "detail")),
+        ("other_images", pa.list_(pa.string())),
     ]
 )
 
@@ -93,7 +95,7 @@ class Rows(Sequence[Row]):
             for cells in batch.to_pylist():
                 reason, detail = cells.pop("reason"), cells.pop("detail")
                 if reason is None:
-                    yield ClipRow(**cells)
+                    yield ClipRow(**cells | {"other_images": tuple(cells["other_images"] or ())})
                 else:
                     ids = {name: cells[name] for name in ("line", "clip_id", "video_id")}
                     yield DroppedRow(**ids, reason=DropReason[reason], detail=detail)
@@ -162,12 +164,12 @@ def _read_lines(csv_file: str | os.PathLike[str] | TextIO) -> Rows:
             video_id = fields.video_id
             check_id("_".join(cells[:3]), "a clip id")
             clip_id = "_".join(cells[:3])
-            lines.append((line, clip_id, *fields[:5], fields.file, None, None, None))
+            lines.append((line, clip_id, *fields[:5], fields.file, None, None, None, None))
         except csv.Error as error:
-            lines.append((line, "", "", *[None] * 6, DropReason.bad_row.value, f"line {line}: {error}"))
+            lines.append((line, "", "", *[None] * 6, DropReason.bad_row.value, f"line {line}: {error}", None))
         except DroppedClip as drop:
             detail = f"line {line}: {drop.detail}"
-            lines.append((line, clip_id, video_id, *[None] * 6, drop.reason.value, detail))
+            lines.append((line, clip_id, video_id, *[None] * 6, drop.reason.value, detail, None))
         if len(lines) == _CHUNK:
             flush()
     flush()

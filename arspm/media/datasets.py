@@ -60,7 +60,7 @@ def _avspeech(data: Data, labels: dict[str, Labels]) -> Dataset:
     table = test_rows.table
     table = table.set_column(0, COLUMNS.field("line"), pc.add(table["line"], num_lines))
     detail = pc.binary_join_element_wise("test CSV", table["detail"], ", ")
-    table = table.set_column(table.num_columns - 1, COLUMNS.field("detail"), detail)
+    table = table.set_column(COLUMNS.get_field_index("detail"), COLUMNS.field("detail"), detail)
     rows = Rows(pa.concat_tables([rows.table, table]))
     _require_matches(rows, clips)
     return Dataset(rows, labels, [], frozenset(test_videos.to_pylist()))

@@ -24,19 +24,24 @@ def choose_face(
     xy: tuple[float, float] | None,
     frame_size: tuple[int, int],
     *,
+    centred: bool = False,
     max_distance: float = 1.0,
 ) -> FaceBox:
     """Return the speaker's box among the boxes of one frame; stray boxes are ignored (`without_strays`).
 
     xy: AVSpeech's position of the speaker, as fractions of width and height. frame_size: (width, height) in pixels.
     With xy, the result is the nearest box that contains the position. If none contains it, it is the nearest box whose
-    centre is at most `max_distance` sides away, because people move. Without xy it is the only box. Raises
-    DroppedClip(no_face) or DroppedClip(several_faces).
+    centre is at most `max_distance` sides away, because people move. Without xy it is the only box, or if the picture
+    is `centred` on a person, the only box that contains its centre. Raises DroppedClip(no_face) or
+    DroppedClip(several_faces).
     """
     candidates = without_strays(boxes)
     if not candidates:
         raise DroppedClip(DropReason.no_face, "no face found")
     if xy is None:
+        middle = [box for box in candidates if box.contains(frame_size[0] / 2, frame_size[1] / 2)]
+        if centred and len(middle) == 1:
+            return middle[0]
         if len(candidates) > 1:
             raise DroppedClip(
                 DropReason.several_faces, f"{len(candidates)} faces, and no x, y that says which one speaks"
@@ -102,6 +107,7 @@ def best_face(
     detector: FaceDetector,
     xy: tuple[float, float] | None,
     *,
+    centred: bool = False,
     size: int = FACE_SIZE,
     margin: float = MARGIN,
     min_side: float = 48.0,
@@ -122,7 +128,7 @@ def best_face(
     for index, frame in enumerate(frames):
         try:
             boxes = detector(frame, PYRAMID_STEP ** (-index / len(frames)))
-            box = choose_face(boxes, xy, (frame.shape[1], frame.shape[0]))
+            box = choose_face(boxes, xy, (frame.shape[1], frame.shape[0]), centred=centred)
             if box.side < min_side:
                 raise DroppedClip(DropReason.face_too_small, f"{box.side:.0f} pixels; at least {min_side:.0f} needed")
             faces.append((index, box, crop_face(frame, box, size=size, margin=margin)))

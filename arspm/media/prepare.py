@@ -35,18 +35,41 @@ from arspm.media.speech import find_speech, voice_activity_detector
 Prepared: TypeAlias = tuple[np.ndarray, bytes]  # the speech tensor as configured, the face as JPEG
 
 MAX_BYTES = 4 << 30  # address space that clips may add to what the process has before its first clip
-MAX_CPU_SECONDS = 600  # per clip; CPU time, not wall-clock time, so that a busy machine drops no more clips
+MAX_CPU_SECONDS = 600  # per clip
+MAX_SECONDS = 1800  # per clip on the wall clock, for a decoder that waits; a busy machine drops no more clips
 # Signals that mean the file crashed the decoder. After any other end of the process, the clip may be retried.
 _CRASH_SIGNALS = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGXCPU)
+# If a sound has several pictures, these are reasons to try the next one.
+_PICTURE_REASONS = (
+    *(DropReason.undecodable, DropReason.missing_file, DropReason.no_face),
+    *(DropReason.several_faces, DropReason.face_too_small),
+)
 
 
 def prepare(row: ClipRow, config: Config) -> Prepared:
-    """Return the speech tensor and the speaker's face of a clip. Raises DroppedClip."""
+    """Return the speech tensor and the speaker's face of a clip. Raises DroppedClip.
+
+    If a sound has several pictures, the first with a usable face is taken; if none has one, the first one's reason is
+    raised.
+    """
+    first: DroppedClip | None = None
+    for image in (row.image, *row.other_images):
+        try:
+            return _prepare(row, image, config)
+        except DroppedClip as drop:
+            first = first or drop
+            if image is None or drop.reason not in _PICTURE_REASONS:
+                break
+    assert first is not None
+    raise first
+
+
+def _prepare(row: ClipRow, image: str | None, config: Config) -> Prepared:
     settings = config.face
     media = decode_clip(
         _last_copy(row.path),
         part=(row.start_seconds, row.end_seconds) if row.end_seconds else None,
-        image=row.image,
+        image=image,
         num_frames=settings.num_frames,
         sample_rate=schema.SAMPLE_RATE_HZ,
         max_seconds=config.data.max_seconds,
@@ -59,6 +82,7 @@ def prepare(row: ClipRow, config: Config) -> Prepared:
         media.frames,
         _detector(settings.detector),
         xy,
+        centred=image is not None or config.data.format == "voxceleb",
         size=schema.FACE_SIZE,
         margin=settings.margin,
         min_side=settings.min_side_pixels,
@@ -74,9 +98,9 @@ def prepare(row: ClipRow, config: Config) -> Prepared:
 class Preparer:
     """`prepare` in a separate process, which starts with the first clip and runs until `close`.
 
-    A clip that crashes the process, or needs more than MAX_BYTES or MAX_CPU_SECONDS, raises DroppedClip(undecodable),
-    and the next clip gets a new process. Exceptions of `prepare` are passed on. Raises ValueError if the face detector
-    cannot be loaded, RuntimeError if the process ends for another reason.
+    A clip that crashes the process, or needs more than MAX_BYTES, MAX_CPU_SECONDS or MAX_SECONDS, raises
+    DroppedClip(undecodable), and the next clip gets a new process. Exceptions of `prepare` are passed on. Raises
+    ValueError if the face detector cannot be loaded, RuntimeError if the process ends for another reason.
     """
 
     def __init__(self, config: Config) -> None:
@@ -90,6 +114,11 @@ class Preparer:
         assert self._ours is not None
         try:
             self._ours.send(row)
+            if not self._ours.poll(MAX_SECONDS):
+                assert self._process is not None
+                self._process.kill()
+                self.close()
+                raise DroppedClip(DropReason.undecodable, f"not decoded after {MAX_SECONDS} s")
             answer: Prepared | Exception = self._ours.recv()
         except (EOFError, OSError):
             raise self._exit_error() from None
@@ -146,7 +175,7 @@ def _serve(rows: Connection, config: Config) -> None:
     if sys.platform == "linux":  # other systems do not enforce this limit
         with open("/proc/self/statm") as file:
             max_bytes = int(file.read().split()[0]) * resource.getpagesize() + MAX_BYTES
-        resource.setrlimit(resource.RLIMIT_AS, (max_bytes, resource.RLIM_INFINITY))
+        _limit(resource.RLIMIT_AS, max_bytes)
     while True:
         try:
             row = rows.recv()
@@ -154,7 +183,7 @@ def _serve(rows: Connection, config: Config) -> None:
             return
         used = resource.getrusage(resource.RUSAGE_SELF)
         max_cpu_seconds = int(used.ru_utime + used.ru_stime) + MAX_CPU_SECONDS
-        resource.setrlimit(resource.RLIMIT_CPU, (max_cpu_seconds, resource.RLIM_INFINITY))
+        _limit(resource.RLIMIT_CPU, max_cpu_seconds)
         try:
             answer: Prepared | Exception = prepare(row, config)
         except MemoryError:
@@ -164,6 +193,12 @@ def _serve(rows: Connection, config: Config) -> None:
         except Exception:  # may be of a class that cannot be pickled
             answer = RuntimeError(traceback.format_exc())
         rows.send(answer)
+
+
+def _limit(kind: int, value: int) -> None:
+    """Set a limit of this process, up to the one that it may not raise."""
+    _, hard = resource.getrlimit(kind)
+    resource.setrlimit(kind, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
 
 
 @functools.lru_cache(maxsize=1)

@@ -11,11 +11,12 @@ from arspm import storage
 from arspm.corpus.schema import DropReason
 from arspm.media.clip_files import CLIP_EXTENSIONS, PICTURE_EXTENSIONS, SOUND_EXTENSIONS, extension, stem
 from arspm.media.clip_rows import ClipRow, DroppedRow, Row, check_id
-from arspm.media.csv_tables import quoted
+from arspm.media.csv_tables import UNREADABLE, quoted
 from arspm.media.dropped import DroppedClip
 
 LABELS_CSV = "labels.csv"  # may be in the root of a tree
-Key = tuple[str, ...]  # (speaker, stem) or (speaker, video, stem)
+MAX_IMAGES = 5  # that are tried for one clip
+Key = tuple[str, ...]  # (speaker, stem) or (speaker, video, stem); pictures may lack the video
 KeyOf = Callable[[str], Key]  # from a path inside a tree; raises DroppedClip(bad_row) for an unexpected path
 
 
@@ -68,7 +69,8 @@ def pair(sounds: Tree, pictures: Tree) -> tuple[list[Row], list[str]]:
     )
     clip_keys = {file.key for file in clips}
     same_stem: dict[Key, str] = {}
-    shared: dict[Key, list[str]] = defaultdict(list)  # pictures of no clip, by (speaker,) or (speaker, video)
+    # Pictures that belong to no single clip, by (speaker,) or (speaker, video).
+    shared: dict[Key, list[str]] = defaultdict(list)
     num_pictures: Counter[Key] = Counter()
     for file in _files(pictures, PICTURE_EXTENSIONS, rows):
         num_pictures[file.key[:-1]] += 1
@@ -79,22 +81,27 @@ def pair(sounds: Tree, pictures: Tree) -> tuple[list[Row], list[str]]:
     seen: dict[str, str] = {}
     for file in clips:
         speaker, clip_id, line = file.key[0], file.clip_id, len(rows) + 1
-        image = None
+        images: tuple[str, ...] = ()
         try:
             if clip_id in seen:
                 raise DroppedClip(DropReason.duplicate_key, f"{quoted(seen[clip_id])} already has the id {clip_id}")
             seen[clip_id] = file.path
             if extension(file.path) in SOUND_EXTENSIONS:
                 choice = [same_stem[file.key]] if file.key in same_stem else shared.get(file.key[:-1], [])
+                choice = choice or shared.get(file.key[:1], [])
                 if not choice:
                     raise DroppedClip(DropReason.no_video, f"a sound file, but no picture of {'/'.join(file.key[:-1])}")
-                image = storage.join(pictures.root, choice[_hash(clip_id) % len(choice)])
+                begin = _hash(clip_id) % len(choice)
+                choice = (choice[begin:] + choice[:begin])[:MAX_IMAGES]
+                images = tuple(storage.join(pictures.root, path) for path in choice)
         except DroppedClip as drop:
             rows.append(DroppedRow(line, clip_id, speaker, drop.reason, f"{quoted(file.path)}: {drop.detail}"))
             continue
         uri = storage.join(sounds.root, file.path)
-        rows.append(ClipRow(line, clip_id, speaker, 0.0, 0.0, None, None, uri, image))
-    for group in sorted(num_pictures.keys() - {key[:-1] for key in clip_keys}):
+        image = images[0] if images else None
+        rows.append(ClipRow(line, clip_id, speaker, 0.0, 0.0, None, None, uri, image, images[1:]))
+    groups = {key[:-1] for key in clip_keys} | {key[:1] for key in clip_keys}
+    for group in sorted(num_pictures.keys() - groups):
         detail = f"{quoted('/'.join(group))}: pictures ({num_pictures[group]}), but no sound file"
         rows.append(DroppedRow(len(rows) + 1, "", group[0], DropReason.no_sound, detail))
     return rows, _notes(sounds, pictures)
@@ -109,6 +116,8 @@ def _files(tree: Tree, extensions: tuple[str, ...], rows: list[Row]) -> Iterator
             # fsspec reads '::' as the start of a nested URI; S3 clients disagree about '//'.
             if "::" in path or "//" in path:
                 raise DroppedClip(DropReason.bad_row, "a path must not contain '::' or '//'")
+            if UNREADABLE.search(path):
+                raise DroppedClip(DropReason.bad_row, "a path must not contain unreadable characters")
             file = _File(tree.key_of(path), path)
             check_id(file.key[0], "a speaker")
             check_id(file.clip_id, "a clip id")

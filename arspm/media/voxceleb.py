@@ -1,4 +1,4 @@
-"""VoxCeleb: sound files and face images in two folder trees, and a metadata table of the speakers."""
+"""VoxCeleb: utterances and face images in folder trees, and a metadata table of the speakers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import NamedTuple, TextIO
 
 from arspm.corpus.schema import DropReason
-from arspm.media.clip_files import VIDEO_EXTENSIONS, extension, stem
+from arspm.media.clip_files import stem
 from arspm.media.clip_rows import Row
 from arspm.media.csv_tables import quoted, read_rows
 from arspm.media.dropped import DroppedClip
@@ -23,15 +23,18 @@ class Person(NamedTuple):
 
 
 def voxceleb_rows(clips: str, faces: str, people: Mapping[str, Person]) -> tuple[list[Row], list[str]]:
-    """Return a row for each utterance, with a face image of its video, and notes.
+    """Return a row for each utterance, with face images of its video or speaker unless it is a video, and notes.
 
-    Utterances are `.../<speaker>/<video>/<utterance>.<ext>` below `clips`. Face images are
-    `.../<speaker's id or name>/[1.6/]<video>/<image>.jpg` below `faces`. A row's video id is the speaker, its clip id
-    is `<speaker>_<video>_<utterance>`. Raises FileNotFoundError for a tree without files.
+    Utterances are `.../<speaker>/<video>/<utterance>.<ext>` below `clips`: sounds, or face tracks with their sound.
+    Face images are `.../<speaker>/[1.6/]<video>/<image>.<ext>` or, as in HQ-VoxCeleb, `.../<speaker>/<image>.<ext>`
+    below `faces`, which may be empty if all utterances are videos. There `<speaker>` is an id or a name of `people`. A
+    row's video id is the speaker, its clip id is `<speaker>_<video>_<utterance>`. Raises FileNotFoundError for a tree
+    without files.
     """
-    by_name = {name.rstrip("."): speaker for speaker, person in people.items() for name in person.names}
+    by_name = {name.rstrip("."): speaker for speaker, person in people.items() for name in (speaker, *person.names)}
     sounds = list_tree(clips, "sounds", _utterance_key)
-    return pair(sounds, list_tree(faces, "face images", lambda path: _face_key(path, by_name)))
+    images = list_tree(faces, "face images", lambda path: _face_key(path, by_name)) if faces else sounds
+    return pair(sounds, images)
 
 
 def read_voxceleb_metadata(file: str | os.PathLike[str] | TextIO) -> dict[str, Person]:
@@ -70,17 +73,17 @@ def _utterance_key(path: str) -> Key:
     parts = path.split("/")
     if len(parts) < 3:
         raise DroppedClip(DropReason.bad_row, "expected <speaker>/<video>/<utterance>")
-    if extension(path) in VIDEO_EXTENSIONS:
-        raise DroppedClip(DropReason.bad_row, "a video; expected a sound file (--format folder accepts videos)")
     return parts[-3], parts[-2], stem(path)
 
 
 def _face_key(path: str, by_name: Mapping[str, str]) -> Key:
+    """Return (speaker, video, image), or (speaker, image) for an image directly in a known speaker's folder."""
     parts = path.split("/")
+    # Windows removes a dot at the end of a folder's name, so compare names without it.
+    if len(parts) > 1 and (speaker := by_name.get(parts[-2].rstrip("."))):
+        return speaker, stem(path)
     if len(parts) > 3 and re.fullmatch(r"\d\.\d+", parts[-3]):  # 1.6: the crop's side divided by the face's
         del parts[-3]
     if len(parts) < 3:
-        raise DroppedClip(DropReason.bad_row, "expected <speaker>/[1.6/]<video>/<image>")
-    name = parts[-3]
-    # Windows removes a dot at the end of a folder's name, so compare names without it.
-    return by_name.get(name.rstrip("."), name), parts[-2], stem(path)
+        raise DroppedClip(DropReason.bad_row, "expected <speaker>/[1.6/]<video>/<image> or <known speaker>/<image>")
+    return by_name.get(parts[-3].rstrip("."), parts[-3]), parts[-2], stem(path)

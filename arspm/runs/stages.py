@@ -123,7 +123,8 @@ def describe_inputs(config: Config) -> str:
     Raises FileNotFoundError if an input is not configured, does not exist, or is a folder without files. Checks the
     files of later stages too, which would otherwise fail hours later.
     """
-    names = DATA_FORMATS[config.data.format].required
+    fields = DATA_FORMATS[config.data.format]
+    names = [*fields.required, *(name for name in fields.optional if getattr(config.data, name))]
     for name in names:
         uri = getattr(config.data, name)
         if not uri or not storage.exists(uri):
@@ -137,7 +138,7 @@ def describe_inputs(config: Config) -> str:
     hashes = [hashlib.sha256(storage.read_bytes(uri)).hexdigest() for uri in tables]
     parts: list[Any] = [hashes]
     for name in names:
-        if name != "csv":
+        if name not in ("csv", "test_csv"):
             parts.append(storage.files_below(getattr(config.data, name)))
             if not parts[-1]:
                 raise FileNotFoundError(f"data.{name}: {getattr(config.data, name)} contains no files")

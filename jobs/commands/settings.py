@@ -37,6 +37,7 @@ def _require_data(config: Config) -> None:
     """Raise ConfigError where inputs of the data's format are missing, or an input of another format is given."""
     data, fields = config.data, DATA_FORMATS[config.data.format]
     options = [f"--{name} {'CSV' if name == 'csv' else 'FOLDER'}" for name in fields.required]
+    options += ["[--faces FOLDER]"] if "faces" in fields.optional else []
     if data.format != "avspeech":
         options.insert(0, f"--format {data.format}")
     if not all(getattr(data, name) for name in fields.required):

@@ -171,6 +171,30 @@ def test_the_same_table_gives_the_same_bytes(tmp_path):
     file.close()
 
 
+@pytest.mark.parametrize("family", WANTED)
+def test_flipped_bits_are_noticed(tmp_path, family):
+    column = {"speech": schema.WAVEFORM, "faces": schema.FACE_JPEG, "features": schema.FACE_FEATURE}[family]
+    kinds = {
+        "speech": schema.speech_schema(schema.WAVEFORM),
+        "faces": schema.faces_schema(),
+        "features": schema.features_schema(64, "float32"),
+    }
+    field = kinds[family].field(column)
+    size = 1000 if family == "faces" else schema.tensor_type(field).num_bytes
+    cells = [np.random.default_rng(row).bytes(size) for row in range(8)]
+    table = pa.table({schema.CLIP_ID: [f"c{row}" for row in range(8)], column: pa.array(cells, pa.binary())})
+    table = table.cast(pa.schema([table.schema.field(0), field]))
+    path = tmp_path / "shard-00000.parquet"
+    tables.write_table(str(path), table, 4)
+    assert tables.read_table(str(path), [column])[column].to_pylist() == cells
+    data = bytearray(path.read_bytes())
+    middle = slice(len(data) // 2 - 32, len(data) // 2 + 32)
+    data[middle] = bytes(byte ^ 1 for byte in data[middle])
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"shard-00000\.parquet: not an intact Parquet file .*CRC.*; delete it and"):
+        tables.read_table(str(path), [column])
+
+
 def test_the_ids_hash_depends_on_the_order():
     assert tables.ids_hash(["a", "b"]) == tables.ids_hash(("a", "b"))
     assert len({tables.ids_hash(ids) for ids in (["a", "b"], ["b", "a"], ["ab"], ["a"], [])}) == 5

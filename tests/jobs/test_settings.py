@@ -85,8 +85,8 @@ def test_labels_and_true_causes_are_found_in_a_bucket_too(s3: str):
     ("data", "says"),
     [
         (
-            {"format": "voxceleb", "csv": "meta.csv", "clips": "wav"},
-            "no clips given; pass --format voxceleb --csv CSV --clips FOLDER --faces FOLDER",
+            {"format": "voxceleb", "clips": "wav", "faces": "faces"},
+            "no clips given; pass --format voxceleb --csv CSV --clips FOLDER [--faces FOLDER]",
         ),
         (
             {"format": "folder", "clips": "c", "csv": "x.csv"},

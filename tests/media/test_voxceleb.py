@@ -9,10 +9,10 @@ import pytest
 
 from arspm.config import Data
 from arspm.corpus.schema import DropReason
-from arspm.media.clip_rows import DroppedRow
+from arspm.media.clip_rows import ClipRow, DroppedRow
 from arspm.media.datasets import Dataset, read_dataset
 from arspm.media.labels import Labels
-from arspm.media.voxceleb import read_voxceleb_metadata, voxceleb_rows
+from arspm.media.voxceleb import Person, read_voxceleb_metadata, voxceleb_rows
 from tests.media.folder_trees import summary, write_files
 
 VOX1_META = """VoxCeleb1 ID\tVGGFace1 ID\tGender\tNationality\tSet
@@ -84,6 +84,28 @@ def test_face_folders_are_found_by_name_or_id(tmp_path):
     assert notes == [f"{tmp_path}/wav: 1 file ('id10001/-8_ytid_one1/00001.txt') of another type, ignored"]
 
 
+def test_voxceleb2s_face_tracks_need_no_pictures(tmp_path):
+    root = write_files(tmp_path, "dev/mp4/id00012/ytid_a/00001.mp4", "dev/mp4/id00012/ytid_a/00002.mp4")
+    rows, _ = voxceleb_rows(root, "", {})
+    assert [(row.clip_id, row.path, row.image) for row in rows] == [
+        (f"id00012_ytid_a_0000{n}", f"{root}/dev/mp4/id00012/ytid_a/0000{n}.mp4", None) for n in (1, 2)
+    ]
+
+
+def test_hq_voxceleb_has_pictures_of_speakers_and_not_of_videos(tmp_path):
+    """Every utterance gets the speaker's pictures, beginning with one that its id decides."""
+    sounds = write_files(tmp_path / "wav", "id10001/v/00001.wav", "id10001/w/00001.wav", "id10002/v/00001.wav")
+    names = ["A.J._One", "A.J._One", "A.J._One", "Two", "Nobody"]
+    faces = write_files(tmp_path, *(f"vox1/masked_faces/{name}/{n}.jpg" for n, name in enumerate(names)))
+    people = {"id10001": Person("male", ("A.J._One",)), "id10002": Person("female", ("Two",))}
+    rows, _ = voxceleb_rows(sounds, faces, people)
+    images = {row.clip_id: (row.image, *row.other_images) for row in rows if isinstance(row, ClipRow)}
+    own = {f"{faces}/vox1/masked_faces/A.J._One/{n}.jpg" for n in range(3)}
+    assert {*images["id10001_v_00001"]} == {*images["id10001_w_00001"]} == own
+    assert images["id10002_v_00001"] == (f"{faces}/vox1/masked_faces/Two/3.jpg",)
+    assert [row.reason for row in rows if isinstance(row, DroppedRow)] == [DropReason.no_sound]  # of Nobody
+
+
 def test_voxceleb2_with_missing_and_misplaced_files(tmp_path):
     write_files(
         tmp_path / "wav",
@@ -119,11 +141,12 @@ def test_voxceleb2_with_missing_and_misplaced_files(tmp_path):
     assert copy in found
     dropped = {row.detail: row.reason.value for row in rows if isinstance(row, DroppedRow)}
     assert dropped == {
-        "'dev/mp4/id00012/ytid_a/00001.mp4': a video; expected a sound file (--format folder accepts videos)": (
-            "bad_row"
-        ),
+        (
+            "'dev/aac/id00012/ytid_a/00001.m4a': "
+            "'dev/mp4/id00012/ytid_a/00001.mp4' already has the id id00012_ytid_a_00001"
+        ): "duplicate_key",
         "'id00012/00001.m4a': expected <speaker>/<video>/<utterance>": "bad_row",
-        "'1.jpg': expected <speaker>/[1.6/]<video>/<image>": "bad_row",
+        "'1.jpg': expected <speaker>/[1.6/]<video>/<image> or <known speaker>/<image>": "bad_row",
         "'dev/aac/id00012/ytid_b/00001.m4a': a sound file, but no picture of id00012/ytid_b": "no_video",
         (
             "'test/aac/id00017/ytid_c/00001.m4a': "

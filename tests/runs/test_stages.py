@@ -188,7 +188,8 @@ def test_inputs_of_the_other_formats_are_their_trees(tmp_path):
     assert describe(format="folder") == hashes[-1] == describe(format="folder", csv="", faces="")
     hashes.append(describe(format="folder", labels=f"{tmp_path}/meta.csv"))
     assert len(set(hashes)) == len(hashes)
-    for missing in ("csv", "clips", "faces"):
+    assert describe(faces="") != describe()
+    for missing in ("csv", "clips"):
         with pytest.raises(FileNotFoundError, match=f"data.{missing}: not set"):
             describe(**{missing: ""})
     (tmp_path / "empty").mkdir()

@@ -21,13 +21,14 @@ from arspm import config as configuration
 from arspm import storage
 from arspm.config import Config
 from arspm.corpus import schema, tables
+from arspm.corpus.schema import DropReason
 from arspm.distributed.data.shards import RECEIPTS, Shard, assign_splits, plan_shards, read_receipts
 from arspm.distributed.local import map_items
 from arspm.media.clip_rows import ClipRow, Rows
 from arspm.media.datasets import read_dataset
 from arspm.media.dropped import DroppedClip
 from arspm.media.labels import Labels
-from arspm.media.prepare import Preparer
+from arspm.media.prepare import Prepared, Preparer
 from arspm.runs import stages
 from arspm.runs.progress import print_progress
 
@@ -72,6 +73,7 @@ def preprocess(config: Config, run: str, fingerprint: str) -> tuple[dict[str, An
     for split, entry in splits.items():
         entry["videos"] = len(videos[split])
     counts = Counter([drop["reason"] for drop in dropped] + unusable.table["reason"].to_pylist())
+    _require_few_errors(counts[DropReason.internal_error], len(clips), config, dropped)
     empty = [name for name in schema.SPLITS if not splits[name]["rows"]]
     if empty:
         raise ValueError(f"every clip of the {' and '.join(empty)} split was dropped ({_counts(counts)})")
@@ -102,7 +104,7 @@ def make_shard(
     for row in shard.rows:
         assert isinstance(row, ClipRow)
         try:
-            tensor, face_jpeg = prepare(row)
+            tensor, face_jpeg = _twice(prepare, row)
         except DroppedClip as drop:
             dropped.append(
                 {"row": row.line, "clip_id": row.clip_id, "reason": drop.reason.value, "detail": drop.detail}
@@ -145,6 +147,22 @@ def make_shard(
     return receipt
 
 
+def _twice(prepare: Preparer, row: ClipRow) -> Prepared:
+    """Return the prepared clip. An error that is neither the clip's fault nor the storage's is tried once more.
+
+    Raises DroppedClip(internal_error) the second time: one clip of a million must not end the stage.
+    """
+    try:
+        return prepare(row)
+    except RuntimeError:
+        log.warning("clip %s failed and is tried again", row.clip_id, exc_info=True)
+    try:
+        return prepare(row)
+    except RuntimeError as error:
+        log.warning("clip %s failed again and is dropped", row.clip_id, exc_info=True)
+        raise DroppedClip(DropReason.internal_error, (str(error).strip().splitlines() or [""])[-1]) from error
+
+
 @functools.lru_cache(maxsize=1)
 def _preparer(config: str) -> Preparer:
     """Return the preparer that this process uses for all its shards: creating one takes as long as a dozen clips."""
@@ -184,6 +202,17 @@ def _make_shards(
         done += len(shard.rows)
         print_progress(done, total, "clips")
     return receipts
+
+
+def _require_few_errors(num_errors: int, num_clips: int, config: Config, dropped: list[dict[str, Any]]) -> None:
+    """Raise ValueError if more clips failed for no fault of their own than `data.max_internal_errors` allows."""
+    if num_errors > config.data.max_internal_errors * num_clips:
+        first = next(drop for drop in dropped if drop["reason"] == DropReason.internal_error)
+        raise ValueError(
+            f"{num_errors} of {num_clips} clips failed for no fault of their own, more than "
+            f"data.max_internal_errors={config.data.max_internal_errors:g} of them; the first: {first['clip_id']}: "
+            f"{first['detail']}"
+        )
 
 
 def _dropped_table(unusable: Rows, dropped: list[dict[str, Any]]) -> pa.Table:

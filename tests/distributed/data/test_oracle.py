@@ -206,7 +206,7 @@ def test_a_missing_or_damaged_file_is_named(speakers_parquet: str, tmp_path: Pat
     intact = Path(speakers_parquet).read_bytes()
     for data in (b"", b"video_id,sex\n", intact[: len(intact) // 2], intact[:100] + bytes(200) + intact[300:]):
         Path(speakers_parquet).write_bytes(data)
-        with pytest.raises(ValueError, match=r"speakers\.parquet: not a complete Parquet file") as raised:
+        with pytest.raises(ValueError, match=r"speakers\.parquet: not an intact Parquet file") as raised:
             true_causes(speakers_parquet, ["a"])
         assert len(str(raised.value).splitlines()) == 1
 

@@ -1,0 +1,150 @@
+"""One clip, from its files to its speech tensor and its face."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import resource
+import signal
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import soundfile
+
+from arspm.config import Config, override
+from arspm.config.presets import preset
+from arspm.corpus.schema import DropReason
+from arspm.media import prepare as preparing
+from arspm.media.clip_rows import ClipRow
+from arspm.media.dropped import DroppedClip
+from arspm.media.jpeg import decode_jpeg
+from arspm.media.prepare import Preparer, prepare
+from arspm.synthetic.face import draw_face
+from arspm.synthetic.films import write_clip
+from arspm.synthetic.people import sample_speakers
+from arspm.synthetic.voice import speak
+
+CONFIG = override(preset("smoke"), {"data.storage": "waveform"})
+PEOPLE = sample_speakers(6, seed=3)
+FPS = 5
+
+
+def row_of(path: Path, start: float = 0.0, end: float = 0.0, images: tuple[Path, ...] = ()) -> ClipRow:
+    names = tuple(map(str, images))
+    first = names[0] if names else None
+    return ClipRow(1, "a_1_2", "a", start, end, None, None, str(path), first, names[1:])
+
+
+def picture(path: Path, pixels: np.ndarray) -> Path:
+    cv2.imwrite(str(path), pixels[..., ::-1])
+    return path
+
+
+def likeness(jpeg: bytes, faces: list[bytes]) -> int:
+    """The number of the face that the JPEG is most like."""
+    own = decode_jpeg(jpeg).astype(float)
+    return int(np.argmin([np.abs(decode_jpeg(face) - own).mean() for face in faces]))
+
+
+@pytest.fixture(scope="module")
+def voices() -> list[np.ndarray]:
+    return [speak(person, 3.0, np.random.default_rng(number)) for number, person in enumerate(PEOPLE)]
+
+
+@pytest.fixture(scope="module")
+def faces() -> list[np.ndarray]:
+    return [draw_face(person) for person in PEOPLE]
+
+
+def prepared_alone(
+    folder: Path, face: np.ndarray, voice: np.ndarray, config: Config = CONFIG
+) -> tuple[np.ndarray, bytes]:
+    write_clip(folder / "alone.mp4", [face] * 3 * FPS, voice, FPS)
+    return prepare(row_of(folder / "alone.mp4"), config)
+
+
+@pytest.mark.parametrize("storage", ["waveform", "spectrogram"])
+def test_the_tensor_does_not_depend_on_the_microphones_gain(tmp_path, faces, voices, storage) -> None:
+    config = override(CONFIG, {"data.storage": storage})
+    image = picture(tmp_path / "face.png", faces[0])
+    tensors = []
+    for gain_db in (0, -30):
+        sound = tmp_path / f"{gain_db}.wav"
+        soundfile.write(sound, voices[0] * 10 ** (gain_db / 20), 16_000, subtype="FLOAT")
+        tensors.append(prepare(row_of(sound, images=(image,)), config)[0].astype(float))
+    assert np.abs(tensors[0] - tensors[1]).max() <= (1 if storage == "waveform" else 0.05)
+    assert np.abs(tensors[0]).max() > (3000 if storage == "waveform" else 1)
+
+
+def test_the_next_picture_is_tried_if_one_has_no_usable_face(tmp_path, faces, voices) -> None:
+    soundfile.write(sound := tmp_path / "a.wav", voices[0], 16_000)
+    blank = picture(tmp_path / "blank.png", np.full_like(faces[0], 90))
+    (broken := tmp_path / "broken.jpg").write_bytes(b"no picture")
+    good = picture(tmp_path / "good.png", faces[0])
+    expected = prepare(row_of(sound, images=(good,)), CONFIG)[1]
+    assert prepare(row_of(sound, images=(blank, broken, tmp_path / "gone.jpg", good)), CONFIG)[1] == expected
+    with pytest.raises(DroppedClip) as caught:
+        prepare(row_of(sound, images=(blank, broken)), CONFIG)
+    assert caught.value.reason is DropReason.no_face, "that of the first"
+    soundfile.write(sound, np.zeros(48_000), 16_000)
+    with pytest.raises(DroppedClip) as caught:
+        prepare(row_of(sound, images=(blank, good)), CONFIG)
+    assert caught.value.reason is DropReason.silent, "no picture can help"
+
+
+def test_of_several_faces_in_a_picture_the_middle_one_is_the_speakers(tmp_path, faces, voices) -> None:
+    soundfile.write(sound := tmp_path / "a.wav", voices[0], 16_000)
+    three = picture(tmp_path / "three.png", np.hstack(faces[:3]))
+    alone = [prepare(row_of(sound, images=(picture(tmp_path / f"{n}.png", faces[n]),)), CONFIG)[1] for n in range(3)]
+    assert likeness(prepare(row_of(sound, images=(three,)), CONFIG)[1], alone) == 1
+    two = picture(tmp_path / "two.png", np.hstack(faces[:2]))
+    with pytest.raises(DroppedClip) as caught:
+        prepare(row_of(sound, images=(two,)), CONFIG)
+    assert caught.value.reason is DropReason.several_faces
+    write_clip(tmp_path / "film.mp4", [np.hstack(faces[:3])] * 3 * FPS, voices[0], FPS)
+    with pytest.raises(DroppedClip) as caught:
+        prepare(row_of(tmp_path / "film.mp4"), CONFIG)
+    assert caught.value.reason is DropReason.several_faces, "a film is not centred on anybody"
+
+
+def test_every_row_of_a_film_has_its_own_face_and_voice(tmp_path, faces, voices) -> None:
+    frames = [face for face in faces for _ in range(3 * FPS)]
+    write_clip(tmp_path / "film.mp4", frames, np.concatenate(voices), FPS)
+    alone = [prepared_alone(tmp_path, face, voice) for face, voice in zip(faces, voices, strict=True)]
+    for number in (4, 0, 5, 2):
+        tensor, jpeg = prepare(row_of(tmp_path / "film.mp4", 3.0 * number, 3.0 * number + 3), CONFIG)
+        assert likeness(jpeg, [each for _, each in alone]) == number
+        likest = [np.corrcoef(tensor[1000:40_000], other[1000:40_000])[0, 1] for other, _ in alone]
+        assert int(np.argmax(likest)) == number
+        assert likest[number] > 0.98
+
+
+def lower_the_limit(pipe) -> None:
+    resource.setrlimit(resource.RLIMIT_CPU, (1000, 1000))
+    preparing._limit(resource.RLIMIT_CPU, 5000)
+    pipe.send(resource.getrlimit(resource.RLIMIT_CPU))
+
+
+def test_a_limit_that_the_user_may_not_raise_is_kept() -> None:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=lower_the_limit, args=(theirs,))
+    process.start()
+    assert ours.recv() == (1000, 1000)
+    process.join()
+
+
+def test_a_decoder_that_waits_for_ever_is_ended(tmp_path, faces, voices, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_clip(tmp_path / "a.mp4", [faces[0]] * 3 * FPS, voices[0], FPS)
+    preparer = Preparer(CONFIG)
+    expected = preparer(row_of(tmp_path / "a.mp4"))
+    assert preparer._process is not None
+    os.kill(preparer._process.pid or 0, signal.SIGSTOP)
+    with monkeypatch.context() as patch:
+        patch.setattr(preparing, "MAX_SECONDS", 0.5)
+        with pytest.raises(DroppedClip, match=r"undecodable: not decoded after 0\.5 s"):
+            preparer(row_of(tmp_path / "a.mp4"))
+    assert preparer(row_of(tmp_path / "a.mp4"))[1] == expected[1], "the next clip gets a new process"
+    preparer.close()
