@@ -310,9 +310,9 @@ def test_a_run_in_use_with_other_settings_is_refused(
 @pytest.mark.slow
 @pytest.mark.ray
 def test_a_failing_stage_shows_its_error_and_the_stages_it_skips(clips: Path, tmp_path: Path, head: Any):
-    done = submit(clips, tmp_path / "run", "--set", "data.test_fraction=0.00001")
+    done = submit(clips, tmp_path / "run", "--set", "data.test_fraction=0.9", "--set", "data.val_fraction=0.09")
     assert done.returncode == 1
-    assert "preprocess: FAILED: 14 videos leave the test split empty; try --set data.test_fraction=" in done.stdout
+    assert "preprocess: FAILED: 14 videos leave the train split empty; try --set data.test_fraction=" in done.stdout
     assert sorted(lines_that(done.stdout, "skipped, needs preprocess")) == sorted(ALL[1:])
     assert f"arspm logs {tmp_path}/run preprocess" in done.stderr
     assert "Traceback" in arspm("logs", tmp_path / "run", "preprocess").stdout

@@ -44,8 +44,6 @@ def preprocess(config: Config, run: str, fingerprint: str) -> tuple[dict[str, An
     """
     corpus = stages.corpus(run)
     rows, labels, notes, test_videos = read_dataset(config.data)
-    for note in notes:
-        log.warning(note)
     clips, unusable = rows.usable(), rows.dropped()
     if not clips:
         counts = Counter(unusable.table["reason"].to_pylist())
@@ -53,7 +51,10 @@ def preprocess(config: Config, run: str, fingerprint: str) -> tuple[dict[str, An
         raise ValueError(f"{where}: none of {len(rows)} rows is usable ({_counts(counts)})")
     unit = "videos" if config.data.format == "avspeech" else "speakers"
     ids = clips.table["video_id"].unique().to_pylist()
-    split_of = assign_splits(ids, config.data.val_fraction, config.data.test_fraction, unit, test_videos)
+    split_of, more = assign_splits(ids, config.data.val_fraction, config.data.test_fraction, unit, test_videos)
+    notes = [*notes, *more]
+    for note in notes:
+        log.warning(note)
     shards = plan_shards(clips, split_of, config.data.rows_per_shard)
     receipts = _make_shards(shards, labels, config, corpus, fingerprint)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple
 
@@ -22,6 +23,7 @@ from arspm.corpus.schema import DropReason
 from arspm.media.clip_rows import Rows
 
 RECEIPTS = "receipts"
+MIN_VIDEOS = 10  # in val and in test of a corpus of a hundred videos or more
 
 
 class Shard(NamedTuple):
@@ -60,25 +62,35 @@ def assign_splits(
     test_fraction: float,
     unit: str = "videos",
     test_videos: frozenset[str] = frozenset(),
-) -> dict[str, str]:
-    """Return each video's split, by a hash of its id (reading S). It does not depend on the rest of the corpus.
+) -> tuple[dict[str, str], list[str]]:
+    """Return each video's split, by a hash of its id (reading S), and a note if a split has more than its fraction.
 
-    For a dataset with known speakers, these are ids of speakers, and `unit` is "speakers" in errors. If `test_videos`
-    is not empty, exactly these videos are the test split. Raises ValueError, with fractions that work, if a split
-    would have no video.
+    In a large corpus a video's split depends on its id only. In a small one, test and val get at least a tenth of the
+    videos, up to MIN_VIDEOS each, and test at least two of six or more: those with the smallest hashes. For a dataset
+    with known speakers, these are ids of speakers, and `unit` is "speakers" in messages. If `test_videos` is not empty,
+    exactly these videos are the test split. Raises ValueError, with fractions that work, if train would have no video.
     """
     hashes = {video: _hash("split", video) / 2**64 for video in video_ids if video not in test_videos}  # in [0, 1)
-    if test_videos:
-        test_fraction = 0.0
+    order, with_test = sorted(hashes, key=lambda video: (hashes[video], video)), not test_videos
+    least_val, least_test = _least(len(order), with_test)
+    below = bisect_left([hashes[video] for video in order], test_fraction) if with_test else 0
+    upper = val_fraction + (test_fraction if with_test else 0.0)
+    between = bisect_left([hashes[video] for video in order], upper) - below
+    num_test, num_val = max(below, least_test), max(between, least_val)
+    if num_test + num_val >= len(order):
+        advice = _working_fractions([hashes[video] for video in order], unit, with_test=with_test)
+        raise ValueError(f"{len(order)} {unit} leave the train split empty; {advice}")
     split = dict.fromkeys(test_videos, "test") | {
-        video: "test" if value < test_fraction else "val" if value < test_fraction + val_fraction else "train"
-        for video, value in hashes.items()
+        video: "test" if rank < num_test else "val" if rank < num_test + num_val else "train"
+        for rank, video in enumerate(order)
     }
-    empty = [name for name in schema.SPLITS if name not in split.values()]
-    if empty:
-        advice = _working_fractions(sorted(hashes.values()), unit, with_test=not test_videos)
-        raise ValueError(f"{len(hashes)} {unit} leave the {' and '.join(empty)} split empty; {advice}")
-    return split
+    notes = []
+    if (num_test, num_val) != (below, between):
+        counts = f"{num_val} val" if test_videos else f"{num_test} test and {num_val} val"
+        notes.append(
+            f"a small corpus: {counts} {unit} of {len(order)}, more than the fractions say, so that none is empty"
+        )
+    return split, notes
 
 
 def plan_shards(rows: Rows, split_of: dict[str, str], rows_per_shard: int) -> list[Shard]:
@@ -123,17 +135,19 @@ def _hash(purpose: str, video_id: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{purpose}:{video_id}".encode()).digest()[:8], "big")
 
 
-def _working_fractions(hashes: list[float], unit: str, *, with_test: bool) -> str:
-    """Return advice with fractions that give about a tenth of the videos each to test and val.
+def _least(num_videos: int, with_test: bool) -> tuple[int, int]:
+    """Return how many videos val and test have at least."""
+    num_val = max(1, min(MIN_VIDEOS, num_videos // 10))
+    return num_val, max(num_val, 2 if num_videos >= 6 else 1) if with_test else 0
 
-    Test gets at least two videos if there are six. hashes: sorted.
-    """
+
+def _working_fractions(hashes: list[float], unit: str, *, with_test: bool) -> str:
+    """Return advice with the smallest fractions that give test and val the least number of videos. hashes: sorted."""
     num_splits = 2 + with_test
     if len(hashes) < num_splits:
         besides = "" if with_test else " besides those of data.test_csv"
         return f"a corpus needs at least {('two', 'three')[with_test]} {unit}{besides}, one for each split"
-    num_val = max(1, len(hashes) // 10)
-    num_test = max(num_val, 2 if len(hashes) >= 6 else 1) if with_test else 0
+    num_val, num_test = _least(len(hashes), with_test)
 
     def fraction_below(count: int) -> float:
         """Return a fraction that exactly `count` hashes are below, with as few digits as possible."""

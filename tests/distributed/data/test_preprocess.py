@@ -216,7 +216,10 @@ def test_another_configuration_starts_over_and_a_stored_waveform_gives_the_same_
         ({"data.clips": "{tmp}/none"}, "no clips folder at {tmp}/none"),
         ({"data.labels": "{tmp}/none.csv"}, "no CSV file at {tmp}/none.csv"),
         ({"data.csv": "{tmp}/broken.csv"}, "{tmp}/broken.csv: none of 2 rows is usable (bad_row 2)"),
-        ({"data.test_fraction": "0.0001"}, "test split empty; try --set data.test_fraction="),
+        (
+            {"data.test_fraction": "0.9", "data.val_fraction": "0.09"},
+            "train split empty; try --set data.test_fraction=",
+        ),
         (
             {"data.format": "folder", "data.clips": "{tmp}"},
             "{tmp}: none of 1 rows is usable (bad_row 1)",
