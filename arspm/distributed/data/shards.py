@@ -87,9 +87,7 @@ def assign_splits(
     notes = []
     if (num_test, num_val) != (below, between):
         counts = f"{num_val} val" if test_videos else f"{num_test} test and {num_val} val"
-        notes.append(
-            f"a small corpus: {counts} {unit} of {len(order)}, more than the fractions say, so that none is empty"
-        )
+        notes.append(f"a small corpus: {counts} {unit} of {len(order)}, more than the fractions say")
     return split, notes
 
 

@@ -218,7 +218,7 @@ def test_another_configuration_starts_over_and_a_stored_waveform_gives_the_same_
         ({"data.csv": "{tmp}/broken.csv"}, "{tmp}/broken.csv: none of 2 rows is usable (bad_row 2)"),
         (
             {"data.test_fraction": "0.9", "data.val_fraction": "0.09"},
-            "train split empty; try --set data.test_fraction=",
+            "train split empty; try --set data.",
         ),
         (
             {"data.format": "folder", "data.clips": "{tmp}"},
