@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
-
-import pyarrow.parquet
 
 from arspm import storage
 from arspm.config import TRAINED_STAGES, Config
@@ -17,10 +15,7 @@ from arspm.runs import stages
 # Outputs of the stages, relative to the run or the corpus.
 _EVALUATED = "evaluate/metrics.json"
 _MANIFEST = "manifest.json"
-_DROPPED = "dropped.parquet"
 
-EXAMPLES_PER_REASON = 3
-_BATCH_ROWS = 65_536
 
 # The validation metric by which each stage selects its best epoch (`training.tasks`).
 OBJECTIVES = {
@@ -67,32 +62,6 @@ def histories(run: str) -> dict[str, dict[str, Any]]:
     """Return the history of each stage trained in this run. Raises ValueError with the path of an invalid file."""
     by_stage = {stage: stages.history(run, stage) for stage in TRAINED_STAGES}
     return {stage: history for stage, history in by_stage.items() if history is not None}
-
-
-def dropped_examples(run: str, reasons: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
-    """Return the first dropped clips of each reason: row, clip_id and detail, which are untrusted text.
-
-    Stops reading when all reasons have enough examples: a large corpus may drop millions of clips.
-    """
-    reasons = list(reasons)
-    if not reasons:
-        return {}
-    uri = storage.join(stages.corpus(run), _DROPPED)
-    fs, path = storage.filesystem(uri)
-
-    def read() -> dict[str, list[dict[str, Any]]]:
-        by_reason: dict[str, list[dict[str, Any]]] = {reason: [] for reason in reasons}
-        with fs.open(path, "rb") as file:
-            for batch in pyarrow.parquet.ParquetFile(file).iter_batches(_BATCH_ROWS, use_threads=False):
-                for drop in batch.to_pylist():
-                    examples = by_reason.get(drop["reason"], [])
-                    if len(examples) < EXAMPLES_PER_REASON:
-                        examples.append({name: drop[name] for name in ("row", schema.CLIP_ID, "detail")})
-                if all(len(examples) == EXAMPLES_PER_REASON for examples in by_reason.values()):
-                    break
-        return by_reason
-
-    return storage.retried(uri, read)
 
 
 def _success(run: str, stage: str) -> dict[str, Any] | None:

@@ -9,9 +9,11 @@ from typing import Any
 from arspm import config as configuration
 from arspm import storage
 from arspm.config import TRAINED_STAGES, Config
+from arspm.corpus import drops
 from arspm.corpus.schema import DropReason
 from arspm.report import charts, gather, words
 from arspm.report.document import document, setting
+from arspm.runs import stages
 
 PAGE = "report/index.html"
 METRICS = "report/metrics.json"
@@ -19,6 +21,7 @@ ABLATION = "ablation/metrics.json"  # written by `arspm ablation`
 
 # The kinds of pictures in the probes and their colours; the model's name is added to these.
 PROBED = {"real": "--neutral", "face-to-face": "--face"}
+EXAMPLES_PER_REASON = 3  # of dropped rows
 
 
 def write_report(config: Config, run: str, baseline: Config | None) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -54,7 +57,7 @@ def render(config: Config, run: str, baseline: Config | None, metrics: Mapping[s
         prior_pictures=_prior_pictures(run, metrics.get("prior_pictures") or {}),
         probed=list(_probed(metrics)),
         compared=storage.exists(storage.join(run, ABLATION)),
-        examples=gather.dropped_examples(run, metrics["corpus"]["dropped"]),
+        examples=drops.first_examples(stages.corpus(run), metrics["corpus"]["dropped"], EXAMPLES_PER_REASON),
         reasons={reason.value: reason.description for reason in DropReason},
         objectives=gather.OBJECTIVES,
         trained_stages=TRAINED_STAGES,

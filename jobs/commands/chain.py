@@ -8,8 +8,11 @@ from typing import Annotated
 import typer
 
 from arspm import storage
-from arspm.config import DATA_FORMATS, presets
+from arspm.config import DATA_FORMATS, ConfigError, presets
+from arspm.corpus import schema
+from arspm.corpus.drops import describe_drops, dropped_rows
 from arspm.runs import stages, sweeps
+from cluster import events
 from jobs.commands.options import Address, Detach, Run, RunArgument, examples, find_address, parse_changes
 
 app = typer.Typer()
@@ -66,7 +69,14 @@ def submit(
         job = chain.detach(resolved, run, address, until)
         print(f"submitted {job}, which drives the chain; `arspm status {run}` shows its state")
         return
-    with watch() as on_event:
+    with watch() as show:
+
+        def on_event(event: events.Event) -> None:
+            show(event)
+            if isinstance(event, events.Finished) and event.stage == "preprocess":
+                for line in _drop_lines(run):
+                    show(events.Warned(stage=event.stage, text=line))
+
         outcomes = chain.submit_run(resolved, run, address, until=until, on_event=on_event)
     if any(outcome.status == "cancelled" for outcome in outcomes.values()):
         raise typer.Exit(130)
@@ -93,11 +103,38 @@ def status(run: RunArgument, ray_address: Address = None) -> None:
         if name in jobs:
             print(f"{name:<11} {jobs[name].status.lower()}: {jobs[name].submission_id}")
         elif done is not None:
-            print(f"{name:<11} done in {format_duration(done.seconds)}")
+            dropped = done.figures.get("num_dropped") if name == "preprocess" else None
+            more = f"; {done.figures['num_clips']:,} clips, {dropped:,} dropped: arspm drops {run}" if dropped else ""
+            print(f"{name:<11} done in {format_duration(done.seconds)}{more}")
         else:
             print(f"{name:<11} not done")
     for name in sweeps.names(run):
         print(f"sweep {name}: {sweeps.summary(run, name)}")
+
+
+def _drop_lines(run: str) -> list[str]:
+    """Return what was dropped by a run's finished preprocess stage, one line for each reason."""
+    done = stages.success(run, "preprocess")
+    counts = done.figures["dropped"] if done else {}
+    return [f"dropped {line}" for line in describe_drops(stages.corpus(run), counts)]
+
+
+@app.command(epilog=examples("arspm drops runs/one", "arspm drops runs/one --reason no_face"))
+def drops(
+    run: RunArgument,
+    reason: Annotated[
+        str | None, typer.Option(help=f"Only rows dropped for this reason: {', '.join(schema.DropReason.__members__)}.")
+    ] = None,
+) -> None:
+    """Print the rows of the clips that are not in a run's corpus, each with its reason. Needs no cluster."""
+    if reason is not None and reason not in schema.DropReason.__members__:
+        raise ConfigError(f"{reason}: there is no such reason; there are {', '.join(schema.DropReason.__members__)}")
+    corpus = stages.corpus(storage.run_uri(run))
+    try:
+        for row in dropped_rows(corpus, reason):
+            print(f"row {row['row']}: {row['reason']}: {row['clip_id'] or '-'}: {row['detail']}")
+    except FileNotFoundError:
+        raise ConfigError(f"{run}: stage preprocess has not run") from None
 
 
 @app.command(epilog=examples("arspm logs runs/one encoder", "arspm logs runs/one chain"))

@@ -37,7 +37,7 @@ def test_help_lists_every_command_with_examples_and_states_the_limits(
     text = arspm("--help").stdout
     for command in (
         *("up", "down", "synth", "submit", "status", "logs", "cancel"),
-        *("report", "ablation", "sweep", "dashboard", "pictures", "generate"),
+        *("report", "drops", "ablation", "sweep", "dashboard", "pictures", "generate"),
     ):
         assert f" {command} " in text
         assert arspm_in_process(command, "--help") == 0
@@ -132,6 +132,7 @@ def test_the_same_command_reuses_every_stage(clips: Path, run: tuple[Path, str])
 @pytest.mark.ray
 def test_status_and_logs_show_the_run(run: tuple[Path, str]):
     said = arspm("status", run[0]).stdout
+    assert "clips, 0 dropped" not in said
     assert [line.split()[0] for line in said.splitlines()] == ALL
     assert said.count("done in") == len(ALL)
     assert "epoch" in arspm("logs", run[0], "decoder").stdout

@@ -10,6 +10,7 @@ import pytest
 
 from arspm import storage
 from arspm.config.presets import PRESETS
+from arspm.corpus.drops import first_examples
 from arspm.report import gather
 from arspm.report.run_page import METRICS, PAGE, write_report
 from arspm.runs import stages
@@ -90,7 +91,7 @@ def test_examples_are_the_first_dropped_clips_of_each_reason(
         drop(10, "bad_row", None, "three columns")
     ]
     run = make_run(dropped=drops)
-    found = gather.dropped_examples(run.uri, ["no_face", "bad_row"])
+    found = first_examples(f"{run.uri}/corpus", ["no_face", "bad_row"], 3)
     assert [example["row"] for example in found["no_face"]] == [0, 1, 2]
     assert found["bad_row"] == [{"row": 10, "clip_id": None, "detail": "three columns"}]
 

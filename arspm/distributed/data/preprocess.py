@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from arspm import config as configuration
 from arspm import storage
 from arspm.config import Config
-from arspm.corpus import schema, tables
+from arspm.corpus import drops, schema, tables
 from arspm.corpus.schema import DropReason
 from arspm.distributed.data.shards import RECEIPTS, Shard, assign_splits, plan_shards, read_receipts
 from arspm.distributed.local import map_items
@@ -34,8 +34,6 @@ from arspm.runs.progress import print_progress
 
 log = logging.getLogger(__name__)
 
-DROPPED = "dropped.parquet"
-
 
 def preprocess(config: Config, run: str, fingerprint: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Write the corpus of a run. Returns its files (path relative to the run -> size and hash) and figures.
@@ -46,9 +44,9 @@ def preprocess(config: Config, run: str, fingerprint: str) -> tuple[dict[str, An
     rows, labels, notes, test_videos = read_dataset(config.data)
     clips, unusable = rows.usable(), rows.dropped()
     if not clips:
-        counts = Counter(unusable.table["reason"].to_pylist())
+        table, _ = _write_dropped(corpus, unusable, [])
         where = config.data.csv if config.data.format == "avspeech" else config.data.clips
-        raise ValueError(f"{where}: none of {len(rows)} rows is usable ({_counts(counts)})")
+        raise ValueError(f"{where}: none of {len(rows)} rows is usable ({_counts(table)}); see `arspm drops {run}`")
     unit = "videos" if config.data.format == "avspeech" else "speakers"
     ids = clips.table["video_id"].unique().to_pylist()
     split_of, more = assign_splits(ids, config.data.val_fraction, config.data.test_fraction, unit, test_videos)
@@ -73,16 +71,19 @@ def preprocess(config: Config, run: str, fingerprint: str) -> tuple[dict[str, An
         files |= {f"{stages.CORPUS}/{path}": described for path, described in receipt["files"].items()}
     for split, entry in splits.items():
         entry["videos"] = len(videos[split])
-    counts = Counter([drop["reason"] for drop in dropped] + unusable.table["reason"].to_pylist())
+    table, files[f"{stages.CORPUS}/{drops.DROPPED}"] = _write_dropped(corpus, unusable, dropped)
+    counts = Counter(table["reason"].to_pylist())
     _require_few_errors(counts[DropReason.internal_error], len(clips), config, dropped)
     empty = [name for name in schema.SPLITS if not splits[name]["rows"]]
     if empty:
-        raise ValueError(f"every clip of the {' and '.join(empty)} split was dropped ({_counts(counts)})")
+        raise ValueError(
+            f"every clip of the {' and '.join(empty)} split was dropped ({_counts(table)}); see `arspm drops {run}`"
+        )
 
     manifest = {
         "num_rows": len(rows),
         "num_clips": sum(entry["rows"] for entry in splits.values()),
-        "num_dropped": len(dropped) + len(unusable),
+        "num_dropped": len(table),
         "dropped": dict(sorted(counts.items())),
         "notes": notes,
         "storage": config.data.storage,
@@ -90,8 +91,6 @@ def preprocess(config: Config, run: str, fingerprint: str) -> tuple[dict[str, An
         "splits": splits,
         "config": {name: getattr(config, name).model_dump(mode="json") for name in ("data", "face")},
     }
-    table = _dropped_table(unusable, dropped)
-    files[f"{stages.CORPUS}/{DROPPED}"] = tables.write_table(storage.join(corpus, DROPPED), table, len(table) or 1)
     files[f"{stages.CORPUS}/{tables.MANIFEST}"] = storage.write_json(storage.join(corpus, tables.MANIFEST), manifest)
     return files, {name: manifest[name] for name in ("num_rows", "num_clips", "num_dropped", "dropped")}
 
@@ -216,14 +215,21 @@ def _require_few_errors(num_errors: int, num_clips: int, config: Config, dropped
         )
 
 
-def _dropped_table(unusable: Rows, dropped: list[dict[str, Any]]) -> pa.Table:
-    """Return dropped.parquet: the rows that were dropped before decoding, and those that shards dropped."""
+def _write_dropped(corpus: str, unusable: Rows, dropped: list[dict[str, Any]]) -> tuple[pa.Table, dict[str, Any]]:
+    """Write dropped.parquet: the rows that were dropped before decoding, and those that shards dropped.
+
+    Returns the table, and the file's size and hash.
+    """
     table = unusable.table
     ids = pc.if_else(pc.equal(table["clip_id"], ""), None, table["clip_id"])
     columns = [table["line"], ids, table["reason"], table["detail"]]
     before = pa.Table.from_arrays(columns, schema=schema.dropped_schema())
-    return pa.concat_tables([before, pa.Table.from_pylist(dropped, before.schema)]).sort_by("row")
+    every = pa.concat_tables([before, pa.Table.from_pylist(dropped, before.schema)]).sort_by("row")
+    return every, tables.write_table(storage.join(corpus, drops.DROPPED), every, len(every) or 1)
 
 
-def _counts(counts: Counter[str]) -> str:
-    return ", ".join(f"{reason} {number}" for reason, number in sorted(counts.items())) or "none dropped"
+def _counts(dropped: pa.Table) -> str:
+    """Return how many rows each reason dropped, with the first row's detail, in one line."""
+    reasons, details = dropped["reason"].to_pylist(), dropped["detail"].to_pylist()
+    counts = sorted(Counter(reasons).items())
+    return ", ".join(f"{reason} {count}: {details[reasons.index(reason)][:200]}" for reason, count in counts)

@@ -215,14 +215,14 @@ def test_another_configuration_starts_over_and_a_stored_waveform_gives_the_same_
         ({"data.csv": "{tmp}/none.csv"}, "no CSV file at {tmp}/none.csv"),
         ({"data.clips": "{tmp}/none"}, "no clips folder at {tmp}/none"),
         ({"data.labels": "{tmp}/none.csv"}, "no CSV file at {tmp}/none.csv"),
-        ({"data.csv": "{tmp}/broken.csv"}, "{tmp}/broken.csv: none of 2 rows is usable (bad_row 2)"),
+        ({"data.csv": "{tmp}/broken.csv"}, "{tmp}/broken.csv: none of 2 rows is usable (bad_row 2: line 1: "),
         (
             {"data.test_fraction": "0.9", "data.val_fraction": "0.09"},
             "train split empty; try --set data.",
         ),
         (
             {"data.format": "folder", "data.clips": "{tmp}"},
-            "{tmp}: none of 1 rows is usable (bad_row 1)",
+            "{tmp}: none of 1 rows is usable (bad_row 1: ",
         ),
         ({"data.format": "folder", "data.clips": "{tmp}/none"}, "no speakers' folders below {tmp}/none"),
     ],
@@ -237,4 +237,5 @@ def test_unusable_settings_are_reported_in_one_line_before_decoding(
         preprocess(bad, str(tmp_path / "run"), FINGERPRINT)
     assert message.format(tmp=tmp_path) in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "run" / "corpus" / "train").exists()
+    assert (tmp_path / "run" / "corpus" / "dropped.parquet").exists() == ("arspm drops" in str(caught.value))
