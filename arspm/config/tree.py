@@ -58,6 +58,8 @@ class Face(Section):
     num_frames: Count = 8  # evenly spaced frames per clip in which faces are detected
     margin: NonNegative = 0.25  # margin on each side of the detected box, as a fraction of its side
     min_side_pixels: Count = 24  # clips with a smaller face are dropped
+    min_score: Fraction = 0.4  # of the detection; real faces have 0.5 and more, what is upside down 0.38 and less
+    min_frames: Count = 2  # in which the face must be found, if there are four or more
     jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 95  # JPEG quality of the stored faces
 
 

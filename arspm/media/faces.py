@@ -111,6 +111,8 @@ def best_face(
     size: int = FACE_SIZE,
     margin: float = MARGIN,
     min_side: float = 48.0,
+    min_score: float = 0.0,
+    min_frames: int = 1,
 ) -> tuple[np.ndarray, FaceBox, int]:
     """Return the speaker's best face among a clip's frames: the crop (size, size, 3), the box, the frame's index.
 
@@ -119,7 +121,8 @@ def best_face(
     (variance of the crop's Laplacian) relative to the clip's sharpest face, and the square root of the box's side
     relative to the clip's largest.
 
-    Raises DroppedClip with the most frequent reason among the frames: no_face, face_too_small (a box smaller than
+    Boxes below `min_score` do not count. A face must be found in `min_frames`, or in half of the frames if there are
+    few. Raises DroppedClip with the most frequent reason among the frames: no_face, face_too_small (a box smaller than
     `min_side` pixels), several_faces. Without xy, the clip is also dropped if more than a quarter of its frames with
     faces show several: then nobody knows who speaks. Up to a quarter may be detection errors.
     """
@@ -127,7 +130,11 @@ def best_face(
     drops: list[DroppedClip] = []
     for index, frame in enumerate(frames):
         try:
-            boxes = detector(frame, PYRAMID_STEP ** (-index / len(frames)))
+            found = detector(frame, PYRAMID_STEP ** (-index / len(frames)))
+            boxes = [box for box in found if box.score >= min_score]
+            if found and not boxes:
+                best_score = max(box.score for box in found)
+                raise DroppedClip(DropReason.no_face, f"score {best_score:.2f}; at least {min_score:g} needed")
             box = choose_face(boxes, xy, (frame.shape[1], frame.shape[0]), centred=centred)
             if box.side < min_side:
                 raise DroppedClip(DropReason.face_too_small, f"{box.side:.0f} pixels; at least {min_side:.0f} needed")
@@ -142,6 +149,8 @@ def best_face(
     if reason is not None:
         detail = next((drop.detail for drop in drops if drop.reason is reason), "no frames")
         raise DroppedClip(reason, f"{counts[reason]} of {len(frames)} frames: {detail}")
+    if len(faces) < min(min_frames, max(1, len(frames) // 2)):
+        raise DroppedClip(DropReason.no_face, f"in {len(faces)} of {len(frames)} frames only; {min_frames} needed")
     best = int(np.argmax(_qualities(frames, faces)))
     index, box, _ = faces[best]
     box = _with_mean_side(box, [other for _, other, _ in faces])

@@ -86,6 +86,8 @@ def _prepare(row: ClipRow, image: str | None, config: Config) -> Prepared:
         size=schema.FACE_SIZE,
         margin=settings.margin,
         min_side=settings.min_side_pixels,
+        min_score=settings.min_score,
+        min_frames=settings.min_frames,
     )
     waveform = audio.fit_length(speech.waveform, schema.WAVEFORM_SHAPE[0])
     if config.data.storage == "waveform":

@@ -190,3 +190,28 @@ def test_two_real_faces_with_and_without_the_position(pair, portraits):
         alone, _, _ = best_face([portrait], detector, None)
         assert np.abs(crop[30:-30, 30:-30].astype(int) - alone[30:-30, 30:-30]).mean() < 12
     assert reason_of(best_face, [np.zeros_like(pair)], detector, None) is DropReason.no_face
+
+
+def test_doubtful_faces_and_faces_in_one_frame_only_do_not_count():
+    frames = [textured(200, 400, seed=number) for number in range(8)]
+
+    def found_in(scores: list[float], **options):
+        answers = iter([[box_at(100, 100, 80, score)] if score else [] for score in scores])
+        return best_face(frames[: len(scores)], lambda rgb, zoom: next(answers), None, **options)
+
+    assert found_in([0.3] * 8)[1].score == 0.3
+    with pytest.raises(DroppedClip, match=r"no_face: 8 of 8 frames: score 0\.30; at least 0\.4 needed"):
+        found_in([0.3] * 8, min_score=0.4)
+    with pytest.raises(DroppedClip, match="no_face: in 1 of 8 frames only; 2 needed"):
+        found_in([0, 0, 0.9, 0, 0.3, 0, 0, 0], min_score=0.4, min_frames=2)
+    assert found_in([0, 0, 0.9, 0, 0.5, 0, 0, 0], min_score=0.4, min_frames=2)[2] == 2
+    assert found_in([0, 0.9, 0], min_frames=2)[2] == 1, "of few frames, one is enough"
+    assert found_in([0.9], min_frames=2)[2] == 0
+
+
+@pytest.mark.parametrize("quarters", [1, 2, 3])
+def test_a_face_that_is_not_upright_is_not_taken_for_another(portraits, quarters):
+    turned = [np.ascontiguousarray(np.rot90(face, quarters)) for face in portraits * 4]
+    with pytest.raises(DroppedClip) as caught:
+        best_face(turned, hog_detector(), None, min_score=0.4, min_frames=2)
+    assert caught.value.reason is DropReason.no_face
