@@ -88,6 +88,8 @@ def recall_at_k(nearer: np.ndarray, tied: np.ndarray, k: int, size: int, num_fac
     of nearer faces in it is hypergeometric. Ties are ordered at random: with t tied faces, the result is the mean over
     0 to t additional nearer faces.
     """
+    if num_faces == 1:
+        return np.ones(len(nearer))  # for which scipy's distribution has no value
     hit = hypergeom.cdf(k - 1, num_faces - 1, np.arange(num_faces), size - 1)
     before = np.concatenate([[0.0], np.cumsum(hit)])
     return (before[nearer + tied + 1] - before[nearer]) / (tied + 1)

@@ -111,3 +111,10 @@ def test_a_truth_outside_the_gallery_is_an_error():
     queries, gallery, truth = make_speakers()
     with pytest.raises(ValueError, match="gallery of 30, got 1 to 30"):
         retrieval(queries, gallery, truth + 1, truth, num_resamples=9, seed=0)
+
+
+def test_a_gallery_of_one_speaker_is_always_right():
+    queries, gallery, truth = make_speakers(num_speakers=1)
+    rows = retrieval(queries, gallery, truth, np.array(["only"] * 3), num_resamples=50, seed=0)
+    assert {row["gallery"] for row in rows} == {1}
+    assert {row[f"r{k}"] for row in rows for k in (1, 2, 5, 10)} == {1.0}

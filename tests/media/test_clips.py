@@ -3,6 +3,7 @@
 import io
 import struct
 
+import av
 import cv2
 import fsspec
 import numpy as np
@@ -11,6 +12,7 @@ import soundfile
 
 from arspm.corpus.schema import DropReason
 from arspm.media.clips import decode_clip, decode_sound, load_speech
+from arspm.media.frames import HLG, PQ, tone_mapped
 from arspm.media.speech import find_speech
 from tests.media.media_files import RATE, buzz, drop_of, pictures, voice, write_clip
 
@@ -175,3 +177,52 @@ def test_load_speech_reports_the_problem_in_one_line(tmp_path, make, message):
         load_speech(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def encoded(nits: float, transfer: int) -> float:
+    """The signal of grey light by ITU-R BT.2100's definition."""
+    if transfer == PQ:
+        m1, m2, c1, c2, c3 = 2610 / 16384, 2523 / 4096 * 128, 3424 / 4096, 2413 / 4096 * 32, 2392 / 4096 * 32
+        power = (nits / 10_000) ** m1
+        return ((c1 + c2 * power) / (1 + c3 * power)) ** m2
+    scene = (nits / 1000) ** (1 / 1.2)
+    a, b = 0.17883277, 0.28466892
+    return float(np.sqrt(3 * scene) if scene <= 1 / 12 else a * np.log(12 * scene - b) + 0.5 - a * np.log(4 * a))
+
+
+@pytest.mark.parametrize("transfer", [PQ, HLG])
+def test_hdr_is_mapped_to_the_range_of_a_usual_screen(transfer):
+    """Grey stays grey. Paper, at 203 nits, is nearly white. Half of its light has BT.709's value; more is compressed."""
+    levels = {}
+    for nits in (1, 20, 101.5, 203, 1000):
+        signal = np.full((2, 2, 3), encoded(nits, transfer), np.float32)
+        pixel = tone_mapped(signal, transfer)[0, 0]
+        assert np.ptp(pixel.astype(int)) <= 1
+        levels[nits] = int(pixel[0])
+    assert levels[101.5] == pytest.approx(255 * (1.099 * 0.5**0.45 - 0.099), abs=2)
+    assert levels[20] == pytest.approx(255 * (1.099 * (20 / 203) ** 0.45 - 0.099), abs=2)
+    assert 225 <= levels[203] < levels[1000] <= 255
+    assert levels[1] < 20
+
+
+def test_hdr_video_is_recognized(tmp_path):
+    frames = pictures(10)
+    options = {"color_trc": 16, "color_primaries": 9, "colorspace": 9}
+    path = write_clip(tmp_path / "hdr.mp4", frames, buzz(1.0), video_codec="libx264")
+    usual = decode_clip(path).frames[0].mean()
+    data = path.read_bytes()
+    assert usual > 30
+    with av.open(io.BytesIO(data)) as source, av.open(str(tmp_path / "pq.mkv"), "w") as target:
+        video = target.add_stream("libx264", rate=25)
+        video.width, video.height, video.pix_fmt = 128, 96, "yuv420p"
+        for name, value in options.items():
+            setattr(video.codec_context, name, value)
+        sound = target.add_stream_from_template(source.streams.audio[0])
+        for frame in pictures(10):
+            target.mux(video.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
+        target.mux(video.encode(None))
+        for packet in source.demux(source.streams.audio[0]):
+            if packet.dts is not None:
+                packet.stream = sound
+                target.mux(packet)
+    assert abs(decode_clip(tmp_path / "pq.mkv").frames[0].mean() - usual) > 5, "read as PQ"
