@@ -192,7 +192,7 @@ def encoded(nits: float, transfer: int) -> float:
 
 @pytest.mark.parametrize("transfer", [PQ, HLG])
 def test_hdr_is_mapped_to_the_range_of_a_usual_screen(transfer):
-    """Grey stays grey. Paper, at 203 nits, is nearly white. Half of its light has BT.709's value; more is compressed."""
+    """Grey stays grey. Paper, at 203 nits, is nearly white. Half of its light is as in BT.709; more is compressed."""
     levels = {}
     for nits in (1, 20, 101.5, 203, 1000):
         signal = np.full((2, 2, 3), encoded(nits, transfer), np.float32)
