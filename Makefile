@@ -34,7 +34,7 @@ test: .venv/installed
 SLOW ?= slow
 test-all: .venv/installed
 	@tests/install-system
-	@$(PYTEST) -m '$(SLOW) and not gpu and not faults'
+	@$(PYTEST) $(PARALLEL) -m '$(SLOW) and not gpu and not faults'
 
 check: .venv/installed
 	@$(BIN)/ruff format --check .

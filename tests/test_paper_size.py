@@ -290,6 +290,7 @@ def benchmark(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_every_network_takes_a_step_at_the_papers_size_within_24_gib():
     done = benchmark()
     assert done.returncode == 0, done.stderr

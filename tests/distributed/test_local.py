@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,7 @@ from arspm.training.fit import WorkerContext
 from arspm.training.order import window
 from jobs import encoder, features, gender
 from jobs.stage import expected_fingerprint, main
+from tests.distributed.conftest import REPO
 from tests.training.conftest import TIMINGS
 
 
@@ -140,3 +142,32 @@ def test_a_corpus_is_made_in_this_process(tmp_path: Path) -> None:
         _, figures = preprocess(config, str(tmp_path / "run"), "f" * 64)
     assert figures["num_clips"] == 5
     assert not local.is_in_process()
+
+
+@pytest.mark.slow
+def test_three_speakers_in_folders_end_in_a_report(tmp_path: Path) -> None:
+    """All stages, each in a process of its own without Ray. The test split has one speaker."""
+    made = write_clips(tmp_path / "made", num_speakers=3, clips_per_speaker=2, seconds=(1.0, 1.5), fps=10)
+    for clip in sorted(made.clips_dir.iterdir()):
+        folder = tmp_path / "people" / clip.name.partition("_")[0]
+        folder.mkdir(parents=True, exist_ok=True)
+        clip.rename(folder / clip.name)
+    config = override(preset("smoke"), {"data.format": "folder", "data.clips": f"{tmp_path}/people"})
+    run = str(tmp_path / "run")
+    storage.write_bytes(f"{tmp_path}/config.json", configuration.dump(config).encode())
+    for stage in stages.STAGES:
+        command = [
+            sys.executable,
+            "-m",
+            f"jobs.{stage}",
+            "--local",
+            "--run",
+            run,
+            "--config",
+            f"{tmp_path}/config.json",
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=REPO)
+        assert done.returncode == 0, (stage, done.stderr)
+    metrics = storage.read_json(f"{run}/report/metrics.json")
+    assert metrics["corpus"]["splits"]["test"]["videos"] == 1
+    assert {row["r1"] for row in metrics["retrieval"] if row["distance"] == "random"} == {1.0}
