@@ -24,7 +24,7 @@ def _validated_uri(value: str) -> str:
 
 IS_URI = AfterValidator(_validated_uri)
 Uri = Annotated[str, IS_URI]  # a local path or s3://; one with credentials is rejected without showing them
-BUILT_IN_NAMES = ("hog", "classifier")  # accepted instead of a path
+BUILT_IN_NAMES = ("hog", "yunet", "classifier")  # accepted instead of a path
 
 
 def one_of(names: Iterable[str]) -> Any:

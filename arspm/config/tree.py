@@ -54,7 +54,7 @@ class Data(Section):
 class Face(Section):
     """Detection of the face in a clip, and its crop."""
 
-    detector: Uri = "hog"  # hog: dlib's HOG detector; otherwise the path of a YuNet ONNX file
+    detector: Uri = "hog"  # hog: dlib's; yunet: OpenCV's, downloaded once; otherwise the path of a YuNet ONNX file
     num_frames: Count = 8  # evenly spaced frames per clip in which faces are detected
     margin: NonNegative = 0.25  # margin on each side of the detected box, as a fraction of its side
     min_side_pixels: Count = 24  # clips with a smaller face are dropped

@@ -17,6 +17,7 @@ import dlib
 import numpy as np
 
 from arspm import storage
+from arspm.media.models import model_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +62,15 @@ class FaceDetector(Protocol):
 
 
 def make_detector(name_or_path: str) -> FaceDetector:
-    """Return the detector with this name: `hog`, or the local path or s3:// URI of a YuNet .onnx file.
+    """Return the detector with this name: `hog`, `yunet`, or the local path or s3:// URI of a YuNet .onnx file.
 
-    Raises ValueError for another name or a file that is not a YuNet model, FileNotFoundError for a missing file.
+    Raises ValueError for another name or a file that is not a YuNet model, FileNotFoundError for a missing file,
+    ConnectionError if YuNet cannot be downloaded.
     """
     if name_or_path == "hog":
         return hog_detector()
+    if name_or_path == "yunet":
+        return yunet_detector(model_file("yunet"))
     if name_or_path.endswith(".onnx"):
         if not storage.is_remote(name_or_path):
             return yunet_detector(name_or_path)
@@ -75,7 +79,7 @@ def make_detector(name_or_path: str) -> FaceDetector:
                 return yunet_detector(path)
             except ValueError as error:
                 raise ValueError(str(error).replace(str(path), name_or_path)) from error
-    raise ValueError(f"face detector {name_or_path!r}: expected 'hog' or the path of a YuNet .onnx file")
+    raise ValueError(f"face detector {name_or_path!r}: expected 'hog', 'yunet' or the path of a YuNet .onnx file")
 
 
 def hog_detector(*, sides: Sequence[int] = (480, 960), max_enlargement: float = 2.0) -> FaceDetector:

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from arspm import config as configuration
 from arspm import storage
-from arspm.config import Config
+from arspm.config import Config, override
 from arspm.corpus import drops, schema, tables
 from arspm.corpus.schema import DropReason
 from arspm.distributed.data.shards import RECEIPTS, Shard, assign_splits, plan_shards, read_receipts
@@ -28,6 +28,7 @@ from arspm.media.clip_rows import ClipRow, Rows
 from arspm.media.datasets import read_dataset
 from arspm.media.dropped import DroppedClip
 from arspm.media.labels import Labels
+from arspm.media.models import model_file
 from arspm.media.prepare import Prepared, Preparer
 from arspm.runs import stages
 from arspm.runs.progress import print_progress
@@ -54,7 +55,7 @@ def preprocess(config: Config, run: str, fingerprint: str) -> tuple[dict[str, An
     for note in notes:
         log.warning(note)
     shards = plan_shards(clips, split_of, config.data.rows_per_shard)
-    receipts = _make_shards(shards, labels, config, corpus, fingerprint)
+    receipts = _make_shards(shards, labels, _with_model_files(config, run), corpus, fingerprint)
 
     dropped: list[dict[str, Any]] = []
     splits: dict[str, Any] = {}
@@ -93,6 +94,15 @@ def preprocess(config: Config, run: str, fingerprint: str) -> tuple[dict[str, An
     }
     files[f"{stages.CORPUS}/{tables.MANIFEST}"] = storage.write_json(storage.join(corpus, tables.MANIFEST), manifest)
     return files, {name: manifest[name] for name in ("num_rows", "num_clips", "num_dropped", "dropped")}
+
+
+def _with_model_files(config: Config, run: str) -> Config:
+    """Return the configuration with the path of a copy of YuNet in the run: workers may have no connection."""
+    if config.face.detector != "yunet":
+        return config
+    uri = storage.join(run, "preprocess", "yunet.onnx")
+    storage.upload(model_file("yunet"), uri)
+    return override(config, {"face.detector": uri})
 
 
 def make_shard(
