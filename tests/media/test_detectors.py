@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from arspm.media.detectors import make_detector, yunet_detector
+from arspm.media.detectors import _before_rot90, make_detector, yunet_detector
 from arspm.synthetic.face import draw_face
 from arspm.synthetic.people import sample_speakers
 
@@ -62,3 +62,11 @@ def test_yunet_boxes_follow_the_convention(tmp_path, monkeypatch):
     assert (box.y0, box.y1) == pytest.approx((92 + 8 - 40, 92 + 8 + 40))
     assert box.score == pytest.approx((0.9 - 0.6) / 0.4)
     assert box.frontalness == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("quarters", [1, 2, 3])
+def test_a_point_of_a_turned_frame_is_found_again(quarters):
+    image = np.zeros((30, 50))
+    image[4, 7] = 1
+    [(y, x)] = np.argwhere(np.rot90(image, quarters))
+    assert _before_rot90((x + 0.5, y + 0.5), quarters, image.shape) == (7.5, 4.5)
