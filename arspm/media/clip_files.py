@@ -16,17 +16,17 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from arspm import storage
+from arspm.corpus.media_types import (
+    CLIP_EXTENSIONS,
+    PICTURE_EXTENSIONS,
+    SOUND_EXTENSIONS,
+    VIDEO_EXTENSIONS,
+    extension,
+    stem,
+)
 from arspm.corpus.schema import DropReason
 from arspm.media.csv_tables import quoted
 from arspm.media.dropped import DroppedClip
-
-VIDEO_EXTENSIONS = (
-    *("mp4", "webm", "mkv", "mov", "avi", "m4v", "mpg", "mpeg"),
-    *("3gp", "3g2", "ts", "mts", "m2ts", "wmv", "asf", "flv", "ogv", "vob"),
-)
-SOUND_EXTENSIONS = ("wav", "flac", "m4a", "mp3", "ogg", "opus", "aac", "wma", "mka", "oga", "weba", "w64")
-PICTURE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "avif", "gif", "bmp")
-CLIP_EXTENSIONS = (*VIDEO_EXTENSIONS, *SOUND_EXTENSIONS)
 
 _NUMBER = r"\d+(?:\.\d+)?"
 _GAP = r"[\s_\-~,+@]+(?:to[\s_\-]+)?"  # between the parts of a file name
@@ -141,13 +141,3 @@ def list_folder(folder: str) -> dict[str, int]:
     if not paths:
         raise FileNotFoundError(f"no clips folder at {folder}, or it is empty")
     return paths
-
-
-def extension(path: str) -> str:
-    """Return the extension in lower case; "" for hidden files, such as the `._x.wav` that macOS writes beside x.wav."""
-    name = posixpath.basename(path)
-    return "" if name.startswith(".") else posixpath.splitext(name)[1][1:].lower()
-
-
-def stem(path: str) -> str:
-    return posixpath.splitext(posixpath.basename(path))[0]

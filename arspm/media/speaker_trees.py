@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from arspm import storage
+from arspm.corpus.media_types import CLIP_EXTENSIONS, PICTURE_EXTENSIONS, SOUND_EXTENSIONS, extension, stem
 from arspm.corpus.schema import DropReason
-from arspm.media.clip_files import CLIP_EXTENSIONS, PICTURE_EXTENSIONS, SOUND_EXTENSIONS, extension, stem
 from arspm.media.clip_rows import ClipRow, DroppedRow, Row, check_id
 from arspm.media.csv_tables import UNREADABLE, quoted
 from arspm.media.dropped import DroppedClip

@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple, TextIO
 
+from arspm.corpus.media_types import stem
 from arspm.corpus.schema import DropReason
-from arspm.media.clip_files import stem
 from arspm.media.clip_rows import Row
 from arspm.media.csv_tables import quoted, read_rows
 from arspm.media.dropped import DroppedClip

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from arspm import storage
 from arspm.config import DATA_FORMATS, Config, ConfigError, VggFace, from_dict, uri_fields
+from arspm.corpus.media_types import MEDIA_EXTENSIONS, extension
 
 SUCCESS = "_SUCCESS.json"
 HISTORY = "history.json"  # written by stages that train a network
@@ -118,7 +119,7 @@ def fingerprint(config: Config, name: str, dependencies: dict[str, str] | str) -
 
 
 def describe_inputs(config: Config) -> str:
-    """Return a hash of the tables' contents and of the names and sizes of the clips and face images.
+    """Return a hash of the tables' contents and of the names and sizes of the media files.
 
     Raises FileNotFoundError if an input is not configured, does not exist, or is a folder without files. Checks the
     files of later stages too, which would otherwise fail hours later.
@@ -139,9 +140,11 @@ def describe_inputs(config: Config) -> str:
     parts: list[Any] = [hashes]
     for name in names:
         if name not in ("csv", "test_csv"):
-            parts.append(storage.files_below(getattr(config.data, name)))
+            files = storage.files_below(getattr(config.data, name))
+            # Another file, such as a README, changes nothing, so it is no reason to start over.
+            parts.append({path: size for path, size in files.items() if extension(path) in MEDIA_EXTENSIONS})
             if not parts[-1]:
-                raise FileNotFoundError(f"data.{name}: {getattr(config.data, name)} contains no files")
+                raise FileNotFoundError(f"data.{name}: {getattr(config.data, name)} contains no media files")
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

@@ -196,7 +196,7 @@ def test_a_file_instead_of_a_folder_and_a_folder_instead_of_a_file(tmp_path: Pat
         with pytest.raises(OSError, match=folder):
             read(folder)
     for changes, message in (
-        ({"data.csv": file, "data.clips": file}, f"data.clips: {file} contains no files"),
+        ({"data.csv": file, "data.clips": file}, f"data.clips: {file} contains no media files"),
         ({"data.csv": folder, "data.clips": tmp_path}, folder),
         ({"data.csv": "/dev/zero", "data.clips": tmp_path}, "/dev/zero: a device, not a file"),
         ({"data.csv": f"{file}/x", "data.clips": tmp_path}, f"{file}/x does not exist"),

@@ -178,6 +178,9 @@ def test_inputs_of_the_other_formats_are_their_trees(tmp_path):
         (tmp_path / name).write_bytes(b"1")
     (tmp_path / "meta.csv").write_text("a")
     hashes = [describe()]
+    (tmp_path / "wav/README.txt").write_text("a stray file changes nothing")
+    (tmp_path / "wav/._1.wav").write_bytes(b"of macOS")
+    assert describe() == hashes[0]
     (tmp_path / "faces/id1/v/2.jpg").write_bytes(b"1")
     hashes.append(describe())
     (tmp_path / "meta.csv").write_text("b")
@@ -193,7 +196,7 @@ def test_inputs_of_the_other_formats_are_their_trees(tmp_path):
         with pytest.raises(FileNotFoundError, match=f"data.{missing}: not set"):
             describe(**{missing: ""})
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match=f"data.faces: {tmp_path}/empty contains no files"):
+    with pytest.raises(FileNotFoundError, match=f"data.faces: {tmp_path}/empty contains no media files"):
         describe(faces=f"{tmp_path}/empty")
 
 
