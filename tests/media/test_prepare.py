@@ -17,7 +17,9 @@ from arspm.config import Config, override
 from arspm.config.presets import preset
 from arspm.corpus.schema import DropReason
 from arspm.media import prepare as preparing
-from arspm.media.clip_rows import ClipRow
+from arspm.media.clip_files import ClipFolder
+from arspm.media.clip_rows import ClipRow, read_clip_rows
+from arspm.media.clips import decode_clip
 from arspm.media.dropped import DroppedClip
 from arspm.media.jpeg import decode_jpeg
 from arspm.media.prepare import Preparer, prepare
@@ -119,6 +121,39 @@ def test_every_row_of_a_film_has_its_own_face_and_voice(tmp_path, faces, voices)
         likest = [np.corrcoef(tensor[1000:40_000], other[1000:40_000])[0, 1] for other, _ in alone]
         assert int(np.argmax(likest)) == number
         assert likest[number] > 0.98
+
+
+@pytest.mark.slow
+def test_an_hour_of_forty_speakers_gives_every_row_its_face_and_voice(tmp_path) -> None:
+    """Two rows of each speaker, in random order, from one file with the video's name. They are found by the CSV."""
+    seconds, people = 90, sample_speakers(40, seed=5)
+    pictures = [draw_face(person) for person in people]
+    spoken = [speak(person, 9.0, np.random.default_rng(number)) for number, person in enumerate(people)]
+    sound = np.concatenate([np.tile(each, seconds // 9) for each in spoken])
+    (tmp_path / "clips").mkdir()
+    write_clip(tmp_path / "clips" / "hour.mp4", [face for face in pictures for _ in range(seconds * FPS)], sound, FPS)
+    assert sound.size == 3600 * 16_000
+    rng = np.random.default_rng(0)
+    starts = {(n, k): seconds * n + 40 * k + round(rng.uniform(1, 40), 3) for n in range(40) for k in range(2)}
+    order = [*starts]
+    rng.shuffle(order)
+    csv = [f"hour,{starts[key]:.3f},{starts[key] + rng.uniform(3, 8):.3f},0.5,0.5" for key in map(tuple, order)]
+    (tmp_path / "avspeech.csv").write_text("\n".join(csv))
+    rows = read_clip_rows(tmp_path / "avspeech.csv", ClipFolder(tmp_path / "clips"))
+    assert len(rows.usable()) == 80
+    alone = []
+    for face, voice in zip(pictures, spoken, strict=True):
+        alone.append(prepared_alone(tmp_path, face, voice[: 3 * 16_000])[1])
+    for row, key in zip(rows, map(tuple, order), strict=True):
+        tensor, jpeg = prepare(row, CONFIG)
+        own = decode_jpeg(alone[key[0]]).astype(float)
+        assert np.abs(decode_jpeg(jpeg) - own).mean() < 25, row  # detection may choose another size
+        frames = decode_clip(row.path, part=(row.start_seconds, row.end_seconds)).frames
+        nearest = [np.argmin([np.abs(frame.astype(float) - other).mean() for other in pictures]) for frame in frames]
+        assert nearest == [key[0]] * 8
+        begin = round(row.start_seconds * 16_000)
+        heard = sound[begin : begin + round(16_000 * min(6.0, row.end_seconds - row.start_seconds))]
+        assert np.corrcoef(tensor[: heard.size][800:-800], heard[800:-800])[0, 1] > 0.98, row
 
 
 def lower_the_limit(pipe) -> None:
