@@ -47,6 +47,11 @@ def describe_drops(corpus: str, counts: Mapping[str, int]) -> list[str]:
     lines = []
     for reason, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
         meaning = schema.DropReason[reason].description if reason in schema.DropReason.__members__ else ""
-        first = "".join(f"; row {each['row']}: {each['detail'][:200]}" for each in examples[reason])
+        first = "".join(f"; {numbered_detail(each)[:200]}" for each in examples[reason])
         lines.append(f"{count:,} {reason} ({meaning}){first}")
     return lines
+
+
+def numbered_detail(row: Mapping[str, Any]) -> str:
+    """Return a row's detail, after the row's number unless it begins with the number of its line."""
+    return row["detail"] if row["detail"].startswith("line ") else f"row {row['row']}: {row['detail']}"

@@ -10,7 +10,7 @@ import typer
 from arspm import storage
 from arspm.config import DATA_FORMATS, ConfigError, presets
 from arspm.corpus import schema
-from arspm.corpus.drops import describe_drops, dropped_rows
+from arspm.corpus.drops import describe_drops, dropped_rows, numbered_detail
 from arspm.runs import stages, sweeps
 from cluster import events
 from jobs.commands.options import Address, Detach, Run, RunArgument, examples, find_address, parse_changes
@@ -132,7 +132,7 @@ def drops(
     corpus = stages.corpus(storage.run_uri(run))
     try:
         for row in dropped_rows(corpus, reason):
-            print(f"row {row['row']}: {row['reason']}: {row['clip_id'] or '-'}: {row['detail']}")
+            print(f"{row['reason']}: {row['clip_id'] or '-'}: {numbered_detail(row)}")
     except FileNotFoundError:
         raise ConfigError(f"{run}: stage preprocess has not run") from None
 

@@ -34,7 +34,7 @@ def test_rows_of_a_reason_and_the_first_examples(corpus: str) -> None:
 def test_the_most_frequent_reason_comes_first_with_its_meaning_and_an_example(corpus: str) -> None:
     assert drops.describe_drops(corpus, {"bad_row": 1, "no_face": 2}) == [
         "2 no_face (no face was detected); row 3: 4 of 8 frames: no face found",
-        "1 bad_row (wrong number of columns, or values out of range); row 5: line 5: 3 columns",
+        "1 bad_row (wrong number of columns, or values out of range); line 5: 3 columns",
     ]
 
 
@@ -42,12 +42,12 @@ def test_the_command_prints_all_or_one_reason(corpus: str, capsys: pytest.Captur
     run = corpus.removesuffix("/corpus")
     assert arspm_in_process("drops", run) == 0
     assert capsys.readouterr().out.splitlines() == [
-        "row 3: no_face: a_1_2: 4 of 8 frames: no face found",
-        "row 5: bad_row: -: line 5: 3 columns",
-        "row 7: no_face: b_1_2: 8 of 8 frames: no face found",
+        "no_face: a_1_2: row 3: 4 of 8 frames: no face found",
+        "bad_row: -: line 5: 3 columns",
+        "no_face: b_1_2: row 7: 8 of 8 frames: no face found",
     ]
     assert arspm_in_process("drops", run, "--reason", "bad_row") == 0
-    assert capsys.readouterr().out == "row 5: bad_row: -: line 5: 3 columns\n"
+    assert capsys.readouterr().out == "bad_row: -: line 5: 3 columns\n"
     assert arspm_in_process("drops", run, "--reason", "boredom") == 1
     assert "boredom: there is no such reason; there are bad_row, missing_file" in capsys.readouterr().err
     assert arspm_in_process("drops", f"{run}/nothing") == 1
