@@ -19,16 +19,18 @@ from arspm.training.artifacts import load_speech_portrait
 def generate(run: str, recordings: Sequence[str], out: str) -> Iterator[str]:
     """Draw a portrait of each recording (wav, flac, mp3, mp4, ...) with a run's trained model; yield the JPEGs' URIs.
 
-    As in training, the first six seconds are used, and a shorter recording is repeated (reading N). Raises ValueError
-    or FileNotFoundError, in one line and before anything is written, if a recording cannot be used.
+    As in training, six seconds are used (`data.seconds`), and a shorter recording is repeated (reading N). Raises
+    ValueError or FileNotFoundError, in one line and before anything is written, if a recording cannot be used.
     """
     targets = [storage.join(out, f"{Path(recording).stem}.jpg") for recording in recordings]
     if len(set(targets)) < len(targets):
         raise ValueError(
             "two recordings have the same file name, so their portraits would too; rename one, or use two commands"
         )
-    model = load_speech_portrait(run, stages.finished_config(run, "encoder"))
-    speech = [fit_length(load_speech(recording), schema.WAVEFORM_SHAPE[0]) for recording in recordings]
+    config = stages.finished_config(run, "encoder")
+    model = load_speech_portrait(run, config)
+    loaded = [load_speech(recording, most_speech=config.data.seconds == "speech") for recording in recordings]
+    speech = [fit_length(waveform, schema.WAVEFORM_SHAPE[0]) for waveform in loaded]
     for waveform, target in zip(speech, targets, strict=True):
         with torch.no_grad():
             portrait = model(spectrogram(torch.from_numpy(waveform))[None])[0]

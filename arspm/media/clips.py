@@ -25,7 +25,7 @@ from arspm.media.containers import (
 from arspm.media.dropped import DroppedClip
 from arspm.media.frames import EvenlySpaced, read_picture, to_rgb
 from arspm.media.sound import Sound
-from arspm.media.speech import find_speech
+from arspm.media.speech import begin_of_most_speech, find_speech
 from arspm.storage.uris import redact
 
 MAX_FRAMES_PER_SECOND = 240
@@ -34,6 +34,7 @@ SCANNED_SECONDS = 120.0  # files up to this length are read once to find where t
 # have no index of key frames, so that the next one may be too late.
 SEEK_MARGINS_SECONDS = (0.5, 15.0)
 SEEK_ERROR_SECONDS = 0.2
+MAX_RECORDING_SECONDS = 3600.0  # of a recording in which speech is looked for
 LATE_SECONDS = 2.0  # packets may be out of order by this much
 
 
@@ -72,9 +73,12 @@ def decode_clip(
     max_pixels: int = MAX_PIXELS,
     min_seconds: float = 0.5,
     speech_seconds: float = 6.0,
+    most_speech: bool = False,
     tolerance_seconds: float = 0.5,
 ) -> Media:
-    """Return a clip's first `speech_seconds` of sound, and up to `num_frames` upright frames of the same time.
+    """Return `speech_seconds` of a clip's sound, and up to `num_frames` upright frames of the same time.
+
+    These are the first seconds, or those with most speech (`speech.begin_of_most_speech`).
 
     source: a file in a container and codec that FFmpeg commonly reads. part: start and end of the clip in the video, in
     seconds; None if the file is the clip. With a part, the file may be the whole video, which is then cut by seeking,
@@ -94,17 +98,12 @@ def decode_clip(
         extent = _sound_extent(file)
         span = _clip_span(extent, part, tolerance_seconds, min_seconds)
         _require_at_most(span.seconds, max_seconds)
+        if most_speech and span.seconds > speech_seconds:
+            _, waveform = _decode_span(file, extent, span, 0, sample_rate, max_pixels)
+            span = span._replace(start=span.start + begin_of_most_speech(waveform, speech_seconds))
         span = span.first(speech_seconds)
-        whole = span.start == extent.start
         wanted = 0 if picture else num_frames
-        decoded = None
-        for margin in SEEK_MARGINS_SECONDS:
-            if decoded is None and span.start - margin > extent.start:
-                decoded = _decode(file, span, wanted, sample_rate, max_pixels, seek_to=span.start - margin)
-        if decoded is None:  # nothing to seek, or not possible: decode what is before the clip, too
-            decoded = _decode(file, span, wanted, sample_rate, max_pixels, whole=whole)
-    assert decoded is not None
-    video_frames, waveform = decoded
+        video_frames, waveform = _decode_span(file, extent, span, wanted, sample_rate, max_pixels)
     if waveform.size < min_seconds * sample_rate:
         seconds = waveform.size / sample_rate
         raise DroppedClip(DropReason.too_short, f"{seconds:.2f} s of sound; at least {min_seconds:g} s needed")
@@ -114,15 +113,17 @@ def decode_clip(
     return Media(frames, waveform)
 
 
-def load_speech(source: Source, *, sample_rate: int = 16_000, max_seconds: float = 6.0) -> np.ndarray:
-    """Return the first `max_seconds` of a recording (wav, flac, mp3, m4a, mp4, ...): float32 mono, (samples,).
+def load_speech(source: Source, *, sample_rate: int = 16_000, most_speech: bool = False) -> np.ndarray:
+    """Return six seconds of a recording (wav, flac, mp3, m4a, mp4, ...): float32 mono, (samples,).
 
-    Its speech has the level of that in a corpus (`find_speech`). Raises ValueError with one line that says what is
-    wrong with the file.
+    As in a corpus, they are the first ones or those with most speech, and their speech has one level (`find_speech`).
+    Raises ValueError with one line that says what is wrong with the file.
     """
     name = redact(str(source)) if isinstance(source, (str, os.PathLike)) else "the recording"
     try:
-        return find_speech(decode_sound(source, sample_rate=sample_rate, max_seconds=max_seconds)).waveform
+        sound = decode_sound(source, sample_rate=sample_rate, max_seconds=MAX_RECORDING_SECONDS if most_speech else 6.0)
+        begin = round(begin_of_most_speech(sound, 6.0) * sample_rate) if most_speech else 0
+        return find_speech(sound[begin:][: 6 * sample_rate]).waveform
     except DroppedClip as drop:
         raise ValueError(f"{name}: {drop.detail}") from None
 
@@ -130,10 +131,22 @@ def load_speech(source: Source, *, sample_rate: int = 16_000, max_seconds: float
 def decode_sound(source: Source, *, sample_rate: int = 16_000, max_seconds: float = math.inf) -> np.ndarray:
     """Return the first `max_seconds` of a recording: float32 mono, (samples,). Raises DroppedClip."""
     with open_source(source) as file:
-        span = _sound_extent(file).first(max_seconds)
-        decoded = _decode(file, span, 0, sample_rate, MAX_PIXELS, whole=True)
+        extent = _sound_extent(file)
+        return _decode_span(file, extent, extent.first(max_seconds), 0, sample_rate, MAX_PIXELS)[1]
+
+
+def _decode_span(
+    file: BinaryIO, extent: Span, span: Span, num_frames: int, sample_rate: int, max_pixels: int
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Return the frames and the waveform of a span of a file whose sound has this extent."""
+    decoded = None
+    for margin in SEEK_MARGINS_SECONDS:
+        if decoded is None and span.start - margin > extent.start:
+            decoded = _decode(file, span, num_frames, sample_rate, max_pixels, seek_to=span.start - margin)
+    if decoded is None:  # nothing to seek, or not possible: decode what is before the clip, too
+        decoded = _decode(file, span, num_frames, sample_rate, max_pixels, whole=span.start == extent.start)
     assert decoded is not None
-    return decoded[1]
+    return decoded
 
 
 def _sound_extent(file: BinaryIO) -> Span:

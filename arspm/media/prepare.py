@@ -75,6 +75,7 @@ def _prepare(row: ClipRow, image: str | None, config: Config) -> Prepared:
         max_seconds=config.data.max_seconds,
         tolerance_seconds=config.data.tolerance_seconds,
         speech_seconds=schema.SPEECH_SECONDS,
+        most_speech=config.data.seconds == "speech",
     )
     speech = find_speech(media.waveform, min_speech_seconds=config.data.min_speech_seconds)
     xy = None if row.x is None or row.y is None else (row.x, row.y)

@@ -70,6 +70,20 @@ def find_speech(
     return Speech(waveform * _factor(gain), level, gain, voiced_seconds)
 
 
+def begin_of_most_speech(waveform: np.ndarray, seconds: float) -> float:
+    """Return when those `seconds` of a waveform begin that have most speech; of several, the first.
+
+    waveform: (samples,) at 16 kHz, not empty. Returns seconds, a multiple of 32 ms.
+    """
+    level = level_dbfs(waveform)
+    if not np.isfinite(level):
+        return 0.0
+    is_speech = speech_probability(waveform * _factor(LEVEL_DBFS - level)) >= IS_SPEECH
+    num_windows = min(len(is_speech), round(seconds * RATE_HZ / WINDOW))
+    counts = np.convolve(is_speech, np.ones(num_windows), "valid")
+    return float(np.argmax(counts)) * WINDOW / RATE_HZ
+
+
 def speech_probability(waveform: np.ndarray) -> np.ndarray:
     """Return the probability that each window of 32 ms contains speech, (windows,). waveform: (samples,) at 16 kHz."""
     num_windows = -(-waveform.size // WINDOW)

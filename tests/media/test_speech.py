@@ -1,12 +1,15 @@
 """Which sounds are speech, and that speech has one level."""
 
+import cv2
 import numpy as np
 import pytest
+import soundfile
 from scipy.signal import butter, sosfilt
 
 from arspm.corpus.schema import DropReason
+from arspm.media.clips import decode_clip, load_speech
 from arspm.media.dropped import DroppedClip
-from arspm.media.speech import LEVEL_DBFS, find_speech, level_dbfs, speech_probability
+from arspm.media.speech import LEVEL_DBFS, begin_of_most_speech, find_speech, level_dbfs, speech_probability
 from arspm.synthetic.people import sample_speakers
 from arspm.synthetic.voice import speak
 from tests.media.media_files import buzz, voice
@@ -88,3 +91,26 @@ def test_too_little_and_too_quiet() -> None:
 def test_levels() -> None:
     assert level_dbfs(np.sin(2 * np.pi * 100 * TIME)) == pytest.approx(-3.01, abs=0.01)
     assert level_dbfs(np.zeros(100)) == -np.inf
+
+
+@pytest.mark.parametrize(("begin", "seconds"), [(0.0, 4.0), (3.0, 6.0), (9.0, 5.0), (30.0, 8.0)])
+def test_the_seconds_with_most_speech_are_found(tmp_path, begin: float, seconds: float) -> None:
+    sound = (0.003 * np.random.default_rng(1).standard_normal(int((begin + seconds + 7) * RATE))).astype(np.float32)
+    spoken = voice(seconds)
+    sound[int(begin * RATE) :][: spoken.size] += spoken
+    found = begin_of_most_speech(sound, 6.0)
+    assert begin + min(6.0, seconds) - 6.1 <= found + 0.5
+    assert found <= begin + max(0.0, seconds - 6.0) + 0.5
+    soundfile.write(tmp_path / "long.flac", sound, RATE)
+    heard = load_speech(tmp_path / "long.flac", most_speech=True)
+    assert heard.size == 6 * RATE
+    assert find_speech(heard).voiced_seconds > 0.75 * min(6.0, seconds)
+    picture = cv2.imencode(".png", np.zeros((64, 64, 3), np.uint8))[1].tobytes()
+    media = decode_clip(tmp_path / "long.flac", image=picture, most_speech=True)
+    np.testing.assert_allclose(find_speech(media.waveform).waveform, heard, atol=1e-4)
+
+
+def test_without_speech_the_first_seconds_are_taken() -> None:
+    assert begin_of_most_speech(np.zeros(10 * RATE, np.float32), 6.0) == 0.0
+    assert begin_of_most_speech(SOUNDS["white noise"].astype(np.float32), 6.0) == 0.0
+    assert begin_of_most_speech(voice(2.0), 6.0) == 0.0, "shorter than six seconds"
