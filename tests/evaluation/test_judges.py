@@ -241,7 +241,7 @@ def test_a_missing_or_unreadable_csv_is_an_error(tmp_path):
     path.write_bytes(b"\x89PNG\xfe\x00binary")
     with pytest.raises(ValueError, match=r"binary\.csv: not a table in UTF-8 or UTF-16"):
         make_judge(str(path))
-    with pytest.raises(ValueError, match=r"predictions\.csv: not a CSV"):
+    with pytest.raises(ValueError, match=r"predictions\.csv: not a table"):
         make_judge(csv_of(tmp_path, HEADER + 'a,real,"f,30\n'))
 
 

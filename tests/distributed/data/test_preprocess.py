@@ -19,7 +19,10 @@ import torch
 from arspm import config as configuration
 from arspm.config import Config, override
 from arspm.corpus import schema, tables
+from arspm.distributed.data import preprocess as preprocessing
 from arspm.distributed.data.preprocess import preprocess
+from arspm.media.clip_rows import ClipRow
+from arspm.media.dropped import DroppedClip
 from arspm.runs import stages
 from arspm.training.batch import to_batch
 from tests.distributed.conftest import FINGERPRINT, REPO, Clips, Prepared, busy_workers
@@ -100,7 +103,7 @@ def test_cells_are_what_the_schema_says_and_labels_are_joined(prepared: Prepared
 def test_every_row_of_the_csv_is_in_the_corpus_or_dropped_with_its_reason(prepared: Prepared, clips: Clips) -> None:
     dropped = pq.read_table(prepared.run / "corpus" / "dropped.parquet").to_pylist()
     assert {row["row"]: row["reason"] for row in dropped} == clips.dropped
-    assert set(clips.dropped.values()) == {reason.value for reason in schema.DropReason}
+    assert set(clips.dropped.values()) == {reason.value for reason in schema.DropReason} - {"internal_error"}
     assert [row["row"] for row in dropped] == sorted(clips.dropped)
     assert all(row["detail"] for row in dropped)
     assert {row["clip_id"] for row in dropped if row["reason"] == "bad_row"} == {None}
@@ -204,6 +207,42 @@ def test_another_configuration_starts_over_and_a_stored_waveform_gives_the_same_
     stored, computed = (batch.spectrogram.sign() * batch.spectrogram.abs() ** (1 / 0.3) for batch in batches)
     assert torch.allclose(stored, computed, rtol=5e-3, atol=1e-3 * float(stored.abs().max()))
     assert not torch.equal(stored, computed)
+
+
+# --- errors that are not the clip's fault
+
+
+class Failing:
+    """Prepares clips, but fails the first `times`."""
+
+    def __init__(self, times: int) -> None:
+        self.times, self.calls = times, 0
+
+    def __call__(self, row: ClipRow) -> str:
+        self.calls += 1
+        if self.calls <= self.times:
+            raise RuntimeError("Traceback ...\nthe process that decodes clips ended with -9")
+        return "prepared"
+
+
+def test_a_clip_that_fails_for_no_fault_of_its_own_is_tried_twice() -> None:
+    row = ClipRow(1, "a_1_2", "a", 1.0, 2.0, None, None, "a.mp4")
+    assert preprocessing._twice(once := Failing(1), row) == "prepared"
+    assert once.calls == 2
+    with pytest.raises(DroppedClip) as caught:
+        preprocessing._twice(twice := Failing(2), row)
+    assert twice.calls == 2
+    assert caught.value.reason is schema.DropReason.internal_error
+    assert caught.value.detail == "the process that decodes clips ended with -9"
+
+
+def test_too_many_such_clips_end_the_stage(config: Config) -> None:
+    drop = {"row": 1, "clip_id": "a_1_2", "reason": "internal_error", "detail": "killed"}
+    preprocessing._require_few_errors(1, 100, config, [drop])
+    with pytest.raises(
+        ValueError, match=r"^2 of 100 clips failed for no fault of their own, more than .*a_1_2: killed$"
+    ):
+        preprocessing._require_few_errors(2, 100, config, [drop, drop])
 
 
 # --- unusable settings
