@@ -46,6 +46,35 @@ _PICTURE_REASONS = (
 )
 
 
+class _LastCopy:
+    """Makes local copies of remote files and keeps the last one: the next row may be of the same video."""
+
+    def __init__(self) -> None:
+        self._uri = self._path = ""
+        self._copy = contextlib.ExitStack()
+
+    def __call__(self, uri: str) -> str:
+        """Return a local path of a file. Raises DroppedClip(missing_file)."""
+        if not storage.is_remote(uri):
+            return uri
+        if self._uri != uri:
+            self.close()
+            try:
+                self._path = str(self._copy.enter_context(storage.local_copy(uri)))
+            except FileNotFoundError:
+                raise DroppedClip(DropReason.missing_file, "no such file") from None
+            self._uri = uri
+        return self._path
+
+    def close(self) -> None:
+        """Remove the copy."""
+        self._copy.close()
+        self._uri = ""
+
+
+_last_copy = _LastCopy()
+
+
 def prepare(row: ClipRow, config: Config) -> Prepared:
     """Return the speech tensor and the speaker's face of a clip. Raises DroppedClip.
 
@@ -183,6 +212,7 @@ def _serve(rows: Connection, config: Config) -> None:
         try:
             row = rows.recv()
         except EOFError:
+            _last_copy.close()  # this process ends without the clean-up of an interpreter
             return
         used = resource.getrusage(resource.RUSAGE_SELF)
         max_cpu_seconds = int(used.ru_utime + used.ru_stime) + MAX_CPU_SECONDS
@@ -207,28 +237,3 @@ def _limit(kind: int, value: int) -> None:
 @functools.lru_cache(maxsize=1)
 def _detector(name: str) -> FaceDetector:
     return make_detector(name)
-
-
-def _last_copy(uri: str) -> str:
-    """Return a local path of a clip's file. The last one is kept: the next row may be of the same video."""
-    if not storage.is_remote(uri):
-        return uri
-    if _LAST.uri != uri:
-        _LAST.copy.close()
-        _LAST.uri = ""
-        try:
-            _LAST.path = str(_LAST.copy.enter_context(storage.local_copy(uri)))
-        except FileNotFoundError:
-            raise DroppedClip(DropReason.missing_file, "no such file") from None
-        _LAST.uri = uri
-    return _LAST.path
-
-
-class _LastFile:
-    """The process's last copy of a remote file."""
-
-    uri = path = ""
-    copy = contextlib.ExitStack()
-
-
-_LAST = _LastFile()
