@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, BinaryIO, NamedTuple
 
@@ -155,13 +156,14 @@ def _sound_extent(file: BinaryIO) -> Span:
     with open_container(file, CONTAINERS) as container:
         _, sound = _streams(container, want_video=False, max_pixels=MAX_PIXELS)
         begin = (container.start_time or 0) / av.time_base
-        if container.duration is not None and container.duration / av.time_base > SCANNED_SECONDS:
-            return Span(begin, begin + container.duration / av.time_base, max(0.0, begin))
+        seconds = 0.0 if container.duration is None else container.duration / av.time_base
         first, last = math.inf, -math.inf
         for packet in container.demux(sound):
             if packet.pts is not None and packet.size:
                 first = min(first, float(packet.pts * packet.time_base))
                 last = max(last, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+                if seconds > SCANNED_SECONDS:
+                    return Span(first, begin + seconds, max(0.0, begin))
     return Span(first, last, max(0.0, begin)) if first < last else Span(begin, begin, max(0.0, begin))
 
 
@@ -256,18 +258,22 @@ def _streams(container: InputContainer, *, want_video: bool, max_pixels: int) ->
     Of several streams of a kind, that is one with the default flag, then the one with the most pixels or channels.
     """
     flags = av.stream.Disposition
-    usable = [each for each in container.streams.video if not each.disposition & flags.attached_pic]
-    for stream in (*usable, *container.streams.audio):
-        if stream.codec_context is None:
-            raise DroppedClip(DropReason.undecodable, f"no decoder for its {stream.type}")
+
+    def choose(streams: Iterable[Any]) -> Any:
+        """Return the stream to decode, None if there is none. Cover art is no video."""
+        every = [each for each in streams if not each.disposition & flags.attached_pic]
+        usable = [each for each in every if each.codec_context is not None]
+        if every and not usable:
+            raise DroppedClip(DropReason.undecodable, f"no decoder for its {every[0].type}")
+        return max(usable, key=rank, default=None)
 
     def rank(stream: Any) -> tuple[bool, int]:
         codec = stream.codec_context
         size = codec.width * codec.height if stream.type == "video" else codec.layout.nb_channels
         return bool(stream.disposition & flags.default), size
 
-    video = max(usable, key=rank, default=None) if want_video else None
-    sound = max(container.streams.audio, key=rank, default=None)
+    video = choose(container.streams.video) if want_video else None
+    sound = choose(container.streams.audio)
     if want_video and video is None:
         raise DroppedClip(DropReason.no_video, "no video in the file")
     if sound is None:
