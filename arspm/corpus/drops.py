@@ -20,10 +20,7 @@ def dropped_rows(corpus: str, reason: str | None = None) -> Iterator[dict[str, A
     clip_id and detail are untrusted text. Raises FileNotFoundError if there is no such file.
     """
     with storage.local_copy(storage.join(corpus, DROPPED)) as path:
-        for batch in pq.ParquetFile(path).iter_batches(_BATCH_ROWS, use_threads=False):
-            for row in batch.to_pylist():
-                if reason is None or row["reason"] == reason:
-                    yield row
+        yield from (row for row in _rows(path) if reason is None or row["reason"] == reason)
 
 
 def first_examples(corpus: str, reasons: Collection[str], number: int) -> dict[str, list[dict[str, Any]]]:
@@ -31,14 +28,27 @@ def first_examples(corpus: str, reasons: Collection[str], number: int) -> dict[s
 
     Stops reading when all reasons have enough, because there may be millions of rows.
     """
-    found: dict[str, list[dict[str, Any]]] = {reason: [] for reason in reasons}
-    for row in dropped_rows(corpus) if found else ():
-        examples = found.get(row["reason"], [])
-        if len(examples) < number:
-            examples.append({name: row[name] for name in ("row", schema.CLIP_ID, "detail")})
-            if all(len(each) == number for each in found.values()):
-                break
-    return found
+    uri = storage.join(corpus, DROPPED)
+    fs, path = storage.filesystem(uri)
+
+    def read() -> dict[str, list[dict[str, Any]]]:
+        found: dict[str, list[dict[str, Any]]] = {reason: [] for reason in reasons}
+        with fs.open(path, "rb") as file:
+            for row in _rows(file):
+                examples = found.get(row["reason"], [])
+                if len(examples) < number:
+                    examples.append({name: row[name] for name in ("row", schema.CLIP_ID, "detail")})
+                    if all(len(each) == number for each in found.values()):
+                        break
+        return found
+
+    return storage.retried(uri, read) if reasons else {}
+
+
+def _rows(file: Any) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a Parquet file, a path or an open file, a batch at a time."""
+    for batch in pq.ParquetFile(file).iter_batches(_BATCH_ROWS, use_threads=False):
+        yield from batch.to_pylist()
 
 
 def describe_drops(corpus: str, counts: Mapping[str, int]) -> list[str]:
