@@ -198,7 +198,8 @@ def _make_shards(
 
     # A task gets the rows and labels of its own shard only: those of all shards would be gigabytes.
     def task(number: int, shard: Shard) -> dict[str, Any]:
-        shard_labels = {row.video_id: labels[row.video_id] for row in shard.rows if row.video_id in labels}
+        videos = shard.rows.table["video_id"].unique().to_pylist()
+        shard_labels = {video: labels[video] for video in videos if video in labels}
         return {"id": number, "work": pickle.dumps((shard, shard_labels))}
 
     def make(item: dict[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, Field, ValidationError
@@ -71,14 +72,16 @@ def assign_splits(
     exactly these videos are the test split. Raises ValueError, with fractions that work, if train would have no video.
     """
     hashes = {video: _hash("split", video) / 2**64 for video in video_ids if video not in test_videos}  # in [0, 1)
-    order, with_test = sorted(hashes, key=lambda video: (hashes[video], video)), not test_videos
-    least_val, least_test = _least(len(order), with_test)
-    below = bisect_left([hashes[video] for video in order], test_fraction) if with_test else 0
-    upper = val_fraction + (test_fraction if with_test else 0.0)
-    between = bisect_left([hashes[video] for video in order], upper) - below
+    if test_videos:
+        test_fraction = 0.0
+    order = sorted(hashes, key=lambda video: (hashes[video], video))
+    values = [hashes[video] for video in order]
+    below = bisect_left(values, test_fraction)
+    between = bisect_left(values, test_fraction + val_fraction) - below
+    least_val, least_test = _least(len(order), with_test=not test_videos)
     num_test, num_val = max(below, least_test), max(between, least_val)
     if num_test + num_val >= len(order):
-        advice = _working_fractions([hashes[video] for video in order], unit, with_test=with_test)
+        advice = _working_fractions(values, unit, with_test=not test_videos)
         raise ValueError(f"{len(order)} {unit} leave the train split empty; {advice}")
     split = dict.fromkeys(test_videos, "test") | {
         video: "test" if rank < num_test else "val" if rank < num_test + num_val else "train"
@@ -100,7 +103,7 @@ def plan_shards(rows: Rows, split_of: dict[str, str], rows_per_shard: int) -> li
         "order": pa.array([_hash("order", video) for video in videos], pa.uint64()),
     }
     table = rows.table.select(["video_id", "start_seconds", "clip_id"])
-    table = table.append_column("row", pa.array(range(len(rows)), pa.int64()))
+    table = table.append_column("row", pa.array(np.arange(len(rows))))
     table = table.join(pa.table(columns), "video_id").sort_by(
         [(name, "ascending") for name in ("order", "video_id", "start_seconds", "clip_id")]
     )
@@ -133,7 +136,7 @@ def _hash(purpose: str, video_id: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{purpose}:{video_id}".encode()).digest()[:8], "big")
 
 
-def _least(num_videos: int, with_test: bool) -> tuple[int, int]:
+def _least(num_videos: int, *, with_test: bool) -> tuple[int, int]:
     """Return how many videos val and test have at least."""
     num_val = max(1, min(MIN_VIDEOS, num_videos // 10))
     return num_val, max(num_val, 2 if num_videos >= 6 else 1) if with_test else 0
@@ -145,7 +148,7 @@ def _working_fractions(hashes: list[float], unit: str, *, with_test: bool) -> st
     if len(hashes) < num_splits:
         besides = "" if with_test else " besides those of data.test_csv"
         return f"a corpus needs at least {('two', 'three')[with_test]} {unit}{besides}, one for each split"
-    num_val, num_test = _least(len(hashes), with_test)
+    num_val, num_test = _least(len(hashes), with_test=with_test)
 
     def fraction_below(count: int) -> float:
         """Return a fraction that exactly `count` hashes are below, with as few digits as possible."""
