@@ -61,7 +61,10 @@ class ClipFolder:
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = str(folder)
-        self.paths = {unicodedata.normalize("NFC", path): path for path in sorted(list_folder(self.folder))}
+        paths = storage.files_below(self.folder)
+        if not paths:
+            raise FileNotFoundError(f"no clips folder at {self.folder}, or it is empty")
+        self.paths = {unicodedata.normalize("NFC", path): path for path in sorted(paths)}
         self.media = [path for path in self.paths if extension(path) in CLIP_EXTENSIONS]
         self._cuts: dict[str, list[_Cut]] = defaultdict(list)  # video id -> files
         self._wholes: dict[str, list[str]] = defaultdict(list)
@@ -126,18 +129,9 @@ class ClipFolder:
         """Return the URI of a path, as the storage spells it."""
         return storage.join(self.folder, self.paths[path])
 
-    def most_similar(self, names: Sequence[str], files: Iterable[str]) -> tuple[str, str] | None:
-        """Return which of the names is most like which of the files; None if there are no files."""
-        pairs = (
-            (difflib.SequenceMatcher(None, name, stem(file)).ratio(), name, file) for file in files for name in names
-        )
-        best = max(pairs, default=None)
-        return None if best is None else best[1:]
 
-
-def list_folder(folder: str) -> dict[str, int]:
-    """Return relative path -> bytes of all files below a folder. Raises FileNotFoundError if there are none."""
-    paths = storage.files_below(folder)
-    if not paths:
-        raise FileNotFoundError(f"no clips folder at {folder}, or it is empty")
-    return paths
+def most_similar(names: Sequence[str], files: Iterable[str]) -> tuple[str, str] | None:
+    """Return which of the names is most like the name of which file; None if there are no files."""
+    pairs = ((difflib.SequenceMatcher(None, name, stem(file)).ratio(), name, file) for file in files for name in names)
+    best = max(pairs, default=None)
+    return None if best is None else best[1:]

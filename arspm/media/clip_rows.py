@@ -108,12 +108,14 @@ class Rows(Sequence[Row]):
 
     def drop(self, mask: np.ndarray, reason: DropReason, details: Iterable[str]) -> Rows:
         """Return the rows with those dropped for which `mask`, (rows,), is true. details: one for each of these."""
-        which = pa.array(mask)
+        which, detail = pa.array(mask), self.table["detail"].combine_chunks()
         columns = {
             "reason": pc.if_else(which, reason.value, self.table["reason"]),
-            "detail": pc.replace_with_mask(_whole(self.table["detail"]), which, pa.array(details, pa.string())),
+            "detail": pc.replace_with_mask(
+                self.table["detail"].combine_chunks(), which, pa.array(details, pa.string())
+            ),
         }
-        return Rows(_with_columns(self.table, columns))
+        return Rows(with_columns(self.table, columns))
 
 
 class _Fields(NamedTuple):
@@ -179,7 +181,7 @@ def _read_lines(csv_file: str | os.PathLike[str] | TextIO) -> Rows:
 def _drop_duplicates(rows: Rows) -> Rows:
     """Drop each row with the video, start and end of an earlier one, compared as numbers."""
     table = rows.table
-    videos = _whole(table["video_id"]).dictionary_encode().indices.to_numpy()
+    videos = table["video_id"].combine_chunks().dictionary_encode().indices.to_numpy()
     start, end = (table[name].to_numpy() for name in ("start_seconds", "end_seconds"))
     order = np.lexsort((end, start, videos))  # stable, so the first of equal rows is the earliest
     first = np.ones(len(rows), bool)  # whether a row in that order differs from the one before; NaN differs from NaN
@@ -215,7 +217,7 @@ def _find_files(batch: pa.RecordBatch, clips: ClipFolder) -> pa.RecordBatch:
                 reason, detail = drop.reason.value, f"line {line}: {drop.detail}"
         for column, value in zip(found.values(), (path, image, reason, detail), strict=True):
             column.append(value)
-    return _with_columns(batch, {name: pa.array(values, pa.string()) for name, values in found.items()})
+    return with_columns(batch, {name: pa.array(values, pa.string()) for name, values in found.items()})
 
 
 def _check_cells(cells: list[str]) -> _Fields:
@@ -255,13 +257,7 @@ def check_id(text: str, kind: str) -> None:
         )
 
 
-def _whole(column: pa.ChunkedArray) -> pa.Array:
-    """Return a column in one piece."""
-    combined = column.combine_chunks()
-    return combined if isinstance(combined, pa.Array) else pa.concat_arrays(combined.chunks)
-
-
-def _with_columns(table: Any, columns: dict[str, Any]) -> Any:
+def with_columns(table: Any, columns: dict[str, Any]) -> Any:
     """Return a table, or a batch, of COLUMNS with some columns replaced."""
     arrays = [columns.get(name, table[name]) for name in COLUMNS.names]
     return type(table).from_arrays(arrays, schema=COLUMNS)

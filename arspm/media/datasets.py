@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 
 from arspm.config import Data
 from arspm.corpus.schema import DropReason
-from arspm.media.clip_files import ClipFolder
-from arspm.media.clip_rows import COLUMNS, ClipRow, Row, Rows, read_clip_rows
+from arspm.media.clip_files import ClipFolder, most_similar
+from arspm.media.clip_rows import ClipRow, Row, Rows, read_clip_rows, with_columns
 from arspm.media.csv_tables import quoted
 from arspm.media.labels import Labels, read_labels
 from arspm.media.speaker_trees import count_names, folder_rows
@@ -57,11 +57,10 @@ def _avspeech(data: Data, labels: dict[str, Labels]) -> Dataset:
     details = [f"line {line}: video {video} is in the test CSV" for line, video in zip(*named, strict=True)]
     rows = rows.drop(tested, DropReason.duplicate_key, details)
     num_lines = rows[-1].line if rows else 0  # line numbers of the test CSV continue from here, so that they are unique
-    table = test_rows.table
-    table = table.set_column(0, COLUMNS.field("line"), pc.add(table["line"], num_lines))
-    detail = pc.binary_join_element_wise("test CSV", table["detail"], ", ")
-    table = table.set_column(COLUMNS.get_field_index("detail"), COLUMNS.field("detail"), detail)
-    rows = Rows(pa.concat_tables([rows.table, table]))
+    lines = pc.add(test_rows.table["line"], num_lines)
+    details = pc.binary_join_element_wise("test CSV", test_rows.table["detail"], ", ")
+    numbered = with_columns(test_rows.table, {"line": lines, "detail": details})
+    rows = Rows(pa.concat_tables([rows.table, numbered]))
     _require_matches(rows, clips)
     return Dataset(rows, labels, [], frozenset(test_videos.to_pylist()))
 
@@ -72,17 +71,17 @@ def _require_matches(rows: Rows, clips: ClipFolder) -> None:
     A subset of AVSpeech may lack most of the videos, but then its files belong to rows.
     """
     missing = rows.table.filter(pc.equal(rows.table["reason"], DropReason.missing_file.value))
-    num_found = len(rows.usable())
-    if len(missing) <= num_found:
+    used = rows.usable().table["path"].to_pylist()
+    if len(missing) <= len(used):
         return
-    used = {*rows.usable().table["path"].to_pylist()}
-    unused = [path for path in clips.media if clips.uri(path) not in used]
-    if num_found and len(unused) <= len(used):
+    files = set(used)
+    unused = [path for path in clips.media if clips.uri(path) not in files]
+    if used and len(unused) <= len(files):
         return
     expected = "<video id>_<start>_<end>.<ext> or <video id>.<ext>, or a sixth column names the file"
     problem = f"{clips.folder}: no file for {len(missing)} of {len(rows)} rows"
     names = missing["clip_id"].slice(0, 20).to_pylist()
-    similar = clips.most_similar(names, unused[:1000])
+    similar = most_similar(names, unused[:1000])
     if similar is None:
         raise ValueError(f"{problem}, and no media file without a row; expected {expected}")
     raise ValueError(f"{problem}; row {similar[0]} is most like the file {quoted(similar[1])}; expected {expected}")
