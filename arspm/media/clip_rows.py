@@ -111,9 +111,7 @@ class Rows(Sequence[Row]):
         which, detail = pa.array(mask), self.table["detail"].combine_chunks()
         columns = {
             "reason": pc.if_else(which, reason.value, self.table["reason"]),
-            "detail": pc.replace_with_mask(
-                self.table["detail"].combine_chunks(), which, pa.array(details, pa.string())
-            ),
+            "detail": pc.replace_with_mask(detail, which, pa.array(details, pa.string())),
         }
         return Rows(with_columns(self.table, columns))
 

@@ -12,7 +12,7 @@ import av
 import numpy as np
 from av.container import InputContainer
 
-from arspm.corpus.schema import DropReason
+from arspm.corpus.schema import SPEECH_SECONDS, DropReason
 from arspm.media.containers import (
     CONTAINERS,
     MAX_PIXELS,
@@ -26,7 +26,7 @@ from arspm.media.containers import (
 from arspm.media.dropped import DroppedClip
 from arspm.media.frames import EvenlySpaced, read_picture, to_rgb
 from arspm.media.sound import Sound
-from arspm.media.speech import begin_of_most_speech, find_speech
+from arspm.media.speech import begin_of_most_speech, find_speech, require_length
 from arspm.storage.uris import redact
 
 MAX_FRAMES_PER_SECOND = 240
@@ -73,7 +73,7 @@ def decode_clip(
     max_seconds: float = 3600.0,
     max_pixels: int = MAX_PIXELS,
     min_seconds: float = 0.5,
-    speech_seconds: float = 6.0,
+    speech_seconds: float = SPEECH_SECONDS,
     most_speech: bool = False,
     tolerance_seconds: float = 0.5,
 ) -> Media:
@@ -99,15 +99,10 @@ def decode_clip(
         extent = _sound_extent(file)
         span = _clip_span(extent, part, tolerance_seconds, min_seconds)
         _require_at_most(span.seconds, max_seconds)
-        if most_speech and span.seconds > speech_seconds:
-            _, waveform = _decode_span(file, extent, span, 0, sample_rate, max_pixels)
-            span = span._replace(start=span.start + begin_of_most_speech(waveform, speech_seconds))
-        span = span.first(speech_seconds)
+        span = _heard(file, extent, span, speech_seconds, sample_rate, most_speech=most_speech)
         wanted = 0 if picture else num_frames
         video_frames, waveform = _decode_span(file, extent, span, wanted, sample_rate, max_pixels)
-    if waveform.size < min_seconds * sample_rate:
-        seconds = waveform.size / sample_rate
-        raise DroppedClip(DropReason.too_short, f"{seconds:.2f} s of sound; at least {min_seconds:g} s needed")
+    require_length(waveform.size / sample_rate, min_seconds)
     frames = picture or video_frames
     if not frames:
         raise DroppedClip(DropReason.no_video, "no frame can be decoded while the sound lasts")
@@ -122,9 +117,11 @@ def load_speech(source: Source, *, sample_rate: int = 16_000, most_speech: bool 
     """
     name = redact(str(source)) if isinstance(source, (str, os.PathLike)) else "the recording"
     try:
-        sound = decode_sound(source, sample_rate=sample_rate, max_seconds=MAX_RECORDING_SECONDS if most_speech else 6.0)
-        begin = round(begin_of_most_speech(sound, 6.0) * sample_rate) if most_speech else 0
-        return find_speech(sound[begin:][: 6 * sample_rate]).waveform
+        with open_source(source) as file:
+            extent = _sound_extent(file)
+            span = extent.first(MAX_RECORDING_SECONDS)
+            span = _heard(file, extent, span, SPEECH_SECONDS, sample_rate, most_speech=most_speech)
+            return find_speech(_decode_span(file, extent, span, 0, sample_rate, MAX_PIXELS)[1]).waveform
     except DroppedClip as drop:
         raise ValueError(f"{name}: {drop.detail}") from None
 
@@ -134,6 +131,14 @@ def decode_sound(source: Source, *, sample_rate: int = 16_000, max_seconds: floa
     with open_source(source) as file:
         extent = _sound_extent(file)
         return _decode_span(file, extent, extent.first(max_seconds), 0, sample_rate, MAX_PIXELS)[1]
+
+
+def _heard(file: BinaryIO, extent: Span, span: Span, seconds: float, sample_rate: int, *, most_speech: bool) -> Span:
+    """Return the part of a clip's span that is used: the first `seconds`, or those with most speech."""
+    if most_speech and span.seconds > seconds:
+        _, waveform = _decode_span(file, extent, span, 0, sample_rate, MAX_PIXELS)
+        span = span._replace(start=span.start + begin_of_most_speech(waveform, seconds))
+    return span.first(seconds)
 
 
 def _decode_span(

@@ -69,7 +69,7 @@ def open_source(source: Source) -> Iterator[BinaryIO]:
             yield file
 
 
-# What a file is that is no media file: how it begins, or what its beginning contains, in lower case.
+# How files begin that are no media files, in lower case.
 _OTHER_FILES = {
     b"<!doctype html": "a web page",
     b"<html": "a web page",

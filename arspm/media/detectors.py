@@ -120,9 +120,9 @@ def yunet_detector(
 
     About as fast as HOG, and better on small, turned and partly hidden faces. YuNet's boxes reach from the hairline to
     the chin; `box_ratio`, measured on frontal faces, is their height divided by the side of dlib's box of the same
-    face. The frontalness follows from the nose's position between the eyes. YuNet also finds faces on
-    their side and on their head, and gives them landmarks as if they were upright. So the frame is turned as well, and
-    a face with a higher score in a turned frame does not count. Raises as `yunet`.
+    face. The frontalness follows from the nose's position between the eyes. YuNet also finds faces on their side and on
+    their head, and gives them landmarks as if they were upright. So the frame is turned as well, and a face with a
+    higher score in a turned frame does not count. Raises as `yunet`.
     """
     detect_raw = yunet(path, max_side=max_side, threshold=threshold)
 

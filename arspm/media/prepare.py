@@ -35,8 +35,8 @@ from arspm.media.speech import find_speech, voice_activity_detector
 Prepared: TypeAlias = tuple[np.ndarray, bytes]  # the speech tensor as configured, the face as JPEG
 
 MAX_BYTES = 4 << 30  # address space that clips may add to what the process has before its first clip
-MAX_CPU_SECONDS = 600  # per clip
-MAX_SECONDS = 1800  # per clip on the wall clock, for a decoder that waits; a busy machine drops no more clips
+MAX_CPU_SECONDS = 600  # per clip; CPU time, not wall-clock time, so that a busy machine drops no more clips
+MAX_SECONDS = 1800  # per clip on the wall clock, for a decoder that waits
 # Signals that mean the file crashed the decoder. After any other end of the process, the clip may be retried.
 _CRASH_SIGNALS = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGXCPU)
 # If a sound has several pictures, these are reasons to try the next one.

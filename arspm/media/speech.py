@@ -13,10 +13,9 @@ from typing import NamedTuple
 import numpy as np
 import onnxruntime
 
-from arspm.corpus.schema import DropReason
+from arspm.corpus.schema import SAMPLE_RATE_HZ, DropReason
 from arspm.media.dropped import DroppedClip
 
-RATE_HZ = 16_000
 WINDOW, CONTEXT = 512, 64  # samples of silero-vad's windows, and of the one before that it also sees
 LEVEL_DBFS = -26.0  # of the speech in every waveform; ITU-T P.56's usual level, which leaves room for all peaks
 IS_SPEECH = 0.5  # probability of a window with speech, as silero-vad recommends
@@ -49,9 +48,8 @@ def find_speech(
     offset). Raises DroppedClip: too_short (less than `min_seconds`), undecodable (not finite), silent (below
     `silent_dbfs`), no_speech (less than `min_speech_seconds` of it: a tone, noise or music).
     """
-    seconds = waveform.size / RATE_HZ
-    if seconds < min_seconds:
-        raise DroppedClip(DropReason.too_short, f"{seconds:.2f} s of sound; at least {min_seconds:g} s needed")
+    seconds = waveform.size / SAMPLE_RATE_HZ
+    require_length(seconds, min_seconds)
     if not np.isfinite(waveform).all():
         raise DroppedClip(DropReason.undecodable, "the sound has samples that are not finite numbers")
     centred = waveform - np.mean(waveform, dtype=np.float64).astype(np.float32)
@@ -59,7 +57,7 @@ def find_speech(
     if level < silent_dbfs:
         raise DroppedClip(DropReason.silent, f"level {level:.0f} dBFS")
     is_speech = speech_probability(centred * _factor(LEVEL_DBFS - level)) >= IS_SPEECH
-    voiced_seconds = float(is_speech.sum()) * WINDOW / RATE_HZ
+    voiced_seconds = float(is_speech.sum()) * WINDOW / SAMPLE_RATE_HZ
     if voiced_seconds < min_speech_seconds:
         raise DroppedClip(
             DropReason.no_speech, f"{voiced_seconds:.1f} of {seconds:.1f} s are speech; {min_speech_seconds:g} s needed"
@@ -68,6 +66,12 @@ def find_speech(
     level = level_dbfs(windows[is_speech].ravel())
     gain = LEVEL_DBFS - level
     return Speech(waveform * _factor(gain), level, gain, voiced_seconds)
+
+
+def require_length(seconds: float, min_seconds: float) -> None:
+    """Raise DroppedClip(too_short) for less than `min_seconds` of sound."""
+    if seconds < min_seconds:
+        raise DroppedClip(DropReason.too_short, f"{seconds:.2f} s of sound; at least {min_seconds:g} s needed")
 
 
 def begin_of_most_speech(waveform: np.ndarray, seconds: float) -> float:
@@ -79,9 +83,9 @@ def begin_of_most_speech(waveform: np.ndarray, seconds: float) -> float:
     if not np.isfinite(level):
         return 0.0
     is_speech = speech_probability(waveform * _factor(LEVEL_DBFS - level)) >= IS_SPEECH
-    num_windows = min(len(is_speech), round(seconds * RATE_HZ / WINDOW))
+    num_windows = min(len(is_speech), round(seconds * SAMPLE_RATE_HZ / WINDOW))
     counts = np.convolve(is_speech, np.ones(num_windows), "valid")
-    return float(np.argmax(counts)) * WINDOW / RATE_HZ
+    return float(np.argmax(counts)) * WINDOW / SAMPLE_RATE_HZ
 
 
 def speech_probability(waveform: np.ndarray) -> np.ndarray:
