@@ -44,6 +44,7 @@ ODD_VALUES: tuple[Any, ...] = (
     *([], {}, [[]], [None], {"": None}, [1, 2, 3], {"a": {"b": []}}),
     *ODD_TEXTS,
 )
+DEEP = b"[" * 100_000 + b"]" * 100_000  # JSON that is nested deeper than any parser goes
 # Extreme numbers for sizes in headers, and the formats in which headers store numbers.
 _EXTREMES = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 60_000, 2**31 - 1, 2**31, 2**32 - 1, 2**48, 2**63 - 1, 2**64 - 1)
 _FORMATS = {"<H": 2, ">H": 2, "<I": 4, ">I": 4, "<Q": 8, ">Q": 8}
