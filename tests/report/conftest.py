@@ -45,16 +45,17 @@ def make_row() -> Callable[..., dict[str, Any]]:
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     """Chromium through Playwright; fails with installation instructions, or skips if ARSPM_NO_BROWSER=1."""
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None:
-        how = "install chromium or google-chrome so that it is on the PATH, for example: apt-get install chromium"
-        if os.environ.get("ARSPM_NO_BROWSER") == "1":
-            pytest.skip(f"THE PAGE WAS NOT TESTED: no browser, and ARSPM_NO_BROWSER=1. To test it, {how}")
-        pytest.fail(f"no browser to open the page in: {how}; or set ARSPM_NO_BROWSER=1 to skip the page tests")
     from playwright.sync_api import sync_playwright
 
     flags = "no-sandbox disable-gpu no-first-run disable-background-networking disable-component-update disable-sync"
     with sync_playwright() as playwright:
+        # tests/install-system installs Playwright's own where it may not install packages of the system.
+        path = next(filter(None, map(shutil.which, (*BROWSERS, playwright.chromium.executable_path))), None)
+        if path is None:
+            how = "install chromium or google-chrome so that it is on the PATH, for example: apt-get install chromium"
+            if os.environ.get("ARSPM_NO_BROWSER") == "1":
+                pytest.skip(f"THE PAGE WAS NOT TESTED: no browser, and ARSPM_NO_BROWSER=1. To test it, {how}")
+            pytest.fail(f"no browser to open the page in: {how}; or set ARSPM_NO_BROWSER=1 to skip the page tests")
         options = [f"--{flag}" for flag in flags.split()]
         browser = playwright.chromium.launch(executable_path=path, headless=True, args=options)
         yield browser
