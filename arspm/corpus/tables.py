@@ -30,6 +30,8 @@ class _Shard(BaseModel):
     name: Annotated[str, Field(pattern=r"\A[A-Za-z0-9_-]{1,100}\z")]
     rows: Annotated[int, Field(ge=0, le=_MAX_SHARD_ROWS)]
 
+    key: str = ""
+
 
 class _Shards(BaseModel):
     shards: list[_Shard]
@@ -49,6 +51,7 @@ class Split(NamedTuple):
     shards: tuple[str, ...]  # "shard-00000"
     shard_rows: tuple[int, ...]
     rows_per_group: int
+    keys: tuple[str, ...] = ()  # of the clips of each shard; shards with one key have the same clips and pictures
 
     @property
     def num_rows(self) -> int:
@@ -56,7 +59,7 @@ class Split(NamedTuple):
 
     def only(self, shard: int) -> Split:
         """Return a split that has only this shard."""
-        return self._replace(shards=(self.shards[shard],), shard_rows=(self.shard_rows[shard],))
+        return self._replace(shards=(self.shards[shard],), shard_rows=(self.shard_rows[shard],), keys=())
 
     def path(self, family: str, shard: int) -> str:
         return storage.join(self.uri, family, f"{self.shards[shard]}.parquet")
@@ -78,16 +81,23 @@ def open_split(corpus: str, name: str, subset: int | None = None) -> Split:
     shards = manifest.splits[name].shards
     if sum(shard.rows for shard in shards) > _MAX_ROWS:
         raise ValueError(f"{uri}: the {name} split has more than {_MAX_ROWS} rows")
-    names, rows, left = [], [], subset
+    names, rows, keys, left = [], [], [], subset
     for shard in shards:
         take = shard.rows if left is None else min(left, shard.rows)
         if take:
             names.append(shard.name)
             rows.append(take)
+            keys.append(shard.key)
         left = None if left is None else left - take
     if not rows:
         raise ValueError(f"{uri}: the {name} split is empty")
-    return Split(storage.join(corpus, name), tuple(names), tuple(rows), manifest.rows_per_group)
+    return Split(storage.join(corpus, name), tuple(names), tuple(rows), manifest.rows_per_group, tuple(keys))
+
+
+def shard_names(corpus: str) -> dict[str, set[str]]:
+    """Return the names of the shards of each split. Raises FileNotFoundError or ValueError as `open_split`."""
+    manifest = storage.read_model(storage.join(corpus, MANIFEST), _Manifest, "a corpus's manifest")
+    return {split: {shard.name for shard in shards.shards} for split, shards in manifest.splits.items()}
 
 
 def read_rows(split: Split, wanted: Mapping[str, Sequence[str]], rows: np.ndarray) -> dict[str, Any]:
@@ -152,16 +162,33 @@ def read_table(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
     """Return a Parquet file, or some of its columns. Raises FileNotFoundError, or ValueError for a damaged file."""
 
     def read() -> pa.Table:
-        fs, path = storage.arrow_filesystem(uri)
         # Not pq.read_table, which calls a file without one of the columns invalid.
-        with (
-            _damaged_file_named(uri),
-            fs.open_input_file(path) as file,
-            pq.ParquetFile(file, pre_buffer=True, page_checksum_verification=True) as parquet,
-        ):
+        with _opened(uri) as parquet:
             table = parquet.read(columns=None if columns is None else list(columns))
         table = _checked(uri, table, columns or ())
         return table if columns is None else table.select(columns)
+
+    return storage.retried(uri, read)
+
+
+def take_rows(uri: str, rows: Sequence[int]) -> pa.Table:
+    """Return some rows of a Parquet file, in this order, from the row groups that have them.
+
+    Raises FileNotFoundError, or ValueError for a damaged file or one with fewer rows.
+    """
+
+    def read() -> pa.Table:
+        with _opened(uri) as parquet:
+            sizes = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
+            starts = np.cumsum([0, *sizes])
+            if max(rows) >= starts[-1]:
+                raise ValueError(f"{uri}: fewer rows than its receipt says; {_REBUILD}")
+            group_of_row = np.searchsorted(starts, rows, side="right") - 1
+            groups = np.unique(group_of_row)
+            table = _checked(uri, parquet.read_row_groups(groups.tolist()), ())
+            begins = np.cumsum([0, *np.array(sizes)[groups]])
+            index = begins[np.searchsorted(groups, group_of_row)] + np.asarray(rows) - starts[group_of_row]
+            return table.take(pa.array(index))
 
     return storage.retried(uri, read)
 
@@ -203,12 +230,7 @@ def _cut(rows: int, size: int) -> list[int]:
 
 def _read_groups(uri: str, columns: list[str], groups: np.ndarray, rows_per_group: int) -> list[pa.Table]:
     def read() -> list[pa.Table]:
-        fs, path = storage.arrow_filesystem(uri)
-        with (
-            _damaged_file_named(uri),
-            fs.open_input_file(path) as file,
-            pq.ParquetFile(file, pre_buffer=True, page_checksum_verification=True) as parquet,
-        ):
+        with _opened(uri) as parquet:
             if groups[-1] >= parquet.num_row_groups:
                 raise ValueError(f"{uri}: fewer rows than the manifest says; {_REBUILD}")
             for group in map(parquet.metadata.row_group, groups.tolist()):
@@ -217,6 +239,18 @@ def _read_groups(uri: str, columns: list[str], groups: np.ndarray, rows_per_grou
             return [_checked(uri, parquet.read_row_group(int(group), columns=columns), columns) for group in groups]
 
     return storage.retried(uri, read)
+
+
+@contextlib.contextmanager
+def _opened(uri: str) -> Iterator[pq.ParquetFile]:
+    """Open a Parquet file whose pages are verified when they are read."""
+    fs, path = storage.arrow_filesystem(uri)
+    with (
+        _damaged_file_named(uri),
+        fs.open_input_file(path) as file,
+        pq.ParquetFile(file, pre_buffer=True, page_checksum_verification=True) as parquet,
+    ):
+        yield parquet
 
 
 @contextlib.contextmanager

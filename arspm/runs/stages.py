@@ -26,7 +26,7 @@ HISTORY = "history.json"  # written by stages that train a network
 CORPUS = "corpus"  # the folder of a run in which preprocess and features write
 VARIANTS = "_variants"  # the folder of a run with its variants: runs that share the stages before the encoder with it
 _NOT_SHARED = ("encoder", "evaluate", "report")  # the stages that each variant runs itself
-_FORMAT = 2  # increase when a stage's output changes for the same configuration: finished stages then run again
+FORMAT = 3  # increase when a stage's output changes for the same configuration: finished stages then run again
 
 
 class Stage(NamedTuple):
@@ -114,7 +114,7 @@ def fingerprints(config: Config, inputs: str) -> dict[str, str]:
 def fingerprint(config: Config, name: str, dependencies: dict[str, str] | str) -> str:
     """Return one stage's fingerprint, given those of its dependencies; for the first stage, the inputs' hash."""
     read = {path: _field(config, path) for path in STAGES[name].reads}
-    parts = {"format": _FORMAT, "stage": name, "config": read, "needs": dependencies}
+    parts = {"format": FORMAT, "stage": name, "config": read, "needs": dependencies}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

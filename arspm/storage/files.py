@@ -12,7 +12,7 @@ import hashlib
 import json
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
@@ -21,7 +21,7 @@ import pydantic
 from arspm.storage import local_files
 from arspm.storage.clients import filesystem
 from arspm.storage.retries import reply_status, retried
-from arspm.storage.uris import is_remote, is_s3, local_path
+from arspm.storage.uris import is_remote, is_s3, join, local_path
 
 Model = TypeVar("Model", bound=pydantic.BaseModel)
 
@@ -201,18 +201,31 @@ def remove(uri: str) -> None:
                 fs.rm(path, recursive=True)
             return
         # Not `rm`, which treats brackets and stars in a name as a pattern and ignores objects that S3 did not remove.
-        keys = fs.find(path)
-        for begin in range(0, len(keys), 1000):
-            objects = [{"Key": fs.split_path(key)[1]} for key in keys[begin : begin + 1000]]
-            reply = fs.call_s3(
-                "delete_objects", Bucket=fs.split_path(path)[0], Delete={"Objects": objects, "Quiet": True}
-            )
-            for error in reply.get("Errors", ()):
-                kind = PermissionError if error.get("Code") == "AccessDenied" else TimeoutError
-                raise kind(f"{error.get('Key')} not removed: {error.get('Code')} {error.get('Message')}")
-        fs.invalidate_cache()
+        _delete_objects(fs, fs.find(path))
 
     retried(uri, remove_all)
+
+
+def remove_files(folder: str, paths: Sequence[str]) -> None:
+    """Remove files, given by their paths in a folder. Those that do not exist are ignored."""
+    if not is_s3(folder):
+        for path in paths:
+            remove(join(folder, path))
+        return
+    fs, root = filesystem(folder)
+    retried(folder, lambda: _delete_objects(fs, [f"{root.rstrip('/')}/{path}" for path in paths]))
+
+
+def _delete_objects(fs: Any, keys: Sequence[str]) -> None:
+    """Remove objects on S3, in their order. Raises OSError if one is not removed."""
+    for begin in range(0, len(keys), 1000):
+        bucket = fs.split_path(keys[begin])[0]
+        objects = [{"Key": fs.split_path(key)[1]} for key in keys[begin : begin + 1000]]
+        reply = fs.call_s3("delete_objects", Bucket=bucket, Delete={"Objects": objects, "Quiet": True})
+        for error in reply.get("Errors", ()):
+            kind = PermissionError if error.get("Code") == "AccessDenied" else TimeoutError
+            raise kind(f"{error.get('Key')} not removed: {error.get('Code')} {error.get('Message')}")
+    fs.invalidate_cache()
 
 
 def describe(uri: str) -> dict[str, Any]:

@@ -8,9 +8,8 @@ from typing import Annotated
 import typer
 
 from arspm import storage
-from arspm.config import DATA_FORMATS, ConfigError, presets
-from arspm.corpus import schema
-from arspm.corpus.drops import describe_drops, dropped_rows, numbered_detail
+from arspm.config import DATA_FORMATS, presets
+from arspm.corpus.drops import describe_drops
 from arspm.runs import stages, sweeps
 from cluster import events
 from jobs.commands.options import Address, Detach, Run, RunArgument, examples, find_address, parse_changes
@@ -117,24 +116,6 @@ def _drop_lines(run: str) -> list[str]:
     done = stages.success(run, "preprocess")
     counts = done.figures["dropped"] if done else {}
     return [f"dropped {line}" for line in describe_drops(stages.corpus(run), counts)]
-
-
-@app.command(epilog=examples("arspm drops runs/one", "arspm drops runs/one --reason no_face"))
-def drops(
-    run: RunArgument,
-    reason: Annotated[
-        str | None, typer.Option(help=f"Only rows dropped for this reason: {', '.join(schema.DropReason.__members__)}.")
-    ] = None,
-) -> None:
-    """Print the rows of the clips that are not in a run's corpus, each with its reason. Needs no cluster."""
-    if reason is not None and reason not in schema.DropReason.__members__:
-        raise ConfigError(f"{reason}: there is no such reason; there are {', '.join(schema.DropReason.__members__)}")
-    corpus = stages.corpus(storage.run_uri(run))
-    try:
-        for row in dropped_rows(corpus, reason):
-            print(f"{row['reason']}: {row['clip_id'] or '-'}: {numbered_detail(row)}")
-    except FileNotFoundError:
-        raise ConfigError(f"{run}: stage preprocess has not run") from None
 
 
 @app.command(epilog=examples("arspm logs runs/one encoder", "arspm logs runs/one chain"))

@@ -1,35 +1,41 @@
-"""Turn clips into a corpus with Ray Data: one task per shard, which writes the shard and then its receipt.
+"""Turn clips into a corpus with Ray Data, one task per shard.
 
-`data.shards` plans the shards from the CSV, or from a listing of the files, before any clip is decoded.
+`data.shards` plans the shards before any clip is decoded, `data.receipts` says which of them the corpus already has.
 """
 
 from __future__ import annotations
 
-import functools
-import json
 import logging
 import pickle
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from arspm import config as configuration
 from arspm import storage
 from arspm.config import Config, override
 from arspm.corpus import drops, schema, tables
 from arspm.corpus.schema import DropReason
-from arspm.distributed.data.shards import RECEIPTS, Shard, assign_splits, plan_shards, read_receipts
+from arspm.distributed.data.make_shard import make_shard, replace_labels
+from arspm.distributed.data.receipts import (
+    Known,
+    Receipt,
+    Receipts,
+    Shard,
+    ShardId,
+    find_known,
+    labels_key,
+    name_shards,
+    read_receipts,
+)
+from arspm.distributed.data.shards import assign_splits, content_keys, plan_shards
 from arspm.distributed.local import map_items
-from arspm.media.clip_rows import ClipRow, Rows
+from arspm.media.clip_rows import Rows
 from arspm.media.datasets import read_dataset
-from arspm.media.dropped import DroppedClip
 from arspm.media.labels import Labels
 from arspm.media.models import model_file
-from arspm.media.prepare import Prepared, Preparer
 from arspm.runs import stages
 from arspm.runs.progress import print_progress
 
@@ -39,7 +45,8 @@ log = logging.getLogger(__name__)
 def preprocess(config: Config, run: str, fingerprint: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Write the corpus of a run. Returns its files (path relative to the run -> size and hash) and figures.
 
-    Raises ValueError or FileNotFoundError, in one line, if the CSV, the labels or the fractions are unusable.
+    Shards and clips that the run's corpus already has are used again, whatever its fingerprint. Raises ValueError or
+    FileNotFoundError, in one line, if the CSV, the labels or the fractions are unusable.
     """
     corpus = stages.corpus(run)
     rows, labels, notes, test_videos = read_dataset(config.data)
@@ -54,27 +61,31 @@ def preprocess(config: Config, run: str, fingerprint: str) -> tuple[dict[str, An
     notes = [*notes, *more]
     for note in notes:
         log.warning(note)
-    shards = plan_shards(clips, split_of, config.data.rows_per_shard)
-    receipts = _make_shards(shards, labels, _with_model_files(config, run), corpus, fingerprint)
+    parts = plan_shards(clips, content_keys(clips, config), split_of, config.data.rows_per_shard)
+    old = read_receipts(corpus)
+    shards = name_shards(parts, old, config.data.rows_per_group)
+    receipts, work = _make_shards(shards, labels, _with_model_files(config, run), corpus, old)
 
-    dropped: list[dict[str, Any]] = []
+    drops_of_shards: list[pa.Table] = []
     splits: dict[str, Any] = {}
     videos: dict[str, set[str]] = {name: set() for name in schema.SPLITS}  # sets, because a video can be in two shards
     files: dict[str, Any] = {}
     for shard in shards:
-        receipt = receipts[shard.split, shard.name]
-        dropped += receipt["dropped"]
-        entry = splits.setdefault(shard.split, {"rows": 0, "videos": 0, "shards": []})
-        entry["rows"] += receipt["rows"]
-        videos[shard.split].update(receipt["videos"])
-        if receipt["rows"]:
-            entry["shards"].append({"name": shard.name, "rows": receipt["rows"], "ids": receipt["ids"]})
-        files |= {f"{stages.CORPUS}/{path}": described for path, described in receipt["files"].items()}
+        receipt = receipts[shard.id]
+        drops_of_shards.append(_drops_table(shard, receipt))
+        entry = splits.setdefault(shard.id.split, {"rows": 0, "videos": 0, "shards": []})
+        entry["rows"] += receipt.num_rows
+        videos[shard.id.split].update(receipt.videos)
+        if receipt.num_rows:
+            entry["shards"].append(
+                {"name": shard.id.name, "rows": receipt.num_rows, "ids": receipt.ids, "key": shard.key}
+            )
+        files |= {f"{stages.CORPUS}/{path}": described for path, described in receipt.files.items()}
     for split, entry in splits.items():
         entry["videos"] = len(videos[split])
-    table, files[f"{stages.CORPUS}/{drops.DROPPED}"] = _write_dropped(corpus, unusable, dropped)
+    table, files[f"{stages.CORPUS}/{drops.DROPPED}"] = _write_dropped(corpus, unusable, drops_of_shards)
     counts = Counter(table["reason"].to_pylist())
-    _require_few_errors(counts[DropReason.internal_error], len(clips), config, dropped)
+    _require_few_errors(table, len(clips), config)
     empty = [name for name in schema.SPLITS if not splits[name]["rows"]]
     if empty:
         raise ValueError(
@@ -93,7 +104,10 @@ def preprocess(config: Config, run: str, fingerprint: str) -> tuple[dict[str, An
         "config": {name: getattr(config, name).model_dump(mode="json") for name in ("data", "face")},
     }
     files[f"{stages.CORPUS}/{tables.MANIFEST}"] = storage.write_json(storage.join(corpus, tables.MANIFEST), manifest)
-    return files, {name: manifest[name] for name in ("num_rows", "num_clips", "num_dropped", "dropped")}
+    _report_work(run, receipts, old, work)
+    return files, {name: manifest[name] for name in ("num_rows", "num_clips", "num_dropped", "dropped")} | {
+        "work": work
+    }
 
 
 def _with_model_files(config: Config, run: str) -> Config:
@@ -105,128 +119,82 @@ def _with_model_files(config: Config, run: str) -> Config:
     return override(config, {"face.detector": uri})
 
 
-def make_shard(
-    shard: Shard, labels: dict[str, Labels], config: Config, corpus: str, fingerprint: str
-) -> dict[str, Any]:
-    """Decode a shard's clips, write its two families and then its receipt. Returns the receipt."""
-    kept, speech, faces, dropped = [], [], [], []
-    prepare = _preparer(configuration.dump(config))
-    for row in shard.rows:
-        assert isinstance(row, ClipRow)
-        try:
-            tensor, face_jpeg = _twice(prepare, row)
-        except DroppedClip as drop:
-            dropped.append(
-                {"row": row.line, "clip_id": row.clip_id, "reason": drop.reason.value, "detail": drop.detail}
-            )
-            continue
-        kept.append(row)
-        speech.append(tensor)
-        faces.append(face_jpeg)
-    receipt: dict[str, Any] = {
-        "fingerprint": fingerprint,
-        "rows": len(kept),
-        "videos": sorted({row.video_id for row in kept}),
-        "ids": tables.ids_hash([row.clip_id for row in kept]),
-        "dropped": dropped,
-        "files": {},
-    }
-    if kept:
-        keys = [pa.array([row.clip_id for row in kept]), pa.array([row.video_id for row in kept])]
-        labels_of_rows = [labels.get(row.video_id, Labels()) for row in kept]
-        families = {
-            "speech": pa.Table.from_arrays(
-                [*keys, schema.tensor_column(np.stack(speech))], schema=schema.speech_schema(config.data.storage)
-            ),
-            "faces": pa.Table.from_arrays(
-                [
-                    *keys,
-                    pa.array(faces, pa.binary()),
-                    pa.array([label.gender for label in labels_of_rows], pa.string()),
-                    pa.array([label.age for label in labels_of_rows], pa.float32()),
-                    pa.array([label.identity for label in labels_of_rows], pa.string()),
-                ],
-                schema=schema.faces_schema(),
-            ),
-        }
-        for family, table in families.items():
-            path = f"{shard.split}/{family}/{shard.name}.parquet"
-            uri = storage.join(corpus, path)
-            receipt["files"][path] = tables.write_table(uri, table, config.data.rows_per_group)
-    storage.write_json(storage.join(corpus, RECEIPTS, shard.receipt_name), receipt)
-    return receipt
-
-
-def _twice(prepare: Preparer, row: ClipRow) -> Prepared:
-    """Return the prepared clip. An error that is neither the clip's fault nor the storage's is tried once more.
-
-    Raises DroppedClip(internal_error) the second time: one clip of a million must not end the stage.
-    """
-    try:
-        return prepare(row)
-    except RuntimeError:
-        log.warning("clip %s failed and is tried again", row.clip_id, exc_info=True)
-    try:
-        return prepare(row)
-    except RuntimeError as error:
-        log.warning("clip %s failed again and is dropped", row.clip_id, exc_info=True)
-        raise DroppedClip(DropReason.internal_error, (str(error).strip().splitlines() or [""])[-1]) from error
-
-
-@functools.lru_cache(maxsize=1)
-def _preparer(config: str) -> Preparer:
-    """Return the preparer that this process uses for all its shards: creating one takes as long as a dozen clips."""
-    return Preparer(configuration.load(config))
-
-
 def _make_shards(
-    shards: Sequence[Shard], labels: dict[str, Labels], config: Config, corpus: str, fingerprint: str
-) -> dict[tuple[str, str], dict[str, Any]]:
-    """Make the shards that have no receipt yet. Returns every shard's receipt by (split, name)."""
-    complete = read_receipts(corpus, fingerprint)
-    receipts, missing = {}, []
-    for shard in shards:
-        if (receipt := complete.get(shard.receipt_name)) is not None:
-            receipts[shard.split, shard.name] = receipt
-        else:
-            missing.append(shard)
+    shards: Sequence[Shard], labels: dict[str, Labels], config: Config, corpus: str, old: Receipts
+) -> tuple[dict[ShardId, Receipt], dict[str, int]]:
+    """Make the shards that the corpus does not have yet, and replace the labels of those that have others.
+
+    Returns the receipt of every shard, and the number of clips by what was done for them.
+    """
+    receipts = {shard.id: old[shard.id] for shard in shards if shard.id in old}
+    missing = [shard for shard in shards if shard.id not in old]
+    relabelled = [
+        shard for shard in shards if shard.id in old and old[shard.id].labels != labels_key(shard.rows, labels)
+    ]
     total = sum(len(shard.rows) for shard in shards)
-    done = total - sum(len(shard.rows) for shard in missing)
+    done = total - sum(len(shard.rows) for shard in (*missing, *relabelled))
+    work = {"reused": done, "relabelled": 0, "copied": 0, "decoded": 0}
     print_progress(done, total, "clips")
-    if not missing:
-        return receipts
+    if done == total:
+        return receipts, work
 
     # A task gets the rows and labels of its own shard only: those of all shards would be gigabytes.
-    def task(number: int, shard: Shard) -> dict[str, Any]:
+    def item(number: int, shard: Shard, known: Known | Receipt) -> dict[str, Any]:
         videos = shard.rows.table["video_id"].unique().to_pylist()
-        shard_labels = {video: labels[video] for video in videos if video in labels}
-        return {"id": number, "work": pickle.dumps((shard, shard_labels))}
+        return {"id": number, "work": pickle.dumps((shard, {v: labels[v] for v in videos if v in labels}, known))}
 
     def make(item: dict[str, Any]) -> dict[str, Any]:
-        shard, shard_labels = pickle.loads(item["work"])
-        return {"id": item["id"], "receipt": json.dumps(make_shard(shard, shard_labels, config, corpus, fingerprint))}
+        shard, shard_labels, known = pickle.loads(item["work"])
+        if isinstance(known, Receipt):
+            receipt, decoded = replace_labels(shard, shard_labels, known, config, corpus), 0
+        else:
+            receipt, decoded = make_shard(shard, shard_labels, known, config, corpus)
+        return {"id": item["id"], "receipt": receipt.model_dump_json(), "decoded": decoded}
 
-    items = [task(number, shard) for number, shard in enumerate(missing)]
-    for item in map_items(make, items, config.resources.preprocess):
-        shard = missing[item["id"]]
-        receipts[shard.split, shard.name] = json.loads(item["receipt"])
+    todo = [*relabelled, *missing]
+    known: list[Known | Receipt] = [*(old[shard.id] for shard in relabelled), *find_known(missing, old)]
+    items = [item(number, shard, known[number]) for number, shard in enumerate(todo)]
+    for result in map_items(make, items, config.resources.preprocess):
+        shard = todo[result["id"]]
+        receipts[shard.id] = Receipt.model_validate_json(result["receipt"])
+        work["relabelled" if shard.id in old else "copied"] += len(shard.rows) - result["decoded"]
+        work["decoded"] += result["decoded"]
         done += len(shard.rows)
         print_progress(done, total, "clips")
-    return receipts
+    return receipts, work
 
 
-def _require_few_errors(num_errors: int, num_clips: int, config: Config, dropped: list[dict[str, Any]]) -> None:
-    """Raise ValueError if more clips failed for no fault of their own than `data.max_internal_errors` allows."""
-    if num_errors > config.data.max_internal_errors * num_clips:
-        first = next(drop for drop in dropped if drop["reason"] == DropReason.internal_error)
-        raise ValueError(
-            f"{num_errors} of {num_clips} clips failed for no fault of their own, more than "
-            f"data.max_internal_errors={config.data.max_internal_errors:g} of them; the first: {first['clip_id']}: "
-            f"{first['detail']}"
+def _report_work(run: str, receipts: Receipts, old: Receipts, work: Mapping[str, int]) -> None:
+    """Log what was done, and how much of the corpus belongs to earlier versions of it."""
+    log.info("clips: %s", ", ".join(f"{count:,} {what}" for what, count in work.items()))
+    unused = [receipt for shard, receipt in old.items() if shard not in receipts]
+    if unused:
+        num_bytes = sum(described["bytes"] for receipt in unused for described in receipt.files.values())
+        log.info(
+            "%d shards (%.1f GB) of earlier versions of the corpus are not used; `arspm prune %s` removes them",
+            *(len(unused), num_bytes / 1e9, run),
         )
 
 
-def _write_dropped(corpus: str, unusable: Rows, dropped: list[dict[str, Any]]) -> tuple[pa.Table, dict[str, Any]]:
+def _drops_table(shard: Shard, receipt: Receipt) -> pa.Table:
+    """Return the clips that a shard dropped, with the lines that they have in the table now."""
+    lines = dict(zip(shard.keys.tolist(), shard.rows.table["line"].to_pylist(), strict=True)) if receipt.dropped else {}
+    dropped = [{"row": lines[int(drop.key, 16)], **drop.model_dump(exclude={"key"})} for drop in receipt.dropped]
+    return pa.Table.from_pylist(dropped, schema.dropped_schema())
+
+
+def _require_few_errors(dropped: pa.Table, num_clips: int, config: Config) -> None:
+    """Raise ValueError if more clips failed for no fault of their own than `data.max_internal_errors` allows."""
+    errors = dropped.filter(pc.equal(dropped["reason"], DropReason.internal_error.value))
+    if len(errors) > config.data.max_internal_errors * num_clips:
+        raise ValueError(
+            f"{len(errors)} of {num_clips} clips failed for no fault of their own, more than "
+            f"data.max_internal_errors={config.data.max_internal_errors:g} of them; the first: "
+            f"{errors['clip_id'][0]}: {errors['detail'][0]}"
+        )
+
+
+def _write_dropped(corpus: str, unusable: Rows, of_shards: Sequence[pa.Table]) -> tuple[pa.Table, dict[str, Any]]:
     """Write dropped.parquet: the rows that were dropped before decoding, and those that shards dropped.
 
     Returns the table, and the file's size and hash.
@@ -235,7 +203,7 @@ def _write_dropped(corpus: str, unusable: Rows, dropped: list[dict[str, Any]]) -
     ids = pc.if_else(pc.equal(table["clip_id"], ""), None, table["clip_id"])
     columns = [table["line"], ids, table["reason"], table["detail"]]
     before = pa.Table.from_arrays(columns, schema=schema.dropped_schema())
-    every = pa.concat_tables([before, pa.Table.from_pylist(dropped, before.schema)]).sort_by("row")
+    every = pa.concat_tables([before, *of_shards]).sort_by("row")
     return every, tables.write_table(storage.join(corpus, drops.DROPPED), every, len(every) or 1)
 
 

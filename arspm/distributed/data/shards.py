@@ -1,60 +1,36 @@
-"""Plan a corpus before any clip is decoded: splits, shards, and which shards an interrupted run already wrote.
+"""Plan a corpus before any clip is decoded: its splits, its shards, and a key of each clip's content.
 
-A hash of the video id decides a video's split and its position. Shards therefore do not depend on each other: an
-interrupted run resumes with the shards that have no receipt, and the shards are byte-identical however often that
-happens.
+A hash of the video id decides a video's split and its position, so a change of some rows changes few shards.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
+import json
 from bisect import bisect_left
-from collections.abc import Sequence
-from typing import Annotated, Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BaseModel, Field, ValidationError
 
-from arspm import storage
+from arspm.config import Config
 from arspm.corpus import schema
-from arspm.corpus.schema import DropReason
 from arspm.media.clip_rows import Rows
+from arspm.runs import stages
 
-RECEIPTS = "receipts"
 MIN_VIDEOS = 10  # in val and in test of a corpus of a hundred videos or more
+# The settings of `data` that decide what a clip becomes. All of `face` do.
+_PREPARES = ("format", "storage", "seconds", "max_seconds", "tolerance_seconds", "min_speech_seconds")
 
 
-class Shard(NamedTuple):
-    """The rows of one shard, all usable, before any is decoded."""
+class Part(NamedTuple):
+    """The rows of one shard, all usable, before any is decoded. `keys`: their content keys, uint64 (rows,)."""
 
     split: str
-    name: str
     rows: Rows
-
-    @property
-    def receipt_name(self) -> str:
-        return f"{self.split}-{self.name}.json"
-
-
-class _Dropped(BaseModel):
-    row: int
-    clip_id: str | None
-    reason: Annotated[str, Field(pattern=f"^({'|'.join(reason.value for reason in DropReason)})$")]
-    detail: str
-
-
-class _Receipt(BaseModel):
-    """What a task wrote for a shard. The receipt is written last, so it proves that the shard is complete."""
-
-    fingerprint: str
-    rows: Annotated[int, Field(ge=0)]
-    videos: list[str]
-    ids: str
-    dropped: list[_Dropped]
-    files: dict[str, dict[str, Any]]
+    keys: np.ndarray
 
 
 def assign_splits(
@@ -71,7 +47,7 @@ def assign_splits(
     with known speakers, these are ids of speakers, and `unit` is "speakers" in messages. If `test_videos` is not empty,
     exactly these videos are the test split. Raises ValueError, with fractions that work, if train would have no video.
     """
-    hashes = {video: _hash("split", video) / 2**64 for video in video_ids if video not in test_videos}  # in [0, 1)
+    hashes = {video: hash64("split", video) / 2**64 for video in video_ids if video not in test_videos}  # in [0, 1)
     if test_videos:
         test_fraction = 0.0
     order = sorted(hashes, key=lambda video: (hashes[video], video))
@@ -94,46 +70,83 @@ def assign_splits(
     return split, notes
 
 
-def plan_shards(rows: Rows, split_of: dict[str, str], rows_per_shard: int) -> list[Shard]:
-    """Return the shards of each split: usable rows in order of a hash of the video id, then of their start."""
-    videos = rows.table["video_id"].unique().to_pylist()
+def plan_shards(rows: Rows, keys: np.ndarray, split_of: dict[str, str], rows_per_shard: int) -> list[Part]:
+    """Return the shards of each split: usable rows in order of a hash of the video id, then of their start.
+
+    keys: each row's content key (`content_keys`), (rows,). The shards are the leaves of a binary tree over the bits of
+    the hash, each with at most `rows_per_shard` rows. A row that is added or removed therefore changes its own leaf
+    only. A video with more rows than a shard may have is divided by a hash of the clip id.
+    """
+    table = rows.table
+    videos = table["video_id"].unique().to_pylist()
     columns = {
         "video_id": videos,
         "split": [split_of[video] for video in videos],
-        "order": pa.array([_hash("order", video) for video in videos], pa.uint64()),
+        "order": pa.array([hash64("order", video) for video in videos], pa.uint64()),
     }
-    table = rows.table.select(["video_id", "start_seconds", "clip_id"])
-    table = table.append_column("row", pa.array(np.arange(len(rows))))
-    table = table.join(pa.table(columns), "video_id").sort_by(
-        [(name, "ascending") for name in ("order", "video_id", "start_seconds", "clip_id")]
-    )
-    shards = []
+    clip_order = pa.array([hash64("clip", clip) for clip in table["clip_id"].to_pylist()], pa.uint64())
+    table = table.select(["video_id", "start_seconds", "clip_id"])
+    table = table.append_column("row", pa.array(np.arange(len(rows)))).append_column("clip_order", clip_order)
+    table = table.join(pa.table(columns), "video_id")
+    parts = []
     for split in schema.SPLITS:
-        selected = table.filter(pc.equal(table["split"], split))["row"]
-        for number, begin in enumerate(range(0, len(selected), rows_per_shard)):
-            part = rows.table.take(selected.slice(begin, rows_per_shard))
-            shards.append(Shard(split, f"shard-{number:05d}", Rows(part)))
-    return shards
+        selected = table.filter(pc.equal(table["split"], split))
+        selected = selected.sort_by([(name, "ascending") for name in ("order", "video_id", "clip_order", "clip_id")])
+        hashes = [selected[name].to_numpy() for name in ("order", "clip_order")]
+        for begin, end in _leaves(hashes, 0, len(selected), 0, rows_per_shard):
+            leaf = selected.slice(begin, end - begin)
+            names = ("order", "video_id", "start_seconds", "clip_id")
+            index = leaf.sort_by([(name, "ascending") for name in names])["row"]
+            parts.append(Part(split, Rows(rows.table.take(index)), keys[index.to_numpy()]))
+    return parts
 
 
-def read_receipts(corpus: str, fingerprint: str) -> dict[str, dict[str, Any]]:
-    """Return the receipts of complete shards by the receipt's file name. Invalid receipts are ignored.
+def _leaves(hashes: Sequence[np.ndarray], begin: int, end: int, bit: int, limit: int) -> Iterator[tuple[int, int]]:
+    """Yield the ranges of rows with at most `limit` rows and a common prefix of their hashes, in order.
 
-    If the corpus belongs to another fingerprint, it is removed.
+    hashes: two arrays, uint64 (rows,), sorted by the first and then by the second. The rows from begin to end have the
+    first `bit` bits in common.
     """
-    receipts = {}
-    for name, data in storage.read_folder(storage.join(corpus, RECEIPTS), ".json").items():
-        with contextlib.suppress(ValidationError):
-            receipts[name] = _Receipt.model_validate_json(data, strict=True).model_dump()
-    if {receipt["fingerprint"] for receipt in receipts.values()} != {fingerprint}:
-        storage.remove(corpus)
-        return {}
-    return receipts
+    if end - begin <= limit or bit == 128:
+        for first in range(begin, end, limit):
+            yield first, min(first + limit, end)
+        return
+    values = hashes[bit // 64][begin:end]
+    place = 63 - bit % 64
+    boundary = ((int(values[0]) >> (place + 1) << 1) | 1) << place  # the smallest value with this bit set
+    middle = begin + int(np.searchsorted(values, np.uint64(boundary)))
+    yield from _leaves(hashes, begin, middle, bit + 1, limit)
+    yield from _leaves(hashes, middle, end, bit + 1, limit)
 
 
-def _hash(purpose: str, video_id: str) -> int:
-    """Return 64 bits of a hash of the video id, independent for each purpose."""
-    return int.from_bytes(hashlib.sha256(f"{purpose}:{video_id}".encode()).digest()[:8], "big")
+def content_keys(rows: Rows, config: Config) -> np.ndarray:
+    """Return a hash of all that decides what a row becomes in the corpus, uint64 (rows,).
+
+    That is its ids, its times and position, the names below their folder and the sizes of its files, and the settings
+    of preparing. Not its label, its split, its line in the table, or where the folder is.
+    """
+    data = {name: getattr(config.data, name) for name in _PREPARES}
+    settings = json.dumps([stages.FORMAT, data, config.face.model_dump(mode="json")], sort_keys=True)
+    roots = [f"{uri.rstrip('/')}/" for uri in (config.data.clips, config.data.faces) if uri]
+
+    def below(uri: str | None) -> str | None:
+        return next((uri[len(root) :] for root in roots if uri and uri.startswith(root)), uri)
+
+    keys = np.empty(len(rows), np.uint64)
+    names = ("clip_id", "video_id", "start_seconds", "end_seconds", "x", "y", "path", "image", "other_images", "sizes")
+    begin = 0
+    for batch in rows.table.select(names).to_batches(65_536):
+        for cells in zip(*(batch[name].to_pylist() for name in names), strict=True):
+            *values, path, image, others, sizes = cells
+            files = [below(path), below(image), [below(other) for other in others or ()], sizes]
+            keys[begin] = hash64(settings, repr((values, files)))
+            begin += 1
+    return keys
+
+
+def hash64(purpose: str, text: str) -> int:
+    """Return 64 bits of a hash of a text, independent for each purpose."""
+    return int.from_bytes(hashlib.sha256(f"{purpose}:{text}".encode()).digest()[:8], "big")
 
 
 def _least(num_videos: int, *, with_test: bool) -> tuple[int, int]:

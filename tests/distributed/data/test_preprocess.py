@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -19,6 +20,7 @@ import torch
 from arspm import config as configuration
 from arspm.config import Config, override
 from arspm.corpus import schema, tables
+from arspm.distributed.data import make_shard as making
 from arspm.distributed.data import preprocess as preprocessing
 from arspm.distributed.data.preprocess import preprocess
 from arspm.media.clip_rows import ClipRow
@@ -28,6 +30,8 @@ from arspm.training.batch import to_batch
 from tests.distributed.conftest import FINGERPRINT, REPO, Clips, Prepared, busy_workers
 
 on_ray = pytest.mark.ray
+# The reasons for which a clip is dropped when it is decoded; the others are known before.
+DECODED = {reason.value for reason in schema.DropReason} - {"bad_row", "missing_file", "duplicate_key"}
 
 
 def table(prepared: Prepared, split: str, family: str) -> list[dict[str, Any]]:
@@ -111,7 +115,10 @@ def test_every_row_of_the_csv_is_in_the_corpus_or_dropped_with_its_reason(prepar
     assert manifest["num_rows"] == len(clips.good) + len(clips.dropped)
     assert manifest["num_rows"] == manifest["num_clips"] + manifest["num_dropped"]
     assert manifest["dropped"] == dict(Counter(clips.dropped.values()))
-    assert prepared.figures == {name: manifest[name] for name in ("num_rows", "num_clips", "num_dropped", "dropped")}
+    figures = {name: manifest[name] for name in ("num_rows", "num_clips", "num_dropped", "dropped")}
+    num_decoded = sum(reason in DECODED for reason in clips.dropped.values()) + len(clips.good)
+    work = {"reused": 0, "relabelled": 0, "copied": 0, "decoded": num_decoded}
+    assert prepared.figures == figures | {"work": work}
 
 
 @on_ray
@@ -190,7 +197,7 @@ def test_a_killed_run_resumes_and_ends_with_the_same_bytes(
 
 
 @on_ray
-def test_another_configuration_starts_over_and_a_stored_waveform_gives_the_same_spectrogram(
+def test_another_configuration_decodes_all_clips_and_a_stored_waveform_gives_the_same_spectrogram(
     prepared: Prepared, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
@@ -227,10 +234,10 @@ class Failing:
 
 def test_a_clip_that_fails_for_no_fault_of_its_own_is_tried_twice() -> None:
     row = ClipRow(1, "a_1_2", "a", 1.0, 2.0, None, None, "a.mp4")
-    assert preprocessing._twice(once := Failing(1), row) == "prepared"
+    assert making._twice(once := Failing(1), row) == "prepared"
     assert once.calls == 2
     with pytest.raises(DroppedClip) as caught:
-        preprocessing._twice(twice := Failing(2), row)
+        making._twice(twice := Failing(2), row)
     assert twice.calls == 2
     assert caught.value.reason is schema.DropReason.internal_error
     assert caught.value.detail == "the process that decodes clips ended with -9"
@@ -238,11 +245,13 @@ def test_a_clip_that_fails_for_no_fault_of_its_own_is_tried_twice() -> None:
 
 def test_too_many_such_clips_end_the_stage(config: Config) -> None:
     drop = {"row": 1, "clip_id": "a_1_2", "reason": "internal_error", "detail": "killed"}
-    preprocessing._require_few_errors(1, 100, config, [drop])
+    silent = drop | {"reason": "silent"}
+    one, two = (pa.Table.from_pylist([silent, *drops], schema.dropped_schema()) for drops in ([drop], [drop, drop]))
+    preprocessing._require_few_errors(one, 100, config)
     with pytest.raises(
         ValueError, match=r"^2 of 100 clips failed for no fault of their own, more than .*a_1_2: killed$"
     ):
-        preprocessing._require_few_errors(2, 100, config, [drop, drop])
+        preprocessing._require_few_errors(two, 100, config)
 
 
 # --- unusable settings

@@ -1,18 +1,19 @@
-"""The plan of a corpus, without Ray: its splits, and the receipts of an interrupted run."""
+"""The plan of a corpus, without Ray: its splits, its shards, and the keys of its clips."""
 
 import hashlib
-import json
 from collections import Counter
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from arspm.config import Config, override
-from arspm.distributed.data.shards import assign_splits, read_receipts
-from tests.distributed.conftest import FINGERPRINT
+from arspm.corpus import schema
+from arspm.distributed.data.shards import Part, assign_splits, content_keys, plan_shards
+from arspm.media.clip_rows import ClipRow, Rows
 
 names = st.sets(st.integers(0, 10**9).map(lambda number: f"v{number}"), min_size=3, max_size=60).map(sorted)
 
@@ -83,23 +84,110 @@ def test_fewer_than_three_videos_cannot_be_split() -> None:
         assign_splits(["a", "b", "a"], 0.3, 0.3, "speakers")
 
 
-def test_invalid_receipts_are_ignored(tmp_path: Path) -> None:
-    """If one receipt belongs to another corpus, nothing is kept."""
-    folder = tmp_path / "corpus" / "receipts"
-    folder.mkdir(parents=True)
-    good: dict[str, Any] = {
-        "fingerprint": FINGERPRINT,
-        "rows": 1,
-        "videos": ["a"],
-        "ids": "0",
-        "dropped": [],
-        "files": {},
-    }
-    invalid = [[], None, "text", {}, good | {"rows": -1}, good | {"dropped": [{"reason": "boredom"}]}]
-    for number, value in enumerate([good, *invalid]):
-        (folder / f"train-shard-{number:05d}.json").write_text(json.dumps(value))
-    (folder / "train-shard-00100.json").write_text(json.dumps(good)[:-1])
-    assert read_receipts(f"{tmp_path}/corpus", FINGERPRINT) == {"train-shard-00000.json": good}
-    (folder / "val-shard-00000.json").write_text(json.dumps(good | {"fingerprint": "0" * 64}))
-    assert read_receipts(f"{tmp_path}/corpus", FINGERPRINT) == {}
-    assert not folder.exists()
+# --- shards
+
+
+def rows_of(videos: Sequence[int], clips_of: int = 1) -> Rows:
+    return Rows.of(
+        ClipRow(1, f"v{video}_{start}.0_9", f"v{video}", float(start), 9.0, 0.5, 0.5, f"/clips/v{video}.mp4")
+        for video in videos
+        for start in range(clips_of)
+    )
+
+
+def plan(rows: Rows, limit: int) -> list[Part]:
+    ids = rows.table["video_id"].unique().to_pylist()
+    return plan_shards(rows, np.arange(len(rows), dtype=np.uint64), dict.fromkeys(ids, "train"), limit)
+
+
+def ids_of(parts: Sequence[Part]) -> list[tuple[str, ...]]:
+    return [tuple(part.rows.table["clip_id"].to_pylist()) for part in parts]
+
+
+numbers = st.sets(st.integers(0, 10**6), min_size=1, max_size=200).map(sorted)
+
+
+@given(numbers, st.integers(1, 3), st.integers(1, 20))
+def test_shards_have_all_rows_in_hash_order_and_no_more_than_the_limit(
+    videos: list[int], clips_of: int, limit: int
+) -> None:
+    rows = rows_of(videos, clips_of)
+    parts = plan(rows, limit)
+    assert all(1 <= len(part.rows) <= limit for part in parts)
+    clips = [clip for part in ids_of(parts) for clip in part]
+    assert sorted(clips) == sorted(rows.table["clip_id"].to_pylist())
+    digests = [hashlib.sha256(f"order:{clip.split('_')[0]}".encode()).digest() for clip in clips]
+    assert digests == sorted(digests)
+    by_key = {part.rows[i].clip_id: int(part.keys[i]) for part in parts for i in range(len(part.rows))}
+    assert by_key == {clip: key for key, clip in enumerate(rows.table["clip_id"].to_pylist())}
+
+
+@given(numbers, st.integers(0, 10**6), st.integers(1, 20), st.randoms())
+def test_one_more_video_changes_one_shard_or_divides_it(videos: list[int], new: int, limit: int, random: Any) -> None:
+    """The reverse too: with one row fewer, two shards may become one. The order of the table does not matter."""
+    few = [video for video in videos if video != new] or [new + 1]
+    grown = [*few, new]
+    random.shuffle(grown)
+    before, after = set(ids_of(plan(rows_of(few), limit))), set(ids_of(plan(rows_of(grown), limit)))
+    removed, added = before - after, after - before
+    assert len(removed) <= 1
+    assert {clip for part in added for clip in part} == {clip for part in removed for clip in part} | {f"v{new}_0.0_9"}
+
+
+def test_shards_are_filled_to_two_thirds_on_average() -> None:
+    parts = plan(rows_of(range(20_000)), 64)
+    assert 0.6 < 20_000 / len(parts) / 64 < 0.85
+
+
+def test_a_speaker_with_more_clips_than_a_shard_has_rows_is_divided() -> None:
+    rows = rows_of([1], 50)
+    parts = plan(rows, 8)
+    assert max(len(part.rows) for part in parts) <= 8
+    assert sum(len(part.rows) for part in parts) == 50
+    fewer = Rows(rows.table.slice(1))
+    assert len(set(ids_of(parts)) - set(ids_of(plan(fewer, 8)))) <= 2
+
+
+def test_rows_of_a_split_stay_in_it() -> None:
+    rows = rows_of(range(50), 2)
+    split_of = {f"v{video}": schema.SPLITS[video % 3] for video in range(50)}
+    parts = plan_shards(rows, np.zeros(len(rows), np.uint64), split_of, 7)
+    assert all(split_of[row.video_id] == part.split for part in parts for row in part.rows)
+
+
+# --- content keys
+
+
+def keys(row: dict[str, Any], **settings: Any) -> int:
+    fields = {"line": 1, "clip_id": "a_0_9", "video_id": "a", "start_seconds": 0.0, "end_seconds": 9.0}
+    fields |= {"x": 0.5, "y": 0.5, "path": "/clips/a.mp4", "sizes": (100,)}
+    config = override(Config(), {"data.clips": "/clips"} | {key.replace("__", "."): v for key, v in settings.items()})
+    return int(content_keys(Rows.of([ClipRow(**fields | row)]), config)[0])
+
+
+def test_a_key_changes_with_all_that_decides_what_a_clip_becomes() -> None:
+    changed = [
+        *(
+            {"clip_id": "a_0.0_9"},
+            {"video_id": "b"},
+            {"start_seconds": 1.0},
+            {"end_seconds": 8.0},
+            {"x": None, "y": None},
+        ),
+        *({"path": "/clips/b.mp4"}, {"image": "/clips/a.jpg"}, {"other_images": ("/clips/a.jpg",)}, {"sizes": (101,)}),
+    ]
+    settings = [
+        *({"data__storage": "waveform"}, {"data__seconds": "speech"}, {"data__max_seconds": 8}),
+        *({"data__tolerance_seconds": 0.1}, {"data__min_speech_seconds": 1}, {"face__min_score": 0.5}),
+    ]
+    every = [keys({}), *(keys(row) for row in changed), *(keys({}, **each) for each in settings)]
+    assert len(set(every)) == len(every)
+
+
+def test_a_key_does_not_change_with_the_line_the_folder_or_the_splits() -> None:
+    same = [
+        keys({"line": 7}),
+        keys({"path": "s3://bucket/other/a.mp4"}, data__clips="s3://bucket/other/"),
+        keys({}, data__labels="/labels.csv", data__test_fraction=0.3, data__rows_per_shard=5),
+    ]
+    assert set(same) == {keys({})}
