@@ -131,6 +131,41 @@ def test_features_are_computed_in_this_process(
     torch.testing.assert_close(torch.from_numpy(found[schema.FACE_FEATURE]).float(), expected, rtol=1e-2, atol=1e-2)
 
 
+def test_features_of_unchanged_shards_are_used_again(
+    decoded_run: tuple[str, Config], run_local: Callable[..., None], write_corpus: Callable[..., Any]
+) -> None:
+    """But not those of a shard with other clips, without its file, or of another network."""
+    run, config = decoded_run
+    write_corpus({"train": (5, 4), "val": (3,), "test": (3,)}, feature_dim=64)
+    uri = storage.join(stages.corpus(run), "manifest.json")
+    manifest = storage.read_json(uri)
+    for split in manifest["splits"].values():
+        for shard in split["shards"]:
+            shard["key"] = shard["name"]
+
+    def num_reused(weights: str = "0") -> int:
+        storage.write_json(uri, manifest)
+        for stage in ("preprocess", "vggface", "features"):
+            storage.remove(f"{run}/{stage}/_SUCCESS.json")
+        for stage, files in (("preprocess", {}), ("vggface", {"vggface/model.safetensors": {"sha256": weights}})):
+            stages.commit(run, stage, fingerprint="f" * 64, config=config, files=files, seconds=1.0, figures={})
+        run_local("features", features.features, run, config)
+        done = stages.success(run, "features")
+        assert done is not None
+        assert len(done.files) == 4
+        return int(done.figures["num_reused"])
+
+    assert num_reused() == 0
+    expected = {path: path.read_bytes() for path in Path(run, "corpus").glob("*/features/*.parquet")}
+    assert num_reused() == 15
+    manifest["splits"]["train"]["shards"][1]["key"] = "other clips"
+    assert num_reused() == 11
+    Path(run, "corpus/val/features/shard-00000.parquet").unlink()
+    assert num_reused() == 12
+    assert {path: path.read_bytes() for path in expected} == expected
+    assert num_reused("1") == 0
+
+
 def test_a_corpus_is_made_in_this_process(tmp_path: Path) -> None:
     made = write_clips(tmp_path / "made", num_speakers=5, clips_per_speaker=1, seconds=(1.0, 1.5), fps=10)
     config = override(

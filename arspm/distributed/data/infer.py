@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import hashlib
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +17,7 @@ from arspm import config as configuration
 from arspm import storage
 from arspm.config import Config
 from arspm.corpus import schema, tables
+from arspm.corpus.prune import RECEIPTS
 from arspm.distributed.local import map_with_actors
 from arspm.media import audio
 from arspm.media.jpeg import decode_jpeg, encode_jpeg
@@ -26,6 +30,7 @@ from arspm.training import artifacts
 from arspm.training.batch import FACE, to_batch
 
 PREDICTIONS = "predictions"
+_RECEIPTS = f"{RECEIPTS}/features"  # of shards of features, in the corpus
 SHORTER_SECONDS = (1, 3)  # excerpts of the speech that features are also predicted from
 
 
@@ -35,14 +40,41 @@ def shorter_feature(seconds: int) -> str:
 
 
 def make_features(config: Config, run: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Write the features family of every split (VGGFace's fc7 of every face, once). Returns files and figures."""
+    """Write the features family of every split (VGGFace's fc7 of every face, once). Returns files and figures.
+
+    A shard with the same faces that was written with the same network and settings is used again.
+    """
     corpus = stages.corpus(run)
     splits = {name: tables.open_split(corpus, name) for name in schema.SPLITS}
-    items = [(name, shard) for name, split in splits.items() for shard in range(len(split.shards))]
-    results = _map_shards(_FeatureMaker, items, splits, config, run)
-    return {path: described for each in results for path, described in each.items()}, {
-        "num_faces": sum(split.num_rows for split in splits.values())
-    }
+    network = stages.success(run, "vggface")
+    settings = [stages.FORMAT, network and network.files, config.vggface.feature_dtype, config.image_size]
+    there = storage.files_below(corpus)
+    receipts = storage.read_folder(storage.join(corpus, _RECEIPTS), ".json")
+    files: dict[str, Any] = {}
+    missing: list[dict[str, Any]] = []
+    for name, split in splits.items():
+        for shard, key in enumerate(split.keys):
+            wanted = hashlib.sha256(json.dumps([settings, key]).encode()).hexdigest()
+            receipt = _receipt(receipts.get(f"{name}-{split.shards[shard]}.json"), wanted)
+            path = f"{name}/features/{split.shards[shard]}.parquet"
+            if key and receipt and there.get(path) == receipt["bytes"]:
+                files[f"{stages.CORPUS}/{path}"] = {"bytes": receipt["bytes"], "sha256": receipt["sha256"]}
+            else:
+                missing.append({"split": name, "shard": shard, "key": wanted})
+    for each in _map_shards(_FeatureMaker, missing, splits, config, run):
+        files |= each
+    num_faces = sum(split.num_rows for split in splits.values())
+    num_made = sum(splits[item["split"]].shard_rows[item["shard"]] for item in missing)
+    return files, {"num_faces": num_faces, "num_reused": num_faces - num_made}
+
+
+def _receipt(data: bytes | None, key: str) -> dict[str, Any] | None:
+    """Return the receipt of a shard of features, or None if it is missing, invalid or has another key."""
+    with contextlib.suppress(ValueError):
+        receipt = json.loads(data or b"null")
+        if isinstance(receipt, dict) and receipt.keys() == {"key", "bytes", "sha256"} and receipt["key"] == key:
+            return receipt
+    return None
 
 
 def predict(config: Config, run: str, split_name: str = "test") -> tuple[pa.Table, dict[str, Any]]:
@@ -52,7 +84,7 @@ def predict(config: Config, run: str, split_name: str = "test") -> tuple[pa.Tabl
     labels, the real face's feature and JPEG files, and the predicted features.
     """
     split = tables.open_split(stages.corpus(run), split_name, config.evaluate.num_clips)
-    items = [(split_name, shard) for shard in range(len(split.shards))]
+    items = [{"split": split_name, "shard": shard} for shard in range(len(split.shards))]
     results = _map_shards(_Predictor, items, {split_name: split}, config, run)
     files = {path: described for each in results for path, described in each.items()}
     return pa.concat_tables([tables.read_table(storage.join(run, path)) for path in files]), files
@@ -87,6 +119,9 @@ class _FeatureMaker(_Actor):
         columns = [table[schema.CLIP_ID], schema.tensor_column(np.concatenate(features))]
         written = pa.Table.from_arrays(columns, schema=schema.features_schema(self._config.feature_dim, dtype))
         described = tables.write_table(split.path("features", shard), written, split.rows_per_group)
+        # Written last, so it proves that the shard is complete.
+        receipt = storage.join(stages.corpus(self._run), _RECEIPTS, f"{item['split']}-{split.shards[shard]}.json")
+        storage.write_json(receipt, {"key": item["key"], **described})
         path = f"{stages.CORPUS}/{item['split']}/features/{split.shards[shard]}.parquet"
         return {"path": path, **described, "rows": len(written)}
 
@@ -165,15 +200,19 @@ def to_jpegs(images: torch.Tensor) -> list[bytes]:
 
 
 def _map_shards(
-    actor: type, items: Sequence[tuple[str, int]], splits: dict[str, tables.Split], config: Config, run: str
+    actor: type, items: Sequence[dict[str, Any]], splits: dict[str, tables.Split], config: Config, run: str
 ) -> list[dict[str, Any]]:
-    """Run an actor over (split, shard) items and return what each wrote, {path: size and hash}, in the items' order."""
-    rows = [{"split": split, "shard": shard} for split, shard in items]
+    """Run an actor over items with a `split` and the number of a `shard`.
+
+    Returns what each wrote, {path: size and hash}, in the items' order.
+    """
+    if not items:
+        return []
     arguments = (splits, configuration.dump(config), run)
-    total = sum(splits[split].shard_rows[shard] for split, shard in items)
+    total = sum(splits[item["split"]].shard_rows[item["shard"]] for item in items)
     done, results = 0, []
     print_progress(0, total, "clips")
-    for row in map_with_actors(actor, arguments, rows, config.resources.infer):
+    for row in map_with_actors(actor, arguments, items, config.resources.infer):
         done += row["rows"]
         print_progress(done, total, "clips")
         results.append({row["path"]: {"bytes": row["bytes"], "sha256": row["sha256"]}})
