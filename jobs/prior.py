@@ -4,11 +4,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 
 from arspm import storage
 from arspm.config import Config
-from arspm.corpus import schema, tables
+from arspm.corpus import filters, schema, tables
 from arspm.runs import stages
 from arspm.training import artifacts, checkpoint
 from arspm.training.prior import choose_rows, convergence, running_means
@@ -18,10 +19,11 @@ from jobs.stage import main
 def prior(config: Config, run: str, fingerprint: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Average the face features of the training split (eq. 3) and measure Table 1."""
     train = tables.open_split(stages.corpus(run), "train")
-    genders = tables.read_columns(train, "faces", (schema.GENDER,))[schema.GENDER].to_pylist()
+    kept = np.flatnonzero(filters.select_rows(train, config.data.filter).keep)
+    genders = tables.read_columns(train, "faces", (schema.GENDER,))[schema.GENDER].take(kept).to_pylist()
     means, by_count, table = {}, {}, {}
     for name, choice in choose_rows(genders, config.prior.num_faces, config.seed).items():
-        chosen = tables.read_rows(train, {"features": (schema.FACE_FEATURE,)}, choice.rows)
+        chosen = tables.read_rows(train, {"features": (schema.FACE_FEATURE,)}, kept[choice.rows])
         values = chosen[schema.FACE_FEATURE].astype("float32")
         for count, mean in running_means(values).items():
             by_count[f"{name}/{count}"] = means[name] = torch.from_numpy(

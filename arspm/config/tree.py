@@ -44,6 +44,7 @@ class Data(Section):
     max_seconds: Annotated[float, Field(gt=0)] = 3600.0  # clips that last longer are dropped
     tolerance_seconds: NonNegative = 0.5  # a file whose length differs by less from a row's is the clip itself
     min_speech_seconds: NonNegative = 0.3  # clips with less speech in the sound that is used are dropped
+    filter: str = ""  # which training clips are used, by what was measured: "face_score > 0.5 and voiced_seconds > 2"
     max_internal_errors: Fraction = 0.01  # fraction of the clips that may fail for no fault of their own
     storage: Literal["spectrogram", "waveform"] = "spectrogram"  # waveform: a third of the size, STFT during training
     val_fraction: Fraction = 0.02  # fraction of the video ids in the val split, chosen by hash (S)

@@ -18,7 +18,8 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from arspm import storage
-from arspm.config import DATA_FORMATS, Config, ConfigError, VggFace, from_dict, uri_fields
+from arspm.config import DATA_FORMATS, Config, ConfigError, Data, VggFace, from_dict, uri_fields
+from arspm.corpus.filters import check_filter
 from arspm.corpus.media_types import MEDIA_EXTENSIONS, extension
 
 SUCCESS = "_SUCCESS.json"
@@ -40,17 +41,19 @@ class Stage(NamedTuple):
     resources: str = ""
 
 
-_ORDER = ("seed", "ingest.subset", "ingest.num_lanes", "ingest.window_rows")  # decide the order of training rows
+# These decide the training rows and their order.
+_ORDER = ("seed", "data.filter", "ingest.subset", "ingest.num_lanes", "ingest.window_rows")
+_DATA = tuple(f"data.{name}" for name in Data.model_fields if name != "filter")
 _VGGFACE = tuple(f"vggface.{name}" for name in VggFace.model_fields if name != "feature_dtype")
 
 STAGES = {
-    "preprocess": Stage((), ("data", "face"), resources="preprocess"),
+    "preprocess": Stage((), (*_DATA, "face"), resources="preprocess"),
     "vggface": Stage(
         ("preprocess",), (*_VGGFACE, "training.vggface", *_ORDER, "feature_dim", "image_size"), resources="vggface"
     ),
     "gender": Stage(("preprocess",), ("gender", "training.gender", *_ORDER), resources="gender"),
     "features": Stage(("preprocess", "vggface"), ("vggface.feature_dtype",), resources="infer"),
-    "prior": Stage(("features",), ("prior.num_faces", "seed")),
+    "prior": Stage(("features",), ("prior.num_faces", "data.filter", "seed")),
     "decoder": Stage(
         ("features",),
         ("face_decoder", "decoder_loss", "training.decoder", *_ORDER, "feature_dim", "image_size"),
@@ -124,6 +127,10 @@ def describe_inputs(config: Config) -> str:
     Raises FileNotFoundError if an input is not configured, does not exist, or is a folder without files. Checks the
     files of later stages too, which would otherwise fail hours later.
     """
+    try:
+        check_filter(config.data.filter)
+    except ValueError as error:
+        raise ConfigError(f"data.filter: {error}") from None
     fields = DATA_FORMATS[config.data.format]
     names = [*fields.required, *(name for name in fields.optional if getattr(config.data, name))]
     for name in names:

@@ -42,3 +42,13 @@ def test_priors_are_means_of_training_faces_only(write_corpus: Callable[..., Any
         apart = np.abs(features[rows[:10]].mean(axis=0) - features[rows].mean(axis=0)).sum()
         assert (point["n"], round(point["l1"], 5)) == (10, round(apart, 5))
     assert files == {path: storage.describe(storage.join(str(tmp_path), path)) for path in files}
+
+
+def test_a_filter_selects_the_faces_of_the_priors(write_corpus: Callable[..., Any], tmp_path: Path) -> None:
+    _, told = write_corpus({"train": (15, 17), "val": (4,), "test": (4,)}, feature_dim=6)
+    prior(override(preset("smoke"), {"data.filter": "age > 22"}), str(tmp_path), "f" * 64)
+    rows = [row for row, age in enumerate(told["train"][schema.AGE]) if age is not None and age > 22]
+    female = [row for row in rows if told["train"][schema.GENDER][row] == "female"]
+    assert 1 < len(female) < sum(label == "female" for label in told["train"][schema.GENDER])
+    expected = told["train"][schema.FACE_FEATURE].astype(np.float64)[female].mean(axis=0)
+    np.testing.assert_allclose(artifacts.load_priors(str(tmp_path))["female"].numpy(), expected, rtol=1e-5, atol=1e-6)

@@ -70,6 +70,7 @@ ENCODER_AND_AFTER = {"encoder", "evaluate", "report"}
         ("seed", 1, ALL - {"preprocess"}),
         ("data.storage", "waveform", ALL),
         ("face.margin", 0.0, ALL),
+        ("data.filter", "face_score > 0.5", ALL - {"preprocess"}),
         ("evaluate.num_resamples", 10, {"evaluate", "report"}),
         ("oracle.num_draws", 5, {"oracle", "evaluate", "report"}),
         ("oracle.speakers", "speakers.parquet", {"oracle", "evaluate", "report"}),

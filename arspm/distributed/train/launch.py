@@ -20,6 +20,7 @@ from torch import nn
 from arspm import config as configuration
 from arspm import storage
 from arspm.config import Config, Workers
+from arspm.corpus import filters
 from arspm.distributed import local, ray_private
 from arspm.distributed.train.rows import Rows, gather_rows
 from arspm.distributed.train.worker import train_worker
@@ -59,10 +60,13 @@ def train_stage(stage: str, config: Config, run: str, fingerprint: str) -> tuple
     NothingToLearn, or TrainingFailed with the cause in one line.
     """
     rows = gather_rows(stage, config, run)
+    if rows.filtered:
+        print(f"{filters.describe(rows.filtered)}", flush=True)
     if local.is_in_process():
         with tempfile.TemporaryDirectory() as folder:
             local.train(stage, config, run, rows, Path(folder))
-            return _export(stage, run, folder)
+            files, figures = _export(stage, run, folder)
+            return files, figures | dict(rows.filtered)
     last = fit_on_workers(
         stage,
         config,
@@ -72,7 +76,8 @@ def train_stage(stage: str, config: Config, run: str, fingerprint: str) -> tuple
         name=stages.training_name(run, stage, fingerprint),
         storage_path=storage.join(run, stage),
     )
-    return _export(stage, run, last)
+    files, figures = _export(stage, run, last)
+    return files, figures | dict(rows.filtered)
 
 
 def fit_on_workers(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from arspm.config import Config
-from arspm.corpus import schema, tables
+from arspm.corpus import filters, schema, tables
 from arspm.distributed.data.ingest import Reading, plan, stream
 from arspm.model.gender_classifier import GenderClassifier
 from arspm.model.speech_portrait import FacePrior
@@ -28,11 +28,16 @@ from arspm.training.train_step import Task
 
 
 class Rows(NamedTuple):
-    """A stage's training rows and validation rows. `num_classes`: number of identities, for vggface only."""
+    """A stage's training rows and validation rows.
+
+    `num_classes`: number of identities, for vggface only. `filtered`: what data.filter removed from the training rows,
+    as figures of the stage.
+    """
 
     train: Reading
     val: Reading | None
     num_classes: int
+    filtered: Mapping[str, Any]
 
     @property
     def readings(self) -> list[Reading]:
@@ -46,29 +51,36 @@ class NothingToLearn(ValueError):
 def gather_rows(stage: str, config: Config, run: str) -> Rows:
     """Return the rows of a training stage.
 
-    An encoder with the prior of one sex is trained on that sex only (section 4.3.2). Raises NothingToLearn for a gender
-    stage without labels of both sexes, and ValueError for a split without clips of the encoder's sex.
+    An encoder with the prior of one sex is trained on that sex only (section 4.3.2). data.filter selects training rows;
+    validation is on all, so that its figures can be compared. Raises NothingToLearn for a gender stage without labels
+    of both sexes, and ValueError for a split without clips of the encoder's sex or of the filter.
     """
     corpus = stages.corpus(run)
     train = tables.open_split(corpus, "train", config.ingest.subset)
+    selection = filters.select_rows(train, config.data.filter)
     if stage == "vggface":
-        return _identity_rows(config, train)
+        return _identity_rows(config, train, selection)
     val = tables.open_split(corpus, "val")
     wanted = _wanted(stage, config)
-    keep: list[np.ndarray | None] = [None, None]
+    keep = selection.keep if selection.removed else None
+    keep_val = None
     if stage == "encoder" and config.prior.kind in schema.GENDERS:
-        keep = [_of_sex(config.prior.kind, split) for split in (train, val)]
+        keep, keep_val = selection.keep & _of_sex(config.prior.kind, train), _of_sex(config.prior.kind, val)
+        if not keep.any():
+            raise ValueError(f"data.filter leaves no training clip of the sex of prior.kind={config.prior.kind}")
     labels: list[dict[str, np.ndarray]] = [{}, {}]
     if stage == "gender":
         labels = [{schema.GENDER: _genders(split)} for split in (train, val)]
-        if set(schema.GENDERS) - {schema.GENDERS[i] for i in set(labels[0][schema.GENDER]) - {NO_LABEL}}:
+        known = set(labels[0][schema.GENDER][selection.keep]) - {NO_LABEL}
+        if len(known) < len(schema.GENDERS):
             raise NothingToLearn("labels.csv does not label speakers of both sexes in the training split")
         if (labels[1][schema.GENDER] == NO_LABEL).all():
             raise NothingToLearn("labels.csv labels no speaker's sex in the validation split")
     return Rows(
-        Reading(train, _order(stage, config, train, keep=keep[0]), wanted, config.image_size, labels[0]),
-        Reading(val, _order(stage, config, val, keep=keep[1], shuffle=False), wanted, config.image_size, labels[1]),
+        Reading(train, _order(stage, config, train, keep=keep), wanted, config.image_size, labels[0]),
+        Reading(val, _order(stage, config, val, keep=keep_val, shuffle=False), wanted, config.image_size, labels[1]),
         0,
+        selection.figures,
     )
 
 
@@ -183,22 +195,26 @@ def _wanted(stage: str, config: Config) -> Mapping[str, Sequence[str]]:
     }[stage]
 
 
-def _identity_rows(config: Config, train: tables.Split) -> Rows:
+def _identity_rows(config: Config, train: tables.Split, selection: filters.Selection) -> Rows:
     """Return faces labelled by identity. The last clip of every fifth person with several is kept for validation."""
     table = tables.read_columns(train, "faces", (schema.VIDEO_ID, schema.IDENTITY))
-    names = tables.speakers(table)
-    known, classes = np.unique(names, return_inverse=True)
+    names = np.array(tables.speakers(table))
+    rows = np.flatnonzero(selection.keep)
+    known, classes_of_rows = np.unique(names[rows], return_inverse=True)
+    classes = np.zeros(len(names), np.int64)
+    classes[rows] = classes_of_rows
     last = np.zeros(len(known), np.int64)
-    last[classes] = np.arange(len(names))  # of repeated indices, the last assignment counts
+    last[classes_of_rows] = rows  # of repeated indices, the last assignment counts
     held_out = np.zeros(len(names), bool)
-    held_out[last[np.bincount(classes) > 1][::5]] = True
-    labels, wanted = {schema.IDENTITY: classes.astype(np.int64)}, _wanted("vggface", config)
+    held_out[last[np.bincount(classes_of_rows) > 1][::5]] = True
+    labels, wanted = {schema.IDENTITY: classes}, _wanted("vggface", config)
 
     def reading(keep: np.ndarray, shuffle: bool) -> Reading:
         order = _order("vggface", config, train, keep=keep, shuffle=shuffle)
         return Reading(train, order, wanted, config.image_size, labels)
 
-    return Rows(reading(~held_out, True), reading(held_out, False) if held_out.any() else None, len(known))
+    val = reading(held_out, False) if held_out.any() else None
+    return Rows(reading(selection.keep & ~held_out, True), val, len(known), selection.figures)
 
 
 def _of_sex(sex: str, split: tables.Split) -> np.ndarray:

@@ -53,3 +53,35 @@ def test_a_model_of_one_sex_is_trained_and_validated_on_that_sex_only(
         assert set(labels) == {"female", "male", None}
         expected = [row for row, label in enumerate(labels) if kind not in schema.GENDERS or label == kind]
         assert reading.order.groups.rows.tolist() == expected
+
+
+@pytest.mark.parametrize("stage", ["vggface", "gender", "decoder", "encoder"])
+def test_a_filter_selects_training_rows_only(write_corpus: Callable[..., Any], tmp_path: Path, stage: str) -> None:
+    _, columns = write_corpus({"train": (9, 11), "val": (8,)})
+    text = "age > 22 and gender != 'nobody'"
+    ages, genders = columns["train"][schema.AGE], columns["train"][schema.GENDER]
+    kept = [row for row, age in enumerate(ages) if age is not None and age > 22 and genders[row]]
+    assert 0 < len(kept) < 20
+    rows = gather_rows(stage, override(CONFIG, {"data.filter": text}), str(tmp_path))
+    used = rows.train.order.groups.rows.tolist()
+    if stage == "vggface":
+        used += rows.val.order.groups.rows.tolist() if rows.val else []
+        assert rows.num_classes == len({columns["train"][schema.IDENTITY][row] for row in kept})
+        assert set(rows.train.labels[schema.IDENTITY][kept]) == set(range(rows.num_classes))
+    else:
+        assert rows.val is not None
+        assert rows.val.order.groups.num_rows == 8
+    assert sorted(used) == kept
+    assert rows.filtered["filter"]["kept"] == len(kept)
+    assert rows.filtered["filter"]["removed"]["gender != 'nobody'"] == sum(gender is None for gender in genders)
+
+
+def test_a_filter_that_leaves_one_sex_only_is_said_where_both_are_needed(
+    write_corpus: Callable[..., Any], tmp_path: Path
+) -> None:
+    write_corpus({"train": (9, 11), "val": (8,)})
+    config = override(CONFIG, {"data.filter": "gender == 'female'", "prior.kind": "male"})
+    with pytest.raises(NothingToLearn, match="training split"):
+        gather_rows("gender", config, str(tmp_path))
+    with pytest.raises(ValueError, match=r"data\.filter leaves no training clip of the sex of prior\.kind=male"):
+        gather_rows("encoder", config, str(tmp_path))
