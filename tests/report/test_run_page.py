@@ -88,6 +88,10 @@ def test_tables_show_the_numbers_of_metrics_json(open_run: Any) -> None:
     published = page.locator("#published").inner_text()
     assert "15.204" in published
     assert "not targets" in published
+    assert page.locator("#filter").inner_text() == (
+        "data.filter selects 1,100 of 1,200 training clips; validation and test use all of theirs. "
+        "face_score > 0.5 removes 80; voiced_seconds > 2 removes 30."
+    )
 
 
 def test_untrusted_text_is_not_interpreted_as_html(make_run: Any, drop: Any, open_page: Any) -> None:
@@ -136,7 +140,7 @@ def test_missing_measurements_have_a_reason(make_run: Any, open_page: Any) -> No
     assert "Not measured: dlib's HOG gives no landmarks" in text
     assert opened.page.locator("#chart-probes").count() == 0
     assert not {"None", "nan", "NaN", "Undefined", "undefined", "null"} & set(text.replace(".", " ").split())
-    assert opened.page.locator("#dropped").count() == 0
+    assert opened.page.locator("#dropped").count() == opened.page.locator("#filter").count() == 0
     assert opened.page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
