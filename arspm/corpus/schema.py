@@ -141,6 +141,34 @@ def faces_schema() -> pa.Schema:
     )
 
 
+def measures_schema() -> pa.Schema:
+    """Return the columns of the measures family: what was measured of each clip. `docs/data.md` describes them."""
+
+    def fields(kind: pa.DataType, *names: str, nullable: bool = False) -> list[pa.Field]:
+        return [pa.field(name, kind, nullable) for name in names]
+
+    return pa.schema(
+        [
+            *_keys(),
+            *fields(pa.float32(), "face_x0", "face_y0", "face_x1", "face_y1"),
+            *fields(pa.int32(), "frame_width", "frame_height"),
+            *fields(pa.float32(), "face_score"),
+            *fields(pa.float32(), "face_frontalness", nullable=True),
+            *fields(pa.float32(), "face_sharpness"),
+            *fields(pa.list_(pa.float32()), "face_landmarks", nullable=True),
+            *fields(pa.float32(), "frame_seconds", nullable=True),
+            *fields(pa.int32(), "num_faces", "num_face_frames", "num_frames"),
+            *fields(pa.float32(), "level_dbfs", "gain_db", "voiced_seconds", "speech_seconds", "speech_start_seconds"),
+            *fields(pa.string(), "source"),
+            *fields(pa.int64(), "source_bytes"),
+            *fields(pa.float32(), "source_seconds"),
+            *fields(pa.string(), "video_codec", nullable=True),
+            *fields(pa.string(), "audio_codec"),
+            *fields(pa.string(), "picture", "sound", nullable=True),
+        ]
+    )
+
+
 def features_schema(feature_dim: int, dtype: str) -> pa.Schema:
     """Return the columns of the features family."""
     return pa.schema([pa.field(CLIP_ID, pa.string(), False), tensor_field(FACE_FEATURE, dtype, (feature_dim,))])

@@ -114,7 +114,7 @@ def make_shard(
     for row in shard.rows:
         assert isinstance(row, ClipRow)
         try:
-            tensor, face_jpeg = _twice(prepare, row)
+            tensor, face_jpeg, _ = _twice(prepare, row)
         except DroppedClip as drop:
             dropped.append(
                 {"row": row.line, "clip_id": row.clip_id, "reason": drop.reason.value, "detail": drop.detail}
