@@ -82,7 +82,7 @@ def test_the_landmarks_come_to_the_template(degrees: float, scale: float) -> Non
     points = turned(template(1, 0.25) - 0.5, degrees, 200 * scale, (side / 2, side / 2 + 3))
     frame = np.zeros((side, side, 3), np.uint8)
     for point, colour in zip(points, COLOURS, strict=True):
-        centre = tuple(int(round(16 * value)) for value in point - 0.5)
+        centre = tuple(round(16 * value) for value in point - 0.5)
         cv2.circle(frame, centre, round(16 * 8 * scale), colour.tolist(), -1, cv2.LINE_AA, 4)
     crop = align_face(frame, points.ravel().tolist(), margin=0.25)
     assert (crop.shape, crop.dtype) == ((224, 224, 3), np.uint8)
@@ -95,7 +95,7 @@ def test_the_landmarks_come_to_the_template(degrees: float, scale: float) -> Non
 def test_a_face_that_is_at_the_template_is_cropped_as_before() -> None:
     frame = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
     box = FaceBox(150, 100, 250, 200, 1.0)
-    landmarks = template(150, 0.25) + (125, 75)
+    landmarks = template(150, 0.25) + np.array((125, 75))
     expected = crop_face(frame, box, size=150, margin=0.25)
     aligned = align_face(frame, landmarks.ravel().tolist(), size=150, margin=0.25)
     assert np.abs(aligned.astype(int) - expected).max() <= 1
@@ -114,8 +114,8 @@ def with_landmarks(points: np.ndarray) -> FaceBox:
 
 
 def test_the_eyes_must_be_above_the_mouth() -> None:
-    upright = template(150, 0.25) + (35, 35)
-    on_its_head = (110, 110) - (upright - (110, 110))
+    upright = template(150, 0.25) + 35
+    on_its_head = 220 - upright
     assert is_upright(upright.ravel().tolist())
     assert is_upright(turned(upright, 60, 1, (0, 0)).ravel().tolist())
     assert not is_upright(on_its_head.ravel().tolist())
