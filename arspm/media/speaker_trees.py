@@ -115,7 +115,7 @@ def pair(sounds: Tree, pictures: Tree) -> tuple[list[Row], list[str]]:
         uri = storage.join(sounds.root, file.path)
         image = images[0] if images else None
         sound = storage.join(sounds.root, beside[file.key]) if file.key in beside else None
-        rows.append(ClipRow(line, clip_id, speaker, 0.0, 0.0, None, None, uri, image, images[1:], sound))
+        rows.append(ClipRow(line, clip_id, speaker, 0.0, 0.0, None, None, uri, image, images[1:], sound=sound))
     groups = {key[:-1] for key in clip_keys} | {key[:1] for key in clip_keys}
     for group in sorted(num_pictures.keys() - groups):
         detail = f"{quoted('/'.join(group))}: pictures ({num_pictures[group]}), but no sound file"
