@@ -58,6 +58,7 @@ class Face(Section):
 
     detector: Uri = "hog"  # hog: dlib's; yunet: OpenCV's, downloaded once; otherwise the path of a YuNet ONNX file
     num_frames: Count = 8  # evenly spaced frames per clip in which faces are detected
+    crop: Literal["square", "aligned"] = "square"  # aligned: turned and scaled by the eyes, nose and mouth; not for hog
     margin: NonNegative = 0.25  # margin on each side of the detected box, as a fraction of its side
     min_side_pixels: Count = 24  # clips with a smaller face are dropped
     min_score: Fraction = 0.4  # of the detection; real faces have 0.5 and more, what is upside down 0.38 and less
@@ -220,6 +221,8 @@ class Config(Section):
             )
         if self.speech_encoder.architecture == "speech2face" and self.prior.kind != "none":
             problems.append("prior.kind: must be none, because Speech2Face's encoder takes no prior")
+        if self.face.crop == "aligned" and self.face.detector == "hog":
+            problems.append("face.crop: must be square with face.detector = hog, which finds no landmarks; use yunet")
         portrait_size = self.image_size // 2 if self.face_decoder.as_printed else self.image_size
         largest = (portrait_size - 1) // 16 + 1  # MS-SSIM halves the image four times
         if largest < 3:

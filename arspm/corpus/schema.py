@@ -4,9 +4,9 @@ A corpus is a directory (a local path or `s3://`):
 
     <corpus>/manifest.json                                   counts, splits, configuration, hashes
     <corpus>/dropped.parquet                                 every clip that is not in the corpus, and why
-    <corpus>/{train,val,test}/{speech,faces,features}/shard-00000.parquet
+    <corpus>/{train,val,test}/{speech,faces,measures,features}/shard-00000.parquet
 
-The three families of a split have the same rows in the same order, keyed by `clip_id`. Tensors are raw little-endian
+The families of a split have the same rows in the same order, keyed by `clip_id`. Tensors are raw little-endian
 bytes in binary columns. Their dtype and shape are in the Parquet field's metadata (`dtype`, `shape`), so pyarrow and
 numpy alone can read them.
 """
@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 SPLITS = ("train", "val", "test")
-FAMILIES = ("speech", "faces", "features")
+FAMILIES = ("speech", "faces", "features")  # that training reads; `measures` only selects rows
 
 CLIP_ID = "clip_id"  # "<video id>_<start>_<end>", start and end as in the CSV; docs/data.md has the other formats
 VIDEO_ID = "video_id"  # the unit of splitting: a video, or a speaker if the data identifies speakers

@@ -44,7 +44,8 @@ class ClipRow:
     path: str
     image: str | None = None
     other_images: tuple[str, ...] = ()  # to try if no usable face is in `image`
-    sizes: tuple[int, ...] = ()  # in bytes, of path, image and other_images
+    sound: str | None = None  # the file with the sound, if `path` is a video without sound
+    sizes: tuple[int, ...] = ()  # in bytes, of path, image, other_images and sound
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,7 @@ COLUMNS = pa.schema(
         *((name, pa.float64()) for name in ("start_seconds", "end_seconds", "x", "y")),
         *((name, pa.string()) for name in ("path", "image", "reason", "detail")),
         ("other_images", pa.list_(pa.string())),
+        ("sound", pa.string()),
         ("sizes", pa.list_(pa.int64())),
     ]
 )
@@ -166,12 +168,12 @@ def _read_lines(csv_file: str | os.PathLike[str] | TextIO) -> Rows:
             video_id = fields.video_id
             check_id("_".join(cells[:3]), "a clip id")
             clip_id = "_".join(cells[:3])
-            lines.append((line, clip_id, *fields[:5], fields.file, *[None] * 5))
+            lines.append((line, clip_id, *fields[:5], fields.file, *[None] * 6))
         except csv.Error as error:
-            lines.append((line, "", "", *[None] * 6, DropReason.bad_row.value, f"line {line}: {error}", None, None))
+            lines.append((line, "", "", *[None] * 6, DropReason.bad_row.value, f"line {line}: {error}", *[None] * 3))
         except DroppedClip as drop:
             detail = f"line {line}: {drop.detail}"
-            lines.append((line, clip_id, video_id, *[None] * 6, drop.reason.value, detail, None, None))
+            lines.append((line, clip_id, video_id, *[None] * 6, drop.reason.value, detail, *[None] * 3))
         if len(lines) == _CHUNK:
             flush()
     flush()

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
-from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, BinaryIO, NamedTuple
 
 import av
 import numpy as np
-from av.container import InputContainer
 
 from arspm.corpus.schema import SPEECH_SECONDS, DropReason
 from arspm.media.containers import (
@@ -18,13 +18,13 @@ from arspm.media.containers import (
     MAX_PIXELS,
     Source,
     check_pixels,
-    check_sound_format,
+    choose_streams,
     open_container,
     open_source,
     require_media,
 )
 from arspm.media.dropped import DroppedClip
-from arspm.media.frames import EvenlySpaced, read_picture, to_rgb
+from arspm.media.frames import EvenlySpaced, to_rgb
 from arspm.media.sound import Sound
 from arspm.media.speech import begin_of_most_speech, find_speech, require_length
 from arspm.storage.uris import redact
@@ -41,10 +41,32 @@ LATE_SECONDS = 2.0  # packets may be out of order by this much
 
 @dataclass(frozen=True, slots=True)
 class Media:
-    """`frames`: uint8 RGB arrays (height, width, 3) in order of time. `waveform`: float32 mono, (samples,)."""
+    """What is used of a clip, and what was found out about its file.
+
+    `frames`: uint8 RGB arrays (height, width, 3) in order of time, and for each the `frame_seconds` after the clip's
+    start, None without timestamps. `waveform`: float32 mono, (samples,), which begins `start_seconds` after the clip's
+    start. `source_seconds`: how long the file's sound lasts, for files of more than two minutes by their header.
+    `has_own_sound`: False if the waveform is from a separate file. `video_codec`: None if no frames were wanted.
+    """
 
     frames: list[np.ndarray]
+    frame_seconds: list[float | None]
     waveform: np.ndarray
+    start_seconds: float
+    source_bytes: int
+    source_seconds: float
+    has_own_sound: bool
+    video_codec: str | None
+    audio_codec: str
+
+
+class _Decoded(NamedTuple):
+    """Frames with their times on the file's clock, the waveform, and the codecs' names; None or empty if not wanted."""
+
+    frames: list[tuple[float | None, np.ndarray]]
+    waveform: np.ndarray
+    video_codec: str | None
+    audio_codec: str | None
 
 
 class Span(NamedTuple):
@@ -66,8 +88,8 @@ class Span(NamedTuple):
 def decode_clip(
     source: Source,
     *,
+    sound: Source | None = None,
     part: tuple[float, float] | None = None,
-    image: Source | None = None,
     num_frames: int = 8,
     sample_rate: int = 16_000,
     max_seconds: float = 3600.0,
@@ -81,32 +103,51 @@ def decode_clip(
 
     These are the first seconds, or those with most speech (`speech.begin_of_most_speech`).
 
-    source: a file in a container and codec that FFmpeg commonly reads. part: start and end of the clip in the video, in
-    seconds; None if the file is the clip. With a part, the file may be the whole video, which is then cut by seeking,
-    or the clip itself, which lasts end - start within the tolerance. image: a JPEG or PNG that replaces the frames, for
-    a sound file. The frames are evenly spaced, and only from the time of the sound: before and after it, the video may
-    show somebody else. Sound and frames are those of the streams that FFmpeg chooses; `Sound` says how channels are
-    mixed.
+    source: a file in a container and codec that FFmpeg commonly reads. sound: the file with its sound, on the same
+    clock, which is read only if the source has no sound. part: start and end of the clip in the video, in seconds; None
+    if the file is the clip. With a part, the file may be the whole video, which is then cut by seeking, or the clip
+    itself, which lasts end - start within the tolerance. num_frames: 0 for a sound file. The frames are evenly spaced,
+    and only from the time of the sound: before and after it, the video may show somebody else. Sound and frames are
+    those of the streams that FFmpeg chooses; `Sound` says how channels are mixed.
 
     Raises DroppedClip: missing_file, undecodable (broken, or over `max_pixels`), no_video, no_sound, wrong_length
     (neither the clip nor a video that contains it), too_long (over `max_seconds`), too_short (less than `min_seconds`
     of sound).
     """
-    picture = None if image is None else [read_picture(image, max_pixels)]
-    with open_source(source) as file:
+    with ExitStack() as stack:
         if part is not None:
             _require_at_most(part[1] - part[0], max_seconds)
-        extent = _sound_extent(file)
-        span = _clip_span(extent, part, tolerance_seconds, min_seconds)
-        _require_at_most(span.seconds, max_seconds)
-        span = _heard(file, extent, span, speech_seconds, sample_rate, most_speech=most_speech)
-        wanted = 0 if picture else num_frames
-        video_frames, waveform = _decode_span(file, extent, span, wanted, sample_rate, max_pixels)
-    require_length(waveform.size / sample_rate, min_seconds)
-    frames = picture or video_frames
-    if not frames:
+        file = sound_file = stack.enter_context(open_source(source))
+        try:
+            extent = _sound_extent(file)
+        except DroppedClip as drop:
+            if sound is None or drop.reason is not DropReason.no_sound:
+                raise
+            sound_file = stack.enter_context(open_source(sound))
+            extent = _sound_extent(sound_file)
+        clip = _clip_span(extent, part, tolerance_seconds, min_seconds)
+        _require_at_most(clip.seconds, max_seconds)
+        span = _heard(sound_file, extent, clip, speech_seconds, sample_rate, most_speech=most_speech)
+        frames_here = num_frames if sound_file is file else 0
+        heard = seen = _decode_span(sound_file, extent, span, frames_here, sample_rate, max_pixels)
+        require_length(heard.waveform.size / sample_rate, min_seconds)
+        if sound_file is not file and num_frames:
+            seen = _decode_span(file, extent, span, num_frames, sample_rate, max_pixels, want_sound=False)
+        num_bytes = file.seek(0, os.SEEK_END)
+    if num_frames and not seen.frames:
         raise DroppedClip(DropReason.no_video, "no frame can be decoded while the sound lasts")
-    return Media(frames, waveform)
+    assert heard.audio_codec is not None
+    return Media(
+        frames=[rgb for _, rgb in seen.frames],
+        frame_seconds=[None if time is None else time - clip.start for time, _ in seen.frames],
+        waveform=heard.waveform,
+        start_seconds=span.start - clip.start,
+        source_bytes=num_bytes,
+        source_seconds=extent.seconds,
+        has_own_sound=sound_file is file,
+        video_codec=seen.video_codec,
+        audio_codec=heard.audio_codec,
+    )
 
 
 def load_speech(source: Source, *, sample_rate: int = 16_000, most_speech: bool = False) -> np.ndarray:
@@ -121,7 +162,7 @@ def load_speech(source: Source, *, sample_rate: int = 16_000, most_speech: bool 
             extent = _sound_extent(file)
             span = extent.first(MAX_RECORDING_SECONDS)
             span = _heard(file, extent, span, SPEECH_SECONDS, sample_rate, most_speech=most_speech)
-            return find_speech(_decode_span(file, extent, span, 0, sample_rate, MAX_PIXELS)[1]).waveform
+            return find_speech(_decode_span(file, extent, span, 0, sample_rate, MAX_PIXELS).waveform).waveform
     except DroppedClip as drop:
         raise ValueError(f"{name}: {drop.detail}") from None
 
@@ -130,27 +171,35 @@ def decode_sound(source: Source, *, sample_rate: int = 16_000, max_seconds: floa
     """Return the first `max_seconds` of a recording: float32 mono, (samples,). Raises DroppedClip."""
     with open_source(source) as file:
         extent = _sound_extent(file)
-        return _decode_span(file, extent, extent.first(max_seconds), 0, sample_rate, MAX_PIXELS)[1]
+        return _decode_span(file, extent, extent.first(max_seconds), 0, sample_rate, MAX_PIXELS).waveform
 
 
 def _heard(file: BinaryIO, extent: Span, span: Span, seconds: float, sample_rate: int, *, most_speech: bool) -> Span:
     """Return the part of a clip's span that is used: the first `seconds`, or those with most speech."""
     if most_speech and span.seconds > seconds:
-        _, waveform = _decode_span(file, extent, span, 0, sample_rate, MAX_PIXELS)
+        waveform = _decode_span(file, extent, span, 0, sample_rate, MAX_PIXELS).waveform
         span = span._replace(start=span.start + begin_of_most_speech(waveform, seconds))
     return span.first(seconds)
 
 
 def _decode_span(
-    file: BinaryIO, extent: Span, span: Span, num_frames: int, sample_rate: int, max_pixels: int
-) -> tuple[list[np.ndarray], np.ndarray]:
+    file: BinaryIO,
+    extent: Span,
+    span: Span,
+    num_frames: int,
+    sample_rate: int,
+    max_pixels: int,
+    *,
+    want_sound: bool = True,
+) -> _Decoded:
     """Return the frames and the waveform of a span of a file whose sound has this extent."""
+    decode = functools.partial(_decode, file, span, num_frames, sample_rate, max_pixels, want_sound=want_sound)
     decoded = None
     for margin in SEEK_MARGINS_SECONDS:
         if decoded is None and span.start - margin > extent.start:
-            decoded = _decode(file, span, num_frames, sample_rate, max_pixels, seek_to=span.start - margin)
+            decoded = decode(seek_to=span.start - margin)
     if decoded is None:  # nothing to seek, or not possible: decode what is before the clip, too
-        decoded = _decode(file, span, num_frames, sample_rate, max_pixels, whole=span.start == extent.start)
+        decoded = decode(whole=span.start == extent.start)
     assert decoded is not None
     return decoded
 
@@ -159,7 +208,7 @@ def _sound_extent(file: BinaryIO) -> Span:
     """Return when the file's sound begins and ends: of a short file exactly, of a longer one by its header."""
     require_media(file)
     with open_container(file, CONTAINERS) as container:
-        _, sound = _streams(container, want_video=False, max_pixels=MAX_PIXELS)
+        _, sound = choose_streams(container, want_video=False)
         begin = (container.start_time or 0) / av.time_base
         seconds = 0.0 if container.duration is None else container.duration / av.time_base
         first, last = math.inf, -math.inf
@@ -200,9 +249,10 @@ def _decode(
     sample_rate: int,
     max_pixels: int,
     *,
+    want_sound: bool = True,
     seek_to: float | None = None,
     whole: bool = False,
-) -> tuple[list[np.ndarray], np.ndarray] | None:
+) -> _Decoded | None:
     """Return the frames and the waveform of a span from one pass over the file; None if seeking went too far.
 
     whole: the waveform begins with the file's first sample, whatever its time. Packets that FFmpeg cannot decode are
@@ -210,7 +260,8 @@ def _decode(
     """
     file.seek(0)
     with open_container(file, CONTAINERS) as container:
-        video, stream = _streams(container, want_video=num_frames > 0, max_pixels=max_pixels)
+        want_video = num_frames > 0
+        video, stream = choose_streams(container, want_video=want_video, want_sound=want_sound, max_pixels=max_pixels)
         if seek_to is not None:
             container.seek(int(seek_to * av.time_base), backward=True)
         sound = Sound(sample_rate, None, span.seconds) if whole else Sound(sample_rate, span.start, span.end)
@@ -220,7 +271,7 @@ def _decode(
         for packet in container.demux([each for each in (video, stream) if each is not None]):
             time = None if packet.dts is None else float(packet.dts * packet.time_base)
             late = time is not None and time > span.end + LATE_SECONDS
-            if late and packet.stream is stream:
+            if late and (packet.stream is stream or stream is None):
                 break
             if late:
                 video_time = math.inf  # and the sound may still come, if the file is badly interleaved
@@ -245,7 +296,7 @@ def _decode(
                     first = sound.first
                 if seek_to is not None and first is not None and first > span.start + SEEK_ERROR_SECONDS:
                     return None
-            if sound.is_complete and video_time >= span.end:
+            if (stream is None or sound.is_complete) and video_time >= span.end:
                 break
             if num_decoded > MAX_FRAMES_PER_SECOND * (span.end - span.zero + LATE_SECONDS):
                 raise DroppedClip(DropReason.undecodable, f"more than {MAX_FRAMES_PER_SECOND} frames per second")
@@ -254,39 +305,11 @@ def _decode(
         if num_refused * 10 > num_packets:
             raise DroppedClip(DropReason.undecodable, f"{num_refused} of {num_packets} packets cannot be decoded")
         aspect = float(video.sample_aspect_ratio or 1) if video is not None else 1.0
-        return [to_rgb(frame, aspect) for frame in kept.frames()], sound.waveform()
+        frames: list[tuple[float | None, np.ndarray]]
+        frames = [(frame.time, to_rgb(frame, aspect)) for frame in kept.frames()]
+        return _Decoded(frames, sound.waveform(), _codec(video), _codec(stream))
 
 
-def _streams(container: InputContainer, *, want_video: bool, max_pixels: int) -> tuple[Any, Any]:
-    """Return the video stream (None if not wanted) and the sound stream that FFmpeg would choose.
-
-    Of several streams of a kind, that is one with the default flag, then the one with the most pixels or channels.
-    """
-    flags = av.stream.Disposition
-
-    def choose(streams: Iterable[Any]) -> Any:
-        """Return the stream to decode, None if there is none. Cover art is no video."""
-        every = [each for each in streams if not each.disposition & flags.attached_pic]
-        usable = [each for each in every if each.codec_context is not None]
-        if every and not usable:
-            raise DroppedClip(DropReason.undecodable, f"no decoder for its {every[0].type}")
-        return max(usable, key=rank, default=None)
-
-    def rank(stream: Any) -> tuple[bool, int]:
-        codec = stream.codec_context
-        size = codec.width * codec.height if stream.type == "video" else codec.layout.nb_channels
-        return bool(stream.disposition & flags.default), size
-
-    video = choose(container.streams.video) if want_video else None
-    sound = choose(container.streams.audio)
-    if want_video and video is None:
-        raise DroppedClip(DropReason.no_video, "no video in the file")
-    if sound is None:
-        raise DroppedClip(DropReason.no_sound, "no sound in the file")
-    if sound.codec_context.sample_rate:  # else the header does not say
-        check_sound_format(sound.codec_context)
-    if video is not None:
-        check_pixels(video.codec_context.width, video.codec_context.height, max_pixels)
-        video.codec_context.thread_count = 1  # clips are decoded in parallel, one per core
-        video.codec_context.skip_frame = "NONREF"  # decodes every second frame of most H.264, in half the time
-    return video, sound
+def _codec(stream: Any) -> str | None:
+    """Return the name of a stream's codec, not that of one of its decoders."""
+    return None if stream is None else str(stream.codec_context.codec.canonical_name)

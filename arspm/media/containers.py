@@ -10,7 +10,7 @@ import errno
 import io
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, BinaryIO, TypeAlias
 
@@ -128,3 +128,41 @@ def check_sound_format(sound: Any) -> None:
     rate, channels = sound.sample_rate, sound.layout.nb_channels
     if not (RATES_HZ[0] <= rate <= RATES_HZ[1] and 1 <= channels <= MAX_CHANNELS):
         raise DroppedClip(DropReason.undecodable, f"sound of {rate} Hz in {channels} channels")
+
+
+def choose_streams(
+    container: InputContainer, *, want_video: bool, want_sound: bool = True, max_pixels: int = MAX_PIXELS
+) -> tuple[Any, Any]:
+    """Return the video stream and the sound stream that FFmpeg would choose, each None if it is not wanted.
+
+    Of several streams of a kind, that is one with the default flag, then the one with the most pixels or channels.
+    Raises DroppedClip: no_video, no_sound, undecodable.
+    """
+    flags = av.stream.Disposition
+
+    def choose(streams: Iterable[Any]) -> Any:
+        """Return the stream to decode, None if there is none. Cover art is no video."""
+        every = [each for each in streams if not each.disposition & flags.attached_pic]
+        usable = [each for each in every if each.codec_context is not None]
+        if every and not usable:
+            raise DroppedClip(DropReason.undecodable, f"no decoder for its {every[0].type}")
+        return max(usable, key=rank, default=None)
+
+    def rank(stream: Any) -> tuple[bool, int]:
+        codec = stream.codec_context
+        size = codec.width * codec.height if stream.type == "video" else codec.layout.nb_channels
+        return bool(stream.disposition & flags.default), size
+
+    video = choose(container.streams.video) if want_video else None
+    sound = choose(container.streams.audio) if want_sound else None
+    if want_video and video is None:
+        raise DroppedClip(DropReason.no_video, "no video in the file")
+    if want_sound and sound is None:
+        raise DroppedClip(DropReason.no_sound, "no sound in the file")
+    if sound is not None and sound.codec_context.sample_rate:  # else the header does not say
+        check_sound_format(sound.codec_context)
+    if video is not None:
+        check_pixels(video.codec_context.width, video.codec_context.height, max_pixels)
+        video.codec_context.thread_count = 1  # clips are decoded in parallel, one per core
+        video.codec_context.skip_frame = "NONREF"  # decodes every second frame of most H.264, in half the time
+    return video, sound

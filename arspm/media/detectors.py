@@ -25,6 +25,8 @@ class FaceBox:
     """A face in pixels of its frame.
 
     `score`: from 0, barely detected, to 1, certain. `frontalness`: from 0, in profile, to 1, facing the camera.
+    `landmarks`: x and y of the right eye, the left eye, the nose tip and the right and left corner of the mouth, as the
+    person has them; None if the detector has none, and then the frontalness is unknown and 1.
     """
 
     x0: float
@@ -33,6 +35,7 @@ class FaceBox:
     y1: float
     score: float
     frontalness: float = 1.0
+    landmarks: tuple[float, ...] | None = None
 
     @property
     def side(self) -> float:
@@ -186,6 +189,7 @@ def _yunet_box(row: np.ndarray, threshold: float, box_ratio: float) -> FaceBox:
         centre_y + half,
         score=max(0.0, float(row[14]) - threshold) / (1 - threshold),
         frontalness=max(0.0, 1 - abs(2 * nose_position - 1)),
+        landmarks=tuple(float(value) for value in row[4:14]),
     )
 
 

@@ -1,4 +1,4 @@
-"""The speaker's face: choose it among the boxes of a frame, choose the best frame of a clip, crop it."""
+"""The speaker's face: choose it among the people in a frame, choose the best frame of a clip, crop it."""
 
 from __future__ import annotations
 
@@ -6,28 +6,53 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 from arspm.corpus.schema import FACE_SIZE, DropReason
+from arspm.media.alignment import MARGIN, align_face, is_upright, refined
 from arspm.media.detectors import FaceBox, FaceDetector
 from arspm.media.dropped import DroppedClip
 
-# Fraction of the box's side, added on each side. Includes hair and chin, as VGGFace's training images do.
-MARGIN = 0.25
 PYRAMID_STEP = 1.2  # factor between the image sizes that dlib's HOG detector searches
 
 
+class SpeakerFace(NamedTuple):
+    """The speaker's best face in a clip.
+
+    `crop`: uint8 (size, size, 3). `box`: in pixels of the frame with this index. `frame_size`: (width, height) of that
+    frame. `sharpness`: variance of the crop's Laplacian. `num_faces`: people in that frame. `num_face_frames`: of the
+    `num_frames`, those in which the speaker's face was found.
+    """
+
+    crop: np.ndarray
+    box: FaceBox
+    frame_index: int
+    frame_size: tuple[int, int]
+    sharpness: float
+    num_faces: int
+    num_face_frames: int
+    num_frames: int
+
+
+class _FaceInFrame(NamedTuple):
+    frame_index: int
+    box: FaceBox
+    crop: np.ndarray
+    num_faces: int
+
+
 def choose_face(
-    boxes: Sequence[FaceBox],
+    people: Sequence[FaceBox],
     xy: tuple[float, float] | None,
     frame_size: tuple[int, int],
     *,
     centred: bool = False,
     max_distance: float = 1.0,
 ) -> FaceBox:
-    """Return the speaker's box among the boxes of one frame; stray boxes are ignored (`without_strays`).
+    """Return the speaker's box among the people in one frame (`without_strays`).
 
     xy: AVSpeech's position of the speaker, as fractions of width and height. frame_size: (width, height) in pixels.
     With xy, the result is the nearest box that contains the position. If none contains it, it is the nearest box whose
@@ -35,28 +60,25 @@ def choose_face(
     is `centred` on a person, the only box that contains its centre. Raises DroppedClip(no_face) or
     DroppedClip(several_faces).
     """
-    candidates = without_strays(boxes)
-    if not candidates:
+    if not people:
         raise DroppedClip(DropReason.no_face, "no face found")
     if xy is None:
-        middle = [box for box in candidates if box.contains(frame_size[0] / 2, frame_size[1] / 2)]
+        middle = [box for box in people if box.contains(frame_size[0] / 2, frame_size[1] / 2)]
         if centred and len(middle) == 1:
             return middle[0]
-        if len(candidates) > 1:
-            raise DroppedClip(
-                DropReason.several_faces, f"{len(candidates)} faces, and no x, y that says which one speaks"
-            )
-        return candidates[0]
+        if len(people) > 1:
+            raise DroppedClip(DropReason.several_faces, f"{len(people)} faces, and no x, y that says which one speaks")
+        return people[0]
     x, y = xy[0] * frame_size[0], xy[1] * frame_size[1]
 
     def distance(box: FaceBox) -> float:
         return math.dist(box.centre, (x, y)) / box.side
 
-    nearest = min([box for box in candidates if box.contains(x, y)] or candidates, key=distance)
+    nearest = min([box for box in people if box.contains(x, y)] or people, key=distance)
     if distance(nearest) > max_distance:
         raise DroppedClip(
             DropReason.no_face,
-            f"{len(candidates)} found, none within a face's width of x, y = {xy[0]:.2f}, {xy[1]:.2f}",
+            f"{len(people)} found, none within a face's width of x, y = {xy[0]:.2f}, {xy[1]:.2f}",
         )
     return nearest
 
@@ -113,8 +135,9 @@ def best_face(
     min_side: float = 48.0,
     min_score: float = 0.0,
     min_frames: int = 1,
-) -> tuple[np.ndarray, FaceBox, int]:
-    """Return the speaker's best face among a clip's frames: the crop (size, size, 3), the box, the frame's index.
+    aligned: bool = False,
+) -> SpeakerFace:
+    """Return the speaker's best face among a clip's frames, cropped by `crop_face` or, if `aligned`, `align_face`.
 
     The first frame is often a cut, a blink or a turned head, so every frame gets a quality. It is the product of the
     detector's score, the frontalness, the fraction of the box inside the frame, the square root of the sharpness
@@ -122,11 +145,20 @@ def best_face(
     relative to the clip's largest.
 
     Boxes below `min_score` do not count. A face must be found in `min_frames`, or in half of the frames if there are
-    few. Raises DroppedClip with the most frequent reason among the frames: no_face, face_too_small (a box smaller than
-    `min_side` pixels), several_faces. Without xy, the clip is also dropped if more than a quarter of its frames with
-    faces show several: then nobody knows who speaks. Up to a quarter may be detection errors.
+    few. Raises DroppedClip with the most frequent reason among the frames: no_face (also one whose eyes are not above
+    its mouth), face_too_small (a box smaller than `min_side` pixels), several_faces. Without xy, the clip is also
+    dropped if more than a quarter of its frames with faces show several: then nobody knows who speaks. Up to a quarter
+    may be detection errors. Raises ValueError for `aligned` with a detector that finds no landmarks.
     """
-    faces: list[tuple[int, FaceBox, np.ndarray]] = []
+
+    def cropped(frame: np.ndarray, box: FaceBox) -> np.ndarray:
+        if not aligned:
+            return crop_face(frame, box, size=size, margin=margin)
+        if box.landmarks is None:
+            raise ValueError("aligned crops need a face detector with landmarks: use yunet")
+        return align_face(frame, box.landmarks, size=size, margin=margin)
+
+    faces: list[_FaceInFrame] = []
     drops: list[DroppedClip] = []
     for index, frame in enumerate(frames):
         try:
@@ -135,10 +167,13 @@ def best_face(
             if found and not boxes:
                 best_score = max(box.score for box in found)
                 raise DroppedClip(DropReason.no_face, f"score {best_score:.2f}; at least {min_score:g} needed")
-            box = choose_face(boxes, xy, (frame.shape[1], frame.shape[0]), centred=centred)
+            people = without_strays(boxes)
+            box = choose_face(people, xy, (frame.shape[1], frame.shape[0]), centred=centred)
+            if box.landmarks is not None and not is_upright(box.landmarks):
+                raise DroppedClip(DropReason.no_face, "the eyes are not above the mouth")
             if box.side < min_side:
                 raise DroppedClip(DropReason.face_too_small, f"{box.side:.0f} pixels; at least {min_side:.0f} needed")
-            faces.append((index, box, crop_face(frame, box, size=size, margin=margin)))
+            faces.append(_FaceInFrame(index, box, cropped(frame, box), len(people)))
         except DroppedClip as drop:
             drops.append(drop)
     counts = Counter(drop.reason for drop in drops)
@@ -151,10 +186,22 @@ def best_face(
         raise DroppedClip(reason, f"{counts[reason]} of {len(frames)} frames: {detail}")
     if len(faces) < min(min_frames, max(1, len(frames) // 2)):
         raise DroppedClip(DropReason.no_face, f"in {len(faces)} of {len(frames)} frames only; {min_frames} needed")
-    best = int(np.argmax(_qualities(frames, faces)))
-    index, box, _ = faces[best]
-    box = _with_mean_side(box, [other for _, other, _ in faces])
-    return crop_face(frames[index], box, size=size, margin=margin), box, index
+    sharpness = np.array([_sharpness(face.crop) for face in faces], np.float32)
+    best = int(np.argmax(_qualities(frames, faces, sharpness)))
+    face, frame = faces[best], frames[faces[best].frame_index]
+    box = _with_mean_side(face.box, [other.box for other in faces])
+    if aligned and box.landmarks is not None:
+        box = replace(box, landmarks=refined(frame, box.landmarks, detector))
+    return SpeakerFace(
+        crop=cropped(frame, box),
+        box=box,
+        frame_index=face.frame_index,
+        frame_size=(frame.shape[1], frame.shape[0]),
+        sharpness=float(sharpness[best]),
+        num_faces=face.num_faces,
+        num_face_frames=len(faces),
+        num_frames=len(frames),
+    )
 
 
 def _with_mean_side(box: FaceBox, boxes: Sequence[FaceBox]) -> FaceBox:
@@ -169,11 +216,16 @@ def _with_mean_side(box: FaceBox, boxes: Sequence[FaceBox]) -> FaceBox:
     return replace(box, x0=x - half, y0=y - half, x1=x + half, y1=y + half)
 
 
-def _qualities(frames: Sequence[np.ndarray], faces: Sequence[tuple[int, FaceBox, np.ndarray]]) -> np.ndarray:
-    """Return the quality of each face as `best_face` defines it, (faces,)."""
-    sharpness = np.array([cv2.Laplacian(cv2.cvtColor(c, cv2.COLOR_RGB2GRAY), cv2.CV_32F).var() for _, _, c in faces])
-    side = np.array([box.side for _, box, _ in faces])
-    detection = np.array([box.score * box.frontalness * _visible(box, frames[i].shape) for i, box, _ in faces])
+def _sharpness(rgb: np.ndarray) -> float:
+    return float(cv2.Laplacian(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), cv2.CV_32F).var())
+
+
+def _qualities(frames: Sequence[np.ndarray], faces: Sequence[_FaceInFrame], sharpness: np.ndarray) -> np.ndarray:
+    """Return the quality of each face as `best_face` defines it, (faces,). sharpness: (faces,)."""
+    boxes = [face.box for face in faces]
+    side = np.array([box.side for box in boxes])
+    visible = [_visible(face.box, frames[face.frame_index].shape) for face in faces]
+    detection = np.array([box.score * box.frontalness for box in boxes]) * visible
     return detection * np.sqrt((sharpness + 1e-6) / (sharpness.max() + 1e-6)) * np.sqrt(side / side.max())
 
 

@@ -1,4 +1,4 @@
-"""A clip's speech tensor and face image, prepared in a separate process.
+"""A clip's speech tensor, face image and measures, prepared in a separate process.
 
 Decoders are large C libraries, and the clips may come from anyone. If a decoder crashes or uses too much memory or
 time, the separate process limits the loss to that clip. Otherwise the shard, the stage and all its retries would fail.
@@ -14,7 +14,7 @@ import signal
 import sys
 import traceback
 from multiprocessing.connection import Connection
-from typing import TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,25 +25,28 @@ from arspm.corpus import schema
 from arspm.corpus.schema import DropReason
 from arspm.media import audio
 from arspm.media.clip_rows import ClipRow
-from arspm.media.clips import decode_clip
+from arspm.media.clips import Media, decode_clip
 from arspm.media.detectors import FaceDetector, make_detector
 from arspm.media.dropped import DroppedClip
-from arspm.media.faces import best_face
+from arspm.media.faces import SpeakerFace, best_face
+from arspm.media.frames import read_picture
 from arspm.media.jpeg import encode_jpeg
+from arspm.media.measures import Measures, measures_of
 from arspm.media.speech import find_speech, voice_activity_detector
-
-Prepared: TypeAlias = tuple[np.ndarray, bytes]  # the speech tensor as configured, the face as JPEG
 
 MAX_BYTES = 4 << 30  # address space that clips may add to what the process has before its first clip
 MAX_CPU_SECONDS = 600  # per clip; CPU time, not wall-clock time, so that a busy machine drops no more clips
 MAX_SECONDS = 1800  # per clip on the wall clock, for a decoder that waits
 # Signals that mean the file crashed the decoder. After any other end of the process, the clip may be retried.
 _CRASH_SIGNALS = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGXCPU)
-# If a sound has several pictures, these are reasons to try the next one.
-_PICTURE_REASONS = (
-    *(DropReason.undecodable, DropReason.missing_file, DropReason.no_face),
-    *(DropReason.several_faces, DropReason.face_too_small),
-)
+
+
+class Prepared(NamedTuple):
+    """A clip as the corpus keeps it: the `speech` tensor as configured, the face as JPEG, and what was measured."""
+
+    speech: np.ndarray
+    face_jpeg: bytes
+    measures: Measures
 
 
 class _LastCopy:
@@ -76,30 +79,12 @@ _last_copy = _LastCopy()
 
 
 def prepare(row: ClipRow, config: Config) -> Prepared:
-    """Return the speech tensor and the speaker's face of a clip. Raises DroppedClip.
-
-    If a sound has several pictures, the first with a usable face is taken; if none has one, the first one's reason is
-    raised.
-    """
-    first: DroppedClip | None = None
-    for image in (row.image, *row.other_images):
-        try:
-            return _prepare(row, image, config)
-        except DroppedClip as drop:
-            first = first or drop
-            if image is None or drop.reason not in _PICTURE_REASONS:
-                break
-    assert first is not None
-    raise first
-
-
-def _prepare(row: ClipRow, image: str | None, config: Config) -> Prepared:
-    settings = config.face
+    """Return the speech tensor, the speaker's face and the measures of a clip. Raises DroppedClip."""
     media = decode_clip(
         _last_copy(row.path),
+        sound=row.sound,
         part=(row.start_seconds, row.end_seconds) if row.end_seconds else None,
-        image=image,
-        num_frames=settings.num_frames,
+        num_frames=config.face.num_frames if row.image is None else 0,
         sample_rate=schema.SAMPLE_RATE_HZ,
         max_seconds=config.data.max_seconds,
         tolerance_seconds=config.data.tolerance_seconds,
@@ -107,24 +92,45 @@ def _prepare(row: ClipRow, image: str | None, config: Config) -> Prepared:
         most_speech=config.data.seconds == "speech",
     )
     speech = find_speech(media.waveform, min_speech_seconds=config.data.min_speech_seconds)
-    xy = None if row.x is None or row.y is None else (row.x, row.y)
-    crop, _, _ = best_face(
-        media.frames,
-        _detector(settings.detector),
-        xy,
-        centred=image is not None or config.data.format == "voxceleb",
-        size=schema.FACE_SIZE,
-        margin=settings.margin,
-        min_side=settings.min_side_pixels,
-        min_score=settings.min_score,
-        min_frames=settings.min_frames,
-    )
+    face, picture = _speaker_face(row, media, config)
     waveform = audio.fit_length(speech.waveform, schema.WAVEFORM_SHAPE[0])
     if config.data.storage == "waveform":
         tensor = audio.to_int16(waveform)
     else:
         tensor = audio.spectrogram(torch.from_numpy(waveform)).to(torch.float16).numpy()
-    return tensor, encode_jpeg(crop, settings.jpeg_quality)
+    jpeg = encode_jpeg(face.crop, config.face.jpeg_quality)
+    return Prepared(tensor, jpeg, measures_of(row, media, speech, face, picture))
+
+
+def _speaker_face(row: ClipRow, media: Media, config: Config) -> tuple[SpeakerFace, str | None]:
+    """Return the speaker's face, and the picture that shows it, None for a frame of the video. Raises DroppedClip.
+
+    If a sound has several pictures, the first with a usable face is taken; if none has one, the first one's reason is
+    raised.
+    """
+    settings = config.face
+    find = functools.partial(
+        best_face,
+        detector=_detector(settings.detector),
+        xy=None if row.x is None or row.y is None else (row.x, row.y),
+        centred=row.image is not None or config.data.format == "voxceleb",
+        size=schema.FACE_SIZE,
+        margin=settings.margin,
+        min_side=settings.min_side_pixels,
+        min_score=settings.min_score,
+        min_frames=settings.min_frames,
+        aligned=settings.crop == "aligned",
+    )
+    if row.image is None:
+        return find(media.frames), None
+    first: DroppedClip | None = None
+    for picture in (row.image, *row.other_images):
+        try:
+            return find([read_picture(picture)]), picture
+        except DroppedClip as drop:
+            first = first or drop
+    assert first is not None
+    raise first
 
 
 class Preparer:

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import NamedTuple
 
 from arspm import storage
-from arspm.corpus.media_types import CLIP_EXTENSIONS, PICTURE_EXTENSIONS, SOUND_EXTENSIONS, extension, stem
+from arspm.corpus.media_types import (
+    CLIP_EXTENSIONS,
+    PICTURE_EXTENSIONS,
+    SOUND_EXTENSIONS,
+    VIDEO_EXTENSIONS,
+    extension,
+    stem,
+)
 from arspm.corpus.schema import DropReason
 from arspm.media.clip_rows import ClipRow, DroppedRow, Row, check_id
 from arspm.media.csv_tables import UNREADABLE, quoted
@@ -59,7 +66,8 @@ def list_tree(root: str, content: str, key_of: KeyOf) -> Tree:
 def pair(sounds: Tree, pictures: Tree) -> tuple[list[Row], list[str]]:
     """Return a row for each sound and video file of one tree, sounds with a picture of the other tree, and notes.
 
-    The last rows are dropped ones, for speakers or videos with pictures but without a sound.
+    A sound with the same stem as a video belongs to its row, and is used if the video has no sound. The last rows are
+    dropped ones, for speakers or videos with pictures but without a sound.
     """
     rows: list[Row] = []
     clips = sorted(
@@ -68,6 +76,11 @@ def pair(sounds: Tree, pictures: Tree) -> tuple[list[Row], list[str]]:
         key=lambda file: (file.key, CLIP_EXTENSIONS.index(extension(file.path)), file.path),
     )
     clip_keys = {file.key for file in clips}
+    videos = {file.key for file in clips if extension(file.path) in VIDEO_EXTENSIONS}
+    beside: dict[Key, str] = {}  # the sound with the stem of a video
+    for file in clips:
+        if file.key in videos and extension(file.path) in SOUND_EXTENSIONS:
+            beside.setdefault(file.key, file.path)
     same_stem: dict[Key, str] = {}
     # Pictures that belong to no single clip, by (speaker,) or (speaker, video).
     shared: dict[Key, list[str]] = defaultdict(list)
@@ -80,6 +93,8 @@ def pair(sounds: Tree, pictures: Tree) -> tuple[list[Row], list[str]]:
             shared[file.key[:-1]].append(file.path)
     seen: dict[str, str] = {}
     for file in clips:
+        if beside.get(file.key) == file.path:
+            continue
         speaker, clip_id, line = file.key[0], file.clip_id, len(rows) + 1
         images: tuple[str, ...] = ()
         try:
@@ -99,12 +114,13 @@ def pair(sounds: Tree, pictures: Tree) -> tuple[list[Row], list[str]]:
             continue
         uri = storage.join(sounds.root, file.path)
         image = images[0] if images else None
-        rows.append(ClipRow(line, clip_id, speaker, 0.0, 0.0, None, None, uri, image, images[1:]))
+        sound = storage.join(sounds.root, beside[file.key]) if file.key in beside else None
+        rows.append(ClipRow(line, clip_id, speaker, 0.0, 0.0, None, None, uri, image, images[1:], sound=sound))
     groups = {key[:-1] for key in clip_keys} | {key[:1] for key in clip_keys}
     for group in sorted(num_pictures.keys() - groups):
         detail = f"{quoted('/'.join(group))}: pictures ({num_pictures[group]}), but no sound file"
         rows.append(DroppedRow(len(rows) + 1, "", group[0], DropReason.no_sound, detail))
-    return rows, _notes(sounds, pictures)
+    return rows, [*_notes(sounds, pictures), *_note_of_sounds(sounds, beside.values())]
 
 
 def _files(tree: Tree, extensions: tuple[str, ...], rows: list[Row]) -> Iterator[_File]:
@@ -137,6 +153,14 @@ def _notes(sounds: Tree, pictures: Tree) -> list[str]:
         if ignored:
             notes.append(f"{tree.root}: {count_names(ignored, 'file')} of another type, ignored")
     return notes
+
+
+def _note_of_sounds(tree: Tree, beside: Collection[str]) -> list[str]:
+    """Return a note if there are sounds beside videos."""
+    if not beside:
+        return []
+    counted = count_names(beside, "sound")
+    return [f"{tree.root}: {counted} beside a video of the same name, used if the video has no sound"]
 
 
 def _folder_key(path: str) -> Key:

@@ -37,6 +37,7 @@ def faces_with_causes(
     num_frames: int,
     margin: float,
     min_side: float,
+    aligned: bool,
     jpeg_quality: int,
 ) -> list[bytes]:
     """Return `num_draws` JPEG face crops, FACE_SIZE pixels square, each of another speaker with these causes.
@@ -56,9 +57,15 @@ def faces_with_causes(
             length = int(rng.integers(shortest, longest + 1))
             take = film(speaker, length, rng, frame_numbers=evenly_spaced(length, num_frames))
             try:
-                crop, _, _ = best_face(
-                    take.frames, detector, (take.x, take.y), size=FACE_SIZE, margin=margin, min_side=min_side
-                )
+                crop = best_face(
+                    take.frames,
+                    detector,
+                    (take.x, take.y),
+                    size=FACE_SIZE,
+                    margin=margin,
+                    min_side=min_side,
+                    aligned=aligned,
+                ).crop
                 break
             except DroppedClip as drop:
                 reason = drop

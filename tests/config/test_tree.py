@@ -97,6 +97,7 @@ def test_workers_are_a_number_or_a_range():
         ({"speech_encoder.head": "none"}, "speech_encoder.fusion"),
         ({"image_size": 32}, "image_size"),
         ({"image_size": 64, "face_decoder.as_printed": True}, "image_size"),
+        ({"face.crop": "aligned"}, "face.crop"),
     ],
 )
 def test_invalid_combinations_of_fields_are_refused(changes, field):
@@ -111,6 +112,8 @@ def test_invalid_combinations_of_fields_are_refused(changes, field):
         {"resources.gender.num_workers": 8},
         {"resources.gender.num_workers": "[3, 7]"},
         {"speech_encoder.head": "none", "speech_encoder.fusion": "sum"},
+        {"face.crop": "aligned", "face.detector": "yunet"},
+        {"face.crop": "aligned", "face.detector": "models/face.onnx"},
     ],
 )
 def test_valid_combinations_of_fields_are_accepted(changes):

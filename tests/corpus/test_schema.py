@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arspm.corpus import schema
+from arspm.media.measures import Measures
 
 DTYPES = ["float16", "float32", "float64", "int16", "uint8", "int64", "bool"]
 
@@ -113,8 +114,19 @@ def test_files_are_read_with_pyarrow_and_numpy_alone(kind, column, dtype, shape)
 
 
 def test_every_family_is_keyed_by_the_clip():
-    for kind in (schema.speech_schema("waveform"), schema.faces_schema(), schema.features_schema(8, "float32")):
+    families = [schema.speech_schema("waveform"), schema.faces_schema(), schema.measures_schema()]
+    for kind in (*families, schema.features_schema(8, "float32")):
         assert kind.field(0) == pa.field("clip_id", pa.string(), False)
     assert [schema.faces_schema().field(name).nullable for name in (schema.GENDER, schema.AGE, schema.IDENTITY)] == [
         True
     ] * 3
+
+
+def test_the_columns_of_the_measures_are_what_is_measured():
+    measured = schema.measures_schema()
+    assert measured.names == [schema.CLIP_ID, schema.VIDEO_ID, *Measures._fields]
+    kinds = {"float": pa.float32(), "int": pa.int32(), "str": pa.string(), "list[float]": pa.list_(pa.float32())}
+    for name, annotation in Measures.__annotations__.items():
+        text, _, maybe = annotation.__forward_arg__.partition(" | ")
+        expected = pa.int64() if name == "source_bytes" else kinds[text]
+        assert measured.field(name) == pa.field(name, expected, maybe == "None")

@@ -101,7 +101,7 @@ def row_of(path: Path, image: Path | None = None) -> ClipRow:
 def checked(row: ClipRow, config: Config = CONFIG) -> None:
     """Prepare a clip, which may be dropped. A ValueError would fail the stage."""
     try:
-        tensor, jpeg = prepare(row, config)
+        tensor, jpeg, _ = prepare(row, config)
     except ValueError as error:
         raise AssertionError from error
     kind = schema.tensor_type(schema.speech_schema(config.data.storage).field(config.data.storage))

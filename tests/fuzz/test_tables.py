@@ -16,6 +16,7 @@ from arspm.media.clip_rows import MAX_ID_BYTES, UNSAFE, ClipRow, DroppedRow, rea
 from arspm.media.clips import decode_clip
 from arspm.media.csv_tables import UNREADABLE
 from arspm.media.dropped import DroppedClip
+from arspm.media.frames import read_picture
 from arspm.media.labels import read_labels
 from arspm.media.speaker_trees import folder_rows
 from arspm.media.voxceleb import read_voxceleb_metadata, voxceleb_rows
@@ -174,4 +175,4 @@ def test_pipes_devices_and_broken_links_are_dropped(tmp_path: Path) -> None:
         with pytest.raises(DroppedClip, match=r"file|links"):
             decode_clip(tmp_path / name)
         with pytest.raises(DroppedClip, match=r"file|links"):
-            decode_clip(tmp_path / name, image=tmp_path / name)
+            read_picture(tmp_path / name)

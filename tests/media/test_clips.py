@@ -12,9 +12,10 @@ import soundfile
 
 from arspm.corpus.schema import DropReason
 from arspm.media.clips import decode_clip, decode_sound, load_speech
-from arspm.media.frames import HLG, PQ, tone_mapped
+from arspm.media.dropped import DroppedClip
+from arspm.media.frames import HLG, PQ, read_picture, tone_mapped
 from arspm.media.speech import find_speech
-from tests.media.media_files import RATE, buzz, drop_of, pictures, voice, write_clip
+from tests.media.media_files import buzz, pictures, voice, write_clip
 
 
 def test_frames_are_evenly_spaced_over_the_clip(clip):
@@ -102,28 +103,30 @@ def read_jpeg(path) -> np.ndarray:
     return cv2.imread(str(path))[:, :, ::-1]
 
 
-def test_sound_file_with_a_picture(tmp_path):
-    soundfile.write(tmp_path / "s.wav", buzz(1.0), RATE)
+def picture_drop(source, **options) -> DroppedClip:
+    with pytest.raises(DroppedClip) as caught:
+        read_picture(source, **options)
+    return caught.value
+
+
+def test_pictures_of_every_kind_are_read(tmp_path):
     done, data = cv2.imencode(".png", pictures(1)[0][:, :, ::-1])
     assert done
     (tmp_path / "s.png").write_bytes(data.tobytes())
-    media = decode_clip(tmp_path / "s.wav", image=tmp_path / "s.png")
-    np.testing.assert_array_equal(media.frames, pictures(1))
-    assert drop_of(tmp_path / "s.wav", image=tmp_path / "none.png").reason is DropReason.missing_file
+    np.testing.assert_array_equal(read_picture(tmp_path / "s.png"), pictures(1)[0])
+    assert picture_drop(tmp_path / "none.png").reason is DropReason.missing_file
     for name in ("s.jpg", "s.JPEG", "s%03d.jpg"):  # FFmpeg would take the last for a series of files
         cv2.imwrite(str(tmp_path / name), pictures(1)[0][:, :, ::-1])
-        assert np.array_equal(
-            decode_clip(tmp_path / "s.wav", image=tmp_path / name).frames[0], read_jpeg(tmp_path / name)
-        )
+        np.testing.assert_array_equal(read_picture(tmp_path / name), read_jpeg(tmp_path / name))
     for kind in (".webp", ".avif", ".gif", ".bmp"):  # whatever the file's name says
         done, other = cv2.imencode(kind, pictures(1)[0][:, :, ::-1])
         assert done
         (tmp_path / "other.jpg").write_bytes(other.tobytes())
-        found = decode_clip(tmp_path / "s.wav", image=tmp_path / "other.jpg").frames[0]
+        found = read_picture(tmp_path / "other.jpg")
         assert np.abs(found.astype(int) - pictures(1)[0]).mean() < 20  # a GIF has few colours
     for broken in (b"", b"not a picture", data.tobytes()[:60]):
-        assert drop_of(tmp_path / "s.wav", image=broken).reason is DropReason.undecodable
-    drop = drop_of(tmp_path / "s.wav", image=tmp_path / "s.png", max_pixels=128 * 96 - 1)
+        assert picture_drop(broken).reason is DropReason.undecodable
+    drop = picture_drop(tmp_path / "s.png", max_pixels=128 * 96 - 1)
     assert (drop.reason, drop.detail) == (
         DropReason.undecodable,
         "picture: 128x96 pixels, more than the limit of 12287",

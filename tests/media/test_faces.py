@@ -127,18 +127,19 @@ def test_the_best_face_is_sharp_frontal_certain_large_and_complete():
     }
     for name, (frame, box) in worse.items():
         boxes = iter([[], [box], [good], [box]])
-        crop, chosen, index = best_face(
-            [frame, frame, textured(200, 400), frame], lambda _, zoom, b=boxes: next(b), None
-        )
-        assert index == 2, name
-        assert edges(chosen) == pytest.approx(edges(good)), name
-        np.testing.assert_array_equal(crop, crop_face(textured(200, 400), good))
+        face = best_face([frame, frame, textured(200, 400), frame], lambda _, zoom, b=boxes: next(b), None)
+        assert face.frame_index == 2, name
+        assert edges(face.box) == pytest.approx(edges(good)), name
+        np.testing.assert_array_equal(face.crop, crop_face(textured(200, 400), good))
+        assert (face.frame_size, face.num_faces, face.num_face_frames, face.num_frames) == ((400, 200), 1, 3, 4)
+        grey = cv2.cvtColor(face.crop, cv2.COLOR_RGB2GRAY)
+        assert face.sharpness == pytest.approx(cv2.Laplacian(grey, cv2.CV_64F).var(), rel=1e-4)
 
 
 def test_the_larger_of_two_equally_sharp_faces_is_better():
     flat = [np.full((200, 400, 3), 90, np.uint8)] * 2
     boxes = iter([[box_at(200, 100, 90)], [box_at(200, 100, 100)]])
-    assert best_face(flat, lambda _, zoom: next(boxes), None)[2] == 1
+    assert best_face(flat, lambda _, zoom: next(boxes), None).frame_index == 1
 
 
 def edges(box: FaceBox) -> tuple[float, float, float, float]:
@@ -152,10 +153,10 @@ def test_the_crop_has_the_mean_side_of_boxes_of_similar_size():
         zooms.append(zoom)
         return [box_at(200, 100, next(sides))]
 
-    _, box, index = best_face([textured(200, 400)] * 3, detector, None, min_side=20)
-    assert index == 1  # the largest
-    assert box.side == pytest.approx(np.sqrt(90 * 100))  # 40 differs by more than a step of the detector
-    assert box.centre == pytest.approx((200, 100))
+    face = best_face([textured(200, 400)] * 3, detector, None, min_side=20)
+    assert face.frame_index == 1  # the largest
+    assert face.box.side == pytest.approx(np.sqrt(90 * 100))  # 40 differs by more than a step of the detector
+    assert face.box.centre == pytest.approx((200, 100))
     np.testing.assert_allclose(zooms, [1, 1.2 ** (-1 / 3), 1.2 ** (-2 / 3)])
 
 
@@ -175,20 +176,22 @@ def test_drop_reasons_of_a_clip():
 
 
 def test_at_most_a_quarter_of_the_frames_may_show_a_second_face():
-    assert edges(face_of([[LEFT, RIGHT], [LEFT], [LEFT], [LEFT]])[1]) == pytest.approx(edges(LEFT))
+    assert edges(face_of([[LEFT, RIGHT], [LEFT], [LEFT], [LEFT]]).box) == pytest.approx(edges(LEFT))
     assert reason_of(face_of, [[LEFT, RIGHT], [LEFT], [LEFT], []]) is DropReason.several_faces
-    assert edges(face_of([[LEFT, RIGHT]] * 4, (0.75, 0.55))[1]) == pytest.approx(edges(RIGHT))
+    right = face_of([[LEFT, RIGHT, box_at(300, 120, 30, 0.3)]] * 4, (0.75, 0.55))
+    assert edges(right.box) == pytest.approx(edges(RIGHT))
+    assert (right.num_faces, right.num_face_frames) == (2, 4), "a stray box is no person"
 
 
 def test_two_real_faces_with_and_without_the_position(pair, portraits):
     detector = hog_detector()
     assert reason_of(best_face, [pair, pair], detector, None) is DropReason.several_faces
     for x, portrait in ((0.25, portraits[0]), (0.75, portraits[1])):
-        crop, box, index = best_face([pair], detector, (x, 0.5))
-        assert abs(box.centre[0] - x * 480) < 40
-        assert index == 0
-        alone, _, _ = best_face([portrait], detector, None)
-        assert np.abs(crop[30:-30, 30:-30].astype(int) - alone[30:-30, 30:-30]).mean() < 12
+        face = best_face([pair], detector, (x, 0.5))
+        assert abs(face.box.centre[0] - x * 480) < 40
+        assert (face.frame_index, face.num_faces) == (0, 2)
+        alone = best_face([portrait], detector, None).crop
+        assert np.abs(face.crop[30:-30, 30:-30].astype(int) - alone[30:-30, 30:-30]).mean() < 12
     assert reason_of(best_face, [np.zeros_like(pair)], detector, None) is DropReason.no_face
 
 
@@ -199,14 +202,14 @@ def test_doubtful_faces_and_faces_in_one_frame_only_do_not_count():
         answers = iter([[box_at(100, 100, 80, score)] if score else [] for score in scores])
         return best_face(frames[: len(scores)], lambda rgb, zoom: next(answers), None, **options)
 
-    assert found_in([0.3] * 8)[1].score == 0.3
+    assert found_in([0.3] * 8).box.score == 0.3
     with pytest.raises(DroppedClip, match=r"no_face: 8 of 8 frames: score 0\.30; at least 0\.4 needed"):
         found_in([0.3] * 8, min_score=0.4)
     with pytest.raises(DroppedClip, match="no_face: in 1 of 8 frames only; 2 needed"):
         found_in([0, 0, 0.9, 0, 0.3, 0, 0, 0], min_score=0.4, min_frames=2)
-    assert found_in([0, 0, 0.9, 0, 0.5, 0, 0, 0], min_score=0.4, min_frames=2)[2] == 2
-    assert found_in([0, 0.9, 0], min_frames=2)[2] == 1, "of few frames, one is enough"
-    assert found_in([0.9], min_frames=2)[2] == 0
+    assert found_in([0, 0, 0.9, 0, 0.5, 0, 0, 0], min_score=0.4, min_frames=2).frame_index == 2
+    assert found_in([0, 0.9, 0], min_frames=2).frame_index == 1, "of few frames, one is enough"
+    assert found_in([0.9], min_frames=2).frame_index == 0
 
 
 @pytest.mark.parametrize("quarters", [1, 2, 3])

@@ -55,6 +55,10 @@ def check(media, start: int, seconds: int, *, frames: bool = True) -> None:
         assert levels == sorted(levels)
         assert level(max(0, start - 1 / FPS)) - 2 <= levels[0] <= level(start) + 7  # MPEG's clock is a frame off
         assert level(start + seconds - 1) - 7 <= levels[-1] <= level(start + seconds - 1) + 2
+        times = media.frame_seconds
+        assert all(-1 / FPS <= time < seconds for time in times)
+        for shown, time in zip(levels, times, strict=True):  # a second's brightness says when its frames are
+            assert level(start + time - 1.5 / FPS) - 2 <= shown <= level(start + time + 1.5 / FPS) + 2
 
 
 FORMATS = {
@@ -89,15 +93,48 @@ def test_a_part_has_its_own_sound_and_frames(films: Path, name: str, start: int,
     """No more than six seconds are heard, and no frame is of another time."""
     media = decode_clip(films / name, part=(float(start), float(end)))
     check(media, start, min(end - start, 6))
+    assert media.source_seconds == pytest.approx(SECONDS, abs=0.2)
+    assert media.source_bytes == (films / name).stat().st_size
+    codecs = {"libx264": "h264", "libvpx": "vp8", "libopus": "opus"}
+    assert [media.video_codec, media.audio_codec] == [codecs.get(each, each) for each in FORMATS[name]]
+    assert (media.start_seconds, media.has_own_sound) == (0, True)
 
 
-def test_a_part_of_a_sound_file_with_a_picture(tmp_path: Path) -> None:
+def test_a_part_of_a_sound_file(tmp_path: Path) -> None:
     write_clip(tmp_path / "s.mp3", (), film()[1], rate=RATE, sound_codec="mp3")
-    write_clip(tmp_path / "p.mp4", [np.zeros((64, 64, 3), np.uint8)], film(1)[1], rate=RATE)
-    picture = av.open(str(tmp_path / "p.mp4"))
-    frame = next(picture.decode(video=0)).to_image()
-    frame.save(tmp_path / "p.png")
-    check(decode_clip(tmp_path / "s.mp3", part=(31.0, 34.0), image=tmp_path / "p.png"), 31, 3, frames=False)
+    check(decode_clip(tmp_path / "s.mp3", part=(31.0, 34.0), num_frames=0), 31, 3, frames=False)
+
+
+@pytest.fixture(scope="module")
+def split_film(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The film as a video without sound and a sound without pictures."""
+    folder = tmp_path_factory.mktemp("split")
+    frames, sound = film()
+    write_clip(folder / "film.mp4", frames, fps=FPS, video_codec="libx264", gop_size=250)
+    write_clip(folder / "film.m4a", (), sound, rate=RATE, sound_codec="aac")
+    return folder / "film.mp4", folder / "film.m4a"
+
+
+@pytest.mark.parametrize("part", [None, (0.0, 3.0), (12.0, 18.0), (34.0, 40.0)])
+def test_the_sound_of_a_video_without_sound_is_that_of_the_other_file(split_film, part) -> None:
+    video, sound = split_film
+    media = decode_clip(video, sound=sound, part=part)
+    start, end = (0, 6) if part is None else map(int, part)
+    check(media, start, end - start)
+    assert (media.has_own_sound, media.video_codec, media.audio_codec) == (False, "h264", "aac")
+    assert media.source_bytes == video.stat().st_size
+    assert media.source_seconds == pytest.approx(SECONDS, abs=0.2)
+
+
+def test_drop_reasons_of_a_video_without_sound(split_film, films: Path, tmp_path: Path) -> None:
+    video, sound = split_film
+    assert drop_of(video).reason is DropReason.no_sound
+    assert drop_of(video, sound=video).reason is DropReason.no_sound
+    assert drop_of(video, sound=tmp_path / "none.m4a").reason is DropReason.missing_file
+    assert drop_of(sound, sound=sound).reason is DropReason.no_video
+    assert decode_clip(films / "film.mp4", sound=tmp_path / "none.m4a").has_own_sound, "then the other is not read"
+    short = write_clip(tmp_path / "short.mp4", film(2)[0], fps=FPS, video_codec="libx264")
+    assert drop_of(short, sound=sound, part=(10.0, 15.0)).reason is DropReason.no_video, "it ends before"
 
 
 def test_a_part_beyond_the_end_is_no_clip(films: Path) -> None:

@@ -6,23 +6,31 @@ import multiprocessing
 import os
 import resource
 import signal
+from dataclasses import replace
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
+import pyarrow as pa
 import pytest
 import soundfile
 
 from arspm.config import Config, override
 from arspm.config.presets import preset
+from arspm.corpus import schema
 from arspm.corpus.schema import DropReason
 from arspm.media import prepare as preparing
 from arspm.media.clip_files import ClipFolder
 from arspm.media.clip_rows import ClipRow, read_clip_rows
 from arspm.media.clips import decode_clip
+from arspm.media.detectors import FaceBox
 from arspm.media.dropped import DroppedClip
-from arspm.media.jpeg import decode_jpeg
+from arspm.media.faces import crop_face
+from arspm.media.jpeg import decode_jpeg, encode_jpeg
+from arspm.media.measures import Measures
 from arspm.media.prepare import Preparer, prepare
+from arspm.media.speech import LEVEL_DBFS, find_speech
 from arspm.synthetic.face import draw_face
 from arspm.synthetic.films import write_clip
 from arspm.synthetic.people import sample_speakers
@@ -64,7 +72,7 @@ def prepared_alone(
     folder: Path, face: np.ndarray, voice: np.ndarray, config: Config = CONFIG
 ) -> tuple[np.ndarray, bytes]:
     write_clip(folder / "alone.mp4", [face] * 3 * FPS, voice, FPS)
-    return prepare(row_of(folder / "alone.mp4"), config)
+    return prepare(row_of(folder / "alone.mp4"), config)[:2]
 
 
 @pytest.mark.parametrize("storage", ["waveform", "spectrogram"])
@@ -86,7 +94,9 @@ def test_the_next_picture_is_tried_if_one_has_no_usable_face(tmp_path, faces, vo
     (broken := tmp_path / "broken.jpg").write_bytes(b"no picture")
     good = picture(tmp_path / "good.png", faces[0])
     expected = prepare(row_of(sound, images=(good,)), CONFIG)[1]
-    assert prepare(row_of(sound, images=(blank, broken, tmp_path / "gone.jpg", good)), CONFIG)[1] == expected
+    found = prepare(row_of(sound, images=(blank, broken, tmp_path / "gone.jpg", good)), CONFIG)
+    assert found.face_jpeg == expected
+    assert found.measures.picture == str(good)
     with pytest.raises(DroppedClip) as caught:
         prepare(row_of(sound, images=(blank, broken)), CONFIG)
     assert caught.value.reason is DropReason.no_face, "that of the first"
@@ -116,7 +126,7 @@ def test_every_row_of_a_film_has_its_own_face_and_voice(tmp_path, faces, voices)
     write_clip(tmp_path / "film.mp4", frames, np.concatenate(voices), FPS)
     alone = [prepared_alone(tmp_path, face, voice) for face, voice in zip(faces, voices, strict=True)]
     for number in (4, 0, 5, 2):
-        tensor, jpeg = prepare(row_of(tmp_path / "film.mp4", 3.0 * number, 3.0 * number + 3), CONFIG)
+        tensor, jpeg, _ = prepare(row_of(tmp_path / "film.mp4", 3.0 * number, 3.0 * number + 3), CONFIG)
         assert likeness(jpeg, [each for _, each in alone]) == number
         likest = [np.corrcoef(tensor[1000:40_000], other[1000:40_000])[0, 1] for other, _ in alone]
         assert int(np.argmax(likest)) == number
@@ -145,7 +155,7 @@ def test_an_hour_of_forty_speakers_gives_every_row_its_face_and_voice(tmp_path) 
     for face, voice in zip(pictures, spoken, strict=True):
         alone.append(prepared_alone(tmp_path, face, voice[: 3 * 16_000])[1])
     for row, key in zip(rows, map(tuple, order), strict=True):
-        tensor, jpeg = prepare(row, CONFIG)
+        tensor, jpeg, _ = prepare(row, CONFIG)
         own = decode_jpeg(alone[key[0]]).astype(float)
         assert np.abs(decode_jpeg(jpeg) - own).mean() < 25, row  # detection may choose another size
         frames = decode_clip(row.path, part=(row.start_seconds, row.end_seconds)).frames
@@ -154,6 +164,114 @@ def test_an_hour_of_forty_speakers_gives_every_row_its_face_and_voice(tmp_path) 
         begin = round(row.start_seconds * 16_000)
         heard = sound[begin : begin + round(16_000 * min(6.0, row.end_seconds - row.start_seconds))]
         assert np.corrcoef(tensor[: heard.size][800:-800], heard[800:-800])[0, 1] > 0.98, row
+
+
+def test_a_sound_is_decoded_once_for_all_its_pictures(tmp_path, faces, voices, monkeypatch) -> None:
+    soundfile.write(sound := tmp_path / "a.wav", voices[0], 16_000)
+    blank = picture(tmp_path / "blank.png", np.full_like(faces[0], 90))
+    good = picture(tmp_path / "good.png", faces[0])
+    decoded = []
+
+    def spy(source, **options):
+        decoded.append(source)
+        return decode_clip(source, **options)
+
+    monkeypatch.setattr(preparing, "decode_clip", spy)
+    prepare(row_of(sound, images=(blank, blank, blank, good)), CONFIG)
+    assert decoded == [str(sound)]
+
+
+def check_types(measures: Measures) -> None:
+    """The measures are a row of the corpus's family, and None only where it may be."""
+    cells = {"clip_id": "a_1_2", "video_id": "a"} | measures._asdict()
+    table = pa.Table.from_pylist([cells], schema.measures_schema())
+    for field in table.schema:
+        assert field.nullable or cells[field.name] is not None, field.name
+        assert (table[field.name].to_pylist() == [None]) == (cells[field.name] is None)
+        if isinstance(cells[field.name], (int, str)):
+            assert table[field.name].to_pylist() == [cells[field.name]]
+
+
+def test_the_measures_of_a_film(tmp_path, faces, voices) -> None:
+    """The face is seen in the second second only, in the right half of the frame."""
+    blank = np.full((256, 512, 3), 90, np.uint8)
+    shown = blank.copy()
+    shown[:, 256:] = faces[0]
+    frames = [blank] * FPS + [shown] * FPS + [blank] * FPS
+    write_clip(tmp_path / "film.mp4", frames, 0.1 * voices[0], FPS)
+    found = prepare(row_of(tmp_path / "film.mp4"), CONFIG)
+    measures = found.measures
+    check_types(measures)
+    assert measures.frame_seconds is not None
+    assert 1 <= measures.frame_seconds < 2
+    assert (measures.frame_width, measures.frame_height) == (512, 256)
+    decoded = decode_clip(tmp_path / "film.mp4", num_frames=CONFIG.face.num_frames)
+    frame = decoded.frames[decoded.frame_seconds.index(measures.frame_seconds)]
+    box = FaceBox(*measures[:4], score=1.0)
+    assert encode_jpeg(crop_face(frame, box, margin=CONFIG.face.margin), CONFIG.face.jpeg_quality) == found.face_jpeg
+    assert 256 < measures.face_x0 < measures.face_x1 <= 512
+    assert 0.4 <= measures.face_score <= 1
+    assert measures.face_sharpness > 1
+    assert (measures.face_frontalness, measures.face_landmarks) == (None, None), "dlib's detector has no landmarks"
+    assert (measures.num_faces, measures.num_frames) == (1, len(decoded.frames))
+    assert measures.num_face_frames == sum(1 <= time < 2 for time in decoded.frame_seconds)
+    speech = find_speech(decoded.waveform)
+    assert (measures.level_dbfs, measures.gain_db, measures.voiced_seconds) == speech[1:]
+    assert measures.level_dbfs + measures.gain_db == pytest.approx(LEVEL_DBFS)
+    assert measures.gain_db > 10, "the sound is quiet"
+    assert measures.speech_seconds == pytest.approx(3.0, abs=0.1)
+    assert measures.speech_start_seconds == 0
+    assert (measures.source, measures.picture, measures.sound) == (str(tmp_path / "film.mp4"), None, None)
+    assert measures.source_bytes == (tmp_path / "film.mp4").stat().st_size
+    assert measures.source_seconds == pytest.approx(3.0, abs=0.1)
+    assert (measures.video_codec, measures.audio_codec) == ("h264", "aac")
+
+
+def test_the_measures_of_a_sound_with_a_picture(tmp_path, faces, voices) -> None:
+    soundfile.write(sound := tmp_path / "a.flac", np.concatenate([np.zeros(40_000), *voices[:2]]), 16_000)
+    image = picture(tmp_path / "face.png", faces[0])
+    measures = prepare(row_of(sound, 2.0, 8.0, images=(image,)), CONFIG).measures
+    check_types(measures)
+    assert (measures.frame_seconds, measures.video_codec, measures.audio_codec) == (None, None, "flac")
+    assert (measures.num_frames, measures.num_face_frames, measures.num_faces) == (1, 1, 1)
+    assert (measures.source, measures.picture) == (str(sound), str(image))
+    assert measures.speech_seconds == pytest.approx(6.0)
+    assert measures.source_seconds == pytest.approx(8.5, abs=0.01)
+
+
+def test_times_are_after_the_clips_start(tmp_path, faces, voices) -> None:
+    """In a film of 20 s, the clip lasts from 4 s to 18 s, and speech from 10 s to 16 s: 6 to 12 s after its start."""
+    sound = np.concatenate([np.zeros(10 * 16_000, np.float32), *voices[:2], np.zeros(4 * 16_000, np.float32)])
+    write_clip(tmp_path / "film.mp4", [faces[0]] * 20 * FPS, sound, FPS)
+    config = override(CONFIG, {"data.seconds": "speech"})
+    measures = prepare(row_of(tmp_path / "film.mp4", 4.0, 18.0), config).measures
+    assert measures.speech_start_seconds == pytest.approx(6.0, abs=0.5)
+    assert measures.speech_seconds == pytest.approx(6.0)
+    assert measures.frame_seconds is not None
+    assert 0 <= measures.frame_seconds - measures.speech_start_seconds < 6
+    assert measures.source_seconds == pytest.approx(20.0, abs=0.1)
+
+
+def test_the_sound_of_another_file_is_named(tmp_path, faces, voices) -> None:
+    write_clip(tmp_path / "both.mp4", [faces[0]] * 3 * FPS, voices[0], FPS)
+    with av.open(str(tmp_path / "both.mp4")) as both, av.open(str(tmp_path / "a.mp4"), "w") as silent:
+        video = both.streams.video[0]
+        copy = silent.add_stream_from_template(video)
+        for packet in both.demux(video):
+            if packet.dts is not None:
+                packet.stream = copy
+                silent.mux(packet)
+    soundfile.write(tmp_path / "a.wav", voices[0], 16_000)
+    row = row_of(tmp_path / "a.mp4")
+    with pytest.raises(DroppedClip, match="no_sound"):
+        prepare(row, CONFIG)
+    found = prepare(replace(row, sound=str(tmp_path / "a.wav")), CONFIG)
+    check_types(found.measures)
+    assert (found.measures.sound, found.measures.audio_codec) == (str(tmp_path / "a.wav"), "pcm_s16le")
+    assert (found.measures.source, found.measures.video_codec) == (str(tmp_path / "a.mp4"), "h264")
+    expected = prepare(row_of(tmp_path / "both.mp4"), CONFIG)
+    assert found.face_jpeg == expected.face_jpeg
+    assert np.corrcoef(found.speech[1000:40_000], expected.speech[1000:40_000])[0, 1] > 0.98
 
 
 def lower_the_limit(pipe) -> None:
@@ -181,5 +299,5 @@ def test_a_decoder_that_waits_for_ever_is_ended(tmp_path, faces, voices, monkeyp
         patch.setattr(preparing, "MAX_SECONDS", 0.5)
         with pytest.raises(DroppedClip, match=r"undecodable: not decoded after 0\.5 s"):
             preparer(row_of(tmp_path / "a.mp4"))
-    assert preparer(row_of(tmp_path / "a.mp4"))[1] == expected[1], "the next clip gets a new process"
+    assert preparer(row_of(tmp_path / "a.mp4"))[1:] == expected[1:], "the next clip gets a new process"
     preparer.close()

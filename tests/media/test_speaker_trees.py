@@ -47,7 +47,7 @@ def test_unusable_files_are_dropped_with_a_reason(tmp_path):
         "ann/deep/in.mp4",
         "loose.wav",
         "ann/a.wav",
-        "ann/a.mp4",  # a video precedes a sound with the same stem
+        "ann/a.mp4",  # the sound with the same stem belongs to it
         "ann/a.mov",
         "bob/one.wav",
         "bob/one.jpg",
@@ -66,19 +66,19 @@ def test_unusable_files_are_dropped_with_a_reason(tmp_path):
         ("duplicate_key", "a_b", "a_b_c"),
         ("ann", "ann_a", "ann/a.mp4"),
         ("duplicate_key", "ann", "ann_a"),
-        ("duplicate_key", "ann", "ann_a"),
         ("bob", "bob_one", "bob/one.wav", "bob/one.jpg"),
         ("no_video", "bob", "bob_two"),
         ("no_video", "fay", "fay_x"),
         ("no_sound", "eve", ""),
     ]
-    assert notes == []
-    assert [row.line for row in rows] == list(range(1, 12))
+    assert rows[4].sound == f"{root}/ann/a.wav"
+    assert notes == [f"{root}: 1 sound ('ann/a.wav') beside a video of the same name, used if the video has no sound"]
+    assert [row.line for row in rows] == list(range(1, 11))
     details = [row.detail for row in rows if isinstance(row, DroppedRow)]
     assert details[0] == "'ann/deep/in.mp4': expected <speaker>/<file>"
     assert details[2] == "'a_b/c.mp4': 'a/b_c.mp4' already has the id a_b_c"
-    assert details[5] == "'bob/two.wav': a sound file, but no picture of bob"
-    assert details[7] == "'eve': pictures (2), but no sound file"
+    assert details[4] == "'bob/two.wav': a sound file, but no picture of bob"
+    assert details[6] == "'eve': pictures (2), but no sound file"
 
 
 def test_the_hash_of_the_clip_id_chooses_the_picture_of_a_sound(tmp_path):

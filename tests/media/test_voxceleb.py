@@ -9,7 +9,7 @@ import pytest
 
 from arspm.config import Data
 from arspm.corpus.schema import DropReason
-from arspm.media.clip_rows import ClipRow, DroppedRow
+from arspm.media.clip_rows import ClipRow, DroppedRow, Rows
 from arspm.media.datasets import Dataset, read_dataset
 from arspm.media.labels import Labels
 from arspm.media.voxceleb import Person, read_voxceleb_metadata, voxceleb_rows
@@ -92,6 +92,25 @@ def test_voxceleb2s_face_tracks_need_no_pictures(tmp_path):
     ]
 
 
+def test_the_sound_beside_a_face_track_is_used_if_the_track_has_none(tmp_path):
+    root = write_files(
+        tmp_path,
+        "dev/mp4/id00012/ytid_a/00001.mp4",
+        "dev/aac/id00012/ytid_a/00001.m4a",
+        "dev/mp4/id00012/ytid_a/00002.mp4",
+        "dev/aac/id00012/ytid_a/00003.m4a",
+    )
+    rows, notes = voxceleb_rows(root, "", {})
+    first, second, third = rows
+    folders = {kind: f"{root}/dev/{kind}/id00012/ytid_a" for kind in ("mp4", "aac")}
+    assert (first.path, first.sound) == (f"{folders['mp4']}/00001.mp4", f"{folders['aac']}/00001.m4a")
+    assert (second.path, second.sound) == (f"{folders['mp4']}/00002.mp4", None)
+    assert third.reason is DropReason.no_video
+    counted = "1 sound ('dev/aac/id00012/ytid_a/00001.m4a')"
+    assert notes == [f"{root}: {counted} beside a video of the same name, used if the video has no sound"]
+    assert Rows.of(rows)[0] == first
+
+
 def test_hq_voxceleb_has_pictures_of_speakers_and_not_of_videos(tmp_path):
     """Every utterance gets the speaker's pictures, beginning with one that its id decides."""
     sounds = write_files(tmp_path / "wav", "id10001/v/00001.wav", "id10001/w/00001.wav", "id10002/v/00001.wav")
@@ -141,10 +160,6 @@ def test_voxceleb2_with_missing_and_misplaced_files(tmp_path):
     assert copy in found
     dropped = {row.detail: row.reason.value for row in rows if isinstance(row, DroppedRow)}
     assert dropped == {
-        (
-            "'dev/aac/id00012/ytid_a/00001.m4a': "
-            "'dev/mp4/id00012/ytid_a/00001.mp4' already has the id id00012_ytid_a_00001"
-        ): "duplicate_key",
         "'id00012/00001.m4a': expected <speaker>/<video>/<utterance>": "bad_row",
         "'1.jpg': expected <speaker>/[1.6/]<video>/<image> or <known speaker>/<image>": "bad_row",
         "'dev/aac/id00012/ytid_b/00001.m4a': a sound file, but no picture of id00012/ytid_b": "no_video",
@@ -159,7 +174,8 @@ def test_voxceleb2_with_missing_and_misplaced_files(tmp_path):
     assert len(rows) == 4 + len(dropped)
     assert [row.line for row in rows] == list(range(1, len(rows) + 1))
     assert labels["id00099"] == Labels(None, None, "id00099")
-    assert notes == [f"1 speaker ('id00099') not in {tmp_path}/meta.csv: gender unknown"]
+    assert notes[0].startswith(f"{tmp_path}/wav: 1 sound ('dev/aac/id00012/ytid_a/00001.m4a') beside a video")
+    assert notes[1:] == [f"1 speaker ('id00099') not in {tmp_path}/meta.csv: gender unknown"]
 
 
 def test_each_filled_label_overrides_the_format(tmp_path):

@@ -30,6 +30,7 @@ ARGUMENTS: dict[str, Any] = {  # of `faces_with_causes`
     "num_frames": 2,
     "margin": 0.25,
     "min_side": 24.0,
+    "aligned": False,
     "jpeg_quality": 95,
 }
 
@@ -58,7 +59,7 @@ def features(network: Any, pictures: list[bytes]) -> np.ndarray:
 def corpus_face(speaker: Speaker, seed: int) -> bytes:
     """Return a JPEG face of the speaker, as the corpus contains it."""
     take = film(speaker, 30, np.random.default_rng(seed), frame_numbers=evenly_spaced(30, ARGUMENTS["num_frames"]))
-    return encode_jpeg(best_face(take.frames, DETECTOR, (take.x, take.y))[0], ARGUMENTS["jpeg_quality"])
+    return encode_jpeg(best_face(take.frames, DETECTOR, (take.x, take.y)).crop, ARGUMENTS["jpeg_quality"])
 
 
 # People
@@ -181,7 +182,7 @@ def test_drawn_frames_are_those_that_the_corpus_reads_from_a_clip(tmp_path: Path
     for number, frame in zip(numbers, media.frames, strict=True):
         difference = [np.abs(frame.astype(int) - other).mean() for other in whole.frames]
         assert int(np.argmin(difference)) == number
-    crops = [best_face(frames, DETECTOR, (whole.x, whole.y))[0] for frames in (part.frames, media.frames)]
+    crops = [best_face(frames, DETECTOR, (whole.x, whole.y)).crop for frames in (part.frames, media.frames)]
     other = decode_jpeg(corpus_face(sample_speakers(3, seed=2)[2], seed=4))
     far = np.abs(crops[0].astype(int) - other).mean()
     assert np.abs(crops[0].astype(int) - crops[1]).mean() < 0.15 * far

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +16,7 @@ from arspm.config import Config
 from arspm.corpus import schema, tables
 from arspm.corpus.schema import DropReason
 from arspm.distributed.data.receipts import Drop, Known, Receipt, Shard, ShardId, encode_keys, labels_key
+from arspm.distributed.data.shards import path_below
 from arspm.media.clip_rows import ClipRow
 from arspm.media.dropped import DroppedClip
 from arspm.media.labels import Labels
@@ -22,7 +24,7 @@ from arspm.media.prepare import Prepared, Preparer
 
 log = logging.getLogger(__name__)
 
-FAMILIES = ("speech", "faces")
+FAMILIES = ("speech", "faces", "measures")
 _LABELS = (schema.GENDER, schema.AGE, schema.IDENTITY)
 Cells = dict[str, pa.Table]  # family -> rows
 
@@ -100,7 +102,8 @@ def _write(receipt: Receipt, shard: ShardId, corpus: str) -> None:
 
 
 def _schemas(config: Config) -> dict[str, pa.Schema]:
-    return {"speech": schema.speech_schema(config.data.storage), "faces": schema.faces_schema()}
+    families = (schema.speech_schema(config.data.storage), schema.faces_schema(), schema.measures_schema())
+    return dict(zip(FAMILIES, families, strict=True))
 
 
 def _copy(corpus: str, shard: ShardId, rows: Sequence[int], clip_ids: Sequence[str], config: Config) -> Cells:
@@ -118,11 +121,22 @@ def _cells(prepared: Sequence[tuple[ClipRow, Prepared]], config: Config) -> Cell
     """Return the rows of prepared clips. Labels are null."""
     rows = [row for row, _ in prepared]
     keys = [pa.array([row.clip_id for row in rows]), pa.array([row.video_id for row in rows])]
-    speech = schema.tensor_column(np.stack([clip[0] for _, clip in prepared]))
-    faces = [pa.array([clip[1] for _, clip in prepared], pa.binary())]
+    speech = schema.tensor_column(np.stack([clip.speech for _, clip in prepared]))
+    faces = [pa.array([clip.face_jpeg for _, clip in prepared], pa.binary())]
     faces += [pa.nulls(len(rows), schema.faces_schema().field(name).type) for name in _LABELS]
-    arrays = {"speech": [*keys, speech], "faces": [*keys, *faces]}
+    measures = [_measures(clip, config) for _, clip in prepared]
+    measured = [
+        pa.array([each[field.name] for each in measures], field.type)
+        for field in [*schema.measures_schema()][len(keys) :]
+    ]
+    arrays = {"speech": [*keys, speech], "faces": [*keys, *faces], "measures": [*keys, *measured]}
     return {family: pa.Table.from_arrays(arrays[family], schema=kind) for family, kind in _schemas(config).items()}
+
+
+def _measures(clip: Prepared, config: Config) -> dict[str, Any]:
+    """Return what was measured of a clip, with the paths below the folders of the data."""
+    measures = clip.measures._asdict()
+    return measures | {name: path_below(measures[name], config) for name in ("source", "picture", "sound")}
 
 
 def _with_labels(faces: pa.Table, labels: Mapping[str, Labels]) -> pa.Table:

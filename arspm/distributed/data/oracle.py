@@ -151,6 +151,7 @@ class _OracleActor:
             num_frames=face.num_frames,
             margin=face.margin,
             min_side=face.min_side_pixels,
+            aligned=face.crop == "aligned",
             jpeg_quality=face.jpeg_quality,
         )
         features = self._features(pictures)

@@ -127,21 +127,23 @@ def content_keys(rows: Rows, config: Config) -> np.ndarray:
     """
     data = {name: getattr(config.data, name) for name in _PREPARES}
     settings = json.dumps([stages.FORMAT, data, config.face.model_dump(mode="json")], sort_keys=True)
-    roots = [f"{uri.rstrip('/')}/" for uri in (config.data.clips, config.data.faces) if uri]
-
-    def below(uri: str | None) -> str | None:
-        return next((uri[len(root) :] for root in roots if uri and uri.startswith(root)), uri)
-
     keys = np.empty(len(rows), np.uint64)
-    names = ("clip_id", "video_id", "start_seconds", "end_seconds", "x", "y", "path", "image", "other_images", "sizes")
+    files = ("path", "image", "sound", "other_images")
+    names = ("clip_id", "video_id", "start_seconds", "end_seconds", "x", "y", "sizes", *files)
     begin = 0
     for batch in rows.table.select(names).to_batches(65_536):
         for cells in zip(*(batch[name].to_pylist() for name in names), strict=True):
-            *values, path, image, others, sizes = cells
-            files = [below(path), below(image), [below(other) for other in others or ()], sizes]
-            keys[begin] = hash64(settings, repr((values, files)))
+            *values, path, image, sound, others = cells
+            below = [path_below(uri, config) for uri in (path, image, sound, *(others or ()))]
+            keys[begin] = hash64(settings, repr((values, below)))
             begin += 1
     return keys
+
+
+def path_below(uri: str | None, config: Config) -> str | None:
+    """Return a file's path below data.clips or data.faces, which does not change when the folder is moved."""
+    roots = (f"{root.rstrip('/')}/" for root in (config.data.clips, config.data.faces) if root)
+    return next((uri[len(root) :] for root in roots if uri and uri.startswith(root)), uri)
 
 
 def hash64(purpose: str, text: str) -> int:

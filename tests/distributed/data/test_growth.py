@@ -17,6 +17,7 @@ from arspm import storage
 from arspm.config import Config, override
 from arspm.corpus import tables
 from arspm.corpus.prune import unused_files
+from arspm.distributed.data import make_shard as making
 from arspm.distributed.data.preprocess import preprocess
 from arspm.distributed.data.receipts import ShardId, read_receipts
 from arspm.distributed.local import in_process
@@ -58,21 +59,12 @@ class Growing:
         manifest = json.loads((corpus / "manifest.json").read_text())
         found = {}
         for split, entry in manifest["splits"].items():
-            found[split] = [
-                (
-                    shard["key"],
-                    [(corpus / split / family / f"{shard['name']}.parquet").read_bytes() for family in FAMILIES],
-                )
-                for shard in entry["shards"]
-            ]
+            found[split] = [(shard["key"], self._files(corpus / split, shard["name"])) for shard in entry["shards"]]
         return found
 
     @staticmethod
     def _files(folder: Path, name: str) -> list[bytes]:
-        return [(folder / family / f"{name}.parquet").read_bytes() for family in FAMILIES]
-
-
-FAMILIES = ("speech", "faces")
+        return [(folder / family / f"{name}.parquet").read_bytes() for family in making.FAMILIES]
 
 
 @pytest.fixture

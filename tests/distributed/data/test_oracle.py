@@ -98,6 +98,7 @@ def test_the_oracle_is_the_mean_over_similar_people_for_any_number_of_actors(
             num_frames=config.face.num_frames,
             margin=config.face.margin,
             min_side=config.face.min_side_pixels,
+            aligned=config.face.crop == "aligned",
             jpeg_quality=config.face.jpeg_quality,
         )
         total, features = np.zeros(config.feature_dim), []

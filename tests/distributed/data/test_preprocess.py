@@ -104,6 +104,26 @@ def test_cells_are_what_the_schema_says_and_labels_are_joined(prepared: Prepared
 
 
 @on_ray
+def test_what_was_measured_is_kept(prepared: Prepared, clips: Clips) -> None:
+    kind = schema.measures_schema()
+    for split in schema.SPLITS:
+        rows = table(prepared, split, "measures")
+        assert [row["clip_id"] for row in rows] == [row["clip_id"] for row in table(prepared, split, "speech")]
+        for row in rows:
+            assert list(row) == kind.names
+            assert 0.4 <= row["face_score"] <= 1
+            assert 0 <= row["face_x0"] < row["face_x1"] <= row["frame_width"] == 256
+            assert row["level_dbfs"] + row["gain_db"] == pytest.approx(-26, abs=0.01)
+            assert 0.3 <= row["voiced_seconds"] <= row["speech_seconds"] + 0.032
+            assert row["source"] == f"{row['clip_id']}.mp4"
+            assert row["source_bytes"] == (clips.folder / row["source"]).stat().st_size
+            assert (row["video_codec"], row["audio_codec"]) == ("h264", "aac")
+            assert row["face_landmarks"] is row["picture"] is row["sound"] is None  # a video, and HOG
+    measured = pq.read_schema(prepared.run / "corpus/train/measures/shard-00000.parquet")
+    assert measured.equals(kind)
+
+
+@on_ray
 def test_every_row_of_the_csv_is_in_the_corpus_or_dropped_with_its_reason(prepared: Prepared, clips: Clips) -> None:
     dropped = pq.read_table(prepared.run / "corpus" / "dropped.parquet").to_pylist()
     assert {row["row"]: row["reason"] for row in dropped} == clips.dropped

@@ -174,7 +174,13 @@ def test_a_key_changes_with_all_that_decides_what_a_clip_becomes() -> None:
             {"end_seconds": 8.0},
             {"x": None, "y": None},
         ),
-        *({"path": "/clips/b.mp4"}, {"image": "/clips/a.jpg"}, {"other_images": ("/clips/a.jpg",)}, {"sizes": (101,)}),
+        *(
+            {"path": "/clips/b.mp4"},
+            {"image": "/clips/a.jpg"},
+            {"other_images": ("/clips/b.jpg",)},
+            {"sizes": (101,)},
+            {"sound": "/clips/a.m4a"},
+        ),
     ]
     settings = [
         *({"data__storage": "waveform"}, {"data__seconds": "speech"}, {"data__max_seconds": 8}),
