@@ -14,7 +14,7 @@ from arspm import config as configuration
 from arspm import storage
 from arspm.config import Config, override
 from arspm.config.presets import preset
-from arspm.runs import stages
+from arspm.runs import inventory, stages
 from jobs.stage import expected_fingerprint, main
 
 REPO = Path(__file__).parents[2]
@@ -104,7 +104,7 @@ def test_an_invented_fingerprint_is_refused_before_anything_is_removed(
         with pytest.raises(SystemExit) as ended:
             start(stage, fingerprint="e" * 64)
         assert ended.value.code == 1
-        expected = expected_fingerprint(stage, str(tmp_path), config)
+        expected = expected_fingerprint(stage, str(tmp_path), config, "e" * 64)
         assert capsys.readouterr().err.splitlines()[-1] == (
             f"error: {stage}: fingerprint eeeeeeeeeeee does not belong to this configuration and the stages that are "
             f"done in {tmp_path} (expected {expected[:12]}): the configuration, the clips or an upstream stage has "
@@ -115,7 +115,7 @@ def test_an_invented_fingerprint_is_refused_before_anything_is_removed(
 
 def test_the_expected_fingerprints_are_those_of_the_chain(config: Config, tmp_path: Path) -> None:
     """In a run of the chain and in a variant of it, whose upstream stages are the run's."""
-    by_stage = stages.fingerprints(config, stages.describe_inputs(config))
+    by_stage = stages.fingerprints(config, inventory.find_inputs(config).hash)
     variant = stages.variant_run(str(tmp_path), "neutral-0")
     for stage, fingerprint in by_stage.items():
         assert expected_fingerprint(stage, str(tmp_path), config) == fingerprint

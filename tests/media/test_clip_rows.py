@@ -28,7 +28,7 @@ def read(text, folder):
 
 def test_a_row_finds_its_file(folder):
     rows = read("a,0.000,3.000,0.25,0.5\r\na,3.000,6.000,,\r\n\r\n-b_c,1,2.5,0,1\r\n", folder)
-    first = ClipRow(1, "a_0.000_3.000", "a", 0.0, 3.0, 0.25, 0.5, str(folder / "a_0.000_3.000.mp4"))
+    first = ClipRow(1, "a_0.000_3.000", "a", 0.0, 3.0, 0.25, 0.5, str(folder / "a_0.000_3.000.mp4"), sizes=(0,))
     assert rows[0] == first
     assert [row.line for row in rows] == [1, 2, 4]
     assert (rows[1].x, rows[1].y, rows[1].path) == (None, None, str(folder / "a_3.000_6.000.MPG"))
@@ -113,8 +113,8 @@ def test_header_byte_order_mark_and_broken_utf8(folder, tmp_path):
 
 def test_the_folder_is_listed_once_instead_of_a_request_for_each_row(folder, monkeypatch):
     calls = []
-    original = storage.files_below
-    monkeypatch.setattr(storage, "files_below", lambda uri: (calls.append(uri), original(uri))[1])
+    original = storage.list_files
+    monkeypatch.setattr(storage, "list_files", lambda uri: (calls.append(uri), original(uri))[1])
     local = type(fsspec.filesystem("file"))
     for name in ("exists", "isfile", "open"):
         monkeypatch.setattr(local, name, lambda self, *args, _name=name, **options: pytest.fail(_name))
