@@ -15,6 +15,7 @@ from arspm.storage.uris import is_remote, is_s3
 
 FILES = pa.schema([("path", pa.string()), ("bytes", pa.int64())])
 _PAGE = 50_000  # files of a local tree that are Python objects at a time
+_REPLY = 1000  # objects in one reply of S3, at most
 _Page = list[tuple[str, int]]  # (path relative to the URI, size in bytes)
 
 
@@ -37,9 +38,9 @@ def list_files(uri: str) -> pa.Table:
 
 
 def _s3_pages(uri: str, fs: fsspec.AbstractFileSystem, path: str) -> Iterator[_Page]:
-    """Yield the objects of each reply of ListObjectsV2: up to 1000."""
+    """Yield the objects of each reply of ListObjectsV2."""
     bucket, key, _ = fs.split_path(path.rstrip("/"))
-    options: dict[str, Any] = {"Bucket": bucket, "Prefix": f"{key}/" if key else ""}
+    options: dict[str, Any] = {"Bucket": bucket, "Prefix": f"{key}/" if key else "", "MaxKeys": _REPLY}
     begin = len(options["Prefix"])
     while True:
         try:
