@@ -1,8 +1,8 @@
 """How long a corpus of AVSpeech's size takes to plan, and how much memory: python -m benchmarks.planning FOLDER.
 
-Writes a CSV of 2.6 million rows and 300,000 empty files into a new folder. The second run lists the files and stores the
-inventory, as `arspm submit` does. Then it reads, matches, splits and plans the rows, as preprocessing does before it
-decodes anything. `--clips s3://bucket/clips` puts the files, of one byte each, on S3 instead.
+Writes a CSV of 2.6 million rows and 300,000 empty files into a new folder. The second run lists the files and stores
+the inventory, as `arspm submit` does. Then it reads, matches, splits and plans the rows, as preprocessing does before
+it decodes anything. `--clips s3://bucket/clips` puts the files, of one byte each, on S3 instead.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ There may be millions of rows, so they are kept as columns. Only a shard's rows 
 from __future__ import annotations
 
 import csv
-import itertools
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,7 +24,7 @@ from arspm.media.dropped import DroppedClip
 UNSAFE = re.compile(rf"[/\\]|{UNREADABLE.pattern}")  # in an id, which becomes part of file names
 MAX_ID_BYTES = 200  # a file name may have 255, and an extension is added to ids
 _CHUNK = 65_536  # rows that are Python objects at a time
-_LINES = 262_144  # lines that are read and matched at a time
+_LINES, _CHARACTERS = 262_144, 1 << 26  # lines that are read and matched at a time, and about their characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,14 +147,26 @@ def read_clip_rows(csv_file: str | os.PathLike[str] | TextIO, clips: ClipFolder)
 def _read_lines(csv_file: str | os.PathLike[str] | TextIO) -> Rows:
     """Return a row for each line. `path` has the sixth column, empty if there is none."""
     chunks = [COLUMNS.empty_table()]
-    numbered = numbered_lines(csv_file)
     separator = ""
-    while lines := [*itertools.islice(numbered, _LINES)]:
+    for lines in _parts(numbered_lines(csv_file)):
         separator = separator or find_separator(lines[0][1])
         usual, table = _read_usual_lines(lines, separator)
         others = _read_each_line([line for line, is_usual in zip(lines, usual, strict=True) if not is_usual], separator)
         chunks.append(pa.concat_tables([table, others]).sort_by("line") if len(others) else table)
     return Rows(pa.concat_tables(chunks))
+
+
+def _parts(numbered: Iterable[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
+    """Yield the lines in lists of up to _LINES, shorter ones if the lines are long."""
+    part, num_characters = [], 0
+    for line in numbered:
+        part.append(line)
+        num_characters += len(line[1])
+        if len(part) == _LINES or num_characters >= _CHARACTERS:
+            yield part
+            part, num_characters = [], 0
+    if part:
+        yield part
 
 
 def _read_usual_lines(lines: Sequence[tuple[int, str]], separator: str) -> tuple[np.ndarray, pa.Table]:

@@ -73,18 +73,19 @@ def _require_matches(rows: Rows, clips: ClipFolder) -> None:
 
     A subset of AVSpeech may lack most of the videos, but then its files belong to rows.
     """
-    missing = rows.table.filter(pc.equal(rows.table["reason"], DropReason.missing_file.value))
-    usable = rows.usable().table
-    if len(missing) <= len(usable):
+    table = rows.table
+    missing, usable = pc.equal(table["reason"], DropReason.missing_file.value), pc.is_null(table["reason"])
+    num_missing, num_usable = (pc.sum(each).as_py() or 0 for each in (missing, usable))
+    if num_missing <= num_usable:
         return
-    used = usable["path"].unique()
+    used = table["path"].filter(usable).unique()
     uses = pc.is_in(clips.uris(clips.media), used)
     unused = clips.paths.take(pa.array(clips.media)).filter(pc.invert(uses))
     if len(used) and len(unused) <= len(used):
         return
     expected = "<video id>_<start>_<end>.<ext> or <video id>.<ext>, or a sixth column names the file"
-    problem = f"{clips.folder}: no file for {len(missing)} of {len(rows)} rows"
-    names = missing["clip_id"].slice(0, 20).to_pylist()
+    problem = f"{clips.folder}: no file for {num_missing} of {len(rows)} rows"
+    names = table["clip_id"].filter(missing).slice(0, 20).to_pylist()
     similar = most_similar(names, unused[:1000].to_pylist())
     if similar is None:
         raise ValueError(f"{problem}, and no media file without a row; expected {expected}")

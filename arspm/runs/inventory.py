@@ -93,9 +93,9 @@ def read_inventory(run: str, data: Data, fingerprint: str) -> dict[str, pa.Table
         except ValueError as error:
             log.warning("%s: not an inventory (%s); the files are listed again", uri, error)
             return None
-        age_seconds = abs(time.time() - float(facts["listed_at"]))
+        age_seconds = abs(time.time() - int(facts["listed_at"]))
         expected = (fingerprint, getattr(data, name))
-        if age_seconds >= data.inventory_minutes * 60 or (facts["fingerprint"], facts["uri"]) != expected:
+        if age_seconds >= data.inventory_minutes * 60 or (facts.get("fingerprint"), facts.get("uri")) != expected:
             return None
         trees[name] = files
     return trees
@@ -110,6 +110,8 @@ def _parse(data: bytes) -> tuple[pa.Table, dict[str, str]]:
     facts = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
     if not table.schema.equals(storage.FILES) or facts.get("num_files") != str(len(table)):
         raise ValueError("other columns, or another number of files")
+    if not facts.get("listed_at", "").isdecimal():
+        raise ValueError("no time")
     return table.replace_schema_metadata(), facts
 
 

@@ -219,8 +219,9 @@ def test_lines_that_are_read_as_columns_give_the_rows_that_python_gives(separato
     assert others["reason"].null_count < len(others)
 
 
-def test_rows_keep_the_order_of_their_lines_however_they_are_read(folder, monkeypatch):
-    monkeypatch.setattr(clip_rows, "_LINES", 7)
+@pytest.mark.parametrize("limit", ["_LINES", "_CHARACTERS"])
+def test_rows_keep_the_order_of_their_lines_however_they_are_read(folder, monkeypatch, limit):
+    monkeypatch.setattr(clip_rows, limit, 7)
     text = "".join(f"a,{n},{n + 1},,\n" if n % 3 else f"a, {n},{n + 1}e0,,\nbad\n\n" for n in range(40))
     rows = read("video_id,start,end\n" + text, folder)
     lines = text.splitlines()

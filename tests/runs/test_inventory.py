@@ -80,7 +80,7 @@ def test_an_old_inventory_is_not_used(run: str, config: Config, monkeypatch: pyt
     assert inventory.read_inventory(run, changed(config, inventory_minutes=120).data, "f") is not None
 
 
-@pytest.mark.parametrize("damage", ["empty", "cut", "other columns", "fewer rows", "no metadata"])
+@pytest.mark.parametrize("damage", ["empty", "cut", "other columns", "fewer rows", "no metadata", "no time"])
 def test_an_invalid_inventory_counts_as_none_and_is_logged(
     run: str, config: Config, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -90,6 +90,7 @@ def test_an_invalid_inventory_counts_as_none_and_is_logged(
         "other columns": table.rename_columns(["path", "size"]),
         "fewer rows": table.slice(1),
         "no metadata": table.replace_schema_metadata(),
+        "no time": table.replace_schema_metadata(table.schema.metadata | {b"listed_at": b"now"}),
     }
     if damage in tables:
         sink = io.BytesIO()
