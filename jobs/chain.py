@@ -12,7 +12,7 @@ from typing import Any
 from arspm import config as configuration
 from arspm import storage
 from arspm.config import Config
-from arspm.runs import stages
+from arspm.runs import inventory, stages
 from cluster import chain, client, events
 from cluster.errors import ClusterError
 from cluster.graph import Stage
@@ -28,9 +28,12 @@ def submit_run(
 ) -> dict[str, chain.Outcome]:
     """Run a configuration's stages on the cluster at `address` and wait for them. Finished stages are reused.
 
+    The input files are listed here, so that new files are found; the stages' jobs read the stored listing.
     Raises ClusterError when no cluster answers there, FileNotFoundError for missing inputs.
     """
-    fingerprints = stages.fingerprints(config, stages.describe_inputs(config))
+    inputs = inventory.find_inputs(config)
+    fingerprints = stages.fingerprints(config, inputs.hash)
+    inventory.write_inventory(run, config.data, fingerprints["preprocess"], inputs.trees)
     config_uri = save_config(config, run)
     jobs_client = client.connect(address)
     return chain.run_chain(

@@ -14,7 +14,7 @@ from typing import Any
 from arspm import config as configuration
 from arspm import storage
 from arspm.config import Config
-from arspm.runs import stages
+from arspm.runs import inventory, stages
 from arspm.storage.retries import without_credentials
 from cluster.job import EXIT_TEMPORARY
 
@@ -67,7 +67,7 @@ def run_stage(stage: str, work: Work, run: str, config: Config, fingerprint: str
     if stages.done(run, stage, fingerprint):
         print(f"{stage} is done already")
         return
-    if claimed is not None and claimed != (expected := expected_fingerprint(stage, run, config)):
+    if claimed is not None and claimed != (expected := expected_fingerprint(stage, run, config, claimed)):
         raise ValueError(
             f"fingerprint {claimed[:12]} does not belong to this configuration and the stages that are "
             f"done in {run} (expected {expected[:12]}): the configuration, the clips or an upstream stage has "
@@ -83,18 +83,28 @@ def run_stage(stage: str, work: Work, run: str, config: Config, fingerprint: str
     stages.commit(run, stage, fingerprint=fingerprint, config=config, files=files, seconds=seconds, figures=figures)
 
 
-def expected_fingerprint(stage: str, run: str, config: Config) -> str:
+def expected_fingerprint(stage: str, run: str, config: Config, claimed: str | None = None) -> str:
     """Return a stage's fingerprint, from the configuration and the manifests of its upstream stages.
+
+    That of the first stage depends on its inputs. They are those of the run's inventory if it is fresh and belongs to
+    the `claimed` fingerprint. Otherwise they are listed now and, unless another fingerprint is claimed, stored.
 
     Raises FileNotFoundError if an upstream stage, or an input of the first stage, is missing.
     """
+    if not stages.STAGES[stage].needs:
+        trees = inventory.read_inventory(run, config.data, claimed) if claimed else None
+        inputs = inventory.find_inputs(config, trees)
+        expected = stages.fingerprint(config, stage, inputs.hash)
+        if trees is None and claimed in (None, expected):
+            inventory.write_inventory(run, config.data, expected, inputs.trees)
+        return expected
     upstream = {}
     for need in stages.STAGES[stage].needs:
         manifest = stages.success(run, need)
         if manifest is None:
             raise FileNotFoundError(f"{stages.folder(run, need)} has no {stages.SUCCESS}: run stage {need} first")
         upstream[need] = manifest.fingerprint
-    return stages.fingerprint(config, stage, upstream or stages.describe_inputs(config))
+    return stages.fingerprint(config, stage, upstream)
 
 
 @contextmanager

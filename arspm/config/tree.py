@@ -40,6 +40,7 @@ class Data(Section):
     clips: Uri = ""  # folder with the clips' files; voxceleb and folder: with one folder per speaker
     faces: Uri = ""  # voxceleb: folder with the face images; not needed if the clips are videos
     labels: Uri = ""  # labels.csv with gender, age and identity; empty: no labels
+    inventory_minutes: NonNegative = 60.0  # jobs of a submitted run list the files again if its listing is older
     seconds: Literal["first", "speech"] = "first"  # which six seconds of a longer clip: the first, or with most speech
     max_seconds: Annotated[float, Field(gt=0)] = 3600.0  # clips that last longer are dropped
     tolerance_seconds: NonNegative = 0.5  # a file whose length differs by less from a row's is the clip itself

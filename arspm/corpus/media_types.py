@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import posixpath
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 VIDEO_EXTENSIONS = (
     *("mp4", "webm", "mkv", "mov", "avi", "m4v", "mpg", "mpeg"),
@@ -18,6 +22,12 @@ def extension(path: str) -> str:
     """Return the extension in lower case; "" for hidden files, such as the `._x.wav` that macOS writes beside x.wav."""
     name = posixpath.basename(path)
     return "" if name.startswith(".") else posixpath.splitext(name)[1][1:].lower()
+
+
+def have_extension(paths: pa.ChunkedArray, extensions: Sequence[str]) -> pa.ChunkedArray:
+    """Return whether the `extension` of each path is one of these."""
+    anycase = ("".join(f"[{c}{c.upper()}]" if c.isalpha() else c for c in each) for each in extensions)
+    return pc.match_substring_regex(paths, rf"(?:^|/)[^./][^/]*\.(?:{'|'.join(anycase)})$")
 
 
 def stem(path: str) -> str:

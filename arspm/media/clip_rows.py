@@ -24,6 +24,7 @@ from arspm.media.dropped import DroppedClip
 UNSAFE = re.compile(rf"[/\\]|{UNREADABLE.pattern}")  # in an id, which becomes part of file names
 MAX_ID_BYTES = 200  # a file name may have 255, and an extension is added to ids
 _CHUNK = 65_536  # rows that are Python objects at a time
+_LINES, _CHARACTERS = 262_144, 1 << 26  # lines that are read and matched at a time, and about their characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,8 @@ class Rows(Sequence[Row]):
             for cells in batch.to_pylist():
                 reason, detail = cells.pop("reason"), cells.pop("detail")
                 if reason is None:
-                    yield ClipRow(**cells | {name: tuple(cells[name] or ()) for name in ("other_images", "sizes")})
+                    lists = {name: tuple(cells[name] or ()) for name in ("other_images", "sizes")}
+                    yield ClipRow(**cells | lists)
                 else:
                     ids = {name: cells[name] for name in ("line", "clip_id", "video_id")}
                     yield DroppedRow(**ids, reason=DropReason[reason], detail=detail)
@@ -136,48 +138,97 @@ def read_clip_rows(csv_file: str | os.PathLike[str] | TextIO, clips: ClipFolder)
 
     csv_file: a path, a URI or an open text file with `video id, start, end, x, y[, file]`. It has no header; if there
     is one, it is skipped. x and y may be empty. The sixth column is a path inside the folder; without it, the file is
-    found by its name (`ClipFolder.find`). A sound file needs a picture with the same name. Raises FileNotFoundError if
-    the CSV does not exist, ValueError if two files fit one row.
+    found by its name (`ClipFolder.locate`). A sound file needs a picture with the same name. Raises FileNotFoundError
+    if the CSV does not exist, ValueError if two files fit one row.
     """
-    rows = _drop_duplicates(_read_lines(csv_file))
-    table = rows.table
-    chunks = [_find_files(batch, clips) for batch in table.to_batches(_CHUNK)]
-    return Rows(pa.Table.from_batches(chunks, COLUMNS))
+    table = _drop_duplicates(_read_lines(csv_file)).table
+    chunks = [_find_files(pa.Table.from_batches([batch]), clips) for batch in table.to_batches(_LINES)]
+    return Rows(pa.concat_tables([COLUMNS.empty_table(), *chunks]))
 
 
 def _read_lines(csv_file: str | os.PathLike[str] | TextIO) -> Rows:
     """Return a row for each line. `path` has the sixth column, empty if there is none."""
-    chunks: list[pa.Table] = []
-    lines: list[tuple[Any, ...]] = []
+    chunks = [COLUMNS.empty_table()]
     separator = ""
+    for lines in _parts(numbered_lines(csv_file)):
+        separator = separator or find_separator(lines[0][1])
+        usual, table = _read_usual_lines(lines, separator)
+        others = _read_each_line([line for line, is_usual in zip(lines, usual, strict=True) if not is_usual], separator)
+        chunks.append(pa.concat_tables([table, others]).sort_by("line") if len(others) else table)
+    return Rows(pa.concat_tables(chunks))
 
-    def flush() -> None:
-        columns = zip(*lines, strict=True) if lines else [()] * len(COLUMNS)
-        arrays = [pa.array(values, field.type) for values, field in zip(columns, COLUMNS, strict=True)]
-        chunks.append(pa.Table.from_arrays(arrays, schema=COLUMNS))
-        lines.clear()
 
-    for line, text in numbered_lines(csv_file):
-        separator = separator or find_separator(text)
+def _parts(numbered: Iterable[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
+    """Yield the lines in lists of up to _LINES, shorter ones if the lines are long."""
+    part, num_characters = [], 0
+    for line in numbered:
+        part.append(line)
+        num_characters += len(line[1])
+        if len(part) == _LINES or num_characters >= _CHARACTERS:
+            yield part
+            part, num_characters = [], 0
+    if part:
+        yield part
+
+
+def _read_usual_lines(lines: Sequence[tuple[int, str]], separator: str) -> tuple[np.ndarray, pa.Table]:
+    """Return which lines can be read as columns, (lines,), and their rows. `_read_each_line` gives the same rows.
+
+    Among millions of lines these are nearly all: ids of plain letters, numbers without a sign or an exponent, no
+    quotes, no blanks around cells, and no mistakes.
+    """
+    try:
+        texts = pa.array([text for _, text in lines], pa.string())
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return np.zeros(len(lines), bool), COLUMNS.empty_table()
+    amount, visible = r"\d{1,12}(?:\.\d{1,12})?", rf'[^\x00-\x20"\x7f-\x{{10ffff}}{separator}]'
+    file = rf"(?:{visible}(?:(?:{visible}| )*{visible})?)?"
+    cells = [r"[A-Za-z0-9_-]+", amount, amount, f"(?:{amount})?", f"(?:{amount})?"]
+    matched = pc.match_substring_regex(texts, rf"\A{separator.join(cells)}(?:{separator}{file})?\z")
+    split = pc.split_pattern(texts.filter(matched), separator)
+    flat, begins = split.flatten(), split.offsets.to_numpy()
+    video, start_text, end_text, x_text, y_text = (flat.take(pa.array(begins[:-1] + column)) for column in range(5))
+    sixth = flat.take(pa.array(begins[:-1] + 5, mask=np.diff(begins) < 6))
+    clip = pc.binary_join_element_wise(video, start_text, end_text, "_")
+    start, end, x, y = (
+        pc.cast(pc.if_else(pc.equal(text, ""), None, text), pa.float64())
+        for text in (start_text, end_text, x_text, y_text)
+    )
+    valid = pc.and_(pc.less(start, end), pc.less_equal(pc.binary_length(clip), MAX_ID_BYTES))
+    valid = pc.and_(valid, pc.equal(pc.is_null(x), pc.is_null(y)))
+    valid = pc.and_(valid, pc.fill_null(pc.and_(pc.less_equal(x, 1), pc.less_equal(y, 1)), True))
+    usual = matched.to_numpy(zero_copy_only=False).copy()
+    usual[usual] = valid.to_numpy(zero_copy_only=False)
+    numbers = pa.array([line for line, _ in lines], pa.int64()).filter(pa.array(usual))
+    known = [clip, video, start, end, x, y, pc.fill_null(sixth, "")]
+    columns = dict(zip(COLUMNS.names, [numbers, *(column.filter(valid) for column in known)], strict=False))
+    empty = {field.name: pa.nulls(len(numbers), field.type) for field in COLUMNS}
+    return usual, pa.table(empty | columns, COLUMNS)
+
+
+def _read_each_line(lines: Iterable[tuple[int, str]], separator: str) -> pa.Table:
+    """Return a row for each line, except for a header, in Python."""
+    rows: list[tuple[Any, ...]] = []
+    for line, text in lines:
         clip_id = video_id = ""
+        fields: tuple[Any, ...] = (None,) * 5
+        reason = detail = None
         try:
             cells = read_cells(text, separator)
             if line == 1 and _is_header(cells):
                 continue
-            fields = _check_cells(cells)
-            video_id = fields.video_id
+            checked = _check_cells(cells)
+            video_id = checked.video_id
             check_id("_".join(cells[:3]), "a clip id")
-            clip_id = "_".join(cells[:3])
-            lines.append((line, clip_id, *fields[:5], fields.file, *[None] * 6))
+            clip_id, fields = "_".join(cells[:3]), checked[1:]
         except csv.Error as error:
-            lines.append((line, "", "", *[None] * 6, DropReason.bad_row.value, f"line {line}: {error}", *[None] * 3))
+            reason, detail = DropReason.bad_row.value, f"line {line}: {error}"
         except DroppedClip as drop:
-            detail = f"line {line}: {drop.detail}"
-            lines.append((line, clip_id, video_id, *[None] * 6, drop.reason.value, detail, *[None] * 3))
-        if len(lines) == _CHUNK:
-            flush()
-    flush()
-    return Rows(pa.concat_tables(chunks))
+            reason, detail = drop.reason.value, f"line {line}: {drop.detail}"
+        rows.append((line, clip_id, video_id, *fields, None, reason, detail, None, None, None))
+    columns = zip(*rows, strict=True) if rows else [()] * len(COLUMNS)
+    arrays = [pa.array(values, field.type) for values, field in zip(columns, COLUMNS, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=COLUMNS)
 
 
 def _drop_duplicates(rows: Rows) -> Rows:
@@ -203,23 +254,53 @@ def _drop_duplicates(rows: Rows) -> Rows:
     return rows.drop(duplicate, DropReason.duplicate_key, details)
 
 
-def _find_files(batch: pa.RecordBatch, clips: ClipFolder) -> pa.RecordBatch:
-    """Return the rows with the URIs of their files, or dropped because they have none."""
-    found: dict[str, list[str | None]] = {name: [] for name in ("path", "image", "reason", "detail")}
-    names = ("line", "video_id", "start_seconds", "end_seconds", *found)
-    cells = zip(*(batch[name].to_pylist() for name in names), strict=True)
-    for line, video_id, start, end, file, image, reason, detail in cells:
-        path = None
-        if reason is None:
-            try:
-                path = clips.named(file) if file else clips.find(video_id, start, end)
-                beside = clips.picture_beside(path)
-                path, image = clips.uri(path), None if beside is None else clips.uri(beside)
-            except DroppedClip as drop:
-                reason, detail = drop.reason.value, f"line {line}: {drop.detail}"
-        for column, value in zip(found.values(), (path, image, reason, detail), strict=True):
-            column.append(value)
-    return with_columns(batch, {name: pa.array(values, pa.string()) for name, values in found.items()})
+def _find_files(table: pa.Table, clips: ClipFolder) -> pa.Table:
+    """Return the rows with the URIs and sizes of their files, or dropped because they have none."""
+    usable = pc.is_null(table["reason"]).to_numpy()
+    names = pc.fill_null(table["path"], "").combine_chunks()
+    named = usable & pc.not_equal(names, "").to_numpy(zero_copy_only=False)
+    lines, starts, ends = (table[name].to_numpy() for name in ("line", "start_seconds", "end_seconds"))
+    files = np.full(len(table), -1)
+    dropped: dict[DropReason, dict[int, str]] = {DropReason.missing_file: {}, DropReason.bad_row: {}}  # row -> detail
+
+    where = np.flatnonzero(usable & ~named)
+    video_ids = table["video_id"].combine_chunks().take(pa.array(where))
+    located = clips.locate(video_ids, starts[where], ends[where])
+    files[where] = located.file
+    without = located.file < 0
+    missing, others = where[without], located.other[without]
+    known = clips.paths.take(pa.array(others, mask=others < 0)).to_pylist()
+    cells = (lines[missing].tolist(), video_ids.filter(pa.array(without)).to_pylist())
+    for row, line, video, start, end, other in zip(
+        missing.tolist(), *cells, starts[missing].tolist(), ends[missing].tolist(), known, strict=True
+    ):
+        more = "" if other is None else f"; there are others of this video, such as {quoted(other)}"
+        dropped[DropReason.missing_file][row] = f"line {line}: no file of {video} from {start:g} to {end:g} s{more}"
+
+    where = np.flatnonzero(named)
+    files[where] = clips.spelled(names.take(pa.array(where)))
+    for row in where[files[where] < 0].tolist():
+        try:
+            files[row] = clips.named(names[row].as_py())
+        except DroppedClip as drop:
+            dropped[drop.reason][row] = f"line {lines[row]}: {drop.detail}"
+
+    images = np.full(len(table), -1)
+    for row in np.flatnonzero((files >= 0) & clips.is_sound[files]).tolist():
+        found = clips.picture_beside(files[row])
+        images[row] = -1 if found is None else found
+    both = np.stack([files, images], axis=1)  # (rows, 2)
+    ends_of_lists = np.cumsum(np.sum(both >= 0, axis=1))
+    sizes = pa.ListArray.from_arrays(
+        pa.array(np.append(0, ends_of_lists), pa.int32()), pa.array(clips.sizes[both[both >= 0]], pa.int64())
+    )
+    columns = {"path": clips.uris(files), "image": clips.uris(images), "sizes": sizes}
+    rows = Rows(with_columns(table, columns))
+    for reason, details in dropped.items():
+        mask = np.zeros(len(table), bool)
+        mask[[*details]] = True
+        rows = rows.drop(mask, reason, [details[row] for row in sorted(details)])
+    return rows.table
 
 
 def _check_cells(cells: list[str]) -> _Fields:

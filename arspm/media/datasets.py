@@ -21,6 +21,8 @@ from arspm.media.labels import Labels, read_labels
 from arspm.media.speaker_trees import count_names, folder_rows
 from arspm.media.voxceleb import read_voxceleb_metadata, voxceleb_rows
 
+Trees = Mapping[str, pa.Table]  # listings of trees, by their name in `data`
+
 
 class Dataset(NamedTuple):
     """All that preprocessing needs before it decodes a clip.
@@ -35,17 +37,18 @@ class Dataset(NamedTuple):
     test_videos: frozenset[str] = frozenset()
 
 
-def read_dataset(data: Data) -> Dataset:
+def read_dataset(data: Data, trees: Trees | None = None) -> Dataset:
     """Return the rows, labels and notes of the configured format. Each filled cell of labels.csv overrides the format.
 
+    trees: listings by name, `clips` or `faces`, as tables of `storage.FILES`. A tree without one is listed now.
     Raises FileNotFoundError for a table or folder tree that is missing or empty, ValueError for an invalid table.
     """
-    return READERS[data.format](data, read_labels(data.labels) if data.labels else {})
+    return READERS[data.format](data, read_labels(data.labels) if data.labels else {}, trees or {})
 
 
-def _avspeech(data: Data, labels: dict[str, Labels]) -> Dataset:
+def _avspeech(data: Data, labels: dict[str, Labels], trees: Trees) -> Dataset:
     """Return the rows of AVSpeech's CSV and of its test CSV, if given. Videos of the test CSV are never trained on."""
-    clips = ClipFolder(data.clips)
+    clips = ClipFolder(data.clips, trees.get("clips"))
     rows = read_clip_rows(data.csv, clips)
     if not data.test_csv:
         _require_matches(rows, clips)
@@ -70,39 +73,41 @@ def _require_matches(rows: Rows, clips: ClipFolder) -> None:
 
     A subset of AVSpeech may lack most of the videos, but then its files belong to rows.
     """
-    missing = rows.table.filter(pc.equal(rows.table["reason"], DropReason.missing_file.value))
-    used = rows.usable().table["path"].to_pylist()
-    if len(missing) <= len(used):
+    table = rows.table
+    missing, usable = pc.equal(table["reason"], DropReason.missing_file.value), pc.is_null(table["reason"])
+    num_missing, num_usable = (pc.sum(each).as_py() or 0 for each in (missing, usable))
+    if num_missing <= num_usable:
         return
-    files = set(used)
-    unused = [path for path in clips.media if clips.uri(path) not in files]
-    if used and len(unused) <= len(files):
+    used = table["path"].filter(usable).unique()
+    uses = pc.is_in(clips.uris(clips.media), used)
+    unused = clips.paths.take(pa.array(clips.media)).filter(pc.invert(uses))
+    if len(used) and len(unused) <= len(used):
         return
     expected = "<video id>_<start>_<end>.<ext> or <video id>.<ext>, or a sixth column names the file"
-    problem = f"{clips.folder}: no file for {len(missing)} of {len(rows)} rows"
-    names = missing["clip_id"].slice(0, 20).to_pylist()
-    similar = most_similar(names, unused[:1000])
+    problem = f"{clips.folder}: no file for {num_missing} of {len(rows)} rows"
+    names = table["clip_id"].filter(missing).slice(0, 20).to_pylist()
+    similar = most_similar(names, unused[:1000].to_pylist())
     if similar is None:
         raise ValueError(f"{problem}, and no media file without a row; expected {expected}")
     raise ValueError(f"{problem}; row {similar[0]} is most like the file {quoted(similar[1])}; expected {expected}")
 
 
-def _voxceleb(data: Data, labels: dict[str, Labels]) -> Dataset:
+def _voxceleb(data: Data, labels: dict[str, Labels], trees: Trees) -> Dataset:
     people = read_voxceleb_metadata(data.csv)
-    rows, notes = voxceleb_rows(data.clips, data.faces, people)
+    rows, notes = voxceleb_rows(data.clips, data.faces, people, trees.get("clips"), trees.get("faces"))
     if unknown := [speaker for speaker in _speakers(rows) if speaker not in people]:
         notes.append(f"{count_names(unknown, 'speaker')} not in {data.csv}: gender unknown")
     genders = {speaker: person.gender for speaker, person in people.items()}
     return _by_speaker(data, rows, notes, labels, genders)
 
 
-def _folder(data: Data, labels: dict[str, Labels]) -> Dataset:
-    rows, notes = folder_rows(data.clips)
+def _folder(data: Data, labels: dict[str, Labels], trees: Trees) -> Dataset:
+    rows, notes = folder_rows(data.clips, trees.get("clips"))
     return _by_speaker(data, rows, notes, labels, {})
 
 
-# The reader of each format in `config.DATA_FORMATS`. Its arguments are the settings and the rows of labels.csv.
-READERS: dict[str, Callable[[Data, dict[str, Labels]], Dataset]] = {
+# The reader of each format in `config.DATA_FORMATS`. Its arguments are the settings, labels.csv and the listings.
+READERS: dict[str, Callable[[Data, dict[str, Labels], Trees], Dataset]] = {
     "avspeech": _avspeech,
     "voxceleb": _voxceleb,
     "folder": _folder,

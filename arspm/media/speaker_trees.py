@@ -7,6 +7,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import NamedTuple
 
+import pyarrow as pa
+
 from arspm import storage
 from arspm.corpus.media_types import (
     CLIP_EXTENSIONS,
@@ -28,39 +30,44 @@ KeyOf = Callable[[str], Key]  # from a path inside a tree; raises DroppedClip(ba
 
 
 class Tree(NamedTuple):
-    """The sorted relative paths of a tree's files, and the function that interprets them."""
+    """The sorted relative paths of a tree's files with their sizes in bytes, and the function that interprets them."""
 
     root: str
     paths: list[str]
+    sizes: list[int]
     key_of: KeyOf
 
 
 class _File(NamedTuple):
     key: Key
     path: str
+    size: int
 
     @property
     def clip_id(self) -> str:
         return "_".join(self.key)
 
 
-def folder_rows(clips: str) -> tuple[list[Row], list[str]]:
+def folder_rows(clips: str, files: pa.Table | None = None) -> tuple[list[Row], list[str]]:
     """Return a row for each video and each sound file at `<speaker>/<clip>.<ext>`, and notes.
 
     A row's video id is the speaker, its clip id is `<speaker>_<clip>`. A sound file uses the picture with the same
-    stem. If there is none, it uses one of the speaker's pictures that belong to no clip. Raises FileNotFoundError for a
-    folder without files.
+    stem. If there is none, it uses one of the speaker's pictures that belong to no clip. files: a listing of the
+    folder (default: list it now). Raises FileNotFoundError for a folder without files.
     """
-    tree = list_tree(clips, "speakers' folders", _folder_key)
+    tree = make_tree(clips, "speakers' folders", _folder_key, files)
     return pair(tree, tree)
 
 
-def list_tree(root: str, content: str, key_of: KeyOf) -> Tree:
-    """Return a tree from one listing. Raises FileNotFoundError, which names `content`, if it has no files."""
-    paths = sorted(storage.files_below(root))
-    if not paths:
+def make_tree(root: str, content: str, key_of: KeyOf, files: pa.Table | None = None) -> Tree:
+    """Return a tree. files: its listing (default: list it now).
+
+    Raises FileNotFoundError, which names `content`, if it has no files.
+    """
+    files = storage.list_files(root) if files is None else files
+    if not len(files):
         raise FileNotFoundError(f"no {content} below {root}: no such folder, or it is empty")
-    return Tree(root, paths, key_of)
+    return Tree(root, files["path"].to_pylist(), files["bytes"].to_pylist(), key_of)
 
 
 def pair(sounds: Tree, pictures: Tree) -> tuple[list[Row], list[str]]:
@@ -77,26 +84,26 @@ def pair(sounds: Tree, pictures: Tree) -> tuple[list[Row], list[str]]:
     )
     clip_keys = {file.key for file in clips}
     videos = {file.key for file in clips if extension(file.path) in VIDEO_EXTENSIONS}
-    beside: dict[Key, str] = {}  # the sound with the stem of a video
+    beside: dict[Key, _File] = {}  # the sound with the stem of a video
     for file in clips:
         if file.key in videos and extension(file.path) in SOUND_EXTENSIONS:
-            beside.setdefault(file.key, file.path)
-    same_stem: dict[Key, str] = {}
+            beside.setdefault(file.key, file)
+    same_stem: dict[Key, _File] = {}
     # Pictures that belong to no single clip, by (speaker,) or (speaker, video).
-    shared: dict[Key, list[str]] = defaultdict(list)
+    shared: dict[Key, list[_File]] = defaultdict(list)
     num_pictures: Counter[Key] = Counter()
     for file in _files(pictures, PICTURE_EXTENSIONS, rows):
         num_pictures[file.key[:-1]] += 1
         if file.key in clip_keys:
-            same_stem.setdefault(file.key, file.path)
+            same_stem.setdefault(file.key, file)
         else:
-            shared[file.key[:-1]].append(file.path)
+            shared[file.key[:-1]].append(file)
     seen: dict[str, str] = {}
     for file in clips:
-        if beside.get(file.key) == file.path:
+        if beside.get(file.key) is file:
             continue
         speaker, clip_id, line = file.key[0], file.clip_id, len(rows) + 1
-        images: tuple[str, ...] = ()
+        pictures_tried: list[_File] = []
         try:
             if clip_id in seen:
                 raise DroppedClip(DropReason.duplicate_key, f"{quoted(seen[clip_id])} already has the id {clip_id}")
@@ -107,25 +114,30 @@ def pair(sounds: Tree, pictures: Tree) -> tuple[list[Row], list[str]]:
                 if not choice:
                     raise DroppedClip(DropReason.no_video, f"a sound file, but no picture of {'/'.join(file.key[:-1])}")
                 begin = _hash(clip_id) % len(choice)
-                choice = (choice[begin:] + choice[:begin])[:MAX_IMAGES]
-                images = tuple(storage.join(pictures.root, path) for path in choice)
+                pictures_tried = (choice[begin:] + choice[:begin])[:MAX_IMAGES]
         except DroppedClip as drop:
             rows.append(DroppedRow(line, clip_id, speaker, drop.reason, f"{quoted(file.path)}: {drop.detail}"))
             continue
         uri = storage.join(sounds.root, file.path)
+        images = tuple(storage.join(pictures.root, picture.path) for picture in pictures_tried)
         image = images[0] if images else None
-        sound = storage.join(sounds.root, beside[file.key]) if file.key in beside else None
-        rows.append(ClipRow(line, clip_id, speaker, 0.0, 0.0, None, None, uri, image, images[1:], sound=sound))
+        files = [file, *pictures_tried]
+        sound = None
+        if file.key in beside:
+            files.append(beside[file.key])
+            sound = storage.join(sounds.root, beside[file.key].path)
+        sizes = tuple(each.size for each in files)
+        rows.append(ClipRow(line, clip_id, speaker, 0.0, 0.0, None, None, uri, image, images[1:], sound, sizes))
     groups = {key[:-1] for key in clip_keys} | {key[:1] for key in clip_keys}
     for group in sorted(num_pictures.keys() - groups):
         detail = f"{quoted('/'.join(group))}: pictures ({num_pictures[group]}), but no sound file"
         rows.append(DroppedRow(len(rows) + 1, "", group[0], DropReason.no_sound, detail))
-    return rows, [*_notes(sounds, pictures), *_note_of_sounds(sounds, beside.values())]
+    return rows, [*_notes(sounds, pictures), *_note_of_sounds(sounds, [file.path for file in beside.values()])]
 
 
 def _files(tree: Tree, extensions: tuple[str, ...], rows: list[Row]) -> Iterator[_File]:
     """Yield the tree's files with these extensions. Appends a dropped row for each file at an unexpected path."""
-    for path in tree.paths:
+    for path, size in zip(tree.paths, tree.sizes, strict=True):
         if extension(path) not in extensions:
             continue
         try:
@@ -134,7 +146,7 @@ def _files(tree: Tree, extensions: tuple[str, ...], rows: list[Row]) -> Iterator
                 raise DroppedClip(DropReason.bad_row, "a path must not contain '::' or '//'")
             if UNREADABLE.search(path):
                 raise DroppedClip(DropReason.bad_row, "a path must not contain unreadable characters")
-            file = _File(tree.key_of(path), path)
+            file = _File(tree.key_of(path), path, size)
             check_id(file.key[0], "a speaker")
             check_id(file.clip_id, "a clip id")
         except DroppedClip as drop:

@@ -7,12 +7,14 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple, TextIO
 
+import pyarrow as pa
+
 from arspm.corpus.media_types import stem
 from arspm.corpus.schema import DropReason
 from arspm.media.clip_rows import Row
 from arspm.media.csv_tables import quoted, read_rows
 from arspm.media.dropped import DroppedClip
-from arspm.media.speaker_trees import Key, list_tree, pair
+from arspm.media.speaker_trees import Key, make_tree, pair
 
 
 class Person(NamedTuple):
@@ -22,18 +24,24 @@ class Person(NamedTuple):
     names: tuple[str, ...]
 
 
-def voxceleb_rows(clips: str, faces: str, people: Mapping[str, Person]) -> tuple[list[Row], list[str]]:
+def voxceleb_rows(
+    clips: str,
+    faces: str,
+    people: Mapping[str, Person],
+    clip_files: pa.Table | None = None,
+    face_files: pa.Table | None = None,
+) -> tuple[list[Row], list[str]]:
     """Return a row for each utterance, with face images of its video or speaker unless it is a video, and notes.
 
     Utterances are `.../<speaker>/<video>/<utterance>.<ext>` below `clips`: sounds, or face tracks with their sound.
     Face images are `.../<speaker>/[1.6/]<video>/<image>.<ext>` or, as in HQ-VoxCeleb, `.../<speaker>/<image>.<ext>`
     below `faces`, which may be empty if all utterances are videos. There `<speaker>` is an id or a name of `people`. A
-    row's video id is the speaker, its clip id is `<speaker>_<video>_<utterance>`. Raises FileNotFoundError for a tree
-    without files.
+    row's video id is the speaker, its clip id is `<speaker>_<video>_<utterance>`. clip_files, face_files: listings of
+    the two trees (default: list them now). Raises FileNotFoundError for a tree without files.
     """
     by_name = {name.rstrip("."): speaker for speaker, person in people.items() for name in (speaker, *person.names)}
-    sounds = list_tree(clips, "sounds", _utterance_key)
-    images = list_tree(faces, "face images", lambda path: _face_key(path, by_name)) if faces else sounds
+    sounds = make_tree(clips, "sounds", _utterance_key, clip_files)
+    images = make_tree(faces, "face images", lambda path: _face_key(path, by_name), face_files) if faces else sounds
     return pair(sounds, images)
 
 

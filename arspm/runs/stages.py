@@ -18,9 +18,7 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from arspm import storage
-from arspm.config import DATA_FORMATS, Config, ConfigError, Data, VggFace, from_dict, uri_fields
-from arspm.corpus.filters import check_filter
-from arspm.corpus.media_types import MEDIA_EXTENSIONS, extension
+from arspm.config import Config, ConfigError, Data, VggFace, from_dict
 
 SUCCESS = "_SUCCESS.json"
 HISTORY = "history.json"  # written by stages that train a network
@@ -43,7 +41,7 @@ class Stage(NamedTuple):
 
 # These decide the training rows and their order.
 _ORDER = ("seed", "data.filter", "ingest.subset", "ingest.num_lanes", "ingest.window_rows")
-_DATA = tuple(f"data.{name}" for name in Data.model_fields if name != "filter")
+_DATA = tuple(f"data.{name}" for name in Data.model_fields if name not in ("filter", "inventory_minutes"))
 _VGGFACE = tuple(f"vggface.{name}" for name in VggFace.model_fields if name != "feature_dtype")
 
 STAGES = {
@@ -106,7 +104,7 @@ class _History(BaseModel):
 def fingerprints(config: Config, inputs: str) -> dict[str, str]:
     """Return each stage's fingerprint: a hash of the settings that it reads and of its dependencies' fingerprints.
 
-    `inputs` is the hash of the input data (`describe_inputs`), on which the first stage depends.
+    `inputs` is the hash of the input data (`inventory.Inputs`), on which the first stage depends.
     """
     result: dict[str, str] = {}
     for name, stage in STAGES.items():  # dependencies come first
@@ -119,40 +117,6 @@ def fingerprint(config: Config, name: str, dependencies: dict[str, str] | str) -
     read = {path: _field(config, path) for path in STAGES[name].reads}
     parts = {"format": FORMAT, "stage": name, "config": read, "needs": dependencies}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def describe_inputs(config: Config) -> str:
-    """Return a hash of the tables' contents and of the names and sizes of the media files.
-
-    Raises FileNotFoundError if an input is not configured, does not exist, or is a folder without files. Checks the
-    files of later stages too, which would otherwise fail hours later.
-    """
-    try:
-        check_filter(config.data.filter)
-    except ValueError as error:
-        raise ConfigError(f"data.filter: {error}") from None
-    fields = DATA_FORMATS[config.data.format]
-    names = [*fields.required, *(name for name in fields.optional if getattr(config.data, name))]
-    for name in names:
-        uri = getattr(config.data, name)
-        if not uri or not storage.exists(uri):
-            problem = f"{uri} does not exist" if uri else f"not set; data.format={config.data.format} needs it"
-            raise FileNotFoundError(f"data.{name}: {problem}")
-    for field, uri in uri_fields(config).items():
-        if not field.startswith("data.") and not storage.exists(uri):
-            raise FileNotFoundError(f"{field}: {uri} does not exist")
-    tables = [config.data.csv] if "csv" in names else []
-    tables += [uri for uri in (config.data.test_csv, config.data.labels) if uri]
-    hashes = [hashlib.sha256(storage.read_bytes(uri)).hexdigest() for uri in tables]
-    parts: list[Any] = [hashes]
-    for name in names:
-        if name not in ("csv", "test_csv"):
-            files = storage.files_below(getattr(config.data, name))
-            # Another file, such as a README, changes nothing, so it is no reason to start over.
-            parts.append({path: size for path, size in files.items() if extension(path) in MEDIA_EXTENSIONS})
-            if not parts[-1]:
-                raise FileNotFoundError(f"data.{name}: {getattr(config.data, name)} contains no media files")
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def folder(run: str, stage: str) -> str:

@@ -1,6 +1,7 @@
 """Files under a URI, local or on S3. `uris` checks URIs, `files` reads and writes, `retries` repeats failed operations.
 
-`clients` makes the file systems behind them, and `local_files` writes local files atomically.
+`clients` makes the file systems behind them, `listing` lists large trees, and `local_files` writes local files
+atomically.
 """
 
 from arspm.storage.clients import arrow_filesystem, filesystem
@@ -23,10 +24,12 @@ from arspm.storage.files import (
     write_bytes,
     write_json,
 )
+from arspm.storage.listing import FILES, list_files
 from arspm.storage.retries import StorageUnavailable, retried
 from arspm.storage.uris import absolute, is_remote, is_s3, join, run_uri
 
 __all__ = [
+    "FILES",
     "StorageUnavailable",
     "absolute",
     "arrow_filesystem",
@@ -39,6 +42,7 @@ __all__ = [
     "is_remote",
     "is_s3",
     "join",
+    "list_files",
     "local_copy",
     "put_if_absent",
     "read_bytes",

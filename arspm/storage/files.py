@@ -20,6 +20,7 @@ import pydantic
 
 from arspm.storage import local_files
 from arspm.storage.clients import filesystem
+from arspm.storage.listing import list_files
 from arspm.storage.retries import reply_status, retried
 from arspm.storage.uris import is_remote, is_s3, join, local_path
 
@@ -145,23 +146,12 @@ def local_copy(uri: str) -> Iterator[Path]:
 
 
 def files_below(uri: str) -> dict[str, int]:
-    """Return every file below a URI: relative path -> size in bytes. Empty if the folder does not exist."""
-    fs, path = filesystem(uri)
+    """Return every file below a URI: relative path -> size in bytes. Empty if the folder does not exist.
 
-    def find() -> dict[str, dict[str, Any]]:
-        fs.invalidate_cache()
-        return cast("dict[str, dict[str, Any]]", fs.find(path, detail=True))
-
-    try:
-        found = retried(uri, find)
-    except FileNotFoundError:
-        return {}
-    root = path.rstrip("/") + "/"
-    return {
-        name[len(root) :]: int(info["size"] or 0)
-        for name, info in sorted(found.items())
-        if name.startswith(root) and not name.endswith("/")  # pyarrow's marker for a folder on S3
-    }
+    For folders of a run. `list_files` returns the same as a table, for trees with many files.
+    """
+    table = list_files(uri)
+    return dict(zip(table["path"].to_pylist(), table["bytes"].to_pylist(), strict=True))
 
 
 def read_folder(uri: str, suffix: str) -> dict[str, bytes]:

@@ -14,7 +14,7 @@ import pytest
 from arspm import config as configuration
 from arspm import storage
 from arspm.config import ConfigError, presets
-from arspm.runs import stages
+from arspm.runs import inventory
 from arspm.storage import uris
 from jobs import cli
 from tests.fuzz.entry_points import Mutated, num_inputs, try_inputs
@@ -203,7 +203,7 @@ def test_a_file_instead_of_a_folder_and_a_folder_instead_of_a_file(tmp_path: Pat
     ):
         config = configuration.override(presets.preset("smoke"), {name: str(uri) for name, uri in changes.items()})
         with pytest.raises((OSError, ValueError), match=re.escape(message)):
-            stages.describe_inputs(config)
+            inventory.find_inputs(config)
 
 
 def test_errors_do_not_show_passwords_in_a_configuration(tmp_path: Path) -> None:

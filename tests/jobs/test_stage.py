@@ -14,7 +14,10 @@ from arspm import config as configuration
 from arspm import storage
 from arspm.config import Config, override
 from arspm.config.presets import preset
-from arspm.runs import stages
+from arspm.media.datasets import read_dataset
+from arspm.runs import inventory, stages
+from cluster.errors import ClusterError
+from jobs.chain import submit_run
 from jobs.stage import expected_fingerprint, main
 
 REPO = Path(__file__).parents[2]
@@ -104,7 +107,7 @@ def test_an_invented_fingerprint_is_refused_before_anything_is_removed(
         with pytest.raises(SystemExit) as ended:
             start(stage, fingerprint="e" * 64)
         assert ended.value.code == 1
-        expected = expected_fingerprint(stage, str(tmp_path), config)
+        expected = expected_fingerprint(stage, str(tmp_path), config, "e" * 64)
         assert capsys.readouterr().err.splitlines()[-1] == (
             f"error: {stage}: fingerprint eeeeeeeeeeee does not belong to this configuration and the stages that are "
             f"done in {tmp_path} (expected {expected[:12]}): the configuration, the clips or an upstream stage has "
@@ -115,13 +118,45 @@ def test_an_invented_fingerprint_is_refused_before_anything_is_removed(
 
 def test_the_expected_fingerprints_are_those_of_the_chain(config: Config, tmp_path: Path) -> None:
     """In a run of the chain and in a variant of it, whose upstream stages are the run's."""
-    by_stage = stages.fingerprints(config, stages.describe_inputs(config))
+    by_stage = stages.fingerprints(config, inventory.find_inputs(config).hash)
     variant = stages.variant_run(str(tmp_path), "neutral-0")
     for stage, fingerprint in by_stage.items():
         assert expected_fingerprint(stage, str(tmp_path), config) == fingerprint
         if stage == "encoder":
             assert expected_fingerprint(stage, variant, config) == fingerprint
         commit(tmp_path, stage, config, fingerprint)
+
+
+def test_a_job_reads_the_listing_of_its_submit(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It lists the clips itself, once, if there is none of its fingerprint, or an old one."""
+    listed = []
+    original = storage.list_files
+    monkeypatch.setattr(storage, "list_files", lambda uri: (listed.append(uri), original(uri))[1])
+    run, clips = f"{tmp_path}/run", f"{tmp_path}/clips"
+    with pytest.raises(ClusterError):
+        submit_run(config, run, "http://127.0.0.1:9", on_event=print)
+    assert listed == [clips]
+    fingerprint = stages.fingerprints(config, inventory.find_inputs(config).hash)["preprocess"]
+    listed.clear()
+    (tmp_path / "clips" / "b.mp4").write_bytes(b"after the submit")
+    assert expected_fingerprint("preprocess", run, config, fingerprint) == fingerprint
+    assert listed == []
+    trees = inventory.read_inventory(run, config.data, fingerprint)
+    assert trees is not None
+    assert [row.clip_id for row in read_dataset(config.data, trees).rows] == ["a_0.0_6.0"]
+    assert listed == []
+
+    always = override(config, {"data.inventory_minutes": 0})
+    newer = expected_fingerprint("preprocess", run, always, fingerprint)
+    assert newer != fingerprint
+    assert listed == [clips]
+    assert inventory.read_inventory(run, config.data, newer) is None  # a refused job stores nothing
+    assert expected_fingerprint("preprocess", run, config, newer) == newer
+    assert inventory.read_inventory(run, config.data, newer) is not None
+    assert listed == [clips] * 2
+    (tmp_path / "clips" / "c.mp4").write_bytes(b"new")
+    assert expected_fingerprint("preprocess", run, config) != newer  # by hand, without a fingerprint, as by a submit
+    assert listed == [clips] * 3
 
 
 def test_without_a_fingerprint_the_expected_one_is_used(

@@ -1,12 +1,15 @@
 """Rows of an AVSpeech CSV: the file that each one finds, or the reason why it is dropped."""
 
 import io
+import random
+import shutil
 
 import fsspec
 import pytest
 
 from arspm import storage
 from arspm.corpus.schema import DropReason
+from arspm.media import clip_rows
 from arspm.media.clip_files import ClipFolder
 from arspm.media.clip_rows import ClipRow, DroppedRow, Rows, read_clip_rows
 
@@ -28,7 +31,7 @@ def read(text, folder):
 
 def test_a_row_finds_its_file(folder):
     rows = read("a,0.000,3.000,0.25,0.5\r\na,3.000,6.000,,\r\n\r\n-b_c,1,2.5,0,1\r\n", folder)
-    first = ClipRow(1, "a_0.000_3.000", "a", 0.0, 3.0, 0.25, 0.5, str(folder / "a_0.000_3.000.mp4"))
+    first = ClipRow(1, "a_0.000_3.000", "a", 0.0, 3.0, 0.25, 0.5, str(folder / "a_0.000_3.000.mp4"), sizes=(0,))
     assert rows[0] == first
     assert [row.line for row in rows] == [1, 2, 4]
     assert (rows[1].x, rows[1].y, rows[1].path) == (None, None, str(folder / "a_3.000_6.000.MPG"))
@@ -113,8 +116,8 @@ def test_header_byte_order_mark_and_broken_utf8(folder, tmp_path):
 
 def test_the_folder_is_listed_once_instead_of_a_request_for_each_row(folder, monkeypatch):
     calls = []
-    original = storage.files_below
-    monkeypatch.setattr(storage, "files_below", lambda uri: (calls.append(uri), original(uri))[1])
+    original = storage.list_files
+    monkeypatch.setattr(storage, "list_files", lambda uri: (calls.append(uri), original(uri))[1])
     local = type(fsspec.filesystem("file"))
     for name in ("exists", "isfile", "open"):
         monkeypatch.setattr(local, name, lambda self, *args, _name=name, **options: pytest.fail(_name))
@@ -156,6 +159,76 @@ def test_columns_and_objects_are_the_same_rows(folder):
     assert rows[-1] == [*rows][3]
     assert rows[1:3] == [*rows][1:3]
     assert [len(rows.usable()), len(rows.dropped())] == [2, 2]
+
+
+def test_a_row_has_the_sizes_of_its_files(folder):
+    for name, size in (("a_0.000_3.000.mp4", 7), ("s_0_1.wav", 5), ("s_0_1.png", 3), ("sub/talk.flac", 2)):
+        (folder / name).write_bytes(b"x" * size)
+    rows = read("s,0,1,,\ngone,0,1,,\na,0.000,3.000,,\nx\nv,1,2,,,sub/talk.flac\n-b_c,1,2.5,,\n", folder)
+    assert [row.sizes for row in rows if isinstance(row, ClipRow)] == [(5, 3), (7,), (2, 0), (0,)]
+    assert [*Rows.of(rows)] == [*rows]
+    assert ClipRow(1, "a_0_1", "a", 0.0, 1.0, None, None, "a.mp4").sizes == ()
+
+
+def test_a_listing_is_used_instead_of_the_folder(folder):
+    files = storage.list_files(str(folder))
+    shutil.rmtree(folder)
+    rows = read_clip_rows(io.StringIO("a,0.000,3.000,,\n"), ClipFolder(folder, files))
+    assert [row.path for row in rows] == [f"{folder}/a_0.000_3.000.mp4"]
+
+
+PIECES = ("a", "0", "1", "2.5", "0.5", ".", "-", "+1", "1e3", ",", ";", "\t", " ", '"', "'", "\\", "/", "é", "\x7f")
+PIECES += (
+    "\u2028",
+    "\ufffd",
+    "_",
+    "nan",
+    "3,5",
+    "00012.50",
+    "1234567890123",
+    "a" * 150,
+    "..",
+    "x y.mp4",
+    "\x1b",
+    "\ud800",
+)
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_lines_that_are_read_as_columns_give_the_rows_that_python_gives(separator):
+    """Lines like AVSpeech's, with random changes: most of a third are read as columns, the others are not."""
+    rng = random.Random(separator)
+    lines = []
+    for number in range(6000):
+        cells = [rng.choice(("abc", "-_x9", "a" * 180)), rng.choice(("0", "1.5", "12.345678")), "20.25", "0.5", "0.25"]
+        cells += [rng.choice(("", "sub/own name.mp4", "b.wav"))] * rng.randrange(2)
+        for _ in range(rng.randrange(3)):
+            place = rng.randrange(len(cells))
+            cells[place] = rng.choice((cells[place], "")) + rng.choice(("", *PIECES))
+        lines.append((number + 2, separator.join(cells)))
+    usual, table = clip_rows._read_usual_lines(lines, separator)
+    assert not usual.any()  # a half of a surrogate pair is in no column, so the whole part is read in Python
+    assert not len(table)
+    lines = [(number, text) for number, text in lines if "\ud800" not in text]
+    usual, table = clip_rows._read_usual_lines(lines, separator)
+    chosen = [line for line, is_usual in zip(lines, usual, strict=True) if is_usual]
+    assert table.equals(clip_rows._read_each_line(chosen, separator))
+    assert table["reason"].null_count == len(chosen)
+    others = clip_rows._read_each_line([line for line, each in zip(lines, usual, strict=True) if not each], separator)
+    assert 0.3 < len(chosen) / len(lines) < 0.9
+    assert others["reason"].null_count < len(others)
+
+
+@pytest.mark.parametrize("limit", ["_LINES", "_CHARACTERS"])
+def test_rows_keep_the_order_of_their_lines_however_they_are_read(folder, monkeypatch, limit):
+    monkeypatch.setattr(clip_rows, limit, 7)
+    text = "".join(f"a,{n},{n + 1},,\n" if n % 3 else f"a, {n},{n + 1}e0,,\nbad\n\n" for n in range(40))
+    rows = read("video_id,start,end\n" + text, folder)
+    lines = text.splitlines()
+    assert [row.line for row in rows] == [n + 2 for n, line in enumerate(lines) if line]
+    assert [row.clip_id for row in rows if row.clip_id] == [
+        "_".join(line.replace(" ", "").split(",")[:3]) for line in lines if line.startswith("a")
+    ]
 
 
 def test_csv_and_clips_in_object_storage():

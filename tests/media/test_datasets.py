@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+import pyarrow as pa
+
+from arspm import storage
 from arspm.config import Data
 from arspm.corpus.schema import DropReason
 from arspm.media.clip_rows import ClipRow, DroppedRow
@@ -32,3 +35,23 @@ def test_rows_of_the_test_csv_are_the_test_split_and_never_trained_on(tmp_path: 
     assert [each[:2] for each in dropped] == [(2, DropReason.duplicate_key), (6, DropReason.missing_file)]
     assert dropped[0][2] == "line 2: video b is in the test CSV"
     assert dropped[1][2].startswith("test CSV, line 3: ")
+
+
+def test_the_listings_of_an_inventory_are_used_by_each_format(tmp_path: Path) -> None:
+    (tmp_path / "clips.csv").write_text("a,0,1,,\n")
+    (tmp_path / "meta.csv").write_text("VoxCeleb1 ID,Gender\nid1,f\n")
+    clips, faces = f"{tmp_path}/clips", f"{tmp_path}/faces"  # neither exists
+    cases = {
+        "avspeech": ({"csv": f"{tmp_path}/clips.csv"}, "a_0_1.mp4"),
+        "folder": ({}, "ann/a.mp4"),
+        "voxceleb": ({"csv": f"{tmp_path}/meta.csv", "faces": faces}, "id1/v/a.wav"),
+    }
+    for name, (settings, path) in cases.items():
+        trees = {
+            "clips": pa.table([[path], [5]], storage.FILES),
+            "faces": pa.table([["id1/v/b.jpg"], [6]], storage.FILES),
+        }
+        rows = read_dataset(Data(format=name, clips=clips, **settings), trees).rows
+        (row,) = rows
+        assert row.path == f"{clips}/{path}"
+        assert row.sizes == ((5, 6) if name == "voxceleb" else (5,))

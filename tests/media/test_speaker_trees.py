@@ -4,8 +4,10 @@ import hashlib
 import os
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
+from arspm import storage
 from arspm.corpus.schema import DropReason
 from arspm.media.clip_rows import ClipRow, DroppedRow
 from arspm.media.speaker_trees import folder_rows
@@ -130,3 +132,18 @@ def test_a_symbolic_link_as_root_is_followed(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "real")
     (row,) = folder_rows(f"{tmp_path}/link")[0]
     assert row.path == f"{tmp_path}/link/ann/1.mp4"
+
+
+def test_rows_have_the_sizes_of_their_files(tmp_path):
+    root = write_files(tmp_path, "ann/1.wav", "ann/1.jpg", "ann/2.mp4", "bob/1.wav", "bob/p.jpg", "bob/q.jpg")
+    for size, name in enumerate(("ann/1.wav", "ann/1.jpg", "ann/2.mp4", "bob/1.wav", "bob/p.jpg", "bob/q.jpg")):
+        (tmp_path / name).write_bytes(b"x" * size)
+    first, second, third = folder_rows(root)[0]
+    assert (first.sizes, second.sizes) == ((0, 1), (2,))
+    pictures = [third.image, *third.other_images]
+    assert third.sizes == (3, *(4 if path.endswith("p.jpg") else 5 for path in pictures))
+    assert len(third.sizes) == 3
+    sounds = write_files(tmp_path / "wav", "id1/v/1.wav")
+    faces = pa.table([["id1/v/1.jpg"], [9]], storage.FILES)
+    (row,) = voxceleb_rows(sounds, "s3://bucket/faces", {}, None, faces)[0]  # from listings
+    assert (row.image, row.sizes) == ("s3://bucket/faces/id1/v/1.jpg", (0, 9))

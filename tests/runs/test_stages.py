@@ -8,13 +8,13 @@ import pytest
 
 from arspm import storage
 from arspm.config import Config, Resources, field_names, override
-from arspm.runs import stages
+from arspm.runs import inventory, stages
 from arspm.runs.stages import STAGES
 
 ROOT = Path(__file__).parents[2]
 ALL = set(STAGES)
 # The fields on which no stage's result depends: they name a run, or change its speed.
-NOT_IN_ANY_FINGERPRINT = {"preset", "ingest.prefetch_batches"} | {
+NOT_IN_ANY_FINGERPRINT = {"preset", "ingest.prefetch_batches", "data.inventory_minutes"} | {
     name for name in field_names() if name.startswith("resources.")
 }
 
@@ -110,7 +110,7 @@ def test_each_stage_has_its_own_fingerprint():
 
 def test_inputs_are_the_tables_contents_and_the_clips_names_and_sizes(tmp_path):
     def describe(labels: bool = True) -> str:
-        return stages.describe_inputs(
+        return inventory.find_inputs(
             override(
                 Config(),
                 {
@@ -119,7 +119,7 @@ def test_inputs_are_the_tables_contents_and_the_clips_names_and_sizes(tmp_path):
                     "data.labels": f"{tmp_path}/labels.csv" if labels else "",
                 },
             )
-        )
+        ).hash
 
     (tmp_path / "clips").mkdir()
     (tmp_path / "clips.csv").write_text("a,0,1,,\n")
@@ -152,9 +152,9 @@ def test_a_missing_file_of_a_later_stage_is_reported_first(tmp_path, field):
     (tmp_path / "clips.csv").write_text("a,0,1,,\n")
     changes = {"data.csv": f"{tmp_path}/clips.csv", "data.clips": f"{tmp_path}/clips", field: f"{tmp_path}/none"}
     with pytest.raises(FileNotFoundError, match=rf"^{field}: {tmp_path}/none does not exist$"):
-        stages.describe_inputs(override(Config(), changes))
+        inventory.find_inputs(override(Config(), changes))
     (tmp_path / "none").touch()
-    stages.describe_inputs(override(Config(), changes))
+    inventory.find_inputs(override(Config(), changes))
 
 
 @pytest.mark.parametrize("missing", ["csv", "clips"])
@@ -163,16 +163,16 @@ def test_missing_inputs_are_named(tmp_path, missing):
     (tmp_path / "clips.csv").write_text("")
     uris = {"data.csv": f"{tmp_path}/clips.csv", "data.clips": f"{tmp_path}/clips"}
     with pytest.raises(FileNotFoundError, match=f"data.{missing}: not set"):
-        stages.describe_inputs(override(Config(), uris | {f"data.{missing}": ""}))
+        inventory.find_inputs(override(Config(), uris | {f"data.{missing}": ""}))
     with pytest.raises(FileNotFoundError, match=f"data.{missing}: .*elsewhere does not exist"):
-        stages.describe_inputs(override(Config(), uris | {f"data.{missing}": f"{tmp_path}/elsewhere"}))
+        inventory.find_inputs(override(Config(), uris | {f"data.{missing}": f"{tmp_path}/elsewhere"}))
 
 
 def test_inputs_of_the_other_formats_are_their_trees(tmp_path):
     def describe(**changes: str) -> str:
         uris = {"csv": f"{tmp_path}/meta.csv", "clips": f"{tmp_path}/wav", "faces": f"{tmp_path}/faces"}
         uris |= {"format": "voxceleb"} | changes
-        return stages.describe_inputs(override(Config(), {f"data.{name}": value for name, value in uris.items()}))
+        return inventory.find_inputs(override(Config(), {f"data.{name}": value for name, value in uris.items()})).hash
 
     for name in ("wav/id1/v/1.wav", "faces/id1/v/1.jpg"):
         (tmp_path / name).parent.mkdir(parents=True)

@@ -36,7 +36,7 @@ from arspm.media.clip_rows import Rows
 from arspm.media.datasets import read_dataset
 from arspm.media.labels import Labels
 from arspm.media.models import model_file
-from arspm.runs import stages
+from arspm.runs import inventory, stages
 from arspm.runs.progress import print_progress
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,8 @@ def preprocess(config: Config, run: str, fingerprint: str) -> tuple[dict[str, An
     FileNotFoundError, in one line, if the CSV, the labels or the fractions are unusable.
     """
     corpus = stages.corpus(run)
-    rows, labels, notes, test_videos = read_dataset(config.data)
+    trees = inventory.read_inventory(run, config.data, fingerprint)
+    rows, labels, notes, test_videos = read_dataset(config.data, trees)
     clips, unusable = rows.usable(), rows.dropped()
     if not clips:
         table, _ = _write_dropped(corpus, unusable, [])
