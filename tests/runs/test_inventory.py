@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from arspm import storage
-from arspm.config import Config, override
+from arspm.config import Config, ConfigError, override
 from arspm.runs import inventory, stages
 
 NAMES = ("wav/id1/v/1.wav", "wav/id1/v/2.wav", "faces/id1/v/1.jpg", "faces/README")
@@ -118,3 +118,8 @@ def test_the_hash_separates_paths_and_sizes(tmp_path: Path) -> None:
 
 def test_how_long_an_inventory_is_used_is_in_no_fingerprint(config: Config) -> None:
     assert stages.fingerprints(changed(config, inventory_minutes=5), "i") == stages.fingerprints(config, "i")
+
+
+def test_an_invalid_filter_is_refused_with_the_inputs(config: Config) -> None:
+    with pytest.raises(ConfigError, match=r"^data\.filter: there is no column face_scor; there are "):
+        inventory.find_inputs(changed(config, filter="face_scor > 0.5"))
