@@ -12,7 +12,8 @@ import pyarrow as pa
 from arspm import storage
 from arspm.corpus.media_types import CLIP_EXTENSIONS, PICTURE_EXTENSIONS, SOUND_EXTENSIONS, extension, stem
 from arspm.corpus.schema import DropReason
-from arspm.media.clip_rows import ClipRow, DroppedRow, Row, check_id
+from arspm.media.clip_lines import check_id
+from arspm.media.clip_rows import ClipRow, DroppedRow, Row
 from arspm.media.csv_tables import UNREADABLE, quoted
 from arspm.media.dropped import DroppedClip
 
