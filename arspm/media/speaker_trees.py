@@ -19,7 +19,8 @@ from arspm.corpus.media_types import (
     stem,
 )
 from arspm.corpus.schema import DropReason
-from arspm.media.clip_rows import ClipRow, DroppedRow, Row, check_id
+from arspm.media.clip_lines import check_id
+from arspm.media.clip_rows import ClipRow, DroppedRow, Row
 from arspm.media.csv_tables import UNREADABLE, quoted
 from arspm.media.dropped import DroppedClip
 

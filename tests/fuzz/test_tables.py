@@ -12,7 +12,8 @@ import pytest
 from arspm.corpus.schema import GENDERS, DropReason
 from arspm.evaluation.judges import CsvJudge
 from arspm.media.clip_files import ClipFolder
-from arspm.media.clip_rows import MAX_ID_BYTES, UNSAFE, ClipRow, DroppedRow, read_clip_rows
+from arspm.media.clip_lines import MAX_ID_BYTES, UNSAFE
+from arspm.media.clip_rows import ClipRow, DroppedRow, read_clip_rows
 from arspm.media.clips import decode_clip
 from arspm.media.csv_tables import UNREADABLE
 from arspm.media.dropped import DroppedClip

@@ -9,7 +9,7 @@ import pytest
 
 from arspm import storage
 from arspm.corpus.schema import DropReason
-from arspm.media import clip_rows
+from arspm.media import clip_lines
 from arspm.media.clip_files import ClipFolder
 from arspm.media.clip_rows import ClipRow, DroppedRow, Rows, read_clip_rows
 
@@ -206,22 +206,22 @@ def test_lines_that_are_read_as_columns_give_the_rows_that_python_gives(separato
             place = rng.randrange(len(cells))
             cells[place] = rng.choice((cells[place], "")) + rng.choice(("", *PIECES))
         lines.append((number + 2, separator.join(cells)))
-    usual, table = clip_rows._read_usual_lines(lines, separator)
+    usual, table = clip_lines.read_usual_lines(lines, separator)
     assert not usual.any()  # a half of a surrogate pair is in no column, so the whole part is read in Python
     assert not len(table)
     lines = [(number, text) for number, text in lines if "\ud800" not in text]
-    usual, table = clip_rows._read_usual_lines(lines, separator)
+    usual, table = clip_lines.read_usual_lines(lines, separator)
     chosen = [line for line, is_usual in zip(lines, usual, strict=True) if is_usual]
-    assert table.equals(clip_rows._read_each_line(chosen, separator))
+    assert table.equals(clip_lines.read_each_line(chosen, separator))
     assert table["reason"].null_count == len(chosen)
-    others = clip_rows._read_each_line([line for line, each in zip(lines, usual, strict=True) if not each], separator)
+    others = clip_lines.read_each_line([line for line, each in zip(lines, usual, strict=True) if not each], separator)
     assert 0.3 < len(chosen) / len(lines) < 0.9
     assert others["reason"].null_count < len(others)
 
 
 @pytest.mark.parametrize("limit", ["_LINES", "_CHARACTERS"])
 def test_rows_keep_the_order_of_their_lines_however_they_are_read(folder, monkeypatch, limit):
-    monkeypatch.setattr(clip_rows, limit, 7)
+    monkeypatch.setattr(clip_lines, limit, 7)
     text = "".join(f"a,{n},{n + 1},,\n" if n % 3 else f"a, {n},{n + 1}e0,,\nbad\n\n" for n in range(40))
     rows = read("video_id,start,end\n" + text, folder)
     lines = text.splitlines()
