@@ -74,9 +74,14 @@ class ClipFolder:
     def _index(self, path: str) -> None:
         name = stem(path)
         if found := _CUT.fullmatch(name):
-            video = found["video"] or posixpath.basename(posixpath.dirname(path))
             decimals = min(len(number.partition(".")[2]) for number in found.group("start", "end"))
-            self._cuts[video].append(_Cut(float(found["start"]), float(found["end"]), decimals, path))
+            cut = _Cut(float(found["start"]), float(found["end"]), decimals, path)
+            video = found["video"] or posixpath.basename(posixpath.dirname(path))
+            self._cuts[video].append(cut)
+            # A video id may itself end with separators, as three in a hundred of YouTube's do: `a-_1_2` is of `a-`.
+            gap = name[found.end("video") : found.start("start")] if found["video"] else ""
+            for length in range(1, len(gap)):
+                self._cuts[video + gap[:length]].append(cut)
         names = {name}
         if found := _WHOLE.fullmatch(name):
             names.add(found["video"])
