@@ -100,7 +100,7 @@ def plan_shards(rows: Rows, split_of: dict[str, str], rows_per_shard: int) -> li
     columns = {
         "video_id": videos,
         "split": [split_of[video] for video in videos],
-        "order": pa.array([_hash("order", video) for video in videos], pa.uint64()),
+        "order": pa.array([order_hash(video) for video in videos], pa.uint64()),
     }
     table = rows.table.select(["video_id", "start_seconds", "clip_id"])
     table = table.append_column("row", pa.array(np.arange(len(rows))))
@@ -129,6 +129,11 @@ def read_receipts(corpus: str, fingerprint: str) -> dict[str, dict[str, Any]]:
         storage.remove(corpus)
         return {}
     return receipts
+
+
+def order_hash(video_id: str) -> int:
+    """Return a video's position in the order of all samples and shards: 64 bits, the same on every machine."""
+    return _hash("order", video_id)
 
 
 def _hash(purpose: str, video_id: str) -> int:
