@@ -88,12 +88,18 @@ _TEXTS = [
     (FailureReason.removed, r"(been|was) (removed|deleted|terminated)|account .*(terminated|closed)|no longer exists"),
     (FailureReason.removed, r"no longer available|copyright (claim|ground|infring)|does not exist"),
     (FailureReason.live, r"live event|premieres in|will begin in|is offline|not currently live|live stream recording"),
-    (FailureReason.unsupported, r"drm|unsupported url|no video formats|format is not available|no video could be found"),
+    (
+        FailureReason.unsupported,
+        r"drm|unsupported url|no video formats|format is not available|no video could be found",
+    ),
     (FailureReason.unavailable, r"unavailable|not available|isn't available"),
     (FailureReason.network, r"timed out|connection|unable to download|incomplete|bytes read|giving up after"),
 ]
 _URL = re.compile(r"\b[a-z][a-z0-9+.-]*://\S+", re.IGNORECASE)
-_ADVICE = re.compile(r"[;.]? *(\(caused by|please report this issue on|use --cookies|this helps protect|confirm you are on the).*", re.IGNORECASE)
+_ADVICE = re.compile(
+    r"[;.]? *(\(caused by|please report this issue on|use --cookies|this helps protect|confirm you are on the).*",
+    re.IGNORECASE,
+)
 
 
 def classify(error: BaseException) -> DownloadFailed:
@@ -102,12 +108,13 @@ def classify(error: BaseException) -> DownloadFailed:
         return error
     if isinstance(error, DroppedClip):
         return DownloadFailed(_OF_CLIPS.get(error.reason, FailureReason.unknown), error.detail)
-    chain = list(_causes(error))
+    chain = list(causes(error))
     detail = one_line(str(error))
     text = " ".join(str(each) for each in chain).replace("’", "'").lower()
     if "no space left" in text or "disk quota exceeded" in text:
         raise OSError(f"no space left for temporary files in {tempfile.gettempdir()}; set TMPDIR to another folder")
-    status = next((each.status for each in chain if isinstance(getattr(each, "status", None), int)), 0)
+    statuses = [getattr(each, "status", None) for each in chain]
+    status = next((each for each in statuses if isinstance(each, int)), 0)
     retry_after = next((_retry_after(each) for each in chain if hasattr(each, "response")), 0.0)
     if status == 429 or (status == 503 and retry_after):
         return DownloadFailed(FailureReason.throttled, detail, retry_after)
@@ -143,7 +150,7 @@ def one_line(text: str) -> str:
     return "".join(each for each in text if each.isprintable())[:MAX_DETAIL] or "no text"
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
+def causes(error: BaseException) -> Iterator[BaseException]:
     """Yield an error and what caused it. yt-dlp keeps that in `exc_info`, in `cause` or in Python's own places."""
     seen: list[BaseException] = []
     queue: list[BaseException | None] = [error]

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
-from arspm.media.download_failures import DownloadFailed, FailureReason, classify
+from arspm import storage
+from arspm.media.download_failures import DownloadFailed, FailureReason, causes, classify
 from arspm.media.remote_files import BLOCK_BYTES, RangeFile
 from arspm.media.segments import cut
 
@@ -21,6 +22,7 @@ T = TypeVar("T")
 DEFAULT_URL = "https://www.youtube.com/watch?v={video_id}"
 MISSING = "yt-dlp is not installed: run `pip install 'arspm[download]'` where the downloads run"
 CONNECTION_TRIES = 3
+_EXPIRY = re.compile(r"\d*(\.\d+)?", re.ASCII)  # Unix time; empty: until the browser is closed
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 
@@ -53,8 +55,25 @@ def video_url(template: str, video_id: str) -> str:
     return template.replace("{video_id}", urllib.parse.quote(video_id, safe=""))
 
 
+def read_cookies(uri: str) -> bytes:
+    """Return the content of a cookies file. Raises FileNotFoundError, or ValueError that shows nothing of it.
+
+    yt-dlp would print the lines that it cannot read.
+    """
+    data = storage.read_bytes(uri)
+    for number, line in enumerate(data.decode("utf-8", "replace").splitlines(), 1):
+        text = line.removeprefix("#HttpOnly_")
+        cells = text.split("\t")
+        if text.strip() and not text.startswith("#") and (len(cells) != 7 or not _EXPIRY.fullmatch(cells[4])):
+            raise ValueError(
+                f"{uri} line {number}: not a cookies file in Netscape's format, seven cells separated by tabs; "
+                "export it again, as docs/data.md says"
+            )
+    return data
+
+
 def require_yt_dlp() -> Any:
-    """Return the module. Raises ModuleNotFoundError with one line that says what to install."""
+    """Return the module. Raises ValueError with one line that says what to install."""
     try:
         import yt_dlp
     except ModuleNotFoundError:
@@ -75,7 +94,9 @@ class Video:
         """Write [start, end) into a folder and return the path. Raises DownloadFailed."""
         seconds = self._info.get("duration")
         if isinstance(seconds, (int, float)) and seconds + 1 < end:
-            raise DownloadFailed(FailureReason.too_short, f"the video lasts {seconds:g} s, and the clip ends at {end:g} s")
+            raise DownloadFailed(
+                FailureReason.too_short, f"the video lasts {seconds:g} s, and the clip ends at {end:g} s"
+            )
         try:
             if not self._files:
                 self._files = [self._open(number, each) for number, each in enumerate(self._formats)]
@@ -137,6 +158,9 @@ def _persistent(action: Callable[[], T], wait_seconds: float) -> T:
             return action()
         except Exception as error:
             failed = classify(error)
+            for each in causes(error):
+                if (reply := getattr(each, "response", None)) is not None:
+                    reply.close()
             if failed.reason is not FailureReason.network or number == CONNECTION_TRIES - 1:
                 raise failed from error
         time.sleep(wait_seconds * 2**number)

@@ -14,7 +14,8 @@ MAX_KEPT_BLOCKS = 256  # 32 MiB: an index that is read for every clip of a video
 class RangeFile(io.RawIOBase):
     """A seekable file whose bytes come from `fetch(first, last)`, which returns them with both ends.
 
-    What `fetch` raises is kept in `error`, too: FFmpeg takes a failed read for the end of the file.
+    What `fetch` raises is kept in `error`, and the file then seems to end: FFmpeg calls `read`, and would print an
+    exception and drop it.
     """
 
     def __init__(self, fetch: Callable[[int, int], bytes], size: int, beginning: bytes = b"") -> None:
@@ -50,14 +51,15 @@ class RangeFile(io.RawIOBase):
             number, offset = divmod(self._position, BLOCK_BYTES)
             piece = self._block(number)[offset : offset + wanted]
             if not piece:
-                raise self._failed(OSError(5, "the server sent less than it announced"))
+                self.error = self.error or OSError(5, "the server sent less than it announced")
+                return b"".join(pieces)
             pieces.append(piece)
             self._position += len(piece)
             wanted -= len(piece)
         return b"".join(pieces)
 
     def _block(self, number: int) -> bytes:
-        if number not in self._blocks:
+        if number not in self._blocks and self.error is None:
             # Reading on and on, request more at once; after a seek, little.
             self._at_once = min(2 * self._at_once, MAX_BLOCKS_AT_ONCE) if number == self._next_block else 1
             self._next_block = number + self._at_once
@@ -65,20 +67,16 @@ class RangeFile(io.RawIOBase):
                 last = min(self._next_block * BLOCK_BYTES, self.size) - 1
                 self._keep(number, self._fetch(number * BLOCK_BYTES, last))
             except Exception as error:
-                raise self._failed(error) from None
+                self.error = error
         if number in self._blocks:
             self._blocks.move_to_end(number)
         return self._blocks.get(number, b"")
 
     def _keep(self, number: int, data: bytes) -> None:
-        """Keep the blocks that begin at block `number`. A last one that is not complete counts at the file's end only."""
+        """Keep the blocks of data that begins at block `number`. An incomplete one is kept only at the file's end."""
         for begin in range(0, len(data), BLOCK_BYTES):
             block, index = data[begin : begin + BLOCK_BYTES], number + begin // BLOCK_BYTES
             if len(block) == min(BLOCK_BYTES, self.size - index * BLOCK_BYTES):
                 self._blocks[index] = block
         while len(self._blocks) > MAX_KEPT_BLOCKS:
             self._blocks.popitem(last=False)
-
-    def _failed(self, error: Exception) -> Exception:
-        self.error = self.error or error
-        return error

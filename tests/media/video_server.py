@@ -113,7 +113,9 @@ class _Handler(BaseHTTPRequestHandler):
                 )
             )
         self.send_response(status)
-        self.send_header("Content-Type", "video/mp4" if status in (200, 206) else "text/plain")
+        self.send_header(
+            "Content-Type", "video/mp4" if status in (200, 206) and not name.endswith("html") else "text/html"
+        )
         self.send_header("Content-Length", str(len(data)))
         if status in (200, 206) and name not in server.without_ranges:
             self.send_header("Accept-Ranges", "bytes")

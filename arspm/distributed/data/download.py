@@ -12,8 +12,7 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,6 +38,7 @@ from arspm.distributed.data.download_rows import (
 )
 from arspm.distributed.data.rate_limit import Gate, RateLimit, Ticket, local_gate
 from arspm.distributed.local import is_in_process
+from arspm.media.clip_rows import Rows
 from arspm.media.download_failures import DownloadFailed, FailureReason
 from arspm.media.downloads import SiteOptions, Video, check_url, open_video, require_yt_dlp
 
@@ -90,28 +90,28 @@ def download(
     """Download the clips that have no file, and write failures.parquet. Runs on Ray, or in this process (`in_process`).
 
     progress: called with the numbers of finished rows and of all rows, and a text. Raises ValueError or OSError, in one
-    line, for unusable settings; what an interrupted run has done is kept.
+    line, for unusable settings. What an interrupted run has done is kept.
     """
     check_url(settings.site.url)
     require_yt_dlp()
     rows = read_selection(settings.csv, settings.sample)
-    usable = pc.is_null(rows.table["reason"]).to_numpy()
     found = existing(rows, settings.destination)
     failures = Failures(settings.destination)
     bad = bad_rows(rows, found)
     failures.add(bad)
-    lasting = failures.table.filter(pc.invert(failures.table["retry"]))[CLIP_ID]
+    open_rows = ~found
+    open_rows[[*_positions(rows, bad)]] = False
     failed_before = np.zeros(len(rows), bool)
     if not settings.retry_failed:
-        failed_before = pc.is_in(rows.table["clip_id"], lasting.combine_chunks()).to_numpy(zero_copy_only=False)
-        failed_before &= usable & ~found
-    unnamed = pc.equal(pc.fill_null(rows.table["path"], ""), "").to_numpy(zero_copy_only=False)
-    wanted = usable & unnamed & ~found & ~failed_before
+        lasting = failures.table.filter(pc.invert(failures.table["retry"]))[CLIP_ID].combine_chunks()
+        failed_before = open_rows & pc.is_in(rows.table["clip_id"], lasting).to_numpy()
+    wanted = open_rows & ~failed_before
+
     done: list[str] = []
     finished = len(rows) - int(wanted.sum())
     gave_up = False
     progress(finished, len(rows), "")
-    there = rows.table.filter(pa.array(found))["clip_id"].combine_chunks()
+    ids_found = rows.table.filter(pa.array(found))["clip_id"].combine_chunks()
     flushed = written = time.monotonic()
     try:
         for outcome in _outcomes(settings, by_video(rows, wanted)):
@@ -124,32 +124,41 @@ def download(
                 failures.flush()
                 flushed = now
             if now - written > WRITE_SECONDS:
-                failures.write(_joined(there, done))
+                failures.write(_joined(ids_found, done))
                 written = now
             progress(finished, len(rows), f"{len(done)} downloaded")
     finally:
-        table = failures.write(_joined(there, done))
-    ids = rows.table.filter(pa.array(usable))["clip_id"].combine_chunks()
-    ours = pc.or_(pc.is_in(table[CLIP_ID], ids), pc.equal(table["reason"], FailureReason.bad_row.value))
-    reasons, details = (table.filter(ours)[name].to_pylist() for name in ("reason", "detail"))
-    clips = table.filter(ours)[CLIP_ID].to_pylist()
-    first = {
-        reason: f"{clips[index] or '-'}: {details[index]}"
-        for reason in sorted(set(reasons))
-        for index in [reasons.index(reason)]
-    }
+        table = failures.write(_joined(ids_found, done))
+    failed, first = _counts(table, rows)
     summary = Summary(
         id=uuid.uuid4().hex,
         num_rows=len(rows),
         num_downloaded=len(done),
         num_there_before=int(found.sum()),
         num_failed_before=int(failed_before.sum()),
-        failed=dict(sorted(Counter(reasons).items())),
+        failed=failed,
         first=first,
         gave_up=gave_up,
     )
     storage.write_json(storage.join(settings.destination, STATE, SUMMARY), summary.model_dump())
     return summary
+
+
+def _positions(rows: Rows, lines: Sequence[Failure]) -> list[int]:
+    """Return where the rows of these lines of the CSV are."""
+    return np.flatnonzero(np.isin(rows.table["line"].to_numpy(), [line.row for line in lines])).tolist()
+
+
+def _counts(table: pa.Table, rows: Rows) -> tuple[dict[str, int], dict[str, str]]:
+    """Return how many of the rows failed for each reason, and the first row's detail."""
+    bad = pc.equal(table["reason"], FailureReason.bad_row.value)
+    ours = table.filter(pc.or_(bad, pc.is_in(table[CLIP_ID], rows.usable().table["clip_id"].combine_chunks())))
+    failed, first = dict[str, int](), dict[str, str]()
+    for entry in ours["reason"].value_counts().to_pylist():
+        reason = entry["values"]
+        line = ours.slice(pc.index(ours["reason"], reason).as_py(), 1).to_pylist()[0]
+        failed[reason], first[reason] = entry["counts"], f"{line[CLIP_ID] or '-'}: {line['detail']}"
+    return dict(sorted(failed.items())), first
 
 
 def last_summary(destination: str) -> Summary | None:
@@ -174,7 +183,7 @@ def _outcomes(settings: Settings, videos: Iterator[VideoClips]) -> Iterator[_Out
         return
     if not ray.is_initialized():
         ray.init()  # at RAY_ADDRESS
-    limit = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(RateLimit).remote(*arguments)
+    limit: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(RateLimit).remote(*arguments)
     site = ray.put(settings.site)  # with the cookies, which are in no log
     # A task that ends with its process, or its node, runs once more; what it did is done over.
     task = ray.remote(num_cpus=1, max_retries=1, scheduling_strategy="SPREAD")(_download_on_ray)

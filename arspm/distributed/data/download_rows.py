@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import re
 import uuid
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +20,7 @@ from arspm.corpus import tables
 from arspm.corpus.schema import CLIP_ID, DropReason
 from arspm.distributed.data.shards import order_hash
 from arspm.media.clip_files import ClipFolder
-from arspm.media.clip_rows import Rows, read_csv
+from arspm.media.clip_rows import DroppedRow, Rows, read_csv
 from arspm.media.download_failures import FailureReason, failures_schema
 from arspm.media.dropped import DroppedClip
 
@@ -89,9 +90,12 @@ def bad_rows(rows: Rows, found: np.ndarray) -> list[Failure]:
     named = pc.and_(pc.is_null(rows.table["reason"]), pc.not_equal(rows.table["path"], ""))
     named = pc.and_(named, pa.array(~found))
     for each in Rows(rows.table.filter(named)):
-        detail = f"line {each.line}: its sixth column names a file that is not there; leave it empty to download the clip"
+        detail = (
+            f"line {each.line}: its sixth column names a file that is not there; leave it empty to download the clip"
+        )
         lines.append(Failure(each.line, each.clip_id, each.video_id, FailureReason.bad_row, detail))
     for each in rows.dropped():
+        assert isinstance(each, DroppedRow)
         # A repeated row has the id of the row that it repeats, which may have a file.
         clip_id = None if each.reason is DropReason.duplicate_key else each.clip_id or None
         lines.append(Failure(each.line, clip_id, each.video_id or None, FailureReason.bad_row, each.detail))
@@ -110,10 +114,8 @@ def existing(rows: Rows, destination: str) -> np.ndarray:
     for batch in rows.table.to_batches(_CHUNK):
         for video_id, start, end, file, reason in zip(*(batch[name].to_pylist() for name in columns), strict=True):
             if reason is None and folder.media:
-                try:
+                with contextlib.suppress(DroppedClip):
                     found[number] = bool(folder.named(file) if file else folder.find(video_id, start, end))
-                except DroppedClip:
-                    pass
             number += 1
     return found
 
@@ -160,7 +162,10 @@ class Failures:
         lines = []
         for name, data in sorted(storage.read_folder(self._state, ".json").items()):
             if name.startswith("failures-"):
-                lines += [Failure(*each[:3], FailureReason(each[3]), each[4]) for each in json.loads(data)]
+                lines += [
+                    Failure(row, clip_id, video_id, FailureReason[reason], detail)
+                    for row, clip_id, video_id, reason, detail in json.loads(data)
+                ]
         table = failures_schema().empty_table()
         if storage.exists(self._uri):
             try:
@@ -214,4 +219,3 @@ def _merged(old: pa.Table, new: pa.Table) -> pa.Table:
         new = new.take(sorted([*last.values(), *unnamed]))
         old = old.filter(pc.invert(pc.is_in(old[CLIP_ID], ids.drop_null())))
     return pa.concat_tables([old, new])
-
