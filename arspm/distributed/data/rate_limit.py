@@ -52,7 +52,8 @@ class RateLimit:
         gave_up = self._pauses_in_a_row > self._max_pauses
         if now < self._next and not gave_up:
             return Ticket(self._next - now, self._pauses, False)
-        self._next = max(self._next, now - self._spacing) + self._spacing if not gave_up else self._next
+        if not gave_up:
+            self._next = max(self._next, now) + self._spacing
         return Ticket(0.0, self._pauses, gave_up)
 
     def answered(self) -> None:
