@@ -1,16 +1,13 @@
-"""`arspm download`, in this process and as a job on a cluster."""
+"""`arspm download` in this process. As a job, it is in `tests/distributed/data/test_download_on_ray.py`."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from arspm.media.clip_files import ClipFolder
-from arspm.media.clip_rows import read_clip_rows
 from tests.distributed.data.site_of_films import failures, publish
 from tests.jobs.conftest import arspm
 from tests.media.video_server import VideoServer, video_server
@@ -75,28 +72,3 @@ def test_without_yt_dlp_the_error_says_what_to_install(server: VideoServer, tmp_
     assert (
         done.stderr == "error: yt-dlp is not installed: run `pip install 'arspm[download]'` where the downloads run\n"
     )
-
-
-@pytest.mark.ray
-def test_as_a_job_it_downloads_films_of_synthetic_speakers_and_shows_no_cookies(
-    head: Any, server: VideoServer, clips: Path, tmp_path: Path
-) -> None:
-    films = sorted((clips / "clips").glob("*.mp4"))[:4]
-    rows = []
-    for number, path in enumerate(films):
-        server.files[f"film{number}.mp4"] = path.read_bytes()
-        rows.append(f"film{number},0.25,2.5,0.5,0.5")
-    cookies = tmp_path / "cookies.txt"
-    cookies.write_text("# Netscape HTTP Cookie File\n127.0.0.1\tFALSE\t/\tFALSE\t0\tsession\ts3cret\n")
-    words = [*where(server, tmp_path, *rows, "gone,1,2,,"), "--cookies", cookies]
-    done = arspm(*words)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "download: done in" in done.stdout
-    assert "5 rows: 4 downloaded, 1 failed" in done.stdout
-    assert "session=s3cret" in {each.cookie for each in server.requests}
-    for path in Path(head.session_dir, "logs").rglob("*"):
-        assert not path.is_file() or b"s3cret" not in path.read_bytes(), path
-    found = read_clip_rows(tmp_path / "rows.csv", ClipFolder(tmp_path / "clips"))
-    assert len(found.usable()) == 4
-    again = arspm(*words)
-    assert "5 rows: 0 downloaded, 4 were there before, 1 failed" in again.stdout

@@ -1,4 +1,4 @@
-"""Downloads as Ray tasks: one rate limit and one pause for all of them, and processes that crash."""
+"""Downloads as Ray tasks: one rate limit and one pause for all, processes that crash, and the command's job."""
 
 from __future__ import annotations
 
@@ -14,8 +14,13 @@ import pytest
 
 from arspm.distributed.data.download import download
 from arspm.distributed.data.shards import order_hash
+from arspm.media.clip_files import ClipFolder
+from arspm.media.clip_rows import read_clip_rows
+from arspm.media.clips import decode_clip
+from arspm.synthetic.films import write_corpus
 from tests.distributed.conftest import busy_workers
 from tests.distributed.data.site_of_films import failures, publish, settings
+from tests.jobs.conftest import arspm
 from tests.media.video_server import VideoServer, video_server
 
 pytestmark = pytest.mark.ray
@@ -76,7 +81,6 @@ def test_a_process_that_crashes_does_not_end_the_download(
     killer = threading.Thread(target=kill)
     killer.start()
     try:
-        server.delay["good.mp4"] = 0.0
         summary = download(given)
     finally:
         stop.set()
@@ -84,3 +88,27 @@ def test_a_process_that_crashes_does_not_end_the_download(
     assert summary.failed == {"unknown": 1}
     assert "ended twice" in summary.first["unknown"]
     assert failures(given.destination) == {2: ("unknown", True)}
+
+
+def test_the_command_runs_as_a_job_and_shows_no_cookies(head: Any, server: VideoServer, tmp_path: Path) -> None:
+    """Films of synthetic speakers are published as videos, and parts of them downloaded."""
+    made = write_corpus(tmp_path / "made", num_speakers=2, clips_per_speaker=2, fps=10)
+    films = sorted(made.clips_dir.glob("*.mp4"))
+    server.files |= {f"film{number}.mp4": path.read_bytes() for number, path in enumerate(films)}
+    table, clips, cookies = (tmp_path / name for name in ("rows.csv", "clips", "cookies.txt"))
+    table.write_text("".join(f"film{number},0.25,2.5,0.5,0.5\n" for number in range(len(films))) + "gone,1,2,,\n")
+    cookies.write_text("# Netscape HTTP Cookie File\n127.0.0.1\tFALSE\t/\tFALSE\t0\tsession\ts3cret\n")
+    words = ["download", table, clips, "--url", server.url + "/{video_id}.mp4", "--per-minute", 600]
+    done = arspm(*words, "--cookies", cookies)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "download: done in" in done.stdout
+    assert "5 rows: 4 downloaded, 1 failed" in done.stdout
+    assert "session=s3cret" in {each.cookie for each in server.requests}
+    for path in Path(head.session_dir, "logs").rglob("*"):
+        assert not path.is_file() or b"s3cret" not in path.read_bytes(), path
+    for row, film in zip(read_clip_rows(table, ClipFolder(clips)).usable(), films, strict=True):
+        clip, original = decode_clip(row.path, part=(0.25, 2.5)), decode_clip(film, part=(0.25, 2.5))
+        assert clip.waveform.size == pytest.approx(original.waveform.size, abs=2100)  # two packets at 16 kHz
+        assert len(clip.frames) == 8
+    again = arspm(*words)
+    assert "5 rows: 0 downloaded, 4 were there before, 1 failed" in again.stdout, again.stdout + again.stderr
