@@ -19,7 +19,7 @@ import av
 from av.container import InputContainer
 
 from arspm.corpus.schema import DropReason
-from arspm.media.clips import LATE_SECONDS, SEEK_ERROR_SECONDS, SEEK_MARGINS_SECONDS, best_stream
+from arspm.media.clips import LATE_SECONDS, SEEK_ERROR_SECONDS, SEEK_MARGINS_SECONDS
 from arspm.media.containers import CONTAINERS, open_container, require_media
 from arspm.media.dropped import DroppedClip
 
@@ -99,9 +99,19 @@ def _cut(
 
 
 def _streams(containers: Sequence[InputContainer]) -> tuple[Any, Any]:
-    """Return the streams of picture and sound. Raises DroppedClip."""
-    video = best_stream([each for container in containers for each in container.streams.video])
-    audio = best_stream([each for container in containers for each in container.streams.audio])
+    """Return the streams of picture and sound that `decode_clip` would choose. Raises DroppedClip."""
+    flags = av.stream.Disposition
+
+    def rank(stream: Any) -> tuple[bool, int]:
+        codec = stream.codec_context
+        size = codec.width * codec.height if stream.type == "video" else codec.layout.nb_channels
+        return bool(stream.disposition & flags.default), size
+
+    streams = [each for container in containers for each in container.streams]
+    usable = [each for each in streams if each.codec_context is not None and not each.disposition & flags.attached_pic]
+    video, audio = (
+        max((each for each in usable if each.type == kind), key=rank, default=None) for kind in ("video", "audio")
+    )
     if video is None:
         raise DroppedClip(DropReason.no_video, "no video in the file")
     if audio is None:

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from arspm import storage
 from arspm.corpus import tables
 from arspm.corpus.schema import CLIP_ID, DropReason
-from arspm.distributed.data.shards import order_hash
+from arspm.distributed.data.shards import hash64
 from arspm.media.clip_files import ClipFolder
 from arspm.media.clip_rows import DroppedRow, Rows, read_csv
 from arspm.media.download_failures import FailureReason, failures_schema
@@ -55,6 +55,11 @@ class Failure(NamedTuple):
     video_id: str | None
     reason: FailureReason
     detail: str
+
+
+def order_hash(video_id: str) -> int:
+    """Return a video's place in the order of all samples, which is also that of a corpus: 64 bits."""
+    return hash64("order", video_id)
 
 
 def read_selection(csv: str, sample: int | None) -> Rows:

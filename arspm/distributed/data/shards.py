@@ -71,7 +71,7 @@ def assign_splits(
     with known speakers, these are ids of speakers, and `unit` is "speakers" in messages. If `test_videos` is not empty,
     exactly these videos are the test split. Raises ValueError, with fractions that work, if train would have no video.
     """
-    hashes = {video: _hash("split", video) / 2**64 for video in video_ids if video not in test_videos}  # in [0, 1)
+    hashes = {video: hash64("split", video) / 2**64 for video in video_ids if video not in test_videos}  # in [0, 1)
     if test_videos:
         test_fraction = 0.0
     order = sorted(hashes, key=lambda video: (hashes[video], video))
@@ -100,7 +100,7 @@ def plan_shards(rows: Rows, split_of: dict[str, str], rows_per_shard: int) -> li
     columns = {
         "video_id": videos,
         "split": [split_of[video] for video in videos],
-        "order": pa.array([order_hash(video) for video in videos], pa.uint64()),
+        "order": pa.array([hash64("order", video) for video in videos], pa.uint64()),
     }
     table = rows.table.select(["video_id", "start_seconds", "clip_id"])
     table = table.append_column("row", pa.array(np.arange(len(rows))))
@@ -131,14 +131,9 @@ def read_receipts(corpus: str, fingerprint: str) -> dict[str, dict[str, Any]]:
     return receipts
 
 
-def order_hash(video_id: str) -> int:
-    """Return a video's position in the order of all samples and shards: 64 bits, the same on every machine."""
-    return _hash("order", video_id)
-
-
-def _hash(purpose: str, video_id: str) -> int:
-    """Return 64 bits of a hash of the video id, independent for each purpose."""
-    return int.from_bytes(hashlib.sha256(f"{purpose}:{video_id}".encode()).digest()[:8], "big")
+def hash64(purpose: str, text: str) -> int:
+    """Return 64 bits of a hash of a text, independent for each purpose."""
+    return int.from_bytes(hashlib.sha256(f"{purpose}:{text}".encode()).digest()[:8], "big")
 
 
 def _least(num_videos: int, *, with_test: bool) -> tuple[int, int]:
