@@ -46,7 +46,7 @@ class RangeFile(io.RawIOBase):
         """Return up to `size` bytes, all that are left if negative; fewer only at the end of the file."""
         left = max(0, self.size - self._position)
         wanted = left if size is None or size < 0 else min(size, left)
-        pieces = []
+        pieces = list[bytes]()
         while wanted:
             number, offset = divmod(self._position, BLOCK_BYTES)
             piece = self._block(number)[offset : offset + wanted]

@@ -46,6 +46,11 @@ SUMMARY = "summary.json"  # in STATE
 MAX_TRIES = 4  # of one video, if the site throttles it
 FLUSH_SECONDS = 1.0
 WRITE_SECONDS = 300.0  # between two versions of failures.parquet while a run goes on
+_CRASHES = (
+    ray.exceptions.WorkerCrashedError,
+    ray.exceptions.OutOfMemoryError,
+    ray.exceptions.NodeDiedError,
+)
 GAVE_UP = "not tried: the site throttled everything; run the command again later"
 
 
@@ -179,7 +184,10 @@ def _outcomes(settings: Settings, videos: Iterator[VideoClips]) -> Iterator[_Out
     if is_in_process():
         gate = local_gate(RateLimit(*arguments))
         for video in videos:
-            yield download_video(video, settings.destination, settings.site, gate)
+            yield (outcome := download_video(video, settings.destination, settings.site, gate))
+            if outcome.gave_up:
+                break
+        yield from map(_not_tried, videos)
         return
     if not ray.is_initialized():
         ray.init()  # at RAY_ADDRESS
@@ -188,28 +196,36 @@ def _outcomes(settings: Settings, videos: Iterator[VideoClips]) -> Iterator[_Out
     # A task that ends with its process, or its node, runs once more; what it did is done over.
     task = ray.remote(num_cpus=1, max_retries=1, scheduling_strategy="SPREAD")(_download_on_ray)
     running: dict[Any, VideoClips] = {}
+    gave_up = False
     try:
         while True:
-            for video in itertools.islice(videos, settings.concurrency - len(running)):
+            for video in itertools.islice(videos, 0 if gave_up else settings.concurrency - len(running)):
                 running[task.remote(video, settings.destination, site, limit)] = video
             if not running:
-                return
+                break
             ready, _ = ray.wait([*running])
             for each in ready:
                 video = running.pop(each)
                 try:
                     outcome = ray.get(each)
-                except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
+                except _CRASHES as error:
                     detail = f"the process that downloads ended twice: {type(error).__name__}"
                     outcome = _Outcome((), _failed(video.clips, video, DownloadFailed(FailureReason.unknown, detail)))
                 except ray.exceptions.RayTaskError as error:
                     raise error.cause from error
+                gave_up = gave_up or outcome.gave_up
                 yield outcome
+        yield from map(_not_tried, videos)
     finally:
         for each in running:
             with contextlib.suppress(Exception):
                 ray.cancel(each, force=True)
         ray.kill(limit)
+
+
+def _not_tried(video: VideoClips) -> _Outcome:
+    error = DownloadFailed(FailureReason.throttled, GAVE_UP)
+    return _Outcome((), _failed(video.clips, video, error), gave_up=True)
 
 
 def _download_on_ray(video: VideoClips, destination: str, site: SiteOptions, limit: Any) -> _Outcome:

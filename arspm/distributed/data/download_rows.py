@@ -208,11 +208,10 @@ class Failures:
 
 
 def _table(lines: Sequence[Failure]) -> pa.Table:
-    records = [
-        dict(zip(failures_schema().names, (*line[:3], line.reason.value, line.detail, line.reason.retry), strict=True))
-        for line in lines
-    ]
-    return pa.Table.from_pylist(records, failures_schema())
+    rows, clips, videos, reasons, details = zip(*lines, strict=True) if lines else [()] * 5
+    columns = (rows, clips, videos, [each.value for each in reasons], details, [each.retry for each in reasons])
+    arrays = [pa.array(values, field.type) for values, field in zip(columns, failures_schema(), strict=True)]
+    return pa.Table.from_arrays(arrays, schema=failures_schema())
 
 
 def _merged(old: pa.Table, new: pa.Table) -> pa.Table:
