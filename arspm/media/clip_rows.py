@@ -135,20 +135,14 @@ def read_clip_rows(csv_file: str | os.PathLike[str] | TextIO, clips: ClipFolder)
     found by its name (`ClipFolder.find`). A sound file needs a picture with the same name. Raises FileNotFoundError if
     the CSV does not exist, ValueError if two files fit one row.
     """
-    table = read_csv(csv_file).table
+    rows = _drop_duplicates(_read_lines(csv_file))
+    table = rows.table
     chunks = [_find_files(batch, clips) for batch in table.to_batches(_CHUNK)]
     return Rows(pa.Table.from_batches(chunks, COLUMNS))
 
 
-def read_csv(csv_file: str | os.PathLike[str] | TextIO) -> Rows:
-    """Return a row for each line of an AVSpeech CSV that is not blank, before any file is looked for.
-
-    `path` has the sixth column, empty if there is none. Raises FileNotFoundError.
-    """
-    return _drop_duplicates(_read_lines(csv_file))
-
-
 def _read_lines(csv_file: str | os.PathLike[str] | TextIO) -> Rows:
+    """Return a row for each line. `path` has the sixth column, empty if there is none."""
     chunks: list[pa.Table] = []
     lines: list[tuple[Any, ...]] = []
     separator = ""
@@ -250,6 +244,14 @@ def _check_cells(cells: list[str]) -> _Fields:
 def _is_header(cells: list[str]) -> bool:
     names = [cell.lower().replace(" ", "_") for cell in cells[:3]]
     return len(names) == 3 and names[0] in ("video_id", "youtube_id") and names[1].startswith("start")
+
+
+def read_csv(csv_file: str | os.PathLike[str] | TextIO) -> Rows:
+    """Return a row for each line of an AVSpeech CSV that is not blank, before any file is looked for.
+
+    `path` has the sixth column, empty if there is none. Raises FileNotFoundError.
+    """
+    return _drop_duplicates(_read_lines(csv_file))
 
 
 def check_id(text: str, kind: str) -> None:

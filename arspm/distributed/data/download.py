@@ -100,7 +100,7 @@ def download(
     check_url(settings.site.url)
     require_yt_dlp()
     rows = read_selection(settings.csv, settings.sample)
-    found = existing(rows, settings.destination)
+    found = existing(rows, settings.csv, settings.destination)
     failures = Failures(settings.destination)
     bad = bad_rows(rows, found)
     failures.add(bad)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import re
@@ -20,9 +19,8 @@ from arspm.corpus import tables
 from arspm.corpus.schema import CLIP_ID, DropReason
 from arspm.distributed.data.shards import hash64
 from arspm.media.clip_files import ClipFolder
-from arspm.media.clip_rows import DroppedRow, Rows, read_csv
+from arspm.media.clip_rows import DroppedRow, Rows, read_clip_rows, read_csv
 from arspm.media.download_failures import FailureReason, failures_schema
-from arspm.media.dropped import DroppedClip
 
 FAILURES = "failures.parquet"
 STATE = "_download"  # folder of what an interrupted run leaves
@@ -107,22 +105,17 @@ def bad_rows(rows: Rows, found: np.ndarray) -> list[Failure]:
     return lines
 
 
-def existing(rows: Rows, destination: str) -> np.ndarray:
-    """Return which rows have a file below the destination already, as preprocessing would find it: (rows,) bool."""
-    found = np.zeros(len(rows), bool)
+def existing(rows: Rows, csv: str, destination: str) -> np.ndarray:
+    """Return which rows of a CSV have a file below the destination, as preprocessing finds it: (rows,) bool.
+
+    Raises ValueError if two files fit one row.
+    """
     try:
         folder = ClipFolder(destination)
     except FileNotFoundError:
-        return found
-    columns = ("video_id", "start_seconds", "end_seconds", "path", "reason")
-    number = 0
-    for batch in rows.table.to_batches(_CHUNK):
-        for video_id, start, end, file, reason in zip(*(batch[name].to_pylist() for name in columns), strict=True):
-            if reason is None and folder.media:
-                with contextlib.suppress(DroppedClip):
-                    found[number] = bool(folder.named(file) if file else folder.find(video_id, start, end))
-            number += 1
-    return found
+        return np.zeros(len(rows), bool)
+    lines = read_clip_rows(csv, folder).usable().table["line"].to_numpy()
+    return np.isin(rows.table["line"].to_numpy(), lines)
 
 
 def by_video(rows: Rows, wanted: np.ndarray) -> Iterator[VideoClips]:

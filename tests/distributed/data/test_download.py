@@ -150,7 +150,7 @@ def test_clips_that_another_program_downloaded_count(server: VideoServer, tmp_pa
         path = Path(given.destination, name)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"there")
-    assert existing(read_selection(given.csv, None), given.destination).all()
+    assert existing(read_selection(given.csv, None), given.csv, given.destination).all()
     assert download(given).num_there_before == 3
     assert not server.requests
     assert failures(given.destination) == {}
