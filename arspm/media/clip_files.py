@@ -75,9 +75,14 @@ class ClipFolder:
         for number, path in zip(self.media.tolist(), paths, strict=True):
             name = stem(path)
             if found := _CUT.fullmatch(name):
-                cut_ids.append(found["video"] or posixpath.basename(posixpath.dirname(path)))
                 places = min(len(text.partition(".")[2]) for text in found.group("start", "end"))
-                cuts.append((float(found["start"]), float(found["end"]), places, number))
+                cut = (float(found["start"]), float(found["end"]), places, number)
+                video = found["video"] or posixpath.basename(posixpath.dirname(path))
+                # A video id may itself end with separators, as three in a hundred of YouTube's do: `a-_1_2` is of `a-`.
+                gap = name[found.end("video") : found.start("start")] if found["video"] else ""
+                for length in range(max(1, len(gap))):
+                    cut_ids.append(video + gap[:length])
+                    cuts.append(cut)
             for video_id in _ids_of_whole(name):
                 whole_ids.append(video_id)
                 wholes.append(number)

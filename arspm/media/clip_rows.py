@@ -127,12 +127,20 @@ def read_clip_rows(csv_file: str | os.PathLike[str] | TextIO, clips: ClipFolder)
     found by its name (`ClipFolder.locate`). A sound file needs a picture with the same name. Raises FileNotFoundError
     if the CSV does not exist, ValueError if two files fit one row.
     """
+    table = read_csv(csv_file).table
+    chunks = [_find_files(pa.Table.from_batches([batch]), clips) for batch in table.to_batches(_MATCHED)]
+    return Rows(pa.concat_tables([COLUMNS.empty_table(), *chunks]))
+
+
+def read_csv(csv_file: str | os.PathLike[str] | TextIO) -> Rows:
+    """Return a row for each line of an AVSpeech CSV that is not blank, before any file is looked for.
+
+    `path` has the sixth column, empty if there is none. Raises FileNotFoundError.
+    """
     lines = read_lines(csv_file)
     empty = {field.name: pa.nulls(len(lines), field.type) for field in COLUMNS}
     columns = {name: lines[name] for name in lines.column_names if name in empty} | {"path": lines["file"]}
-    table = _drop_duplicates(Rows(pa.table(empty | columns, COLUMNS))).table
-    chunks = [_find_files(pa.Table.from_batches([batch]), clips) for batch in table.to_batches(_MATCHED)]
-    return Rows(pa.concat_tables([COLUMNS.empty_table(), *chunks]))
+    return _drop_duplicates(Rows(pa.table(empty | columns, COLUMNS)))
 
 
 def _drop_duplicates(rows: Rows) -> Rows:

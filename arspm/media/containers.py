@@ -135,26 +135,10 @@ def choose_streams(
 ) -> tuple[Any, Any]:
     """Return the video stream and the sound stream that FFmpeg would choose, each None if it is not wanted.
 
-    Of several streams of a kind, that is one with the default flag, then the one with the most pixels or channels.
     Raises DroppedClip: no_video, no_sound, undecodable.
     """
-    flags = av.stream.Disposition
-
-    def choose(streams: Iterable[Any]) -> Any:
-        """Return the stream to decode, None if there is none. Cover art is no video."""
-        every = [each for each in streams if not each.disposition & flags.attached_pic]
-        usable = [each for each in every if each.codec_context is not None]
-        if every and not usable:
-            raise DroppedClip(DropReason.undecodable, f"no decoder for its {every[0].type}")
-        return max(usable, key=rank, default=None)
-
-    def rank(stream: Any) -> tuple[bool, int]:
-        codec = stream.codec_context
-        size = codec.width * codec.height if stream.type == "video" else codec.layout.nb_channels
-        return bool(stream.disposition & flags.default), size
-
-    video = choose(container.streams.video) if want_video else None
-    sound = choose(container.streams.audio) if want_sound else None
+    video = best_stream(container.streams.video) if want_video else None
+    sound = best_stream(container.streams.audio) if want_sound else None
     if want_video and video is None:
         raise DroppedClip(DropReason.no_video, "no video in the file")
     if want_sound and sound is None:
@@ -166,3 +150,22 @@ def choose_streams(
         video.codec_context.thread_count = 1  # clips are decoded in parallel, one per core
         video.codec_context.skip_frame = "NONREF"  # decodes every second frame of most H.264, in half the time
     return video, sound
+
+
+def best_stream(streams: Iterable[Any]) -> Any:
+    """Return which of several streams of a kind FFmpeg would choose, None if there is none. Cover art is no video.
+
+    That is one with the default flag, then the one with the most pixels or channels. Raises DroppedClip(undecodable).
+    """
+    flags = av.stream.Disposition
+
+    def rank(stream: Any) -> tuple[bool, int]:
+        codec = stream.codec_context
+        size = codec.width * codec.height if stream.type == "video" else codec.layout.nb_channels
+        return bool(stream.disposition & flags.default), size
+
+    every = [each for each in streams if not each.disposition & flags.attached_pic]
+    usable = [each for each in every if each.codec_context is not None]
+    if every and not usable:
+        raise DroppedClip(DropReason.undecodable, f"no decoder for its {every[0].type}")
+    return max(usable, key=rank, default=None)

@@ -36,7 +36,7 @@ def test_help_lists_every_command_with_examples_and_states_the_limits(
     monkeypatch.setenv("COLUMNS", "120")
     text = arspm("--help").stdout
     for command in (
-        *("up", "down", "synth", "submit", "status", "logs", "cancel"),
+        *("up", "down", "synth", "download", "submit", "status", "logs", "cancel"),
         *("report", "drops", "ablation", "sweep", "dashboard", "pictures", "generate"),
     ):
         assert f" {command} " in text

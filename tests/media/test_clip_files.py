@@ -83,6 +83,14 @@ def test_a_whole_video_is_found_for_any_part_of_it(tmp_path, name):
     assert located(folder, video[1:], 1, 2) == (None, None)
 
 
+@pytest.mark.parametrize("video", ["abcdefghij-", "abcdefghij_", "abcdefgh-_-", "a_12-3.4-"])
+def test_a_video_id_may_end_with_what_separates_the_parts_of_a_name(tmp_path, video):
+    names = (f"{video}_1.5_20.123.mp4", f"{video}-1.5-30.mkv", f"{video[:-2]}xy_1.5_20.123.mp4")
+    folder = ClipFolder(write_files(tmp_path, *names))
+    assert find(folder, video, 1.5, 20.123) == names[0]
+    assert find(folder, video, 1.5, 30) == names[1]
+
+
 @pytest.mark.parametrize("form", ["NFC", "NFD", "NFKC"])
 def test_unicode_is_compared_in_one_form(tmp_path, form):
     name = unicodedata.normalize("NFD", "Zoë_1_2.mp4")
