@@ -30,7 +30,7 @@ from arspm.synthetic.people import sample_speakers
 SECONDS = 6  # of a clip
 LONG_SECONDS = 600  # of a whole video
 CLIP_BEGINS = 431.3
-CORE_HOUR_DOLLARS = 0.0425  # a cluster-wide figure: an on-demand compute node with 16 cores at 0.68 dollars per hour
+CORE_HOUR_DOLLARS = 0.2807 / 16  # cluster/prices.yaml: c6i.4xlarge, spot, 16 virtual cores
 NUM_CLIPS = 290_000
 
 
