@@ -71,6 +71,8 @@ def test_a_process_that_crashes_does_not_end_the_download(
     stop = threading.Event()
 
     def kill() -> None:
+        while not stop.is_set() and not [*tmp_path.rglob("good_*.mp4")]:  # until only the other one is downloaded
+            time.sleep(0.1)
         while not stop.is_set():
             for worker in busy_workers(head, "_download_on_ray"):
                 if len(killed) < 2 and worker.pid not in killed and not stop.wait(1.0):
