@@ -119,10 +119,10 @@ def run(write_corpus: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.Mo
 
     def one_by_one(actor: Any, items: Any, splits: Any, config: Config, uri: str) -> list[dict[str, Any]]:
         made = actor(splits, configuration.dump(config), uri)
-        rows = [made({"split": split, "shard": shard}) for split, shard in items]
+        rows = [made(item) for item in items]
         return [{row["path"]: {"bytes": row["bytes"], "sha256": row["sha256"]}} for row in rows]
 
-    monkeypatch.setattr(infer, "_map_shards", one_by_one)
+    monkeypatch.setattr(infer, "map_shards", one_by_one)
     return made
 
 
