@@ -37,7 +37,7 @@ def evaluate(config: Config, run: str, fingerprint: str) -> tuple[dict[str, Any]
         "model": name,
         "n": len(table),
         "n_speakers": len(set(test.speakers)),
-        "genders": test.genders.counts | {"selected_predicted": int(test.genders.predicted[test.selected].sum())},
+        "genders": test.genders.counts | {"selected_by_prediction": test.num_selected_by_prediction},
         "table4": rows,
         "oracle": None if oracle is None or oracle_stage is None else oracle_stage.figures,
         "gender_classifier": measures.gender_accuracy(run, test, bootstrap),

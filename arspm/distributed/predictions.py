@@ -29,6 +29,7 @@ class Predictions(NamedTuple):
     labels: np.ndarray  # the classes of the labels of the sex, -1 if unlabelled
     genders: Genders  # by label or, where the run asks for it, by prediction
     selected: np.ndarray  # bool: the rows that Table 4 measures, which are all or those of the prior's sex
+    num_selected_by_prediction: int  # of these, how many are selected by a predicted sex; 0 if all rows are measured
 
 
 class Networks(NamedTuple):
@@ -72,13 +73,15 @@ def gather(config: Config, run: str, table: pa.Table) -> Predictions:
     }
     split = tables.open_split(stages.corpus(run), "test", len(table))
     genders = read_genders(split, config.gender.label_confidence)
-    selected = np.ones(len(table), bool)
+    selected, num_predicted = np.ones(len(table), bool), 0
     if config.prior.kind in schema.GENDERS:  # a model of one sex is measured on that sex only, as it was trained
         selected = genders.of(config.prior.kind)
+        num_predicted = int(genders.predicted[selected].sum())
         if not selected.any():
             raise ValueError(f"prior.kind={config.prior.kind}: the test split has no clip of that sex")
     labels = classes_of(table[schema.GENDER].to_pylist())
-    return Predictions(table, columns, np.array(tables.speakers(table)), labels, genders, selected)
+    speakers = np.array(tables.speakers(table))
+    return Predictions(table, columns, speakers, labels, genders, selected, num_predicted)
 
 
 def oracle_rows(run: str, test: Predictions) -> np.ndarray | None:
