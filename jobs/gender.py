@@ -14,10 +14,9 @@ from arspm.distributed.train.launch import train_stage
 from arspm.distributed.train.rows import NothingToLearn
 from arspm.model import speech_portrait
 from arspm.runs import stages
+from arspm.runs.gender_weights import MODEL, find_gender_weights
 from arspm.training import artifacts, checkpoint
 from jobs.stage import main
-
-MODEL = f"gender/{artifacts.MODEL}"  # in a run
 
 
 def gender(config: Config, run: str, fingerprint: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -49,7 +48,7 @@ def _train(config: Config, run: str, fingerprint: str) -> tuple[dict[str, Any], 
 
 def _copy(config: Config, run: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Copy the network of `gender.weights` into the run, after a check that it fits `gender.width`."""
-    uri, recorded = _find(config)
+    uri, recorded = find_gender_weights(config, run)
     model = speech_portrait.gender_classifier(config)
     with storage.local_copy(uri) as path, TemporaryDirectory() as folder:
         described = storage.describe(str(path))
@@ -58,39 +57,15 @@ def _copy(config: Config, run: str) -> tuple[dict[str, Any], dict[str, Any]]:
         try:
             checkpoint.restore(model, checkpoint.read_weights(path), "")
         except ValueError as error:
-            reason = str(error).removeprefix(f"{path}: ").removeprefix(": ")
+            reason = str(error).removeprefix(f"{path}: ").removeprefix(": ").partition(";")[0]
             raise ValueError(
-                f"gender.weights: {uri} is not a gender network of gender.width={config.gender.width:g} ({reason}); "
-                "set gender.width to that of the run that trained it"
+                f"gender.weights: {uri} is not a network of gender.width={config.gender.width:g} ({reason}); it must be "
+                f"{MODEL} of a run with the same gender.width"
             ) from None
         copy = Path(folder, artifacts.MODEL)
         checkpoint.write_weights(copy, model.state_dict())
         files = {MODEL: storage.upload(copy, storage.join(run, MODEL))}
     return files, {"weights": uri, "sha256": described["sha256"]}
-
-
-def _find(config: Config) -> tuple[str, dict[str, Any] | None]:
-    """Return the URI of the file of `gender.weights`, and its size and hash by the manifest of its run, if it has one.
-
-    Raises FileNotFoundError or ValueError if it is neither a .safetensors file nor a run with a gender network.
-    """
-    weights = config.gender.weights
-    if weights.endswith(".safetensors"):
-        return weights, None
-    manifest = stages.success(weights, "gender")
-    if manifest is None:
-        raise FileNotFoundError(
-            f"gender.weights: {weights} is neither a run whose stage gender is done nor a .safetensors file"
-        )
-    if MODEL not in manifest.files:
-        raise ValueError(f"gender.weights: {weights} has no gender network ({manifest.figures.get('reason')})")
-    width = manifest.config.get("gender", {}).get("width")
-    if width != config.gender.width:
-        raise ValueError(
-            f"gender.weights: the network of {weights} has gender.width={width}, not {config.gender.width:g}; set "
-            f"gender.width={width}"
-        )
-    return storage.join(stages.folder(weights, "gender"), artifacts.MODEL), manifest.files[MODEL]
 
 
 def _accuracy(run: str, split_name: str) -> float | None:
