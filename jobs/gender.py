@@ -59,8 +59,8 @@ def _copy(config: Config, run: str) -> tuple[dict[str, Any], dict[str, Any]]:
         except ValueError as error:
             reason = str(error).removeprefix(f"{path}: ").removeprefix(": ").partition(";")[0]
             raise ValueError(
-                f"gender.weights: {uri} is not a network of gender.width={config.gender.width:g} ({reason}); it must be "
-                f"{MODEL} of a run with the same gender.width"
+                f"gender.weights: {uri} is not a network of gender.width={config.gender.width:g} ({reason}); it must "
+                f"be {MODEL} of a run with the same gender.width"
             ) from None
         copy = Path(folder, artifacts.MODEL)
         checkpoint.write_weights(copy, model.state_dict())
