@@ -29,6 +29,7 @@ from arspm.training import artifacts, checkpoint
 from jobs import chain, encoder, gender, oracle, prior
 from jobs.ablation_plan import plan
 from jobs.stage import run_stage
+from jobs.submission import resources_of
 
 CONFIG = override(
     preset("smoke"),
@@ -221,6 +222,16 @@ def test_predictions_without_a_network_are_refused(write_corpus: Callable[..., A
             config = override(CONFIG, {field: value})
             with pytest.raises(ValueError, match=rf"^{field}\S* needs a gender classifier, but labels\.csv .*weights"):
                 gender.gender(config, str(tmp_path), "f" * 64)
+
+
+def test_the_stage_requests_the_resources_of_its_predictions() -> None:
+    workers = {"resources.gender.num_workers": 2, "resources.gender.cpus": 3, "resources.read.cpus": 0.5}
+    config = override(CONFIG, workers | {"resources.infer.num_tasks": 4, "resources.infer.cpus": 2})
+    assert resources_of(config, "gender").num_cpus == 2 * 3 + 2 * 0.5
+    predicting = override(config, {"gender.predict_missing": True})
+    assert resources_of(predicting, "gender").num_cpus == 4 * 2  # after training
+    assert resources_of(override(config, {"gender.weights": "runs/vox1"}), "gender").num_cpus == 4 * 2
+    assert resources_of(predicting, "prior").num_cpus == 0
 
 
 # --- what gender.weights may name
