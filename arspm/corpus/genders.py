@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from arspm.corpus import schema, tables
 
@@ -48,21 +49,26 @@ def read_genders(split: tables.Split, min_confidence: float | None) -> Genders:
     `min_confidence`. With None, which is `gender.label_confidence` of a run that uses no predictions, labels alone
     count. Predictions are of clips and not of videos, because several people may speak in a video.
 
-    Raises FileNotFoundError if predictions count and there are none, ValueError if they are of other clips.
+    Raises FileNotFoundError if predictions count and there are none, ValueError if they are of other clips or
+    invalid.
     """
     faces = tables.read_columns(split, "faces", (schema.CLIP_ID, schema.GENDER))
     classes = classes_of(faces[schema.GENDER].to_pylist())
     if min_confidence is None:
         return Genders(classes, np.zeros(len(classes), bool))
     heard = tables.read_columns(split, FAMILY, (schema.CLIP_ID, schema.PREDICTED_GENDER, schema.GENDER_CONFIDENCE))
+    names, confidences = heard[schema.PREDICTED_GENDER].to_pylist(), heard[schema.GENDER_CONFIDENCE]
+    problem = ""
     if heard[schema.CLIP_ID].to_pylist() != faces[schema.CLIP_ID].to_pylist():
+        problem = "other clip ids than faces"
+    elif not set(names) <= set(schema.GENDERS) or not pa.types.is_float32(confidences.type) or confidences.null_count:
+        problem = f"values in {schema.PREDICTED_GENDER} or {schema.GENDER_CONFIDENCE} that are no predictions"
+    if problem:
         raise ValueError(
-            f"{split.uri}: {FAMILY} has other clip ids than faces; delete the _SUCCESS.json of stage gender, then "
-            "submit again"
+            f"{split.uri}: {FAMILY} has {problem}; delete the _SUCCESS.json of stage gender, then submit again"
         )
-    confident = heard[schema.GENDER_CONFIDENCE].to_numpy() >= np.float32(min_confidence)
-    predicted = (classes == UNKNOWN) & confident
-    return Genders(np.where(predicted, classes_of(heard[schema.PREDICTED_GENDER].to_pylist()), classes), predicted)
+    predicted = (classes == UNKNOWN) & (confidences.to_numpy() >= np.float32(min_confidence))
+    return Genders(np.where(predicted, classes_of(names), classes), predicted)
 
 
 def classes_of(labels: Sequence[str | None]) -> np.ndarray:

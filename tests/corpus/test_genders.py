@@ -1,5 +1,6 @@
 """The sex of each clip: the label, or where it is missing a prediction that is sure enough."""
 
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -67,10 +68,16 @@ def test_a_confidence_at_the_minimum_counts(write_corpus: Callable[..., Any]) ->
     assert read_genders(tables.open_split(uri, "train"), 0.9).names == ["female", None]
 
 
-def test_predictions_of_other_clips_are_refused(write_corpus: Callable[..., Any], tmp_path: Any) -> None:
+def test_predictions_of_other_clips_or_classes_are_refused(write_corpus: Callable[..., Any], tmp_path: Any) -> None:
     uri, _ = write_corpus({"train": (3,), "val": (3,)})
     with pytest.raises(FileNotFoundError, match=r"train/genders/shard-00000\.parquet"):
         read_genders(tables.open_split(uri, "train"), 0.5)
+    write_predictions(uri, "train", ["child"] * 3, [0.9] * 3)
+    with pytest.raises(
+        ValueError, match=r"train: genders has values in predicted_gender or gender_confidence that are"
+    ):
+        read_genders(tables.open_split(uri, "train"), 0.5)
+    shutil.rmtree(tmp_path / "corpus/train/genders")
     write_predictions(uri, "val", ["female"] * 3, [0.9] * 3)
     (tmp_path / "corpus/val/genders").rename(tmp_path / "corpus/train/genders")
     with pytest.raises(ValueError, match=r"train: genders has other clip ids than faces; delete the _SUCCESS\.json"):

@@ -294,6 +294,9 @@ def test_a_network_with_numbers_that_are_not_is_refused(
 def test_a_run_without_a_network_is_one_line(heard: Trained, tmp_path: Path) -> None:
     other = str(tmp_path / "other")
     (tmp_path / "other").mkdir()
+    (tmp_path / "network.pt").touch()
+    with pytest.raises(FileNotFoundError, match=r"network\.pt is neither a run whose stage gender is done nor"):
+        gender.gender(override(CONFIG, {"gender.weights": f"{tmp_path}/network.pt"}), str(tmp_path / "run"), "f" * 64)
     config = override(CONFIG, {"gender.weights": other})
     with pytest.raises(
         FileNotFoundError, match=rf"^gender\.weights: {other} is neither a run whose stage gender is do"
