@@ -43,7 +43,7 @@ def plan(
     if num_seeds < 1:
         raise ConfigError(f"seeds: must be at least 1, got {num_seeds}")
     common, by_variant = _split_changes(changes or {}, variants)
-    shared_config = stages.finished_config(run, "decoder")
+    shared_config = stages.shared_config(run)
     shared = _shared_stages(run)
     models, missing = [], []
     for name in dict.fromkeys(variants):
@@ -96,7 +96,11 @@ def _not_allowed(config: Config, shared: Mapping[str, stages.Success]) -> str:
     kind = config.prior.kind
     means = {"gender": ("female", "male"), "none": ()}.get(kind, (kind,))
     if missing := [name for name in means if name not in shared["prior"].figures.get("priors", {})]:
-        return f"no mean face of {' and '.join(missing)}: labels.csv names no such speaker"
+        if config.gender.label_confidence is None:
+            problem = "labels.csv names no such speaker; gender.weights lets a network predict the sex"
+        else:
+            problem = "no training clip is labelled or predicted so"
+        return f"no mean face of {' and '.join(missing)}: {problem}"
     gender = shared["gender"].figures
     if kind == "gender" and gender.get("trained") is False:
         return f"no gender classifier: {gender.get('reason')}"

@@ -13,6 +13,7 @@ from arspm import config as configuration
 from arspm import storage
 from arspm.config import Config
 from arspm.runs import inventory, stages
+from arspm.runs.gender_weights import find_gender_weights
 from cluster import chain, client, events
 from cluster.errors import ClusterError
 from cluster.graph import Stage
@@ -29,9 +30,12 @@ def submit_run(
     """Run a configuration's stages on the cluster at `address` and wait for them. Finished stages are reused.
 
     The input files are listed here, so that new files are found; the stages' jobs read the stored listing.
-    Raises ClusterError when no cluster answers there, FileNotFoundError for missing inputs.
+    Raises ClusterError when no cluster answers there, FileNotFoundError for missing inputs,
+    ConfigError or ValueError for a `gender.weights` that cannot be used.
     """
     inputs = inventory.find_inputs(config)
+    if config.gender.weights:
+        find_gender_weights(config, run)  # now, because preprocessing comes first and may take hours
     fingerprints = stages.fingerprints(config, inputs.hash)
     inventory.write_inventory(run, config.data, fingerprints["preprocess"], inputs.trees)
     config_uri = save_config(config, run)

@@ -49,11 +49,16 @@ def job_prefix(run: str) -> str:
 
 
 def resources_of(config: Config, stage: str) -> Resources:
-    """Return the resources of a stage: those of its workers or tasks, and of its data readers."""
-    section, read = STAGES[stage].resources, config.resources.read
-    if not section:
-        return Resources()
-    group = getattr(config.resources, section)
+    """Return the most that a stage uses at a time: the resources of its workers or tasks, and of its data readers."""
+    sections = [STAGES[stage].resources] if STAGES[stage].resources else []
+    if stage == "gender" and config.gender.label_confidence is not None:
+        sections.append("infer")  # after training
+    used = [_resources_of_section(config, section) for section in sections]
+    return Resources(*(max(amounts) for amounts in zip(*used, strict=True)))
+
+
+def _resources_of_section(config: Config, section: str) -> Resources:
+    group, read = getattr(config.resources, section), config.resources.read
     if isinstance(group, Workers):
         return total_resources((group.most, group), (group.most * read.num_tasks, read))
     return total_resources((group.num_tasks, group))

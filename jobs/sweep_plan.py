@@ -32,7 +32,7 @@ def plan(run: str, space_name: str, options: Options, changes: Mapping[str, Any]
     Raises ConfigError for invalid options, FileNotFoundError if a stage that the trials need is not done.
     """
     default_name, space = spaces.load(space_name)
-    base = override(stages.finished_config(run, "decoder"), changes)
+    base = override(stages.shared_config(run), changes)
     _require_encoder_fields(changes)
     for need in stages.STAGES["encoder"].needs:
         stages.finished_config(run, need)  # its error says what to do

@@ -193,7 +193,8 @@ def s3(bucket: Bucket) -> Iterator[str]:
 def write_corpus(tmp_path: Path) -> Callable[..., tuple[str, dict[str, dict[str, Any]]]]:
     """A function that writes a small corpus by the schema, with pyarrow alone: its path, and all rows as plain values.
 
-    `shards`: split -> rows of each shard. The second value is split -> column -> array or list over the split's rows.
+    `shards`: split -> rows of each shard. `labelled`: whether four of five people have a label of their sex. The second
+    value is split -> column -> array or list over the split's rows.
     """
 
     def write(
@@ -204,6 +205,7 @@ def write_corpus(tmp_path: Path) -> Callable[..., tuple[str, dict[str, dict[str,
         feature_dim: int = 16,
         feature_dtype: str = "float32",
         seed: int = 0,
+        labelled: bool = True,
     ) -> tuple[str, dict[str, dict[str, Any]]]:
         rng = np.random.default_rng(seed)
         folder, told, splits = tmp_path / "corpus", {}, {}
@@ -218,7 +220,7 @@ def write_corpus(tmp_path: Path) -> Callable[..., tuple[str, dict[str, dict[str,
                 schema.VIDEO_ID: [f"{split}{person:04d}" for person in people],
                 speech: values,
                 schema.FACE_JPEG: [cv2.imencode(".jpg", picture)[1].tobytes() for picture in pictures],
-                schema.GENDER: [schema.GENDERS[person % 2] if person % 5 else None for person in people],
+                schema.GENDER: [schema.GENDERS[person % 2] if labelled and person % 5 else None for person in people],
                 schema.AGE: [20.0 + person if person % 3 else None for person in people],
                 schema.IDENTITY: [f"person {person}" for person in people],
                 schema.FACE_FEATURE: rng.standard_normal((rows, feature_dim)).astype(feature_dtype),

@@ -1,6 +1,6 @@
 """Which mean face is added to the encoder's residual, and where (section 3.1): the rows of Table 4 for both sexes.
 
-The gender priors need a corpus whose labels.csv gives the gender of the speakers.
+The gender priors need a run with a gender network: labels.csv gives the gender of speakers, or `gender.weights` is set.
 """
 
 from __future__ import annotations

@@ -111,9 +111,17 @@ class VggFace(Section):
 
 
 class GenderClassifier(Section):
-    """The classifier of gender from speech (G)."""
+    """The classifier of gender from speech (G), whose predictions can replace missing labels."""
 
     width: Width = 1.0  # factor on the convolutions' channels
+    weights: Uri = ""  # a trained network: the URI of another run, or a .safetensors file; empty: train
+    predict_missing: bool = False  # let predictions replace missing labels; they always do with `weights`
+    min_confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.5  # below it, a predicted sex counts as unknown
+
+    @property
+    def label_confidence(self) -> float | None:
+        """The least confidence of a prediction that replaces a missing label; None if labels.csv alone counts."""
+        return self.min_confidence if self.weights or self.predict_missing else None
 
 
 class Prior(Section):

@@ -4,7 +4,7 @@ A corpus is a directory (a local path or `s3://`):
 
     <corpus>/manifest.json                                   counts, splits, configuration, hashes
     <corpus>/dropped.parquet                                 every clip that is not in the corpus, and why
-    <corpus>/{train,val,test}/{speech,faces,measures,features}/shard-00000.parquet
+    <corpus>/{train,val,test}/{speech,faces,measures,features,genders}/shard-00000.parquet
 
 The families of a split have the same rows in the same order, keyed by `clip_id`. Tensors are raw little-endian
 bytes in binary columns. Their dtype and shape are in the Parquet field's metadata (`dtype`, `shape`), so pyarrow and
@@ -33,6 +33,8 @@ AGE = "age"  # years | null
 IDENTITY = "identity"  # a person's name from labels.csv, or the name of the speaker's folder | null
 SPEAKER = "speaker"  # in tables of results: the identity, or the video id if there is none
 FACE_FEATURE = "face_feature"  # VGGFace fc7, float16 or float32 (feature_dim,), readings H and I
+PREDICTED_GENDER = "predicted_gender"  # "female" | "male", by the gender classifier from the clip's speech
+GENDER_CONFIDENCE = "gender_confidence"  # the classifier's probability of that, float32, 0.5 to 1
 
 # Columns of speakers.parquet, the true attributes of synthetic speakers: the fields of `synthetic.people.Speaker`.
 # VIDEO_ID and AGE are two of them.
@@ -46,6 +48,7 @@ SPEECH_FEATURE = "speech_feature"  # the encoder's output
 PORTRAIT_FEATURE = "portrait_feature"  # VGGFace's feature of the portrait decoded from the speech feature
 FACE_TO_FACE_FEATURE = "face_to_face_feature"  # VGGFace's feature of the portrait decoded from the real face feature
 HEARD_GENDER = "heard_gender"  # the gender classifier's class, or -1 without a classifier
+HEARD_CONFIDENCE = "heard_confidence"  # its probability of that class, float32, or NaN without a classifier
 PORTRAIT_JPEG = "portrait_jpeg"  # RGB, of the decoder's output size
 FACE_TO_FACE_JPEG = "face_to_face_jpeg"
 
@@ -172,6 +175,17 @@ def measures_schema() -> pa.Schema:
 def features_schema(feature_dim: int, dtype: str) -> pa.Schema:
     """Return the columns of the features family."""
     return pa.schema([pa.field(CLIP_ID, pa.string(), False), tensor_field(FACE_FEATURE, dtype, (feature_dim,))])
+
+
+def genders_schema() -> pa.Schema:
+    """Return the columns of the genders family, which a run has if predictions replace missing labels."""
+    return pa.schema(
+        [
+            pa.field(CLIP_ID, pa.string(), False),
+            pa.field(PREDICTED_GENDER, pa.string(), False),
+            pa.field(GENDER_CONFIDENCE, pa.float32(), False),
+        ]
+    )
 
 
 def oracle_schema(feature_dim: int) -> pa.Schema:

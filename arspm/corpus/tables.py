@@ -23,7 +23,7 @@ _MAX_SHARD_ROWS, _MAX_ROWS = 1_000_000, 100_000_000
 _MAX_GROUP_BYTES = 4 << 30
 _TENSORS = (schema.SPECTROGRAM, schema.WAVEFORM, schema.FACE_FEATURE)
 _REBUILD = "delete it and the _SUCCESS.json of the stage that wrote it, then submit again"
-_TEXTS = (schema.CLIP_ID, schema.VIDEO_ID, schema.GENDER, schema.IDENTITY)
+_TEXTS = (schema.CLIP_ID, schema.VIDEO_ID, schema.GENDER, schema.IDENTITY, schema.PREDICTED_GENDER)
 
 
 class _Shard(BaseModel):

@@ -45,11 +45,13 @@ def write_page(
     for row in results["variants"]:
         description, published = about[row["variant"]]
         row |= {"description": description, "published": row["variant"] if published else None}
+        first = next(model for model in trained if model.variant == row["variant"])
+        row["num_predicted"] = first.measured.get("genders", {}).get("selected_by_prediction", 0)
         for each in row["runs"]:
             each["run"] = _relative(run, each["run"]) or "."
     complete = [model for model in trained if model.row["n"] == model.measured["n"]] or trained
     reference = next((model for model in complete if model.variant == REFERENCE), complete[0])
-    measured = reference.measured
+    measured, prior = reference.measured, stages.success(run, "prior")
     results |= {
         "seeds": sorted({model.seed for model in models}),
         "split": measured["split"],
@@ -61,6 +63,8 @@ def write_page(
         "rows": list(measured["table4"][1:]),
         "rows_of": reference.variant,
         "judge": measured["judge"],
+        "genders": measured.get("genders"),
+        "labels": prior.figures.get("labels", {}) if prior else {},
         "oracle": measured["oracle"],
         "portraits": _portraits(run, trained, reference),
         "seconds": seconds,

@@ -24,7 +24,7 @@ def evaluate(config: Config, run: str, fingerprint: str) -> tuple[dict[str, Any]
     Returns the files written (path relative to the run -> size and hash) and the model's main figures.
     """
     table, files = infer.predict(config, run)
-    test = predictions.gather(config, table)
+    test = predictions.gather(config, run, table)
     networks = Networks(artifacts.load_face_decoder(run, config), artifacts.load_vggface(run, config))
     bootstrap: dict[str, Any] = {"num_resamples": config.evaluate.num_resamples, "seed": config.seed}
     name = predictions.model_name(config)
@@ -37,6 +37,7 @@ def evaluate(config: Config, run: str, fingerprint: str) -> tuple[dict[str, Any]
         "model": name,
         "n": len(table),
         "n_speakers": len(set(test.speakers)),
+        "genders": test.genders.counts | {"selected_by_prediction": test.num_selected_by_prediction},
         "table4": rows,
         "oracle": None if oracle is None or oracle_stage is None else oracle_stage.figures,
         "gender_classifier": measures.gender_accuracy(run, test, bootstrap),

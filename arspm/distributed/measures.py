@@ -16,7 +16,7 @@ from arspm.config import Config
 from arspm.corpus import schema
 from arspm.distributed.data import infer
 from arspm.distributed.data.oracle import true_causes
-from arspm.distributed.predictions import REAL, Networks, Predictions, ages_of, classes_of, model_name, training_faces
+from arspm.distributed.predictions import REAL, Networks, Predictions, ages_of, model_name, training_faces
 from arspm.evaluation import craniofacial, judges, metrics, probes, retrieval, table4
 from arspm.evaluation.judges import Pictures
 from arspm.runs import stages
@@ -65,10 +65,12 @@ def _answers(
     columns, selected = test.columns, test.selected
     priors = {name: mean.numpy() for name, mean in artifacts.load_priors(run).items()}
     drawn = dict(zip(priors, networks.redrawn(np.stack(list(priors.values()))), strict=True))
-    predicted = test.table[schema.HEARD_GENDER].to_numpy()[selected]
+    heard, confidence = (
+        test.table[name].to_numpy()[selected] for name in (schema.HEARD_GENDER, schema.HEARD_CONFIDENCE)
+    )
     speech, portrait = columns[schema.SPEECH_FEATURE][selected], columns[schema.PORTRAIT_FEATURE][selected]
     others = table4.other_speakers(test.speakers[selected], config.seed)
-    neutral = np.zeros(len(predicted), np.int64)
+    neutral = np.zeros(len(heard), np.int64)
     answers: dict[str, tuple[np.ndarray | None, np.ndarray | None]] = {
         model_name(config): (speech, portrait),
         "prior-only": (priors["neutral"][None][neutral], drawn["neutral"][None][neutral]),
@@ -76,8 +78,12 @@ def _answers(
         "shuffled-speech": (None, None) if others is None else (speech[others], portrait[others]),
         "face-to-face": (None, columns[schema.FACE_TO_FACE_FEATURE][selected]),
     }
-    if set(schema.GENDERS) <= set(priors) and (predicted >= 0).all():
-        means, pictures = (np.stack([of[sex] for sex in schema.GENDERS])[predicted] for of in (priors, drawn))
+    if set(schema.GENDERS) <= set(priors) and (heard >= 0).all():
+        # As FacePrior does: neutral where the prediction is not sure enough.
+        choice = np.where(confidence < np.float32(config.gender.min_confidence), len(schema.GENDERS), heard)
+        means, pictures = (
+            np.stack([of[name] for name in (*schema.GENDERS, "neutral")])[choice] for of in (priors, drawn)
+        )
         answers["gender-prior-only"] = means, pictures
     if oracle is not None:
         videos = test.table[schema.VIDEO_ID].to_numpy(zero_copy_only=False)
@@ -87,12 +93,12 @@ def _answers(
 
 
 def gender_accuracy(run: str, test: Predictions, bootstrap: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the gender classifier's accuracy by split. None without a classifier or without labels of the sex."""
-    stage, labelled = stages.success(run, "gender"), test.genders >= 0
+    """Return the gender classifier's accuracy by split, on labels only. None without a classifier or labels."""
+    stage, labelled = stages.success(run, "gender"), test.labels >= 0
     predicted = test.table[schema.HEARD_GENDER].to_numpy()
     if stage is None or (predicted < 0).all() or not labelled.any():
         return None
-    correct = (predicted == test.genders)[labelled].astype(float)
+    correct = (predicted == test.labels)[labelled].astype(float)
     mean, interval = metrics.mean_and_interval(correct, test.speakers[labelled], **bootstrap)
     splits = {split: stage.figures.get(f"{split}_accuracy") for split in ("train", "val")}
     return {**splits, "test": mean, "test_interval": interval, "n": len(correct)}
@@ -110,17 +116,19 @@ def judge_tables(
         judge = judges.make_judge(
             setting,
             features=faces.get(schema.FACE_FEATURE),
-            genders=classes_of(faces[schema.GENDER].to_pylist()) if faces else None,
+            genders=faces[schema.GENDER].classes if faces else None,
             ages=ages_of(faces[schema.AGE].to_pylist()) if faces else None,
         )
         if judge is None:
             return {"judge": None, "table5": None, "table6": None}
         judged = {each.name: judge(each) for each in pictures}
         description = judge.description  # read after judging: it may name pictures that could not be judged
+    if faces and (num_predicted := int(faces[schema.GENDER].predicted.sum())):
+        description += f"; the sex of {num_predicted} of these faces is predicted from the voice"
     ages = ages_of(test.table[schema.AGE].to_pylist())
     return {
         "judge": description,
-        "table5": judges.table5(judged, test.genders, test.speakers, **bootstrap),
+        "table5": judges.table5(judged, test.genders.classes, test.speakers, **bootstrap),
         "table6": judges.table6(judged, ages, test.speakers, **bootstrap),
     }
 

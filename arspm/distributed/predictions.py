@@ -10,6 +10,7 @@ import torch
 
 from arspm.config import Config
 from arspm.corpus import schema, tables
+from arspm.corpus.genders import Genders, classes_of, read_genders
 from arspm.distributed.data import oracle
 from arspm.evaluation.judges import Pictures
 from arspm.runs import stages
@@ -25,8 +26,10 @@ class Predictions(NamedTuple):
     table: pa.Table  # of `infer.predict`
     columns: dict[str, np.ndarray]  # its tensor columns
     speakers: np.ndarray
-    genders: np.ndarray  # the labels' classes, -1 if unlabelled
+    labels: np.ndarray  # the classes of the labels of the sex, -1 if unlabelled
+    genders: Genders  # by label or, where the run asks for it, by prediction
     selected: np.ndarray  # bool: the rows that Table 4 measures, which are all or those of the prior's sex
+    num_selected_by_prediction: int  # of these, how many are selected by a predicted sex; 0 if all rows are measured
 
 
 class Networks(NamedTuple):
@@ -58,7 +61,7 @@ def model_name(config: Config) -> str:
     return name if architecture == "arspm" else f"{name}, {architecture}"
 
 
-def gather(config: Config, table: pa.Table) -> Predictions:
+def gather(config: Config, run: str, table: pa.Table) -> Predictions:
     """Return the predictions of `infer.predict` as arrays.
 
     Raises ValueError if the model is for one sex and the test split has no clip of it.
@@ -68,13 +71,17 @@ def gather(config: Config, table: pa.Table) -> Predictions:
         for field in table.schema
         if field.metadata
     }
-    genders = classes_of(table[schema.GENDER].to_pylist())
-    selected = np.ones(len(table), bool)
+    split = tables.open_split(stages.corpus(run), "test", len(table))
+    genders = read_genders(split, config.gender.label_confidence)
+    selected, num_predicted = np.ones(len(table), bool), 0
     if config.prior.kind in schema.GENDERS:  # a model of one sex is measured on that sex only, as it was trained
-        selected = genders == schema.GENDERS.index(config.prior.kind)
+        selected = genders.of(config.prior.kind)
+        num_predicted = int(genders.predicted[selected].sum())
         if not selected.any():
             raise ValueError(f"prior.kind={config.prior.kind}: the test split has no clip of that sex")
-    return Predictions(table, columns, np.array(tables.speakers(table)), genders, selected)
+    labels = classes_of(table[schema.GENDER].to_pylist())
+    speakers = np.array(tables.speakers(table))
+    return Predictions(table, columns, speakers, labels, genders, selected, num_predicted)
 
 
 def oracle_rows(run: str, test: Predictions) -> np.ndarray | None:
@@ -99,18 +106,17 @@ def pictures_of(test: Predictions, run: str, name: str) -> list[Pictures]:
 
 
 def training_faces(config: Config, run: str) -> dict[str, Any]:
-    """Return features and labels of training faces, of both sexes in turn if they are labelled."""
+    """Return features and labels of training faces, of both sexes in turn if these are known.
+
+    The column `schema.GENDER` is a `Genders`.
+    """
     train = tables.open_split(stages.corpus(run), "train")
-    labels = tables.read_columns(train, "faces", (schema.GENDER,))[schema.GENDER].to_pylist()
-    rows = choose_rows(labels, MAX_TRAINING_FACES, config.seed)["neutral"].rows
-    wanted = {"features": (schema.FACE_FEATURE,), "faces": (schema.VIDEO_ID, schema.GENDER, schema.AGE)}
+    genders = read_genders(train, config.gender.label_confidence)
+    rows = choose_rows(genders.names, MAX_TRAINING_FACES, config.seed)["neutral"].rows
+    wanted = {"features": (schema.FACE_FEATURE,), "faces": (schema.VIDEO_ID, schema.AGE)}
     columns = tables.read_rows(train, wanted, rows)
-    return columns | {schema.FACE_FEATURE: columns[schema.FACE_FEATURE].astype(np.float32)}
-
-
-def classes_of(labels: list[str | None]) -> np.ndarray:
-    """Return the class of each label of a sex, -1 for None."""
-    return np.array([schema.GENDERS.index(label) if label else -1 for label in labels])
+    features = columns[schema.FACE_FEATURE].astype(np.float32)
+    return columns | {schema.FACE_FEATURE: features, schema.GENDER: genders.take(rows)}
 
 
 def ages_of(labels: list[float | None]) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from arspm.corpus.schema import SPECTROGRAM_SHAPE
@@ -63,3 +63,11 @@ class GenderClassifier(nn.Module):
             )
         x = self.pool(self.convs(spectrogram)).flatten(1)  # (batch, channels * 4)
         return self.fc2(torch.relu(self.fc1(x)))
+
+    def predict(
+        self, spectrogram: Float[Tensor, "batch channels freq time"]
+    ) -> tuple[Float[Tensor, " batch"], Int[Tensor, " batch"]]:
+        """Return the probability of the more probable class, which is at least 0.5, and that class. Errors as above."""
+        logits = self(spectrogram).float()
+        # Not the larger probability's index: two different logits may have equal probabilities after rounding.
+        return logits.softmax(dim=1).amax(dim=1), logits.argmax(dim=1)

@@ -73,6 +73,8 @@ class FacePrior(nn.Module):
         means: the mean face features "neutral", "female" and "male", each (feature,). Only those that `kind` uses
             are needed.
         classifier: the gender network. Its prediction chooses the prior in training and in use; labels never do.
+        min_confidence: if the prediction's probability is smaller, the prior is the neutral mean, for kind "gender".
+            The default of 0.5 accepts every prediction, as the paper does.
 
     Raises:
         ValueError: a mean or the classifier that `kind` needs is missing.
@@ -80,20 +82,30 @@ class FacePrior(nn.Module):
 
     means: Tensor
 
-    def __init__(self, kind: str, means: Mapping[str, Tensor], classifier: GenderClassifier | None = None):
+    def __init__(
+        self,
+        kind: str,
+        means: Mapping[str, Tensor],
+        classifier: GenderClassifier | None = None,
+        *,
+        min_confidence: float = 0.5,
+    ):
         super().__init__()
-        needed = {"none": (), "gender": schema.GENDERS}.get(kind, (kind,))
+        by_gender = (*schema.GENDERS, "neutral") if min_confidence > 0.5 else schema.GENDERS
+        needed = {"none": (), "gender": by_gender}.get(kind, (kind,))
         if missing := [name for name in needed if name not in means]:
             raise ValueError(
                 f"prior.kind={kind} needs the mean face of {' and '.join(missing)}, which the priors do not contain; "
-                "label the speakers' gender in labels.csv, or choose another prior.kind"
+                "label the speakers' gender in labels.csv, let a network of another run predict it (gender.weights), "
+                "or choose another prior.kind"
             )
         if kind == "gender" and classifier is None:
             raise ValueError(
                 "prior.kind=gender needs a trained gender classifier, but the corpus has no gender labels; "
-                "label the speakers' gender in labels.csv, or choose another prior.kind"
+                "label the speakers' gender in labels.csv, take the network of another run (gender.weights), or "
+                "choose another prior.kind"
             )
-        self.kind = kind
+        self.kind, self.min_confidence = kind, min_confidence
         self.classifier = classifier if kind == "gender" else None
         self.register_buffer("means", torch.stack([means[name] for name in needed]) if needed else torch.empty(0))
 
@@ -104,7 +116,8 @@ class FacePrior(nn.Module):
         if self.classifier is None:
             return self.means[0]
         with torch.no_grad():
-            return self.means[self.classifier(spectrogram).argmax(dim=1)]
+            confidence, number = self.classifier.predict(spectrogram)
+            return self.means[number.masked_fill(confidence < self.min_confidence, len(schema.GENDERS))]
 
 
 class SpeechPortrait(nn.Module):

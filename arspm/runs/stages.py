@@ -18,7 +18,7 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from arspm import storage
-from arspm.config import Config, ConfigError, Data, VggFace, from_dict
+from arspm.config import Config, ConfigError, Data, GenderClassifier, VggFace, from_dict
 
 SUCCESS = "_SUCCESS.json"
 HISTORY = "history.json"  # written by stages that train a network
@@ -43,15 +43,18 @@ class Stage(NamedTuple):
 _ORDER = ("seed", "data.filter", "ingest.subset", "ingest.num_lanes", "ingest.window_rows")
 _DATA = tuple(f"data.{name}" for name in Data.model_fields if name not in ("filter", "inventory_minutes"))
 _VGGFACE = tuple(f"vggface.{name}" for name in VggFace.model_fields if name != "feature_dtype")
+# Another minimum confidence needs no new prediction: whoever uses predictions applies it.
+_GENDER = tuple(f"gender.{name}" for name in GenderClassifier.model_fields if name != "min_confidence")
 
 STAGES = {
     "preprocess": Stage((), (*_DATA, "face"), resources="preprocess"),
     "vggface": Stage(
         ("preprocess",), (*_VGGFACE, "training.vggface", *_ORDER, "feature_dim", "image_size"), resources="vggface"
     ),
-    "gender": Stage(("preprocess",), ("gender", "training.gender", *_ORDER), resources="gender"),
+    "gender": Stage(("preprocess",), (*_GENDER, "training.gender", *_ORDER), resources="gender"),
     "features": Stage(("preprocess", "vggface"), ("vggface.feature_dtype",), resources="infer"),
-    "prior": Stage(("features",), ("prior.num_faces", "data.filter", "seed")),
+    # It needs `gender` because predictions may replace missing labels. The encoder waits for both anyway.
+    "prior": Stage(("features", "gender"), ("prior.num_faces", "gender.min_confidence", "data.filter", "seed")),
     "decoder": Stage(
         ("features",),
         ("face_decoder", "decoder_loss", "training.decoder", *_ORDER, "feature_dim", "image_size"),
@@ -59,7 +62,7 @@ STAGES = {
     ),
     "encoder": Stage(
         ("prior", "gender", "decoder"),
-        ("speech_encoder", "prior.kind", "loss", "training.encoder", *_ORDER, "feature_dim"),
+        ("speech_encoder", "prior.kind", "gender.min_confidence", "loss", "training.encoder", *_ORDER, "feature_dim"),
         resources="encoder",
     ),
     "oracle": Stage(("features",), ("oracle", "face", "seed"), resources="infer"),
@@ -157,6 +160,16 @@ def finished_config(run: str, stage: str) -> Config:
         return from_dict(manifest.config)
     except ConfigError as error:
         raise error.with_source(storage.join(folder(run, stage), SUCCESS)) from None
+
+
+def shared_config(run: str) -> Config:
+    """Return the configuration of the stages that a run's variants and trials share: that of the decoder.
+
+    The decoder reads no setting of `gender`, so it may have been trained before they were changed: they are those of
+    the priors. Raises FileNotFoundError if one of the two stages is not finished.
+    """
+    config = finished_config(run, "decoder")
+    return config.model_copy(update={"gender": finished_config(run, "prior").gender})
 
 
 def _manifest(uri: str) -> Success:

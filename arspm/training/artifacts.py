@@ -42,7 +42,7 @@ def load_face_decoder(run: str, config: Config) -> FaceDecoder:
 
 
 def load_gender_classifier(run: str, config: Config) -> GenderClassifier | None:
-    """Return the run's gender classifier, or None if the corpus had no labels to train one."""
+    """Return the run's gender classifier, or None if it has none: no labels to train one, and no `gender.weights`."""
     if not storage.exists(storage.join(stages.folder(run, "gender"), MODEL)):
         return None
     return _load(speech_portrait.gender_classifier(config), run, "gender")
@@ -71,7 +71,9 @@ def load_priors_by_count(run: str) -> dict[str, dict[int, Tensor]]:
 def load_face_prior(run: str, config: Config) -> FacePrior:
     """Return the prior that `prior.kind` selects, with the gender classifier if it needs one."""
     classifier = load_gender_classifier(run, config) if config.prior.kind == "gender" else None
-    return FacePrior(config.prior.kind, load_priors(run), classifier).eval()
+    return FacePrior(
+        config.prior.kind, load_priors(run), classifier, min_confidence=config.gender.min_confidence
+    ).eval()
 
 
 def load_speech_portrait(run: str, config: Config) -> SpeechPortrait:

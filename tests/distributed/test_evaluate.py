@@ -122,7 +122,7 @@ def run(write_corpus: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.Mo
         rows = [made(item) for item in items]
         return [{row["path"]: {"bytes": row["bytes"], "sha256": row["sha256"]}} for row in rows]
 
-    monkeypatch.setattr(infer, "_map_shards", one_by_one)
+    monkeypatch.setattr(infer, "map_shards", one_by_one)
     return made
 
 

@@ -49,6 +49,21 @@ def test_the_gender_prior_follows_the_prediction():
     assert torch.equal(prior(SPEECH), torch.stack([MEANS["male"], MEANS["female"], MEANS["male"]]))
 
 
+def test_an_unsure_prediction_has_the_neutral_prior():
+    """With the default, the paper's, every prediction counts."""
+    classifier = FixedClassifier(MALE, FEMALE, MALE)
+    logits = torch.tensor([[0.0, 3.0], [0.1, 0.0], [0.0, 0.0]])  # of probabilities 0.95, 0.52 and 0.5
+    classifier.forward = lambda spectrogram: logits
+    by_sex = [MEANS["male"], MEANS["female"], MEANS["female"]]
+    assert torch.equal(FacePrior("gender", MEANS, classifier)(SPEECH), torch.stack(by_sex))
+    sure = FacePrior("gender", MEANS, classifier, min_confidence=0.9)
+    assert torch.equal(sure(SPEECH), torch.stack([MEANS["male"], MEANS["neutral"], MEANS["neutral"]]))
+    without_neutral = {name: MEANS[name] for name in GENDERS}
+    FacePrior("gender", without_neutral, classifier)
+    with pytest.raises(ValueError, match="the mean face of neutral"):
+        FacePrior("gender", without_neutral, classifier, min_confidence=0.9)
+
+
 def test_the_gender_prior_lets_no_gradient_through():
     prior = FacePrior("gender", MEANS, speech_portrait.gender_classifier(SMOKE))
     assert not prior(SPEECH.clone().requires_grad_()).requires_grad

@@ -12,7 +12,7 @@ from arspm.report.ablation_page import PAGE, table4_row, write_ablation
 from tests.report.conftest import CONTRAST, HOSTILE, Opened
 from tests.report.finished_run import write_run
 from tests.report.measured import FIGURES, SHARE, write_comparison
-from tests.report.test_measures import cells
+from tests.report.test_measures import caption, cells
 
 SECTIONS = ["findings", "table4", "differences", "figure5", "figure6", "table5", "table6", "models"]
 COLUMNS = ("l1", "l2", "cos_degrees", SHARE, "portrait_l1", "portrait_l2", "portrait_cos_degrees")
@@ -84,6 +84,31 @@ def test_table4_shows_means_standard_deviations_intervals_and_the_papers_values(
     assert negative.inner_text() == "−40.0 ± 5.0 %"
     assert "own sex only" in page.locator("#ours tbody tr", has_text="the male model").inner_text()
     assert page.locator("#ours", has_text="own sex only").count() == 1
+
+
+def test_the_page_says_where_the_sex_is_predicted(ablation: Any, open_ablation: Any) -> None:
+    def predict(metrics: Any) -> None:
+        counts = {"labelled": 100, "predicted": 1000, "unknown": 100}
+        metrics["labels"] = {"train": counts}
+        metrics["genders"] = {"labelled": 1, "predicted": 39, "unknown": 1, "selected_by_prediction": 0}
+        for variant in metrics["variants"]:
+            variant["num_predicted"] = {"female": 20, "male": 19}.get(variant["variant"], 0)
+
+    opened, _ = open_ablation(change=predict)
+    assert opened.messages == []
+    page = opened.page
+    female = page.locator("#ours tbody tr", has_text="the female model").inner_text()
+    assert "20 clips, all with a predicted sex, own sex only" in female
+    male = page.locator("#ours tbody tr", has_text="the male model").inner_text()
+    assert "20 clips, 19 of them with a predicted sex, own sex only" in male
+    assert "predicted sex" not in page.locator("#ours tbody tr", has_text="the neutral model").inner_text()
+    note = page.locator("#predicted").inner_text()
+    assert "for 1,000 of the 1,200 training clips" in note
+    assert "The sex of 39 of these 40 clips is predicted from the voice" in caption(page, "table5-rows")
+    assert "predicted from the voice" not in caption(page, "table6-rows")
+    labelled = ablation[0].page
+    assert labelled.locator("#predicted").count() == 0
+    assert "with a predicted sex" not in labelled.locator("main").inner_text()
 
 
 def test_verdicts_of_differences_follow_from_their_intervals(ablation: Any) -> None:

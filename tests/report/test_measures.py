@@ -37,6 +37,10 @@ def cells(page: Any, table: str) -> list[list[float | None]]:
     return page.eval_on_selector_all(f"#{table} tbody tr", CELLS)
 
 
+def caption(page: Any, table: str) -> str:
+    return " ".join(page.locator(f"#{table} caption").inner_text().split())
+
+
 def values(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> list[list[float | None]]:
     return [[row[name] for name in names] for row in rows]
 
@@ -125,6 +129,29 @@ def test_the_page_shows_the_accuracy_of_the_gender_classifier(open_run: Any) -> 
         "86.2 % (95 %: 70.0 – 95.0 %) of 58 labelled",
     ):
         assert words in text
+
+
+def test_the_page_says_where_the_sex_is_predicted(make_run: Any, open_page: Any, open_run: Any) -> None:
+    """Where a model of one sex is measured, where means are taken, and where a judge is compared with the sex."""
+    opened = open_page(make_run(predicted=True), 390, "dark")
+    assert opened.messages == []
+    page = opened.page
+    assert "of the prior’s sex, out of 41, all with a predicted sex" in page.locator(".facts").inner_text()
+    assert "all with a predicted sex" in page.locator(".facts", has_text="Sex of portraits").inner_text()
+    assert "20 clips of the prior’s sex of the test split, all with a predicted sex." in caption(page, "ours")
+    text = page.locator("#prior").inner_text()
+    assert "The female prior is the mean of 700 faces, 690 of them with a predicted sex." in text
+    assert "The male prior is the mean of 500 faces, all with a predicted sex." in text
+    assert cells(page, "labels") == [[12, 1100, 88], [0, 30, 0], [0, 38, 3]]
+    assert "with a confidence of 0.8 or more" in caption(page, "labels")
+    assert "The sex of 38 of these 38 clips is predicted from the voice, not labelled" in caption(page, "table5")
+    training = page.locator("#training").inner_text()
+    assert "The network of another run is used: /runs/vox1/gender/model.safetensors" in training
+    assert "Accuracy of the gender classifier" not in training  # no label to measure it on
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    labelled = open_run[0].page
+    assert "with a predicted sex" not in labelled.locator("main").inner_text()
+    assert labelled.locator("#labels").count() == 0
 
 
 def test_the_page_of_an_older_run_lists_missing_measurements(make_run: Any, open_page: Any) -> None:

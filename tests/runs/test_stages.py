@@ -60,7 +60,11 @@ ENCODER_AND_AFTER = {"encoder", "evaluate", "report"}
         ("face_decoder.width", 0.5, DECODER_AND_AFTER),
         ("decoder_loss.alpha", 0.5, DECODER_AND_AFTER),
         ("training.decoder.learning_rate", 0.5, DECODER_AND_AFTER),
-        ("gender.width", 0.5, {"gender"} | ENCODER_AND_AFTER),
+        ("gender.width", 0.5, {"gender", "prior"} | ENCODER_AND_AFTER),
+        ("gender.weights", "runs/vox1", {"gender", "prior"} | ENCODER_AND_AFTER),
+        ("gender.predict_missing", True, {"gender", "prior"} | ENCODER_AND_AFTER),
+        ("gender.min_confidence", 0.9, {"prior"} | ENCODER_AND_AFTER),
+        ("training.gender.epochs", 3, {"gender", "prior"} | ENCODER_AND_AFTER),
         ("vggface.feature_dtype", "float16", ALL - {"preprocess", "vggface", "gender"}),
         ("vggface.width", 0.5, ALL - {"preprocess", "gender"}),
         ("training.vggface.augment", True, ALL - {"preprocess", "gender"}),
@@ -145,7 +149,9 @@ def test_inputs_are_the_tables_contents_and_the_clips_names_and_sizes(tmp_path):
         describe()
 
 
-@pytest.mark.parametrize("field", ["vggface.weights", "face.detector", "oracle.speakers", "evaluate.judge"])
+@pytest.mark.parametrize(
+    "field", ["vggface.weights", "gender.weights", "face.detector", "oracle.speakers", "evaluate.judge"]
+)
 def test_a_missing_file_of_a_later_stage_is_reported_first(tmp_path, field):
     (tmp_path / "clips").mkdir()
     (tmp_path / "clips" / "x.mp4").touch()

@@ -16,7 +16,7 @@ import torch
 from arspm import config as configuration
 from arspm import storage
 from arspm.config import Config
-from arspm.corpus import schema, tables
+from arspm.corpus import genders, schema, tables
 from arspm.corpus.prune import RECEIPTS
 from arspm.distributed.local import map_with_actors
 from arspm.media import audio
@@ -30,7 +30,6 @@ from arspm.training import artifacts
 from arspm.training.batch import FACE, to_batch
 
 PREDICTIONS = "predictions"
-_RECEIPTS = f"{RECEIPTS}/features"  # of shards of features, in the corpus
 SHORTER_SECONDS = (1, 3)  # excerpts of the speech that features are also predicted from
 
 
@@ -44,32 +43,43 @@ def make_features(config: Config, run: str) -> tuple[dict[str, Any], dict[str, A
 
     A shard with the same faces that was written with the same network and settings is used again.
     """
-    corpus = stages.corpus(run)
-    splits = {name: tables.open_split(corpus, name) for name in schema.SPLITS}
     network = stages.success(run, "vggface")
     settings = [stages.FORMAT, network and network.files, config.vggface.feature_dtype, config.image_size]
+    files, num_faces, num_reused = make_family("features", _FeatureMaker, settings, config, run)
+    return files, {"num_faces": num_faces, "num_reused": num_reused}
+
+
+def make_family(
+    family: str, actor: type[ShardActor], settings: Any, config: Config, run: str
+) -> tuple[dict[str, Any], int, int]:
+    """Let actors write a family of every split. Returns its files, the number of clips, and how many were reused.
+
+    A shard of the same clips that was written with the same `settings`, JSON values, is used again.
+    """
+    corpus = stages.corpus(run)
+    splits = {name: tables.open_split(corpus, name) for name in schema.SPLITS}
     there = storage.files_below(corpus)
-    receipts = storage.read_folder(storage.join(corpus, _RECEIPTS), ".json")
+    receipts = storage.read_folder(storage.join(corpus, RECEIPTS, family), ".json")
     files: dict[str, Any] = {}
     missing: list[dict[str, Any]] = []
     for name, split in splits.items():
         for shard, key in enumerate(split.keys):
             wanted = hashlib.sha256(json.dumps([settings, key]).encode()).hexdigest()
             receipt = _receipt(receipts.get(f"{name}-{split.shards[shard]}.json"), wanted)
-            path = f"{name}/features/{split.shards[shard]}.parquet"
+            path = f"{name}/{family}/{split.shards[shard]}.parquet"
             if key and receipt and there.get(path) == receipt["bytes"]:
                 files[f"{stages.CORPUS}/{path}"] = {"bytes": receipt["bytes"], "sha256": receipt["sha256"]}
             else:
                 missing.append({"split": name, "shard": shard, "key": wanted})
-    for each in _map_shards(_FeatureMaker, missing, splits, config, run):
+    for each in map_shards(actor, missing, splits, config, run):
         files |= each
-    num_faces = sum(split.num_rows for split in splits.values())
+    num_clips = sum(split.num_rows for split in splits.values())
     num_made = sum(splits[item["split"]].shard_rows[item["shard"]] for item in missing)
-    return files, {"num_faces": num_faces, "num_reused": num_faces - num_made}
+    return files, num_clips, num_clips - num_made
 
 
 def _receipt(data: bytes | None, key: str) -> dict[str, Any] | None:
-    """Return the receipt of a shard of features, or None if it is missing, invalid or has another key."""
+    """Return the receipt of a shard of a family, or None if it is missing, invalid or has another key."""
     with contextlib.suppress(ValueError):
         receipt = json.loads(data or b"null")
         if isinstance(receipt, dict) and receipt.keys() == {"key", "bytes", "sha256"} and receipt["key"] == key:
@@ -85,24 +95,38 @@ def predict(config: Config, run: str, split_name: str = "test") -> tuple[pa.Tabl
     """
     split = tables.open_split(stages.corpus(run), split_name, config.evaluate.num_clips)
     items = [{"split": split_name, "shard": shard} for shard in range(len(split.shards))]
-    results = _map_shards(_Predictor, items, {split_name: split}, config, run)
+    results = map_shards(_Predictor, items, {split_name: split}, config, run)
     files = {path: described for each in results for path, described in each.items()}
     return pa.concat_tables([tables.read_table(storage.join(run, path)) for path in files]), files
 
 
-class _Actor:
-    """Base of both actors. Networks are loaded at first use, because Ray garbles a constructor's errors."""
+class ShardActor:
+    """Base of the actors. Networks are loaded at first use, because Ray garbles a constructor's errors."""
 
     def __init__(self, splits: dict[str, tables.Split], config: str, run: str):
         self._splits, self._config, self._run = splits, configuration.load(config), run
         self._device = device(self._config)
+
+    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        """Write one shard. Returns the file's "path" in the run, "bytes" and "sha256", and its number of "rows"."""
+        raise NotImplementedError
+
+    def write_family(self, family: str, item: dict[str, Any], table: pa.Table) -> dict[str, Any]:
+        """Write a shard of a family and its receipt. Returns the result of the call."""
+        split, shard = self._splits[item["split"]], item["shard"]
+        described = tables.write_table(split.path(family, shard), table, split.rows_per_group)
+        # Written last, so it proves that the shard is complete.
+        receipt = storage.join(RECEIPTS, family, f"{item['split']}-{split.shards[shard]}.json")
+        storage.write_json(storage.join(stages.corpus(self._run), receipt), {"key": item["key"], **described})
+        path = f"{stages.CORPUS}/{item['split']}/{family}/{split.shards[shard]}.parquet"
+        return {"path": path, **described, "rows": len(table)}
 
     @functools.cached_property
     def _network(self) -> VGGFace:
         return artifacts.load_vggface(self._run, self._config).to(self._device)
 
 
-class _FeatureMaker(_Actor):
+class _FeatureMaker(ShardActor):
     """An actor that writes a shard of face features for each shard of faces."""
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
@@ -118,15 +142,10 @@ class _FeatureMaker(_Actor):
                 features.append(self._network.features(batch.face).float().cpu().numpy().astype(dtype))
         columns = [table[schema.CLIP_ID], schema.tensor_column(np.concatenate(features))]
         written = pa.Table.from_arrays(columns, schema=schema.features_schema(self._config.feature_dim, dtype))
-        described = tables.write_table(split.path("features", shard), written, split.rows_per_group)
-        # Written last, so it proves that the shard is complete.
-        receipt = storage.join(stages.corpus(self._run), _RECEIPTS, f"{item['split']}-{split.shards[shard]}.json")
-        storage.write_json(receipt, {"key": item["key"], **described})
-        path = f"{stages.CORPUS}/{item['split']}/features/{split.shards[shard]}.parquet"
-        return {"path": path, **described, "rows": len(written)}
+        return self.write_family("features", item, written)
 
 
-class _Predictor(_Actor):
+class _Predictor(ShardActor):
     """An actor that writes a shard of predictions for each shard of speech and face features."""
 
     @functools.cached_property
@@ -173,9 +192,9 @@ class _Predictor(_Actor):
         batch = to_batch({schema.CLIP_ID: part[schema.CLIP_ID].to_pylist(), **inputs}, self._device)
         feature = self._model.feature(batch.spectrogram).float()
         portrait, face_to_face = self._model.decoder(feature), self._model.decoder(batch.face_feature)
-        gender = torch.full((len(feature),), -1)
+        confidence, gender = torch.full((len(feature),), torch.nan), torch.full((len(feature),), genders.UNKNOWN)
         if self._classifier is not None:
-            gender = self._classifier(batch.spectrogram).argmax(dim=1)
+            confidence, gender = self._classifier.predict(batch.spectrogram)
         features = {
             schema.FACE_FEATURE: batch.face_feature,
             schema.SPEECH_FEATURE: feature,
@@ -189,6 +208,7 @@ class _Predictor(_Actor):
             name: part[name] for name in (schema.CLIP_ID, schema.VIDEO_ID, schema.GENDER, schema.AGE, schema.IDENTITY)
         }
         columns[schema.HEARD_GENDER] = gender.cpu().numpy()
+        columns[schema.HEARD_CONFIDENCE] = confidence.cpu().numpy()
         columns[schema.PORTRAIT_JPEG], columns[schema.FACE_TO_FACE_JPEG] = to_jpegs(portrait), to_jpegs(face_to_face)
         return columns | {name: values.float().cpu().numpy() for name, values in features.items()}
 
@@ -199,8 +219,8 @@ def to_jpegs(images: torch.Tensor) -> list[bytes]:
     return [encode_jpeg(each) for each in pixels]
 
 
-def _map_shards(
-    actor: type, items: Sequence[dict[str, Any]], splits: dict[str, tables.Split], config: Config, run: str
+def map_shards(
+    actor: type[ShardActor], items: Sequence[dict[str, Any]], splits: dict[str, tables.Split], config: Config, run: str
 ) -> list[dict[str, Any]]:
     """Run an actor over items with a `split` and the number of a `shard`.
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from arspm.config import Config
 from arspm.corpus import filters, schema, tables
+from arspm.corpus.genders import read_genders
 from arspm.distributed.data.ingest import Reading, plan, stream
 from arspm.model.gender_classifier import GenderClassifier
 from arspm.model.speech_portrait import FacePrior
@@ -65,12 +66,12 @@ def gather_rows(stage: str, config: Config, run: str) -> Rows:
     keep = selection.keep if selection.removed else None
     keep_val = None
     if stage == "encoder" and config.prior.kind in schema.GENDERS:
-        keep, keep_val = selection.keep & _of_sex(config.prior.kind, train), _of_sex(config.prior.kind, val)
+        keep, keep_val = selection.keep & _of_sex(config, train), _of_sex(config, val)
         if not keep.any():
             raise ValueError(f"data.filter leaves no training clip of the sex of prior.kind={config.prior.kind}")
     labels: list[dict[str, np.ndarray]] = [{}, {}]
     if stage == "gender":
-        labels = [{schema.GENDER: _genders(split)} for split in (train, val)]
+        labels = [{schema.GENDER: read_genders(split, None).classes} for split in (train, val)]
         known = set(labels[0][schema.GENDER][selection.keep]) - {NO_LABEL}
         if len(known) < len(schema.GENDERS):
             raise NothingToLearn("labels.csv does not label speakers of both sexes in the training split")
@@ -119,7 +120,8 @@ def load_guides(config: Config, run: str) -> Guides:
 
 def encoder_task(config: Config, guides: Guides, device: torch.device) -> Task:
     """Return the encoder's task, its guides on the device. The seed determines the new network's weights."""
-    prior = FacePrior(config.prior.kind, guides.priors, guides.classifier).to(device)
+    kind, sure = config.prior.kind, config.gender.min_confidence
+    prior = FacePrior(kind, guides.priors, guides.classifier, min_confidence=sure).to(device)
     torch.manual_seed(config.seed)
     return tasks.encoder_task(config, prior, guides.hidden.to(device), guides.identity.to(device))
 
@@ -217,13 +219,11 @@ def _identity_rows(config: Config, train: tables.Split, selection: filters.Selec
     return Rows(reading(selection.keep & ~held_out, True), val, len(known), selection.figures)
 
 
-def _of_sex(sex: str, split: tables.Split) -> np.ndarray:
-    selected = _genders(split) == schema.GENDERS.index(sex)
+def _of_sex(config: Config, split: tables.Split) -> np.ndarray:
+    """Return which clips are of the sex of `prior.kind`, by label or, where it is missing, by prediction."""
+    sex, sure = config.prior.kind, config.gender.label_confidence
+    selected = read_genders(split, sure).of(sex)
     if not selected.any():
-        raise ValueError(f"prior.kind={sex}: {split.uri} has no clip that labels.csv labels {sex}")
+        predicted = "" if sure is None else f", nor one that is predicted {sex} with a confidence of {sure:g} or more"
+        raise ValueError(f"prior.kind={sex}: {split.uri} has no clip that labels.csv labels {sex}{predicted}")
     return selected
-
-
-def _genders(split: tables.Split) -> np.ndarray:
-    labels = tables.read_columns(split, "faces", (schema.GENDER,))[schema.GENDER].to_pylist()
-    return np.array([schema.GENDERS.index(label) if label else NO_LABEL for label in labels], np.int64)

@@ -142,7 +142,8 @@ def _on_workers(config: Config, setup: Setup, number: int) -> None:
 def draw_if_best(setup: Setup, number: int, config: Config, report: Report, model: nn.Module) -> None:
     """Write the trial's portraits of the sweep's clips if this epoch is its best so far."""
     if report.progress.step_in_epoch == 0 and report.progress.best_epoch == report.progress.epoch:
-        prior = FacePrior(config.prior.kind, setup.guides.priors, setup.guides.classifier).eval()
+        kind, sure = config.prior.kind, config.gender.min_confidence
+        prior = FacePrior(kind, setup.guides.priors, setup.guides.classifier, min_confidence=sure).eval()
         portraits = draw(model, prior, setup.decoder, setup.clips)
         storage.write_bytes(storage.join(setup.folder, f"{sweeps.stem(number)}.jpg"), strip(portraits))
 

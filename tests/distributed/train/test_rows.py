@@ -11,6 +11,7 @@ from arspm.config import override
 from arspm.config.presets import preset
 from arspm.corpus import schema
 from arspm.distributed.train.rows import NothingToLearn, gather_rows
+from tests.predicted_genders import write_predictions
 
 CONFIG = override(preset("smoke"), {"data.storage": "waveform"})
 
@@ -53,6 +54,30 @@ def test_a_model_of_one_sex_is_trained_and_validated_on_that_sex_only(
         assert set(labels) == {"female", "male", None}
         expected = [row for row, label in enumerate(labels) if kind not in schema.GENDERS or label == kind]
         assert reading.order.groups.rows.tolist() == expected
+
+
+def test_a_model_of_one_sex_is_trained_on_clips_that_are_predicted_so_too(
+    write_corpus: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Predictions replace missing labels only. The gender network itself learns from labels alone."""
+    uri, columns = write_corpus({"train": (9, 11), "val": (14,)})
+    for split in ("train", "val"):
+        num_clips = len(columns[split][schema.GENDER])
+        write_predictions(uri, split, ["male"] * num_clips, [0.9] * num_clips)
+    config = override(CONFIG, {"prior.kind": "male", "gender.predict_missing": "true", "gender.min_confidence": "0.8"})
+    for split, reading in zip(("train", "val"), gather_rows("encoder", config, str(tmp_path)).readings, strict=True):
+        expected = [row for row, label in enumerate(columns[split][schema.GENDER]) if label != "female"]
+        assert reading.order.groups.rows.tolist() == expected
+    rows = gather_rows("gender", config, str(tmp_path))
+    labels = rows.train.labels[schema.GENDER].tolist()
+    assert [schema.GENDERS[each] if each >= 0 else None for each in labels] == columns["train"][schema.GENDER]
+    write_corpus({"train": (2,), "val": (2,)})  # without a label
+    for split in ("train", "val"):
+        write_predictions(uri, split, ["male"] * 2, [0.7] * 2)
+    with pytest.raises(
+        ValueError, match=r"has no clip that labels\.csv labels male, nor one that is predicted male with"
+    ):
+        gather_rows("encoder", config, str(tmp_path))
 
 
 @pytest.mark.parametrize("stage", ["vggface", "gender", "decoder", "encoder"])
