@@ -94,7 +94,9 @@ def _split_changes(
 def _not_allowed(config: Config, shared: Mapping[str, stages.Success]) -> str:
     """Return why the corpus has too few labels for a variant, or an empty string."""
     kind = config.prior.kind
-    means = {"gender": ("female", "male"), "none": ()}.get(kind, (kind,))
+    means = {"gender": ("female", "male"), "none": (), "constant": ("neutral",)}.get(kind, (kind,))
+    if config.ingest.sex != "any":
+        means = (*means, config.ingest.sex)  # that sex has a mean face if and only if training clips are labelled with it
     if missing := [name for name in means if name not in shared["prior"].figures.get("priors", {})]:
         return f"no mean face of {' and '.join(missing)}: labels.csv names no such speaker"
     gender = shared["gender"].figures

@@ -59,7 +59,7 @@ STAGES = {
     ),
     "encoder": Stage(
         ("prior", "gender", "decoder"),
-        ("speech_encoder", "prior.kind", "loss", "training.encoder", *_ORDER, "feature_dim"),
+        ("speech_encoder", "prior.kind", "ingest.sex", "loss", "training.encoder", *_ORDER, "feature_dim"),
         resources="encoder",
     ),
     "oracle": Stage(("features",), ("oracle", "face", "seed"), resources="infer"),

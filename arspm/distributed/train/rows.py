@@ -17,7 +17,7 @@ from arspm.config import Config
 from arspm.corpus import filters, schema, tables
 from arspm.distributed.data.ingest import Reading, plan, stream
 from arspm.model.gender_classifier import GenderClassifier
-from arspm.model.speech_portrait import FacePrior
+from arspm.model.speech_portrait import face_prior
 from arspm.runs import stages
 from arspm.training import artifacts, tasks
 from arspm.training.batch import NO_LABEL
@@ -51,7 +51,7 @@ class NothingToLearn(ValueError):
 def gather_rows(stage: str, config: Config, run: str) -> Rows:
     """Return the rows of a training stage.
 
-    An encoder with the prior of one sex is trained on that sex only (section 4.3.2). data.filter selects training rows;
+    `Config.encoder_sex` restricts an encoder's rows to one sex (section 4.3.2). data.filter selects training rows;
     validation is on all, so that its figures can be compared. Raises NothingToLearn for a gender stage without labels
     of both sexes, and ValueError for a split without clips of the encoder's sex or of the filter.
     """
@@ -64,10 +64,10 @@ def gather_rows(stage: str, config: Config, run: str) -> Rows:
     wanted = _wanted(stage, config)
     keep = selection.keep if selection.removed else None
     keep_val = None
-    if stage == "encoder" and config.prior.kind in schema.GENDERS:
-        keep, keep_val = selection.keep & _of_sex(config.prior.kind, train), _of_sex(config.prior.kind, val)
+    if stage == "encoder" and config.encoder_sex is not None:
+        keep, keep_val = selection.keep & _of_sex(config, train), _of_sex(config, val)
         if not keep.any():
-            raise ValueError(f"data.filter leaves no training clip of the sex of prior.kind={config.prior.kind}")
+            raise ValueError(f"data.filter leaves no training clip of the sex of {config.encoder_sex_setting}")
     labels: list[dict[str, np.ndarray]] = [{}, {}]
     if stage == "gender":
         labels = [{schema.GENDER: _genders(split)} for split in (train, val)]
@@ -119,7 +119,7 @@ def load_guides(config: Config, run: str) -> Guides:
 
 def encoder_task(config: Config, guides: Guides, device: torch.device) -> Task:
     """Return the encoder's task, its guides on the device. The seed determines the new network's weights."""
-    prior = FacePrior(config.prior.kind, guides.priors, guides.classifier).to(device)
+    prior = face_prior(config, guides.priors, guides.classifier).to(device)
     torch.manual_seed(config.seed)
     return tasks.encoder_task(config, prior, guides.hidden.to(device), guides.identity.to(device))
 
@@ -217,10 +217,12 @@ def _identity_rows(config: Config, train: tables.Split, selection: filters.Selec
     return Rows(reading(selection.keep & ~held_out, True), val, len(known), selection.figures)
 
 
-def _of_sex(sex: str, split: tables.Split) -> np.ndarray:
+def _of_sex(config: Config, split: tables.Split) -> np.ndarray:
+    sex = config.encoder_sex
+    assert sex is not None
     selected = _genders(split) == schema.GENDERS.index(sex)
     if not selected.any():
-        raise ValueError(f"prior.kind={sex}: {split.uri} has no clip that labels.csv labels {sex}")
+        raise ValueError(f"{config.encoder_sex_setting}: {split.uri} has no clip that labels.csv labels {sex}")
     return selected
 
 
