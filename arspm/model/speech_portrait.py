@@ -120,7 +120,7 @@ def face_prior(config: Config, means: Mapping[str, Tensor], classifier: GenderCl
 
 
 def _random_direction(vectors: Tensor, seed: int) -> Tensor:
-    """Return vectors of the same norms in random directions, drawn by NumPy, so that they are the same on every device."""
+    """Return vectors of the same norms in random directions, which are the same on every device."""
     drawn = torch.from_numpy(np.random.default_rng(seed).standard_normal(vectors.shape))
     norms = vectors.double().norm(dim=-1, keepdim=True)
     return (drawn / drawn.norm(dim=-1, keepdim=True) * norms).to(vectors)
