@@ -10,6 +10,7 @@ import numpy as np
 from arspm.corpus import schema
 from arspm.evaluation import comparisons, findings
 from arspm.evaluation.trained import (
+    CONTROLS,
     FIGURES,
     LEARNT_FRACTION,
     REFERENCE,
@@ -29,21 +30,28 @@ def compare_variants(models: Sequence[TrainedModel], *, num_resamples: int, seed
     """Return each variant's means over its seeds, its differences from the reference, and learning curves.
 
     "sd" is the standard deviation over seeds. Intervals are over seeds and speakers together, see
-    `comparisons.over_seeds_and_speakers`; with a single seed they are over speakers only. Holm's correction is over
-    the variants, within each figure.
+    `comparisons.over_seeds_and_speakers`; with a single seed they are over speakers only. "controls" has the
+    differences of models of one sex from non-prior of that sex. Holm's correction is over all differences of a figure.
     """
     by_name = group_by_variant(models)
     reference = by_name.get(REFERENCE)
     resampling = {"num_resamples": num_resamples, "seed": seed}
     variants = [_variant(name, own, reference, resampling) for name, own in by_name.items()]
+    controls = [
+        {"variant": name, "reference": control, "differences": against(by_name[name], by_name[control], resampling)}
+        for name, control in CONTROLS.items()
+        if name in by_name and control in by_name
+    ]
     compared = [row["against_non_prior"] for row in variants if row["against_non_prior"]]
+    compared += [row["differences"] for row in controls]
     for figure in (*FIGURES, VALIDATION):
         comparisons.add_holm([differences[figure] for differences in compared])
     targets = [] if reference is None else [_target(value, by_name, reference) for value in _targets(reference)]
     return {
         "variants": variants,
+        "controls": controls,
         "convergence": _convergence(by_name) | {"targets": targets},
-        "findings": findings.findings(by_name, {row["variant"]: row for row in variants}, targets),
+        "findings": findings.findings(by_name, {row["variant"]: row for row in variants}, controls, targets),
     }
 
 
@@ -105,8 +113,8 @@ def against(
 
 
 def _same_clips(models: list[TrainedModel], reference: list[TrainedModel]) -> bool:
-    """Whether both were validated on the same clips; a model of one sex only uses clips of that sex."""
-    return models[0].row["n"] == reference[0].row["n"]
+    """Return whether both were measured on the same clips; a model of one sex only uses clips of that sex."""
+    return np.array_equal(models[0].clips[schema.CLIP_ID], reference[0].clips[schema.CLIP_ID])
 
 
 def _by_seed(models: Sequence[TrainedModel], figure: str) -> tuple[np.ndarray, np.ndarray]:

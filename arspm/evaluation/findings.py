@@ -12,12 +12,15 @@ Entry = Mapping[str, Any]  # of `comparisons.difference_entry`, with Holm's corr
 
 
 def findings(
-    by_name: Mapping[str, list[TrainedModel]], rows: Mapping[str, Mapping[str, Any]], targets: Sequence[Entry]
+    by_name: Mapping[str, list[TrainedModel]],
+    rows: Mapping[str, Mapping[str, Any]],
+    controls: Sequence[Mapping[str, Any]],
+    targets: Sequence[Entry],
 ) -> list[str]:
     """Return sentences on the paper's two claims: the prior makes the model better, and training faster.
 
-    rows: each variant's row of `ablation.compare_variants`. targets: its steps to reach validation angles. Returns
-    nothing without the reference.
+    rows, controls, targets: of `ablation.compare_variants`: each variant's row, models of one sex against their
+    controls, and the steps to reach validation angles. Returns nothing without the reference.
     """
     reference = by_name.get(REFERENCE)
     if reference is None:
@@ -44,6 +47,13 @@ def findings(
             sentences.append(
                 f"To reach a validation angle of {target['value']:.1f}°, {name} took {_steps(mine)}, {REFERENCE} "
                 f"{_steps(rival)}."
+            )
+    for row in controls:
+        entry = row["differences"]["cos_degrees"]
+        if entry is not None:
+            sentences.append(
+                f"On the test clips of one sex, {row['variant']} minus {row['reference']} is "
+                f"{_signed(entry['difference'])}°{support(entry)}: {angle_verdict(entry)}."
             )
     return sentences
 

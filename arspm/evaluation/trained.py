@@ -9,6 +9,7 @@ import numpy as np
 
 FIGURES = ("l1", "l2", "cos_degrees", "portrait_l1", "portrait_l2", "portrait_cos_degrees")
 REFERENCE = "non-prior"  # every variant is compared with this one
+CONTROLS = {"female": "non-prior-female", "male": "non-prior-male"}  # and these also with a model of the same clips
 VALIDATION = "val_cos_degrees"
 LEARNT_FRACTION = "cos_degrees_learnt_share"
 

@@ -130,7 +130,7 @@ def test_only_the_scale_comes_from_the_changed_configuration():
 
 
 def test_the_variants_of_a_prior_start_with_the_same_random_weights():
-    """With one seed, arms differ in the prior only: what a variant adds is created last, or zeroed after it is drawn."""
+    """With one seed, arms differ in the prior only: what a variant adds is created last, or zeroed once drawn."""
 
     def weights(name):
         torch.manual_seed(3)

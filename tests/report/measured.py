@@ -182,9 +182,12 @@ def _variant(number: int, name: str, seeds: Sequence[int]) -> dict[str, Any]:
     against = None
     if name != "non-prior":
         size = 0.4 * (number - 4)
-        against = {key: {"difference": size, "interval": [size - 0.7, size + 0.7]} for key in FIGURES}
+        against = {
+            key: {"difference": size, "interval": [size - 0.7, size + 0.7], "p_holm": 0.001 if abs(size) > 0.7 else 0.3}
+            for key in FIGURES
+        }
         one_sex = name in ("female", "male")  # validated on other clips
-        against["val_cos_degrees"] = None if one_sex else {"difference": size, "interval": None}
+        against["val_cos_degrees"] = None if one_sex else {"difference": size, "interval": None, "p_holm": None}
     runs = [
         {
             "seed": seed,
