@@ -72,9 +72,7 @@ def test_each_variants_figures_and_portraits_are_its_own(tmp_path: Path) -> None
     assert rows["female"]["n"] == 2
     assert [each["run"] for each in rows["non-prior"]["runs"]] == ["_variants/non-prior-0", "_variants/non-prior-1"]
     assert rows["neutral+fc"]["runs"][0]["run"] == "."
-    assert rows["neutral+fc"]["against_non_prior"]["l2"]["difference"] == pytest.approx(
-        -3.0
-    )  # of seed 0, which both have
+    assert rows["neutral+fc"]["against_non_prior"]["l2"]["difference"] == pytest.approx(-3.0)  # seed 0
     assert (found["rows_of"], [row["model"] for row in found["rows"]]) == ("neutral+fc", ["prior-only"])
     assert found["seeds"] == [0, 1]
 

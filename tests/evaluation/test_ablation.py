@@ -87,9 +87,7 @@ def test_seeds_are_paired_whatever_their_order():
     chosen = models()
     chosen[0], chosen[1] = chosen[1], chosen[0]
     difference = by_name(compared(chosen))["neutral+fc"]["against_non_prior"]["cos_degrees"]
-    assert difference["interval"] == pytest.approx(
-        [-2.5, -2.5]
-    )  # with wrong pairs, seeds would differ by -1.5 and -3.5
+    assert difference["interval"] == pytest.approx([-2.5, -2.5])  # wrong pairs differ by -1.5 and -3.5
     assert by_name(compared(models()[1:3]))["neutral+fc"]["against_non_prior"] == dict.fromkeys(
         (*FIGURES, "val_cos_degrees")  # seed 0 against seed 1
     )
@@ -190,7 +188,7 @@ def test_findings_agree_with_the_numbers():
 
 
 def test_findings_claim_no_difference_that_the_seeds_do_not_support():
-    """Closer with each of two seeds, and by the same amount for every speaker, but by 0.2 and 2.0: two seeds may vary."""
+    """Closer with each of two seeds, for every speaker by the same amount, but by 0.2 and 2.0: other seeds may vary."""
     chosen = models()
     chosen[2:4] = [trained("neutral+fc", seed, 30, [(30, 38.0 + seed)], shift=(-0.2, -2.0)[seed]) for seed in (0, 1)]
     text = " ".join(compared(chosen[:4])["findings"])

@@ -90,12 +90,8 @@ def test_differences_of_two_models_are_paired():
 
 
 def test_equal_values_have_an_interval_of_no_width():
-    assert over_seeds_and_speakers(np.full((2, 3), -2.5), np.arange(3), num_resamples=9, seed=0) == (
-        -2.5,
-        -2.5,
-        -2.5,
-        0,
-    )
+    same = np.full((2, 3), -2.5)
+    assert over_seeds_and_speakers(same, np.arange(3), num_resamples=9, seed=0) == (-2.5, -2.5, -2.5, 0)
     assert over_seeds_and_speakers(np.zeros((2, 3)), np.arange(3), num_resamples=9, seed=0) == (0, 0, 0, 1)
 
 

@@ -237,6 +237,44 @@ def _target(value: float, variants: Sequence[str], curves: Sequence[dict[str, An
     return {"value": value, "variants": rows}
 
 
+def studied(found: dict[str, Any]) -> dict[str, Any]:
+    """Return a study's outcomes for the variants of ablation/metrics.json."""
+    names = [row["variant"] for row in found["variants"]]
+    outcomes = [
+        ("loss_10", "training loss at step 10"),
+        ("spikes", "loss spikes"),
+        ("cos_degrees", "test angle, degrees"),
+    ]
+    differences = [
+        {
+            name: {"difference": size, "interval": [size - 0.9, size + 0.8], "p_holm": p_holm}
+            for (name, _), p_holm in zip(outcomes, (0.01, 0.4, None), strict=True)
+        }
+        for size in (-1.25, 0.75)
+    ]
+    differences[1]["spikes"] = None
+    return {
+        "name": "prior",
+        "question": "Does it <help>?",
+        "outcomes": [{"name": name, "label": label} for name, label in outcomes],
+        "rows": [
+            {
+                "variant": name,
+                "values": {"loss_10": {"mean": 9 + number, "sd": 0.5}, "spikes": {"mean": number / 5, "sd": 0.4}}
+                | {"cos_degrees": None if number else {"mean": 30.0, "sd": None}},
+            }
+            for number, name in enumerate(names)
+        ],
+        "pairs": [
+            {"variant": "neutral", "reference": "non-prior", "differences": differences[0]},
+            {"variant": "adaptive", "reference": "neutral", "differences": differences[1]},
+        ],
+        "fixed": {"training.encoder.eps": 1e-4, "training.encoder.augment": False},
+        "num_clips": 1234,
+        "shortfalls": ["Trained on 1,234 clips; the protocol asks for at least 2,000."],
+    }
+
+
 def write_comparison(run: Path, **options: Any) -> dict[str, Any]:
     """Write ablation/metrics.json and its pictures into a run."""
     found = compared(str(run), **options)
