@@ -240,11 +240,7 @@ def _target(value: float, variants: Sequence[str], curves: Sequence[dict[str, An
 def studied(found: dict[str, Any]) -> dict[str, Any]:
     """Return a study's outcomes for the variants of ablation/metrics.json."""
     names = [row["variant"] for row in found["variants"]]
-    outcomes = [
-        ("loss_10", "training loss at step 10"),
-        ("spikes", "loss spikes"),
-        ("cos_degrees", "test angle, degrees"),
-    ]
+    outcomes = [("loss_10", "loss at step 10"), ("spikes", "loss spikes"), ("cos_degrees", "test angle, degrees")]
     differences = [
         {
             name: {"difference": size, "interval": [size - 0.9, size + 0.8], "p_holm": p_holm}

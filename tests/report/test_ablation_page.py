@@ -120,10 +120,8 @@ def test_what_intervals_are_over_and_that_a_constant_prior_is_a_bias_is_said(abl
     assert "over seeds and speakers" not in text
     assert "A constant prior is a bias" not in text
     last = single.page.locator("#against tbody tr").last
-    assert last.locator("th").inner_text().split("\n") == [
-        "female",
-        "minus non-prior-female instead, trained on the same clips",
-    ]
+    heading = last.locator("th").inner_text().split("\n")
+    assert heading == ["female", "minus non-prior-female instead, trained on the same clips"]
     assert last.locator("td").first.inner_text().startswith("−1.20")
 
 
