@@ -11,7 +11,7 @@ from arspm.evaluation import comparisons, findings
 from arspm.evaluation.ablation import differences_by_clip
 from arspm.evaluation.trained import VALIDATION, TrainedModel, group_by_variant, mean_and_sd, paired
 
-LOSS_STEPS = (10, 100, 1000)  # at which training losses are compared; steps that were not run are left out
+LOSS_STEPS = (10, 100, 300, 1000)  # at which training losses are compared; steps that were not run are left out
 SPIKE_FACTOR = 1.2  # a spike: a recorded loss above this factor times the one before
 TEST = "cos_degrees"
 
