@@ -1,4 +1,4 @@
-"""Table 4 in one command: the paper's variants, trained as jobs over one run, then compared on one page.
+"""Table 4, or a study, in one command: variants trained as jobs over one run, then compared on one page.
 
 `python -m jobs.ablation` is the driver of a detached ablation.
 """
@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from arspm.config.studies import STUDIES
 from arspm.config.variants import TABLE4, VARIANTS
 from arspm.runs import stages
 from cluster import chain, client, events
@@ -29,10 +30,12 @@ def run_ablation(
     missing: Sequence[Mapping[str, Any]],
     address: str,
     on_event: Callable[[events.Event], None],
+    study: str = "",
 ) -> bool | None:
     """Train and measure the models that are not done, as many in parallel as fit, then write the page.
 
-    Returns whether every model is there, or None after Ctrl-C: finished models are kept and the page is not written.
+    `study`: the models' study, "" for none. Returns whether every model is there, or None after Ctrl-C: finished models
+    are kept and the page is not written.
     Raises ValueError if no model could be trained.
     """
     started = time.monotonic()
@@ -58,6 +61,7 @@ def run_ablation(
         {model.variant: (model.description, VARIANTS[model.variant].published) for model in complete},
         absent,
         time.monotonic() - started,
+        study,
     )
     return len(complete) == len(models)
 
@@ -98,9 +102,12 @@ def _run_stages(
     )
 
 
-def detach(run: str, variants: Sequence[str], num_seeds: int, changes: Sequence[str], address: str) -> str:
+def detach(
+    run: str, variants: Sequence[str], num_seeds: int, changes: Sequence[str], address: str, study: str = ""
+) -> str:
     """Submit the driver as a job and return the job's id. `changes`: texts of --set."""
-    command = [*PYTHON, "jobs.ablation", "--run", run, "--seeds", str(num_seeds), "--variants", ",".join(variants)]
+    command = [*PYTHON, "jobs.ablation", "--run", run, "--seeds", str(num_seeds)]
+    command += ["--study", study] if study else ["--variants", ",".join(variants)]
     return client.submit(
         client.connect(address),
         submission_id=f"{job_prefix(run)}-{DRIVER}-{int(time.time())}",
@@ -115,17 +122,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m jobs.ablation", description=main.__doc__)
     parser.add_argument("--run", required=True, help="run directory: a local path or s3://bucket/prefix")
     parser.add_argument("--variants", default=",".join(TABLE4), help="variants, separated by commas (default: Table 4)")
+    parser.add_argument("--study", choices=STUDIES, default="", help="train a study's arms instead of --variants")
     parser.add_argument("--seeds", type=int, default=3, help="number of models per variant (default: 3)")
     parser.add_argument("--set", action="append", default=[], help="change one field, e.g. training.encoder.epochs=9")
     arguments = parser.parse_args()
     models, missing = plan(
         arguments.run,
-        arguments.variants.split(","),
+        STUDIES[arguments.study].variants if arguments.study else arguments.variants.split(","),
         arguments.seeds,
         dict(change.split("=", 1) for change in arguments.set),  # `arspm ablation` has checked the "="
+        arguments.study,
     )
     with watch() as on_event:
-        complete = run_ablation(arguments.run, models, missing, own_cluster_address(), on_event)
+        complete = run_ablation(arguments.run, models, missing, own_cluster_address(), on_event, arguments.study)
     sys.exit(0 if complete else 1)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from arspm.config import Config, ConfigError, override
+from arspm.config.studies import STUDIES
 from arspm.config.variants import TABLE4, VARIANTS
 from arspm.runs import stages
 
@@ -14,7 +15,7 @@ STAGES = ("encoder", "evaluate")  # that each model runs itself; all others are 
 
 
 class Model(NamedTuple):
-    """One variant with one seed. `run`: the run that holds its encoder and evaluate stages."""
+    """One variant with one seed. `run`: the run that holds its encoder and evaluate stages. `study`: "" for none."""
 
     variant: str
     description: str
@@ -22,22 +23,33 @@ class Model(NamedTuple):
     config: Config
     run: str
     fingerprints: Mapping[str, str]  # of its own stages
+    study: str = ""
 
     @property
     def slug(self) -> str:
-        return f"{re.sub('[^a-z0-9]+', '-', self.variant)}-{self.seed}"
+        """The name of its run. A study has its own, so that it does not replace the ablation's models."""
+        prefix = f"study-{self.study}-" if self.study else ""
+        return f"{prefix}{re.sub('[^a-z0-9]+', '-', self.variant)}-{self.seed}"
 
 
 def plan(
-    run: str, variants: Sequence[str] = TABLE4, num_seeds: int = 3, changes: Mapping[str, Any] | None = None
+    run: str,
+    variants: Sequence[str] = TABLE4,
+    num_seeds: int = 3,
+    changes: Mapping[str, Any] | None = None,
+    study: str = "",
 ) -> tuple[list[Model], list[dict[str, Any]]]:
     """Return the models to train over a run, and those that its corpus does not allow, each with the reason.
 
     `changes`: fields of every model, or of one variant where prefixed by its name:
-    "speech2face:speech_encoder.width". A model that the run's own stages already hold uses them.
+    "speech2face:speech_encoder.width". A model that the run's own stages already hold uses them. `study`: the study
+    whose fixed settings every model has; "" for none.
 
     Raises ConfigError for an unknown variant or an invalid change, FileNotFoundError if a shared stage is not done.
     """
+    fixed = STUDIES[study].fixed if study else {}
+    if changed := [key for key in changes or {} if key.rpartition(":")[2] in fixed]:
+        raise ConfigError(f"{changed[0]}: the study {study} fixes this field; leave it out")
     if unknown := [name for name in variants if name not in VARIANTS]:
         raise ConfigError(f"{unknown[0]}: no such variant; the variants are {', '.join(VARIANTS)}")
     if num_seeds < 1:
@@ -50,7 +62,7 @@ def plan(
         own = by_variant[name]
         description = ", ".join([VARIANTS[name].description, *(f"{field} = {value}" for field, value in own.items())])
         for seed in range(shared_config.seed, shared_config.seed + num_seeds):
-            config = override(shared_config, {**VARIANTS[name].changes, **common, **own, "seed": seed})
+            config = override(shared_config, {**VARIANTS[name].changes, **fixed, **common, **own, "seed": seed})
             if reason := _not_allowed(config, shared):
                 missing.append({"variant": name, "seed": config.seed, "reason": reason})
                 continue
@@ -59,7 +71,7 @@ def plan(
                 needs = {need: fingerprints[need] for need in stages.STAGES[stage].needs}
                 fingerprints[stage] = stages.fingerprint(config, stage, needs)
             own_fingerprints = {stage: fingerprints[stage] for stage in STAGES}
-            model = Model(name, description, config.seed, config, run, own_fingerprints)
+            model = Model(name, description, config.seed, config, run, own_fingerprints, study)
             if not all(stages.done(run, stage, own_fingerprints[stage]) for stage in STAGES):
                 model = model._replace(run=stages.variant_run(run, model.slug))
             models.append(model)
@@ -94,7 +106,9 @@ def _split_changes(
 def _not_allowed(config: Config, shared: Mapping[str, stages.Success]) -> str:
     """Return why the corpus has too few labels for a variant, or an empty string."""
     kind = config.prior.kind
-    means = {"gender": ("female", "male"), "none": ()}.get(kind, (kind,))
+    means = {"gender": ("female", "male"), "none": (), "constant": ("neutral",)}.get(kind, (kind,))
+    if config.ingest.sex != "any":
+        means = (*means, config.ingest.sex)  # a sex has a mean face if training clips are labelled with it
     if missing := [name for name in means if name not in shared["prior"].figures.get("priors", {})]:
         if config.gender.label_confidence is None:
             problem = "labels.csv names no such speaker; gender.weights lets a network predict the sex"

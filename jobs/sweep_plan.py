@@ -21,7 +21,7 @@ from tune_spaces import space as spaces
 from tune_spaces.space import Choice, Space
 
 # Only the encoder stage reads these; another feature_dim or order of rows needs another run.
-VARIES = ("speech_encoder", "prior.kind", "loss", "training.encoder")
+VARIES = ("speech_encoder", "prior.kind", "ingest.sex", "loss", "training.encoder")
 # Two commands mean the same sweep only if these are equal.
 _SAME = ("search", "scheduler", "metric", "mode", "seed", "warm_start")
 

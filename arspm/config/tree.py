@@ -71,6 +71,7 @@ class Ingest(Section):
     """The order in which training reads rows: a pure function of these settings, the seed and the epoch."""
 
     subset: Count | None = None  # train on the first this many clips only; a smaller subset is part of a larger one
+    sex: Literal["any", "female", "male"] = "any"  # of the speakers that the encoder is trained and measured on
     num_lanes: Count = 8  # parallel row streams that form a global batch; they are divided among the workers
     window_rows: Count = 256  # rows of one lane that are shuffled together
     prefetch_batches: Count = 4  # batches that each worker loads ahead
@@ -85,6 +86,8 @@ class SpeechEncoder(Section):
     cbam_reduction: Count = 16  # channels / hidden units of the channel attention
     fusion: Literal["fc", "sum"] = "fc"  # fc: Fc2(residual + prior); sum: Fc2(residual) + prior
     head: Literal["fc2", "none"] = "fc2"  # none: leave Fc2 out, residual + prior; needs fusion sum
+    fc2_init: Literal["random", "zero"] = "random"  # zero: training starts at the prior; needs fusion sum
+    prior_weight: Literal["one", "learned"] = "one"  # learned: each clip's weight on the prior, between 0 and 1
 
 
 class FaceDecoder(Section):
@@ -127,7 +130,8 @@ class GenderClassifier(Section):
 class Prior(Section):
     """The mean face feature (eq. 3, Table 1, R)."""
 
-    kind: Literal["none", "neutral", "gender", "female", "male"] = "neutral"  # gender: by the gender classifier
+    # gender: by the gender classifier; constant: a random vector with the neutral prior's norm, as a control
+    kind: Literal["none", "neutral", "gender", "female", "male", "constant"] = "neutral"
     num_faces: Count = 10_000  # number of faces that are averaged
 
 
@@ -217,6 +221,18 @@ class Config(Section):
     evaluate: Evaluate = Evaluate()
     resources: Resources = Resources()
 
+    @property
+    def encoder_sex(self) -> str | None:
+        """The sex of the speakers on which the encoder is trained and measured (section 4.3.2); None for all."""
+        if self.ingest.sex != "any":
+            return self.ingest.sex
+        return self.prior.kind if self.prior.kind in ("female", "male") else None
+
+    @property
+    def encoder_sex_setting(self) -> str:
+        """The setting that restricts the encoder to one sex, for errors: "prior.kind=male"."""
+        return f"{'prior.kind' if self.ingest.sex == 'any' else 'ingest.sex'}={self.encoder_sex}"
+
     @model_validator(mode="after")
     def _check_combinations(self) -> Config:
         problems = []
@@ -230,6 +246,17 @@ class Config(Section):
             )
         if self.speech_encoder.architecture == "speech2face" and self.prior.kind != "none":
             problems.append("prior.kind: must be none, because Speech2Face's encoder takes no prior")
+        if self.speech_encoder.fc2_init == "zero" and (
+            self.prior.kind == "none" or self.speech_encoder.fusion != "sum" or self.speech_encoder.head == "none"
+        ):
+            problems.append(
+                "speech_encoder.fc2_init: zero needs a prior, fusion = sum and head = fc2, otherwise the first feature "
+                "is zero or there is no Fc2"
+            )
+        if self.speech_encoder.prior_weight == "learned" and self.prior.kind == "none":
+            problems.append("speech_encoder.prior_weight: learned needs a prior, but prior.kind = none")
+        if self.prior.kind in ("female", "male") and self.ingest.sex not in ("any", self.prior.kind):
+            problems.append(f"ingest.sex: must be any or {self.prior.kind}, the sex of prior.kind")
         if self.face.crop == "aligned" and self.face.detector == "hog":
             problems.append("face.crop: must be square with face.detector = hog, which finds no landmarks; use yunet")
         portrait_size = self.image_size // 2 if self.face_decoder.as_printed else self.image_size

@@ -21,6 +21,9 @@ def _model(description: str, *, prior: str, fusion: str, published: bool = False
         "speech_encoder.cbam": "channel_first",
         "speech_encoder.fusion": fusion,
         "speech_encoder.head": "fc2",
+        "speech_encoder.fc2_init": "random",
+        "speech_encoder.prior_weight": "one",
+        "ingest.sex": "any",
         "loss.lambda1": 1.0,
         "loss.lambda2": 0.04,
         "loss.lambda3": 1.2,
@@ -59,6 +62,30 @@ VARIANTS = {
         loss__lambda3=200.0,
         loss__identity="distillation",
     ),
+    "neutral-residual": _model(
+        "neutral with Fc2 initialised to zero, so training starts at the mean face",
+        prior="neutral",
+        fusion="sum",
+        speech_encoder__fc2_init="zero",
+    ),
+    "adaptive": _model(
+        "neutral with a learned weight between 0 and 1 on the mean face, for each clip",
+        prior="neutral",
+        fusion="sum",
+        speech_encoder__prior_weight="learned",
+    ),
+    "constant": _model(
+        "control: a random constant with the mean face's norm is added to Fc2's output", prior="constant", fusion="sum"
+    ),
+    **{
+        f"non-prior-{sex}": _model(
+            f"control for {sex}: no prior, trained and evaluated on {sex} speakers only",
+            prior="none",
+            fusion="fc",
+            ingest__sex=sex,
+        )
+        for sex in ("female", "male")
+    },
     "neutral-bare": _model(
         "the mean face is added without Fc2", prior="neutral", fusion="sum", speech_encoder__head="none"
     ),

@@ -7,15 +7,18 @@ from typing import Any, NamedTuple
 
 from arspm import storage
 from arspm.config import Config
+from arspm.config.studies import STUDIES
 from arspm.corpus import tables
 from arspm.distributed.evaluate import CLIPS
 from arspm.distributed.evaluate import METRICS as RUN_METRICS
 from arspm.distributed.predictions import FACE_TO_FACE, REAL
-from arspm.evaluation.ablation import VALIDATION, TrainedModel, compare_variants
-from arspm.report.ablation_page import write_ablation
+from arspm.evaluation.ablation import compare_variants
+from arspm.evaluation.study import study_results
+from arspm.evaluation.trained import VALIDATION, TrainedModel
+from arspm.report.ablation_page import folder, write_ablation
 from arspm.runs import stages
 
-METRICS = "ablation/metrics.json"
+METRICS = "metrics.json"  # beside the page
 REFERENCE = "neutral+fc"  # the variant whose trivial rows are shown, if present: it was measured on every clip
 
 
@@ -34,14 +37,21 @@ def write_page(
     about: Mapping[str, tuple[str, bool]],
     missing: Sequence[Mapping[str, Any]],
     seconds: float,
+    study: str = "",
 ) -> dict[str, Any]:
-    """Write ablation/metrics.json and ablation/index.html into the run. Returns the figures.
+    """Write metrics.json and index.html into the run's folder `ablation`, or `study-NAME`. Returns the figures.
 
     `about`: each variant's description and whether it is in Table 4. `missing`: variant, seed and reason of each model
-    that could not be trained. `seconds`: how long this ablation took, without reused stages.
+    that could not be trained. `seconds`: how long this ablation took, without reused stages. `study`: the models'
+    study, "" for none.
     """
     trained = [_read(model) for model in models]
-    results = compare_variants(trained, num_resamples=config.evaluate.num_resamples, seed=config.seed)
+    resampling = {"num_resamples": config.evaluate.num_resamples, "seed": config.seed}
+    results = compare_variants(trained, **resampling)
+    if study:
+        num_clips = tables.open_split(stages.corpus(run), "train", config.ingest.subset).num_rows
+        found = study_results(STUDIES[study], trained, num_clips=num_clips, **resampling)
+        results |= {"study": {"name": study, **found}, "findings": found["findings"]}
     for row in results["variants"]:
         description, published = about[row["variant"]]
         row |= {"description": description, "published": row["variant"] if published else None}
@@ -72,22 +82,22 @@ def write_page(
     for table in ("table5", "table6"):
         rows = [row for row in measured[table] or () if row["pictures"] in (REAL, FACE_TO_FACE)]
         results[table] = rows or None
-    storage.write_json(storage.join(run, METRICS), results)
-    write_ablation(config, run, results)
+    storage.write_json(storage.join(run, folder(study), METRICS), results)
+    write_ablation(config, run, results, study)
     return results
 
 
 def _read(model: Finished) -> TrainedModel:
-    folder = stages.folder(model.run, "evaluate")
+    evaluated = stages.folder(model.run, "evaluate")
     history = stages.history(model.run, "encoder")
     if history is None or not all(isinstance(epoch.get(VALIDATION), float) for epoch in history["epochs"]):
         raise ValueError(
             f"{storage.join(stages.folder(model.run, 'encoder'), stages.HISTORY)}: an epoch has no {VALIDATION}"
         )
-    clips = tables.read_table(storage.join(folder, CLIPS))
+    clips = tables.read_table(storage.join(evaluated, CLIPS))
     return TrainedModel(
         *model,
-        storage.read_json(storage.join(folder, RUN_METRICS)),
+        storage.read_json(storage.join(evaluated, RUN_METRICS)),
         history,
         {name: clips[name].to_numpy() for name in clips.column_names},
     )

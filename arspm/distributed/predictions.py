@@ -51,13 +51,21 @@ class Networks(NamedTuple):
 def model_name(config: Config) -> str:
     """Return the paper's name of a variant: its prior, with "+fc" if the prior goes through Fc2.
 
-    An architecture that is not the paper's is appended.
+    What the paper does not have is part of the name too: a learned weight, an Fc2 that starts at zero, one sex only,
+    another architecture.
     """
     architecture = config.speech_encoder.architecture
     if architecture == "speech2face":
         return architecture
     fused = config.speech_encoder.fusion == "fc" and config.speech_encoder.head == "fc2"
-    name = "non-prior" if config.prior.kind == "none" else config.prior.kind + ("+fc" if fused else "")
+    kind = config.prior.kind
+    name = "non-prior" if kind == "none" else kind + ("+fc" if fused else "")
+    if config.speech_encoder.prior_weight == "learned":
+        name = "adaptive" if name == "neutral" else f"adaptive {name}"
+    if config.speech_encoder.fc2_init == "zero":
+        name += "-residual"
+    if config.encoder_sex not in (None, kind):
+        name += f"-{config.encoder_sex}"
     return name if architecture == "arspm" else f"{name}, {architecture}"
 
 
@@ -74,11 +82,11 @@ def gather(config: Config, run: str, table: pa.Table) -> Predictions:
     split = tables.open_split(stages.corpus(run), "test", len(table))
     genders = read_genders(split, config.gender.label_confidence)
     selected, num_predicted = np.ones(len(table), bool), 0
-    if config.prior.kind in schema.GENDERS:  # a model of one sex is measured on that sex only, as it was trained
-        selected = genders.of(config.prior.kind)
+    if config.encoder_sex is not None:  # a model of one sex is measured on that sex only, as it was trained
+        selected = genders.of(config.encoder_sex)
         num_predicted = int(genders.predicted[selected].sum())
         if not selected.any():
-            raise ValueError(f"prior.kind={config.prior.kind}: the test split has no clip of that sex")
+            raise ValueError(f"{config.encoder_sex_setting}: the test split has no clip of that sex")
     labels = classes_of(table[schema.GENDER].to_pylist())
     speakers = np.array(tables.speakers(table))
     return Predictions(table, columns, speakers, labels, genders, selected, num_predicted)

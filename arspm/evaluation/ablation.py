@@ -3,63 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from arspm.corpus import schema
-from arspm.evaluation import metrics
+from arspm.evaluation import comparisons, findings
+from arspm.evaluation.trained import (
+    CONTROLS,
+    FIGURES,
+    LEARNT_FRACTION,
+    REFERENCE,
+    VALIDATION,
+    TrainedModel,
+    group_by_variant,
+    mean,
+    mean_and_sd,
+    paired,
+    steps_to_reach,
+)
 
-FIGURES = ("l1", "l2", "cos_degrees", "portrait_l1", "portrait_l2", "portrait_cos_degrees")
-REFERENCE = "non-prior"  # every variant is compared with this one
-VALIDATION = "val_cos_degrees"
-LEARNT_FRACTION = "cos_degrees_learnt_share"
 TARGET_FRACTIONS = (0.5, 0.75, 0.9, 1.0)  # fractions of the reference's improvement used as targets
-
-
-class TrainedModel(NamedTuple):
-    """A trained and evaluated model.
-
-    `measured`: its evaluate/metrics.json. `history`: its encoder/history.json. `clips`: clip ids, speakers and
-    distances of the test clips, column -> (rows,).
-    """
-
-    variant: str
-    seed: int
-    run: str
-    measured: Mapping[str, Any]
-    history: Mapping[str, Any]
-    clips: Mapping[str, np.ndarray]
-
-    @property
-    def row(self) -> Mapping[str, Any]:
-        return self.measured["table4"][0]
-
-    @property
-    def curve(self) -> list[tuple[int, float]]:
-        """Step and validation angle of each epoch."""
-        return [(epoch["step"], epoch[VALIDATION]) for epoch in self.history["epochs"]]
-
-    @property
-    def best_angle(self) -> float:
-        return min(value for _, value in self.curve)
 
 
 def compare_variants(models: Sequence[TrainedModel], *, num_resamples: int, seed: int) -> dict[str, Any]:
     """Return each variant's means over its seeds, its differences from the reference, and learning curves.
 
-    "sd" is the standard deviation over seeds: the uncertainty for other seeds. Intervals are bootstrapped over speakers
-    from each clip's mean over the seeds: the uncertainty for other speakers.
+    "sd" is the standard deviation over seeds. Intervals are over seeds and speakers together, see
+    `comparisons.over_seeds_and_speakers`; with a single seed they are over speakers only. "controls" has the
+    differences of models of one sex from non-prior of that sex. Holm's correction is over all differences of a figure.
     """
-    by_name: dict[str, list[TrainedModel]] = {}
-    for model in models:
-        by_name.setdefault(model.variant, []).append(model)
+    by_name = group_by_variant(models)
     reference = by_name.get(REFERENCE)
     resampling = {"num_resamples": num_resamples, "seed": seed}
+    variants = [_variant(name, own, reference, resampling) for name, own in by_name.items()]
+    controls = [
+        {"variant": name, "reference": control, "differences": against(by_name[name], by_name[control], resampling)}
+        for name, control in CONTROLS.items()
+        if name in by_name and control in by_name
+    ]
+    compared = [row["against_non_prior"] for row in variants if row["against_non_prior"]]
+    compared += [row["differences"] for row in controls]
+    for figure in (*FIGURES, VALIDATION):
+        comparisons.add_holm([differences[figure] for differences in compared])
+    targets = [] if reference is None else [_target(value, by_name, reference) for value in _targets(reference)]
     return {
-        "variants": [_variant(name, own, reference, resampling) for name, own in by_name.items()],
-        "convergence": _convergence(by_name, reference),
-        "findings": _findings(by_name, reference, resampling),
+        "variants": variants,
+        "controls": controls,
+        "convergence": _convergence(by_name) | {"targets": targets},
+        "findings": findings.findings(by_name, {row["variant"]: row for row in variants}, controls, targets),
     }
 
 
@@ -68,15 +60,14 @@ def _variant(
 ) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     for figure in FIGURES:
-        values = [model.row[figure] for model in models]
-        speakers, by_clip = _mean_over_seeds(models, figure)
-        _, low, high = metrics.bootstrap_interval(by_clip, speakers, **resampling)
-        defined = not np.isnan(low)
-        figures[figure] = _mean_and_sd(values) | {"low": low if defined else None, "high": high if defined else None}
-    figures[VALIDATION] = _mean_and_sd([model.best_angle for model in models]) | {"low": None, "high": None}
+        speakers, by_seed = _by_seed(models, figure)
+        estimate = comparisons.over_seeds_and_speakers(by_seed, speakers, **resampling)
+        summary = mean_and_sd([model.row[figure] for model in models])
+        figures[figure] = summary | {"low": estimate.low, "high": estimate.high}
+    figures[VALIDATION] = mean_and_sd([model.best_angle for model in models]) | {"low": None, "high": None}
     fractions = [value for model in models if (value := model.row.get(LEARNT_FRACTION)) is not None]
     figures[LEARNT_FRACTION] = (
-        _mean_and_sd(fractions) | {"low": None, "high": None} if len(fractions) == len(models) else None
+        mean_and_sd(fractions) | {"low": None, "high": None} if len(fractions) == len(models) else None
     )
     return {
         "variant": name,
@@ -93,49 +84,61 @@ def _variant(
             for model in models
         ],
         "figures": figures,
-        "against_non_prior": (
-            None if reference is None or name == REFERENCE else _against(models, reference, resampling)
-        ),
+        "against_non_prior": None if reference is None or name == REFERENCE else against(models, reference, resampling),
         "gender": _judged(models, "table5", ("female", "male")),
         "age": _judged(models, "table6", ("young", "mid_age", "elder")),
     }
 
 
-def _against(models: list[TrainedModel], reference: list[TrainedModel], resampling: dict[str, Any]) -> dict[str, Any]:
-    """Return variant minus reference on the clips of both; negative is closer to the true face."""
-    differences: dict[str, Any] = {}
+def against(
+    models: list[TrainedModel], reference: list[TrainedModel], resampling: dict[str, Any]
+) -> dict[str, dict[str, Any] | None]:
+    """Return models minus reference for each figure, over the seeds and the clips of both; negative is closer.
+
+    An entry is None if there is no seed that both have, or, for the validation angle, if the two were validated on
+    different clips. That angle is not stored by clip, so its interval is over seeds only.
+    """
+    pairs = paired(models, reference)
+    differences: dict[str, dict[str, Any] | None] = dict.fromkeys((*FIGURES, VALIDATION))
+    if not pairs:
+        return differences
     for figure in FIGURES:
-        difference, speakers = _differences(models, reference, figure)
-        mean, interval = metrics.mean_and_interval(difference, speakers, **resampling)
-        differences[figure] = {"difference": mean, "interval": interval}
-    differences[VALIDATION] = None
+        difference, speakers = differences_by_clip(pairs, figure)
+        estimate = comparisons.over_seeds_and_speakers(difference, speakers, **resampling)
+        differences[figure] = comparisons.difference_entry(estimate, len(pairs), over_speakers=True)
     if _same_clips(models, reference):
-        own, other = (_mean([model.best_angle for model in each]) for each in (models, reference))
-        differences[VALIDATION] = {"difference": own - other, "interval": None}
+        estimate = comparisons.over_seeds([own.best_angle - other.best_angle for own, other in pairs])
+        differences[VALIDATION] = comparisons.difference_entry(estimate, len(pairs), over_speakers=False)
     return differences
 
 
 def _same_clips(models: list[TrainedModel], reference: list[TrainedModel]) -> bool:
-    """Whether both were validated on the same clips; a model of one sex only uses clips of that sex."""
-    return models[0].row["n"] == reference[0].row["n"]
+    """Return whether both were measured on the same clips; a model of one sex only uses clips of that sex."""
+    return np.array_equal(models[0].clips[schema.CLIP_ID], reference[0].clips[schema.CLIP_ID])
 
 
-def _mean_over_seeds(models: list[TrainedModel], figure: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return speakers and each clip's mean over the seeds. Raises ValueError if the seeds have different clips."""
+def _by_seed(models: Sequence[TrainedModel], figure: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the speaker of each clip, (n,), and a figure of each seed and clip, (seeds, n).
+
+    Raises ValueError if the seeds have different clips.
+    """
     ids = models[0].clips[schema.CLIP_ID]
     for model in models:
         if not np.array_equal(model.clips[schema.CLIP_ID], ids):
             raise ValueError(f"{model.run}: evaluated on other clips than {models[0].run}; run the ablation again")
-    return models[0].clips[schema.SPEAKER], np.mean([model.clips[figure] for model in models], axis=0)
+    return models[0].clips[schema.SPEAKER], np.stack([model.clips[figure] for model in models])
 
 
-def _differences(
-    models: list[TrainedModel], reference: list[TrainedModel], figure: str
+def differences_by_clip(
+    pairs: Sequence[tuple[TrainedModel, TrainedModel]], figure: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    speakers, own = _mean_over_seeds(models, figure)
-    _, other = _mean_over_seeds(reference, figure)
-    row_of = {clip: row for row, clip in enumerate(reference[0].clips[schema.CLIP_ID].tolist())}
-    return own - other[[row_of[clip] for clip in models[0].clips[schema.CLIP_ID].tolist()]], speakers
+    """Return the differences of each seed and clip, (seeds, n), and the speaker of each clip, (n,)."""
+    models, references = zip(*pairs, strict=True)
+    speakers, own = _by_seed(models, figure)
+    _, other = _by_seed(references, figure)
+    row_of = {clip: row for row, clip in enumerate(references[0].clips[schema.CLIP_ID].tolist())}
+    rows = [row_of[clip] for clip in models[0].clips[schema.CLIP_ID].tolist()]
+    return own - other[:, rows], speakers
 
 
 def _judged(models: list[TrainedModel], table: str, parts: Sequence[str]) -> dict[str, Any] | None:
@@ -145,17 +148,17 @@ def _judged(models: list[TrainedModel], table: str, parts: Sequence[str]) -> dic
         rows += [row for row in model.measured.get(table) or () if row["pictures"] == model.row["model"]]
     if len(rows) < len(models):
         return None
-    overall = _mean_and_sd([row["accuracy"] for row in rows])
+    overall = mean_and_sd([row["accuracy"] for row in rows])
     by_class = {part: [row[part] for row in rows if row.get(part) is not None] for part in parts}
     return {
         "accuracy": overall["mean"],
         "sd": overall["sd"],
-        **{part: _mean(values) if values else None for part, values in by_class.items()},
+        **{part: mean(values) if values else None for part, values in by_class.items()},
     }
 
 
-def _convergence(by_name: Mapping[str, list[TrainedModel]], reference: list[TrainedModel] | None) -> dict[str, Any]:
-    """Return the curves of Figure 5, and the steps to reach validation angles that the reference reached."""
+def _convergence(by_name: Mapping[str, list[TrainedModel]]) -> dict[str, Any]:
+    """Return the curves of Figure 5: validation angle and training loss by step."""
     models = [model for own in by_name.values() for model in own]
     return {
         "figure": VALIDATION,
@@ -163,13 +166,12 @@ def _convergence(by_name: Mapping[str, list[TrainedModel]], reference: list[Trai
         "loss_curves": [
             {"variant": model.variant, "seed": model.seed, "points": model.history["losses"]} for model in models
         ],
-        "targets": [] if reference is None else [_target(value, by_name, reference) for value in _targets(reference)],
     }
 
 
 def _targets(reference: list[TrainedModel]) -> list[float]:
     """Return validation angles between the reference's first epoch and its best, from means over its seeds."""
-    first, best = _mean([model.curve[0][1] for model in reference]), _mean([model.best_angle for model in reference])
+    first, best = mean([model.curve[0][1] for model in reference]), mean([model.best_angle for model in reference])
     return [first - fraction * (first - best) for fraction in TARGET_FRACTIONS]
 
 
@@ -180,98 +182,6 @@ def _target(value: float, by_name: Mapping[str, list[TrainedModel]], reference: 
             continue
         steps = [steps_to_reach(model.curve, value) for model in models]
         reached = [float(step) for step in steps if step is not None]
-        mean_and_sd = _mean_and_sd(reached) if len(reached) == len(steps) else {"mean": None, "sd": None}
-        rows.append({"variant": name, "steps": steps, **mean_and_sd, "reached": len(reached)})
+        summary = mean_and_sd(reached) if len(reached) == len(steps) else {"mean": None, "sd": None}
+        rows.append({"variant": name, "steps": steps, **summary, "reached": len(reached)})
     return {"value": value, "variants": rows}
-
-
-def steps_to_reach(curve: Sequence[tuple[int, float]], value: float) -> int | None:
-    """Return the first validated step with an angle of at most `value`, or None."""
-    return next((step for step, angle in curve if angle <= value), None)
-
-
-def _findings(
-    by_name: Mapping[str, list[TrainedModel]], reference: list[TrainedModel] | None, resampling: dict[str, Any]
-) -> list[str]:
-    """Return sentences on the paper's two claims: the prior makes the model better, and training faster."""
-    if reference is None:
-        return []
-    sentences = []
-    steps = reference[0].curve[-1][0]
-    if head_start := _head_start(by_name, reference, steps):
-        sentences.append(head_start)
-    for name in ("neutral+fc", "neutral"):
-        if name not in by_name:
-            continue
-        models = by_name[name]
-        own, other = ([model.best_angle for model in each] for each in (models, reference))
-        pairs = [
-            (model.best_angle, rival.best_angle) for model in models for rival in reference if model.seed == rival.seed
-        ]
-        wins = sum(mine < rival for mine, rival in pairs)
-        verb = "beats" if _mean(own) < _mean(other) else "does not beat"
-        sentences.append(
-            f"After the same {steps} steps, {name} {verb} {REFERENCE} in validation angle: {_degrees(own)} against "
-            f"{_degrees(other)}, smaller for {wins} of {len(pairs)} seeds."
-        )
-        difference, speakers = _differences(models, reference, "cos_degrees")
-        mean, low, high = metrics.bootstrap_interval(difference, speakers, **resampling)
-        if not np.isnan(low):
-            verdict = (
-                "no significant difference"
-                if low <= 0 <= high
-                else ("closer to the true face" if mean < 0 else "further from the true face")
-            )
-            sentences.append(
-                f"On the test split, {name} minus {REFERENCE} is {_signed(mean)}° (95 % interval over speakers: "
-                f"{_signed(low)} to {_signed(high)}): {verdict}."
-            )
-        for value in _targets(reference)[-2:]:
-            target = {row["variant"]: row for row in _target(value, by_name, reference)["variants"]}
-            mine, rival = target[name], target[REFERENCE]
-            sentences.append(
-                f"To reach a validation angle of {value:.1f}°, {name} took {_steps(mine)}, {REFERENCE} {_steps(rival)}."
-            )
-    return sentences
-
-
-def _head_start(by_name: Mapping[str, list[TrainedModel]], reference: list[TrainedModel], steps: int) -> str | None:
-    """Say how soon the reference reaches the prior's initial loss; a bias alone can learn that constant."""
-    models = by_name.get("neutral")
-    if models is None or not models[0].history["losses"] or not reference[0].history["losses"]:
-        return None
-    first, others = (_mean([model.history["losses"][0][1] for model in each]) for each in (models, reference))
-    reached = [next((step for step, loss in model.history["losses"] if loss <= first), None) for model in reference]
-    if others <= first or None in reached:
-        return None
-    steps_taken = _steps({**_mean_and_sd([float(step) for step in reached if step is not None]), "steps": reached})
-    return (
-        f"With the prior added to its output, neutral starts at a training loss of {first:.1f}, {REFERENCE} at "
-        f"{others:.1f}; {REFERENCE} reaches {first:.1f} after {steps_taken} of {steps}."
-    )
-
-
-def _degrees(values: Sequence[float]) -> str:
-    summary = _mean_and_sd(values)
-    sd = "" if summary["sd"] is None else f" ± {summary['sd']:.2f}"
-    return f"{summary['mean']:.2f}{sd}°"
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.2f}".replace("-", "−")
-
-
-def _steps(row: Mapping[str, Any]) -> str:
-    if row["mean"] is None:
-        return f"more steps than were run for {len(row['steps']) - row['reached']} of {len(row['steps'])} seeds"
-    sd = "" if row["sd"] is None else f" ± {row['sd']:.0f}"
-    return f"{row['mean']:.0f}{sd} steps"
-
-
-def _mean_and_sd(values: Sequence[float]) -> dict[str, float | None]:
-    """Return mean and standard deviation over seeds; the latter is None for a single seed."""
-    return {"mean": _mean(values), "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None}
-
-
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values))

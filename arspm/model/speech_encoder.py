@@ -11,6 +11,8 @@ from arspm.model.trunks import NUM_FREQ, SPEECH2FACE_FREQ, trunk
 
 FUSIONS = ("fc", "sum")
 HEADS = ("fc2", "none")
+FC2_INITS = ("random", "zero")
+PRIOR_WEIGHTS = ("one", "learned")
 
 
 class SpeechEncoder(nn.Module):
@@ -28,12 +30,16 @@ class SpeechEncoder(nn.Module):
         cbam, cbam_reduction: `order` and `reduction` of CBAM.
         fusion: "fc" returns Fc2(pool(Fc1(x)) + prior), "sum" returns Fc2(pool(Fc1(x))) + prior (reading F).
         head: "none" leaves Fc2 out, so the result is pool(Fc1(x)) + prior; needs fusion "sum".
+        fc2_init: "zero" initialises Fc2's weight and bias to zero, so training starts at the prior; needs Fc2 and
+            fusion "sum".
+        prior_weight: "learned" multiplies the prior by sigmoid(w * pool(Fc1(x)) + b), one number in (0, 1) per sample.
+            w and b start at zero, so every weight starts at one half.
 
     Attributes:
         minimum: the fewest frequency bins and frames of a spectrogram.
 
     Raises:
-        ValueError: unknown architecture, fusion or head, or fusion "fc" with head "none".
+        ValueError: an unknown option, fusion "fc" with head "none", or fc2_init "zero" without Fc2 and fusion "sum".
     """
 
     def __init__(
@@ -46,16 +52,24 @@ class SpeechEncoder(nn.Module):
         cbam_reduction: int = 16,
         fusion: str = "fc",
         head: str = "fc2",
+        fc2_init: str = "random",
+        prior_weight: str = "one",
     ) -> None:
         super().__init__()
         if architecture == "speech2face":
             raise ValueError("SpeechEncoder does not implement architecture 'speech2face'; use Speech2FaceEncoder")
-        if fusion not in FUSIONS:
-            raise ValueError(f"fusion must be one of {', '.join(FUSIONS)}; got {fusion!r}")
-        if head not in HEADS:
-            raise ValueError(f"head must be one of {', '.join(HEADS)}; got {head!r}")
+        for name, value, known in (
+            ("fusion", fusion, FUSIONS),
+            ("head", head, HEADS),
+            ("fc2_init", fc2_init, FC2_INITS),
+            ("prior_weight", prior_weight, PRIOR_WEIGHTS),
+        ):
+            if value not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}; got {value!r}")
         if fusion == "fc" and head == "none":
             raise ValueError("fusion 'fc' adds the prior before Fc2, which head 'none' leaves out; use fusion 'sum'")
+        if fc2_init == "zero" and (fusion, head) != ("sum", "fc2"):
+            raise ValueError("fc2_init 'zero' needs fusion 'sum' and head 'fc2'")
         self.architecture = architecture
         self.feature_dim = feature_dim
         self.fusion = fusion
@@ -65,6 +79,12 @@ class SpeechEncoder(nn.Module):
         self.cbam = CBAM(convolutions.channels, order=cbam, reduction=cbam_reduction)
         self.fc1 = nn.Conv2d(convolutions.channels, feature_dim, kernel_size=1)
         self.fc2 = nn.Linear(feature_dim, feature_dim) if head == "fc2" else nn.Identity()
+        # Zeroed and created after the other layers, so that with one seed every variant has the same random weights.
+        if fc2_init == "zero":
+            _zero(self.fc2)
+        self.prior_weight = nn.Linear(feature_dim, 1) if prior_weight == "learned" else None
+        if self.prior_weight is not None:
+            _zero(self.prior_weight)
 
     def forward(
         self,
@@ -95,9 +115,17 @@ class SpeechEncoder(nn.Module):
         feature = self.fc1(x).mean(dim=(2, 3))  # (batch, feature)
         if prior is None:
             return self.fc2(feature)
+        if self.prior_weight is not None:
+            prior = torch.sigmoid(self.prior_weight(feature)) * prior  # (batch, feature)
         if self.fusion == "fc":
             return self.fc2(feature + prior)
         return self.fc2(feature) + prior
+
+
+def _zero(layer: nn.Module) -> None:
+    """Set all parameters of a layer to zero."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
 
 
 class Speech2FaceEncoder(nn.Module):

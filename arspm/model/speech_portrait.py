@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -29,6 +30,8 @@ def speech_encoder(config: Config) -> SpeechEncoder | Speech2FaceEncoder:
         cbam_reduction=settings.cbam_reduction,
         fusion=settings.fusion,
         head=settings.head,
+        fc2_init=settings.fc2_init,
+        prior_weight=settings.prior_weight,
     )
 
 
@@ -69,9 +72,10 @@ class FacePrior(nn.Module):
     """f_prior of eq. 2: one mean face for all speakers, or the mean face of the sex predicted from the speech.
 
     Args:
-        kind: "none", "neutral", "female", "male", or "gender", which needs `classifier` (section 3.1).
+        kind: "none", "neutral", "female", "male", "constant", or "gender", which needs `classifier` (section 3.1).
         means: the mean face features "neutral", "female" and "male", each (feature,). Only those that `kind` uses
             are needed.
+        seed: of the random direction of kind "constant", which has the norm of the mean "neutral".
         classifier: the gender network. Its prediction chooses the prior in training and in use; labels never do.
         min_confidence: if the prediction's probability is smaller, the prior is the neutral mean, for kind "gender".
             The default of 0.5 accepts every prediction, as the paper does.
@@ -88,11 +92,12 @@ class FacePrior(nn.Module):
         means: Mapping[str, Tensor],
         classifier: GenderClassifier | None = None,
         *,
+        seed: int = 0,
         min_confidence: float = 0.5,
     ):
         super().__init__()
         by_gender = (*schema.GENDERS, "neutral") if min_confidence > 0.5 else schema.GENDERS
-        needed = {"none": (), "gender": by_gender}.get(kind, (kind,))
+        needed = {"none": (), "gender": by_gender, "constant": ("neutral",)}.get(kind, (kind,))
         if missing := [name for name in needed if name not in means]:
             raise ValueError(
                 f"prior.kind={kind} needs the mean face of {' and '.join(missing)}, which the priors do not contain; "
@@ -107,7 +112,8 @@ class FacePrior(nn.Module):
             )
         self.kind, self.min_confidence = kind, min_confidence
         self.classifier = classifier if kind == "gender" else None
-        self.register_buffer("means", torch.stack([means[name] for name in needed]) if needed else torch.empty(0))
+        used = torch.stack([means[name] for name in needed]) if needed else torch.empty(0)
+        self.register_buffer("means", _random_direction(used, seed) if kind == "constant" else used)
 
     def forward(self, spectrogram: Float[Tensor, "batch 2 freq time"]) -> Float[Tensor, "*batch feature"] | None:
         """Return the prior of each row: (batch, feature) for kind "gender", None for "none", otherwise (feature,)."""
@@ -118,6 +124,19 @@ class FacePrior(nn.Module):
         with torch.no_grad():
             confidence, number = self.classifier.predict(spectrogram)
             return self.means[number.masked_fill(confidence < self.min_confidence, len(schema.GENDERS))]
+
+
+def face_prior(config: Config, means: Mapping[str, Tensor], classifier: GenderClassifier | None) -> FacePrior:
+    """Return the prior that `prior.kind` selects. The seed determines the direction of a random constant."""
+    kind, sure = config.prior.kind, config.gender.min_confidence
+    return FacePrior(kind, means, classifier, seed=config.seed, min_confidence=sure)
+
+
+def _random_direction(vectors: Tensor, seed: int) -> Tensor:
+    """Return vectors of the same norms in random directions, which are the same on every device."""
+    drawn = torch.from_numpy(np.random.default_rng(seed).standard_normal(vectors.shape))
+    norms = vectors.double().norm(dim=-1, keepdim=True)
+    return (drawn / drawn.norm(dim=-1, keepdim=True) * norms).to(vectors)
 
 
 class SpeechPortrait(nn.Module):

@@ -10,9 +10,12 @@ from arspm.config import Config
 from arspm.report import charts, curves, gather, words
 from arspm.report.document import document
 
-PAGE = "ablation/index.html"
+PAGE = "index.html"  # in the folder of the ablation
 REPORT = "report/index.html"
 REFERENCE = "non-prior"  # every variant is compared with this one
+
+# Variants whose prior is the same for every clip, so that they are the reference with other initial biases.
+CONSTANT_PRIORS = ("neutral", "neutral+fc", "neutral-residual", "constant")
 
 # The compared columns and their labels. Validation first: it selects the best epoch of each seed.
 _COMPARED = {
@@ -26,19 +29,24 @@ _COMPARED = {
 }
 
 
+def folder(study: str = "") -> str:
+    """Return the folder of a run with the page and metrics.json of its ablation, or of a study."""
+    return f"study-{study}" if study else "ablation"
+
+
 def write_ablation(
-    config: Config, run: str, metrics: Mapping[str, Any]
+    config: Config, run: str, metrics: Mapping[str, Any], study: str = ""
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
     """Write the page that compares the variants of a run; `run` is a path or s3://.
 
-    `metrics`: the content of `<run>/ablation/metrics.json`, with picture paths relative to the run. Returns the file
-    (path relative to the run -> size and hash) and its counts of variants and models. Raises FileNotFoundError if a
-    picture is missing.
+    `metrics`: the content of metrics.json, with picture paths relative to the run. Returns the file (path relative to
+    the run -> size and hash) and its counts of variants and models. Raises FileNotFoundError if a picture is missing.
     """
+    page = f"{folder(study)}/{PAGE}"
     text = render(config, run, gather.finite(metrics))
-    files = {PAGE: storage.write_bytes(storage.join(run, PAGE), text.encode())}
+    files = {page: storage.write_bytes(storage.join(run, page), text.encode())}
     return files, {
-        "page": PAGE,
+        "page": page,
         "num_variants": len(metrics["variants"]),
         "num_models": sum(len(variant["runs"]) for variant in metrics["variants"]),
         "num_missing": len(metrics["missing"]),
@@ -78,6 +86,7 @@ def render(config: Config, run: str, metrics: Mapping[str, Any]) -> str:
         clips=[entry["clip_id"] for entry in metrics["portraits"]],
         faces=_faces(run, metrics),
         reference=REFERENCE,
+        constants=[row["model"] for row in rows if row["model"] in CONSTANT_PRIORS],
     )
 
 

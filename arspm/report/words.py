@@ -101,11 +101,14 @@ def format_difference_interval(name: str, entry: Mapping[str, Any]) -> str:
 
 
 def difference_verdict(entry: Mapping[str, Any]) -> str | None:
-    """Return "better" or "worse" if the interval of a difference of distances excludes zero, otherwise "undecided"."""
-    bounds = entry["interval"]
-    if not has_bounds(bounds):
+    """Return "better" or "worse" if a difference is significant, p below 0.05 after Holm's correction, or "undecided".
+
+    Negative is better. None if there is no p-value.
+    """
+    p = entry.get("p_holm")
+    if p is None:
         return None
-    return "better" if bounds[1] < 0 else "worse" if bounds[0] > 0 else "undecided"
+    return "undecided" if p >= 0.05 else "better" if entry["difference"] < 0 else "worse"
 
 
 def format_percent(fraction: float | None) -> str:

@@ -62,7 +62,10 @@ STAGES = {
     ),
     "encoder": Stage(
         ("prior", "gender", "decoder"),
-        ("speech_encoder", "prior.kind", "gender.min_confidence", "loss", "training.encoder", *_ORDER, "feature_dim"),
+        (
+            *("speech_encoder", "prior.kind", "ingest.sex", "gender.min_confidence", "loss", "training.encoder"),
+            *(*_ORDER, "feature_dim"),
+        ),
         resources="encoder",
     ),
     "oracle": Stage(("features",), ("oracle", "face", "seed"), resources="infer"),

@@ -71,9 +71,7 @@ def load_priors_by_count(run: str) -> dict[str, dict[int, Tensor]]:
 def load_face_prior(run: str, config: Config) -> FacePrior:
     """Return the prior that `prior.kind` selects, with the gender classifier if it needs one."""
     classifier = load_gender_classifier(run, config) if config.prior.kind == "gender" else None
-    return FacePrior(
-        config.prior.kind, load_priors(run), classifier, min_confidence=config.gender.min_confidence
-    ).eval()
+    return speech_portrait.face_prior(config, load_priors(run), classifier).eval()
 
 
 def load_speech_portrait(run: str, config: Config) -> SpeechPortrait:

@@ -7,6 +7,8 @@ from typing import Annotated
 import typer
 
 from arspm import storage
+from arspm.config import ConfigError
+from arspm.config.studies import STUDIES
 from arspm.config.variants import TABLE4
 from jobs.commands.options import Address, Detach, Run, examples, find_address, parse_changes
 
@@ -17,6 +19,7 @@ app = typer.Typer()
     epilog=examples(
         "arspm ablation --run runs/one",
         "arspm ablation --run runs/one --variants neutral,speech2face --seeds 1 --set speech2face:loss.lambda1=0.05",
+        "arspm ablation --run runs/one --study prior --set training.encoder.epochs=8",
     )
 )
 def ablation(
@@ -24,7 +27,13 @@ def ablation(
     variants: Annotated[
         str | None, typer.Option(help="Variants, separated by commas (default: the models of Table 4).")
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Number of models trained per variant.")] = 3,
+    study: Annotated[
+        str | None,
+        typer.Option(help=f"Train a study's arms with its fixed recipe instead of variants: {', '.join(STUDIES)}."),
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Number of models trained per variant (default: 3, of a study 5).")
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option(
@@ -36,27 +45,34 @@ def ablation(
     detach: Detach = False,
     ray_address: Address = None,
 ) -> None:
-    """Train the paper's variants on a finished run and compare them (Table 4).
+    """Train the paper's variants on a finished run and compare them (Table 4), or run a study (docs/prior.md).
 
     All models share the run's corpus, priors and decoder. Run the same command again to resume.
     """
+    from arspm.report.ablation_page import folder as ablation_folder
     from jobs import ablation as driver
     from jobs.ablation_plan import plan
     from jobs.console import watch
 
     run = storage.run_uri(run)
-    names = variants.split(",") if variants else TABLE4
-    models, missing = plan(run, names, seeds, parse_changes(set_))
+    if study is not None and study not in STUDIES:
+        raise ConfigError(f"study: there is no study {study}; there are {', '.join(STUDIES)}")
+    if study is not None and variants:
+        raise ConfigError("study: its arms are fixed; leave out --variants")
+    names = STUDIES[study].variants if study else variants.split(",") if variants else TABLE4
+    num_seeds = seeds or (STUDIES[study].num_seeds if study else 3)
+    models, missing = plan(run, names, num_seeds, parse_changes(set_), study or "")
     for gap in missing:
         print(f"{gap['variant']}, seed {gap['seed']}: left out, {gap['reason']}")
     address = find_address(ray_address)
     if detach:
-        print(f"submitted {driver.detach(run, names, seeds, set_ or [], address)}, which drives the ablation")
+        job = driver.detach(run, names, num_seeds, set_ or [], address, study or "")
+        print(f"submitted {job}, which drives the ablation")
         return
     with watch() as on_event:
-        complete = driver.run_ablation(run, models, missing, address, on_event)
+        complete = driver.run_ablation(run, models, missing, address, on_event, study or "")
     if complete is None:
         raise typer.Exit(130)
-    print(f"ablation: {storage.join(run, 'ablation', 'index.html')}")
+    print(f"ablation: {storage.join(run, ablation_folder(study or ''), 'index.html')}")
     if not complete:
         raise typer.Exit(1)

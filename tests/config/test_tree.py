@@ -21,6 +21,7 @@ from arspm.config import (
     override,
 )
 from arspm.config.presets import PRESETS, preset
+from arspm.corpus import schema
 from arspm.media import datasets
 from arspm.model import cbam, face_decoder, speech_encoder, trunks, vggface
 from arspm.training import losses, prior
@@ -152,11 +153,14 @@ def test_the_choices_of_the_configuration_are_those_of_the_networks():
     assert choices(configuration.FaceDecoder, "cbam") == tuple(cbam.ORDERINGS)
     assert choices(configuration.SpeechEncoder, "fusion") == speech_encoder.FUSIONS
     assert choices(configuration.SpeechEncoder, "head") == speech_encoder.HEADS
+    assert choices(configuration.SpeechEncoder, "fc2_init") == speech_encoder.FC2_INITS
+    assert choices(configuration.SpeechEncoder, "prior_weight") == speech_encoder.PRIOR_WEIGHTS
+    assert choices(type(Config().ingest), "sex") == ("any", *schema.GENDERS)
     assert choices(configuration.FaceDecoder, "cbam_position") == face_decoder.CBAM_POSITIONS
     assert choices(configuration.VggFace, "feature") == vggface.FEATURES
     assert choices(configuration.VggFace, "channel_order") == ("auto", *vggface.CHANNEL_ORDERS)
     assert choices(configuration.Loss, "identity") == losses.IDENTITY_LOSSES
-    assert set(choices(type(Config().prior), "kind")) == {"none", "gender", *prior.MEAN_FACES}
+    assert set(choices(type(Config().prior), "kind")) == {"none", "gender", "constant", *prior.MEAN_FACES}
 
 
 def test_every_data_format_has_a_reader():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from arspm.config import override
+from arspm.config import ConfigError, override
 from arspm.config.presets import preset
 from arspm.config.variants import TABLE4, VARIANTS
 from arspm.model import speech_portrait
@@ -25,6 +25,11 @@ ADDED = {
     "female": ("female", "after"),
     "male": ("male", "after"),
     "neutral-bare": ("neutral", "instead"),
+    "neutral-residual": ("neutral", "after"),
+    "adaptive": ("neutral", "weighted"),
+    "constant": ("constant", "after"),
+    "non-prior-female": (None, "nowhere"),
+    "non-prior-male": (None, "nowhere"),
 }
 ORDERS = {f"cbam-{order.replace('_', '-')}": order for order in ("spatial_first", "parallel", "channel_only", "none")}
 NETWORKS = ("resnet18", "resnet34", "densenet121")
@@ -43,7 +48,10 @@ def test_the_feature_is_the_equation_of_its_variant(name):
     config = override(preset("smoke"), VARIANTS[name].changes)
     encoder = speech_portrait.speech_encoder(config).eval()
     means = {kind: torch.randn(64) for kind in ("neutral", "female", "male")}
-    prior = FacePrior(config.prior.kind, means, Heard(width=0.0625))
+    prior = speech_portrait.face_prior(config, means, Heard(width=0.0625))
+    means["constant"] = FacePrior("constant", means)(torch.empty(1))
+    if encoder.prior_weight is not None:  # starts at zero
+        nn.init.normal_(encoder.prior_weight.weight)
     speech = torch.randn(2, 2, 257, 98)
     found = encoder(speech, prior(speech))
 
@@ -61,6 +69,7 @@ def test_the_feature_is_the_equation_of_its_variant(name):
         "before": lambda: fc2(pooled + mean),
         "after": lambda: fc2(pooled) + mean,
         "instead": lambda: pooled + mean,
+        "weighted": lambda: fc2(pooled) + torch.sigmoid(encoder.prior_weight(pooled)) * mean,
     }[side]()
     torch.testing.assert_close(found, expected)
     assert encoder.cbam.order == ORDERS.get(name, "channel_first")
@@ -108,6 +117,8 @@ def test_only_the_scale_comes_from_the_changed_configuration():
             "speech_encoder.cbam": "parallel",
             "speech_encoder.fusion": "sum",
             "speech_encoder.head": "none",
+            "speech_encoder.prior_weight": "learned",
+            "ingest.sex": "male",
             "loss.lambda1": 9,
             "loss.lambda2": 9,
             "loss.lambda3": 9,
@@ -116,3 +127,59 @@ def test_only_the_scale_comes_from_the_changed_configuration():
     )
     for name, variant in VARIANTS.items():
         assert override(odd, variant.changes) == override(preset("smoke"), variant.changes), name
+
+
+def test_the_variants_of_a_prior_start_with_the_same_random_weights():
+    """With one seed, arms differ in the prior only: what a variant adds is created last, or zeroed once drawn."""
+
+    def weights(name):
+        torch.manual_seed(3)
+        return speech_portrait.speech_encoder(override(preset("smoke"), VARIANTS[name].changes)).state_dict()
+
+    reference = weights("non-prior")
+    for name in ("neutral", "neutral+fc", "neutral-residual", "constant", "adaptive"):
+        found = weights(name)
+        assert reference.keys() <= found.keys()
+        zeroed = {"fc2.weight", "fc2.bias"} if name == "neutral-residual" else set()
+        for key, value in reference.items():
+            torch.testing.assert_close(found[key], torch.zeros_like(value) if key in zeroed else value, rtol=0, atol=0)
+
+
+def test_neutral_residual_starts_at_the_prior_and_adaptive_at_half_of_it():
+    speech, mean = torch.randn(2, 2, 97, 65), torch.randn(64)
+    for name in ("neutral-residual", "adaptive"):
+        torch.manual_seed(0)
+        encoder = speech_portrait.speech_encoder(override(preset("smoke"), VARIANTS[name].changes)).eval()
+        expected = mean.expand(2, 64) if name == "neutral-residual" else encoder(speech) + mean / 2
+        torch.testing.assert_close(encoder(speech, mean), expected)
+
+
+def test_only_non_prior_of_one_sex_and_the_priors_of_one_sex_restrict_the_speakers():
+    sexes = {name: override(preset("smoke"), variant.changes).encoder_sex for name, variant in VARIANTS.items()}
+    assert {name: sex for name, sex in sexes.items() if sex} == {
+        "female": "female",
+        "male": "male",
+        "non-prior-female": "female",
+        "non-prior-male": "male",
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"prior.kind": "none", "speech_encoder.prior_weight": "learned"}, "prior_weight: learned needs a prior"),
+        ({"speech_encoder.fc2_init": "zero"}, "fc2_init: zero needs a prior, fusion = sum"),
+        (
+            {"speech_encoder.fc2_init": "zero", "speech_encoder.fusion": "sum", "prior.kind": "none"},
+            "fc2_init: zero needs a prior",
+        ),
+        (
+            {"speech_encoder.fc2_init": "zero", "speech_encoder.fusion": "sum", "speech_encoder.head": "none"},
+            "fc2_init: zero needs a prior",
+        ),
+        ({"prior.kind": "male", "ingest.sex": "female"}, "ingest.sex: must be any or male"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(changes, problem):
+    with pytest.raises(ConfigError, match=problem):
+        override(preset("smoke"), changes)

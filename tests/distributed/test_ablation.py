@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def test_each_variants_figures_and_portraits_are_its_own(tmp_path: Path) -> None
     assert rows["female"]["n"] == 2
     assert [each["run"] for each in rows["non-prior"]["runs"]] == ["_variants/non-prior-0", "_variants/non-prior-1"]
     assert rows["neutral+fc"]["runs"][0]["run"] == "."
-    assert rows["neutral+fc"]["against_non_prior"]["l2"]["difference"] == pytest.approx(-4.0)
+    assert rows["neutral+fc"]["against_non_prior"]["l2"]["difference"] == pytest.approx(-3.0)  # seed 0
     assert (found["rows_of"], [row["model"] for row in found["rows"]]) == ("neutral+fc", ["prior-only"])
     assert found["seeds"] == [0, 1]
 
@@ -87,3 +88,23 @@ def test_each_variants_figures_and_portraits_are_its_own(tmp_path: Path) -> None
             "neutral+fc": f"{run}/evaluate/pictures/{number:03d}-portrait.jpg",
         }
     assert Path(run, "ablation", "index.html").stat().st_size > 10_000
+
+
+def test_a_study_is_written_beside_the_ablation(tmp_path: Path, write_corpus: Callable[..., Any]) -> None:
+    write_corpus({"train": (9, 11)})
+    run = str(tmp_path)
+    models = []
+    for variant, angle in (("non-prior", 33.0), ("neutral", 32.0)):
+        for seed in (0, 1):
+            models.append(Finished(variant, seed, stages.variant_run(run, f"study-prior-{variant}-{seed}")))
+            finish(models[-1].run, variant, seed, angle + seed)
+    about = {"non-prior": ("no prior", True), "neutral": ("after Fc2", True)}
+    found = write_page(run, preset("smoke"), models, about, [], 1.0, "prior")
+    assert storage.read_json(f"{run}/study-prior/metrics.json")["study"]["name"] == "prior"
+    assert Path(run, "study-prior", "index.html").stat().st_size > 10_000
+    assert not Path(run, "ablation").exists()
+    assert found["study"]["num_clips"] == 20
+    [pair] = found["study"]["pairs"]
+    assert pair["differences"]["cos_degrees"]["difference"] == pytest.approx(-1.0)
+    assert "loss_10" not in pair["differences"]  # only two steps were run
+    assert found["findings"] == found["study"]["findings"]

@@ -73,9 +73,56 @@ def test_differences_are_paired_by_clip():
     difference = rows["neutral+fc"]["against_non_prior"]["cos_degrees"]
     assert difference["difference"] == pytest.approx(-2.5)
     assert difference["interval"] == pytest.approx([-2.5, -2.5])
-    # One seed against the mean of two, on clips of one sex only.
-    assert rows["female"]["against_non_prior"]["l1"]["difference"] == pytest.approx(1.0 - 0.5)
-    assert rows["neutral+fc"]["against_non_prior"]["val_cos_degrees"]["difference"] == pytest.approx(37.0 - 40.0)
+    assert (difference["num_seeds"], difference["over_speakers"], difference["comparisons"]) == (2, True, 2)
+    # Only the seed that both have, on clips of one sex only.
+    assert rows["female"]["against_non_prior"]["l1"]["difference"] == pytest.approx(1.0)
+    assert rows["female"]["against_non_prior"]["l1"]["num_seeds"] == 1
+    validation = rows["neutral+fc"]["against_non_prior"]["val_cos_degrees"]
+    assert validation["difference"] == pytest.approx(37.0 - 40.0)
+    # By hand: both seeds differ by -3, so the interval has no width.
+    assert (validation["interval"], validation["over_speakers"]) == ([-3.0, -3.0], False)
+
+
+def test_seeds_are_paired_whatever_their_order():
+    chosen = models()
+    chosen[0], chosen[1] = chosen[1], chosen[0]
+    difference = by_name(compared(chosen))["neutral+fc"]["against_non_prior"]["cos_degrees"]
+    assert difference["interval"] == pytest.approx([-2.5, -2.5])  # wrong pairs differ by -1.5 and -3.5
+    assert by_name(compared(models()[1:3]))["neutral+fc"]["against_non_prior"] == dict.fromkeys(
+        (*FIGURES, "val_cos_degrees")  # seed 0 against seed 1
+    )
+
+
+def test_a_model_of_one_sex_is_also_compared_with_non_prior_of_that_sex():
+    control = trained("non-prior-female", 0, 30, [(10, 40.0)], shift=1.5, own=slice(2, 6))
+    found = compared([*models(), control])
+    [row] = found["controls"]
+    assert (row["variant"], row["reference"]) == ("female", "non-prior-female")
+    assert row["differences"]["cos_degrees"]["difference"] == pytest.approx(-0.5)
+    assert row["differences"]["val_cos_degrees"]["difference"] == pytest.approx(-1.0)  # validated on the same clips
+    assert row["differences"]["cos_degrees"]["comparisons"] == 4
+    assert any("female minus non-prior-female is −0.50°" in sentence for sentence in found["findings"])
+    assert compared()["controls"] == []
+
+
+def test_a_difference_of_one_of_many_variants_needs_stronger_evidence():
+    """The same figures with one variant and with eight: the interval stays, Holm's p-value is eight times as large."""
+    rng = np.random.default_rng(1)
+
+    def noisy(variant, seed, shift):
+        model = trained(variant, seed, 30, [(10, 40.0 + shift)], shift=shift)
+        noise = 0.2 * rng.standard_normal(len(CLIPS))
+        return model._replace(clips=model.clips | {figure: model.clips[figure] + noise for figure in FIGURES})
+
+    reference = [noisy("non-prior", seed, 0.0) for seed in range(4)]
+    fused = [noisy("neutral+fc", seed, -0.4) for seed in range(4)]
+    others = [noisy(f"other-{number}", seed, 0.0) for number in range(7) for seed in range(4)]
+    alone, among = (
+        by_name(compared([*reference, *fused, *more]))["neutral+fc"]["against_non_prior"]["l2"] for more in ([], others)
+    )
+    assert alone["interval"] == among["interval"]
+    assert alone["p"] == alone["p_holm"] == among["p"]
+    assert among["p_holm"] == pytest.approx(8 * among["p"])
 
 
 def test_validation_angles_of_one_sex_are_not_compared_with_the_reference():
@@ -119,18 +166,42 @@ def test_a_target_that_a_seed_never_reaches_has_no_mean():
 def test_findings_agree_with_the_numbers():
     text = " ".join(compared()["findings"])
     assert (
-        "After the same 30 steps, neutral+fc beats non-prior in validation angle: 37.00 ± 0.00° against 40.00 ± 0.00°"
+        "On the test split, closer to the true face than non-prior: neutral+fc; further from it: female; not shown to "
+        "differ from it: 0 of 2 variants." in text
+    )
+    assert (
+        "neutral+fc minus non-prior is −2.50° (95 % interval over 2 seeds and the speakers: −2.50 to −2.50; p < 0.001 "
+        "after Holm's correction for 2 comparisons): closer to the true face." in text
+    )
+    assert (
+        "After the same 30 steps, neutral+fc has a validation angle of 37.00 ± 0.00°, non-prior 40.00 ± 0.00°, smaller "
+        "for 2 of 2 seeds. The difference is −3.00° (95 % interval over 2 seeds: −3.00 to −3.00; p < 0.001): smaller."
         in text
     )
-    assert "smaller for 2 of 2 seeds" in text
-    assert "−2.50° (95 % interval over speakers: −2.50 to −2.50): closer to the true face" in text
     worse = models()
     worse[2:4] = [trained("neutral+fc", seed, 30, [(30, 45.0 + seed)], shift=1.5) for seed in (0, 1)]
     text = " ".join(compared(worse)["findings"])
-    assert "neutral+fc does not beat non-prior" in text
+    assert "closer to the true face than non-prior: none; further from it: neutral+fc and female" in text
     assert "smaller for 0 of 2 seeds" in text
     assert "further from the true face" in text
     assert "more steps than were run for 2 of 2 seeds" in text
+
+
+def test_findings_claim_no_difference_that_the_seeds_do_not_support():
+    """Closer with each of two seeds, for every speaker by the same amount, but by 0.2 and 2.0: other seeds may vary."""
+    chosen = models()
+    chosen[2:4] = [trained("neutral+fc", seed, 30, [(30, 38.0 + seed)], shift=(-0.2, -2.0)[seed]) for seed in (0, 1)]
+    text = " ".join(compared(chosen[:4])["findings"])
+    assert "neutral+fc minus non-prior is −1.10°" in text
+    assert "closer to the true face than non-prior: none" in text
+    assert text.count("not shown to differ.") == 2  # the test angle, and the validation angle
+
+
+def test_findings_of_one_seed_say_so():
+    text = " ".join(compared([models()[0], models()[2]])["findings"])
+    assert "For a single seed, so nothing is known of other seeds." in text
+    assert "95 % interval over the speakers, for a single seed: −2.50 to −2.50" in text
+    assert "The difference is −3.00° (one seed, so no interval): no verdict." in text
 
 
 def test_findings_give_the_head_start_of_a_prior_in_steps():

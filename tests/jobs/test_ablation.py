@@ -8,6 +8,7 @@ import pytest
 
 from arspm.config import ConfigError
 from arspm.config.presets import preset
+from arspm.config.studies import STUDIES
 from arspm.config.variants import TABLE4, VARIANTS
 from arspm.runs import stages
 from jobs.ablation_plan import plan
@@ -89,6 +90,34 @@ def test_a_change_of_one_variant_only_is_in_its_description(finished: Callable[.
     assert models[1].config.speech_encoder.width == 0.5
     assert models[1].description == VARIANTS["speech2face"].description + ", speech_encoder.width = 0.5"
     assert models[0].description == VARIANTS["neutral"].description
+
+
+def test_a_study_has_its_own_models_with_the_papers_recipe(finished: Callable[..., str]) -> None:
+    run = finished()
+    study = STUDIES["prior"]
+    models, missing = plan(run, study.variants, 5, {"training.encoder.epochs": "8"}, "prior")
+    assert missing == []
+    assert len(models) == 30
+    assert {model.variant for model in models} == set(study.variants)
+    assert models[0].run == f"{run}/_variants/study-prior-non-prior-0"  # Table 4's models are kept
+    assert not {model.run for model in models} & {model.run for model in plan(run, study.variants, 5)[0]}
+    for model in models:
+        recipe = model.config.training.encoder
+        assert (recipe.beta1, recipe.beta2, recipe.eps) == (0.5, 0.999, 1e-4)
+        assert (recipe.learning_rate, recipe.decay, recipe.decay_epochs) == (1e-3, 0.9, 2)
+        assert (recipe.augment, recipe.global_batch_size, recipe.epochs) == (False, 16, 8)
+    seeds = [[model.config.seed for model in models if model.variant == name] for name in study.variants]
+    assert seeds == [[0, 1, 2, 3, 4]] * 6
+    for change in ({"training.encoder.eps": "1e-8"}, {"adaptive:training.encoder.augment": "true"}):
+        with pytest.raises(ConfigError, match="the study prior fixes this field; leave it out"):
+            plan(run, study.variants, 5, change, "prior")
+
+
+def test_controls_of_one_sex_need_labels_of_that_sex(finished: Callable[..., str]) -> None:
+    run = finished(prior={"priors": {"neutral": {}, "female": {}}})
+    models, missing = plan(run, ["non-prior-female", "non-prior-male", "constant"], 1)
+    assert [model.variant for model in models] == ["non-prior-female", "constant"]
+    assert missing[0]["reason"] == "no mean face of male: labels.csv names no such speaker"
 
 
 def test_a_run_without_a_decoder_says_what_to_do(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -95,6 +96,20 @@ def test_the_means_move_with_the_module():
     ]
 
 
+def test_the_constant_prior_is_a_random_direction_with_the_neutral_priors_norm():
+    constant = FacePrior("constant", MEANS, seed=1)(SPEECH)
+    assert float(constant.norm()) == pytest.approx(float(MEANS["neutral"].norm()))
+    assert torch.equal(constant, FacePrior("constant", {"neutral": MEANS["neutral"]}, seed=1)(SPEECH))
+    cosines = [
+        float(torch.cosine_similarity(MEANS["neutral"], FacePrior("constant", MEANS, seed=seed)(SPEECH), dim=0))
+        for seed in range(300)
+    ]
+    assert np.mean(cosines) == pytest.approx(0, abs=0.03)  # a cosine's standard deviation is 1 / 8 in 64 dimensions
+    assert np.std(cosines) == pytest.approx(1 / 8, rel=0.15)
+    config = override(SMOKE, {"prior.kind": "constant", "seed": 1})
+    assert torch.equal(speech_portrait.face_prior(config, MEANS, None)(SPEECH), constant)
+
+
 @pytest.mark.parametrize("kind", ["none", "neutral", "gender"])
 def test_the_complete_model_is_the_decoder_of_the_encoder_with_the_prior(kind):
     encoder, decoder = speech_portrait.speech_encoder(SMOKE), speech_portrait.face_decoder(SMOKE)
@@ -119,6 +134,7 @@ def test_the_complete_model_is_the_decoder_of_the_encoder_with_the_prior(kind):
         ({"speech_encoder.cbam": "none"}, speech_portrait.speech_encoder),
         ({"speech_encoder.cbam_reduction": 2}, speech_portrait.speech_encoder),
         ({"speech_encoder.fusion": "sum", "speech_encoder.head": "none"}, speech_portrait.speech_encoder),
+        ({"speech_encoder.prior_weight": "learned"}, speech_portrait.speech_encoder),
         ({"feature_dim": 32}, speech_portrait.speech_encoder),
         ({"feature_dim": 32}, speech_portrait.face_decoder),
         ({"image_size": 96}, speech_portrait.face_decoder),
@@ -149,9 +165,12 @@ def test_settings_without_parameters_reach_their_network():
             "face_decoder.as_printed": True,
             "image_size": 96,
             "speech_encoder.fusion": "sum",
+            "speech_encoder.fc2_init": "zero",
         },
     )
     network = speech_portrait.vggface(config, 7)
     assert (network.feature, network.dropout.p, network.fc8.out_features) == ("post_relu", 0.25, 7)
     assert speech_portrait.face_decoder(config).output_size == 48
-    assert speech_portrait.speech_encoder(config).fusion == "sum"
+    encoder = speech_portrait.speech_encoder(config)
+    assert encoder.fusion == "sum"
+    assert not any(parameter.any() for parameter in encoder.fc2.parameters())

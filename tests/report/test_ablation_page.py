@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from arspm import storage
-from arspm.report.ablation_page import PAGE, table4_row, write_ablation
+from arspm.report.ablation_page import table4_row, write_ablation
 from tests.report.conftest import CONTRAST, HOSTILE, Opened
 from tests.report.finished_run import write_run
-from tests.report.measured import FIGURES, SHARE, write_comparison
+from tests.report.measured import FIGURES, SHARE, studied, write_comparison
 from tests.report.test_measures import caption, cells
 
+PAGE = "ablation/index.html"
 SECTIONS = ["findings", "table4", "differences", "figure5", "figure6", "table5", "table6", "models"]
 COLUMNS = ("l1", "l2", "cos_degrees", SHARE, "portrait_l1", "portrait_l2", "portrait_cos_degrees")
 
@@ -111,7 +112,7 @@ def test_the_page_says_where_the_sex_is_predicted(ablation: Any, open_ablation: 
     assert "with a predicted sex" not in labelled.locator("main").inner_text()
 
 
-def test_verdicts_of_differences_follow_from_their_intervals(ablation: Any) -> None:
+def test_verdicts_of_differences_follow_from_their_corrected_p_values(ablation: Any) -> None:
     opened, metrics = ablation
     order = ("val_cos_degrees", "cos_degrees", "l2", "l1", "portrait_cos_degrees", "portrait_l2", "portrait_l1")
     others = [variant["against_non_prior"] for variant in metrics["variants"] if variant["against_non_prior"]]
@@ -123,8 +124,72 @@ def test_verdicts_of_differences_follow_from_their_intervals(ablation: Any) -> N
     )
     sizes = [each["cos_degrees"]["difference"] for each in others]
     words = ["better" if size < -0.7 else "worse" if size > 0.7 else "undecided" for size in sizes]
-    assert verdicts == [[word] * 6 for word in words]  # the validation angle has no interval
+    assert verdicts == [[word] * 6 for word in words]  # the validation angle has no p-value
     assert set(words) == {"better", "undecided", "worse"}
+
+
+def test_what_intervals_are_over_and_that_a_constant_prior_is_a_bias_is_said(ablation: Any, open_ablation: Any) -> None:
+    opened, _ = ablation
+    text = opened.page.locator("#table4").inner_text()
+    assert "95 % interval over seeds and speakers" in text
+    assert "A constant prior is a bias: neutral, neutral+fc are non-prior with other initial biases" in text
+    assert "after Holm’s correction" in opened.page.locator("#differences").inner_text()
+
+    def control(metrics: Any) -> None:
+        row = metrics["variants"][1]["against_non_prior"]
+        metrics["controls"] = [{"variant": "female", "reference": "non-prior-female", "differences": row}]
+
+    single, _ = open_ablation(change=control, num_seeds=1, variants=("non-prior", "gender"))
+    text = single.page.locator("body").inner_text()
+    assert "95 % interval over speakers, for a single seed" in text
+    assert "over seeds and speakers" not in text
+    assert "A constant prior is a bias" not in text
+    last = single.page.locator("#against tbody tr").last
+    heading = last.locator("th").inner_text().split("\n")
+    assert heading == ["female", "minus non-prior-female instead, trained on the same clips"]
+    assert last.locator("td").first.inner_text().startswith("−1.20")
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_study_shows_its_outcomes_and_comparisons_instead_of_differences(
+    make_run: Any, open_page: Any, width: int
+) -> None:
+    run = make_run()
+    metrics = write_comparison(Path(run.uri))
+    metrics["study"] = studied(metrics)
+    files, _ = write_ablation(run.config, run.uri, metrics, "prior")
+    assert list(files) == ["study-prior/index.html"]
+    opened = open_page(run, width, "light", path=Path(run.uri, "study-prior/index.html"))
+    page = opened.page
+    assert opened.messages == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    sections = [section.replace("differences", "study") for section in SECTIONS]
+    assert page.eval_on_selector_all("main > section", "all => all.map(e => e.id)") == [
+        "findings",
+        "table4",
+        "study",
+        *sections[3:],
+    ]
+    assert page.eval_on_selector_all("nav a", "all => all.map(e => e.hash.slice(1))") == sections
+    assert page.locator("h1").inner_text() == "Study prior"
+    text = page.locator("#findings").inner_text()
+    assert "Does it <help>?" in text
+    assert "training.encoder.eps=1e-4, training.encoder.augment=false" in text.replace("0.0001", "1e-4")
+    assert "Below the protocol: Trained on 1,234 clips" in text
+    study = metrics["study"]
+    names = [outcome["name"] for outcome in study["outcomes"]]
+    assert cells(page, "outcomes") == [
+        [row["values"][name] and row["values"][name]["mean"] for name in names] for row in study["rows"]
+    ]
+    assert cells(page, "pairs") == [
+        [pair["differences"][name] and pair["differences"][name]["difference"] for name in names]
+        for pair in study["pairs"]
+    ]
+    headings = page.locator("#pairs tbody th").all_inner_texts()
+    assert headings == ["neutral − non-prior", "adaptive − neutral"]
+    verdicts = page.locator("#pairs .verdict").all_inner_texts()
+    assert verdicts == ["better", "undecided", "worse"]  # no verdict without a p-value
+    assert page.evaluate(CONTRAST)["ratio"] >= 4.5
 
 
 def test_tables_5_and_6_show_the_papers_values(ablation: Any) -> None:

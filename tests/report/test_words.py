@@ -153,17 +153,20 @@ def test_mean_and_standard_deviation_have_the_same_decimals(
 
 
 @pytest.mark.parametrize(
-    ("interval", "verdict"),
+    ("difference", "p", "verdict"),
     [
-        ([-2.0, -0.1], "better"),
-        ([0.1, 2.0], "worse"),
-        ([-0.1, 0.1], "undecided"),
-        ([-1.0, 0.0], "undecided"),
-        (None, None),
+        (-1.0, 0.049, "better"),
+        (1.0, 0.049, "worse"),
+        (-1.0, 0.05, "undecided"),
+        (-1.0, None, None),
     ],
 )
-def test_the_verdict_of_a_difference_depends_on_zero(interval: Any, verdict: str | None) -> None:
-    assert words.difference_verdict({"difference": -1.0, "interval": interval}) == verdict
+def test_the_verdict_of_a_difference_depends_on_its_corrected_p_value(
+    difference: float, p: float | None, verdict: str | None
+) -> None:
+    entry = {"difference": difference, "interval": [difference - 0.1, difference + 0.1], "p": 0.001, "p_holm": p}
+    assert words.difference_verdict(entry) == verdict
+    assert words.difference_verdict({"difference": None, "interval": None}) is None
 
 
 def test_a_difference_has_a_sign_and_the_decimals_of_its_interval() -> None:

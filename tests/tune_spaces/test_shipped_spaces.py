@@ -10,6 +10,7 @@ from scipy import stats
 
 from arspm.config import Cbam, override
 from arspm.config.presets import PAPER, PRESETS, preset
+from arspm.config.studies import STUDIES
 from arspm.config.variants import TABLE4, VARIANTS
 from arspm.runs.stages import STAGES
 from tune_spaces import space as spaces
@@ -31,6 +32,7 @@ def test_all_shipped_spaces_are_listed():
         "paper_ablation",
         "prior_by_cbam",
         "prior_type",
+        "prior_variants",
     ]
     assert all(spaces.load(name)[0] == name for name in spaces.shipped())
 
@@ -59,6 +61,8 @@ def test_every_space_contains_the_papers_values():
     variants = "+".join(VARIANTS["neutral"].changes)
     assert spaces.sample_of(load("loss_weights"), PAPER) == {name: paper[name] for name in list(paper)[:3]}
     assert spaces.sample_of(load("prior_type"), PAPER) == {PRIOR: "neutral+fc"}
+    fields = f"{PRIOR}+speech_encoder.fc2_init+speech_encoder.prior_weight"
+    assert spaces.sample_of(load("prior_variants"), PAPER) == {fields: "neutral+fc"}
     assert spaces.sample_of(load("cbam_ordering"), PAPER) == {CBAM: "channel_first"}
     assert spaces.sample_of(load("joint"), PAPER) == paper
     assert spaces.sample_of(load("prior_by_cbam"), PAPER) == {PRIOR: "neutral+fc", CBAM: "channel_first", "seed": 0}
@@ -80,6 +84,16 @@ def test_the_priors_match_the_variants_of_the_same_names():
         changes = spaces.changes(load("prior_type"), {PRIOR: label})
         assert changes == {name: variant.changes[name] for name in ("prior.kind", "speech_encoder.fusion")}
     assert len(spaces.grid(load("prior_type"))) == 5
+
+
+def test_every_variant_of_the_prior_is_a_sample_of_prior_variants():
+    space = load("prior_variants")
+    (dimension,) = spaces.dimensions(space)
+    labels = [each[dimension.name] for each in spaces.grid(space)]
+    assert {*STUDIES["prior"].variants, "gender", "gender+fc"} == set(labels)
+    for label in labels:
+        trial = override(PAPER, spaces.changes(space, {dimension.name: label}))
+        assert trial == override(PAPER, VARIANTS[label].changes)
 
 
 def test_all_orderings_are_in_the_space():

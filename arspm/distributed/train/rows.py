@@ -18,7 +18,7 @@ from arspm.corpus import filters, schema, tables
 from arspm.corpus.genders import read_genders
 from arspm.distributed.data.ingest import Reading, plan, stream
 from arspm.model.gender_classifier import GenderClassifier
-from arspm.model.speech_portrait import FacePrior
+from arspm.model.speech_portrait import face_prior
 from arspm.runs import stages
 from arspm.training import artifacts, tasks
 from arspm.training.batch import NO_LABEL
@@ -52,7 +52,7 @@ class NothingToLearn(ValueError):
 def gather_rows(stage: str, config: Config, run: str) -> Rows:
     """Return the rows of a training stage.
 
-    An encoder with the prior of one sex is trained on that sex only (section 4.3.2). data.filter selects training rows;
+    `Config.encoder_sex` restricts an encoder's rows to one sex (section 4.3.2). data.filter selects training rows;
     validation is on all, so that its figures can be compared. Raises NothingToLearn for a gender stage without labels
     of both sexes, and ValueError for a split without clips of the encoder's sex or of the filter.
     """
@@ -65,10 +65,10 @@ def gather_rows(stage: str, config: Config, run: str) -> Rows:
     wanted = _wanted(stage, config)
     keep = selection.keep if selection.removed else None
     keep_val = None
-    if stage == "encoder" and config.prior.kind in schema.GENDERS:
+    if stage == "encoder" and config.encoder_sex is not None:
         keep, keep_val = selection.keep & _of_sex(config, train), _of_sex(config, val)
         if not keep.any():
-            raise ValueError(f"data.filter leaves no training clip of the sex of prior.kind={config.prior.kind}")
+            raise ValueError(f"data.filter leaves no training clip of the sex of {config.encoder_sex_setting}")
     labels: list[dict[str, np.ndarray]] = [{}, {}]
     if stage == "gender":
         labels = [{schema.GENDER: read_genders(split, None).classes} for split in (train, val)]
@@ -120,8 +120,7 @@ def load_guides(config: Config, run: str) -> Guides:
 
 def encoder_task(config: Config, guides: Guides, device: torch.device) -> Task:
     """Return the encoder's task, its guides on the device. The seed determines the new network's weights."""
-    kind, sure = config.prior.kind, config.gender.min_confidence
-    prior = FacePrior(kind, guides.priors, guides.classifier, min_confidence=sure).to(device)
+    prior = face_prior(config, guides.priors, guides.classifier).to(device)
     torch.manual_seed(config.seed)
     return tasks.encoder_task(config, prior, guides.hidden.to(device), guides.identity.to(device))
 
@@ -220,10 +219,13 @@ def _identity_rows(config: Config, train: tables.Split, selection: filters.Selec
 
 
 def _of_sex(config: Config, split: tables.Split) -> np.ndarray:
-    """Return which clips are of the sex of `prior.kind`, by label or, where it is missing, by prediction."""
-    sex, sure = config.prior.kind, config.gender.label_confidence
+    """Return which clips are of the sex of the encoder, by label or, where it is missing, by prediction."""
+    sex, sure = config.encoder_sex, config.gender.label_confidence
+    assert sex is not None
     selected = read_genders(split, sure).of(sex)
     if not selected.any():
         predicted = "" if sure is None else f", nor one that is predicted {sex} with a confidence of {sure:g} or more"
-        raise ValueError(f"prior.kind={sex}: {split.uri} has no clip that labels.csv labels {sex}{predicted}")
+        raise ValueError(
+            f"{config.encoder_sex_setting}: {split.uri} has no clip that labels.csv labels {sex}{predicted}"
+        )
     return selected

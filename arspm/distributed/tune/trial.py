@@ -29,7 +29,7 @@ from arspm.distributed.train.rows import Guides, batches, encoder_task, gather_r
 from arspm.distributed.tune import in_memory
 from arspm.media.jpeg import decode_jpeg, encode_jpeg
 from arspm.model.face_decoder import FaceDecoder
-from arspm.model.speech_portrait import FacePrior
+from arspm.model.speech_portrait import FacePrior, face_prior
 from arspm.runs import stages, sweeps
 from arspm.training import checkpoint
 from arspm.training.batch import to_batch
@@ -142,8 +142,7 @@ def _on_workers(config: Config, setup: Setup, number: int) -> None:
 def draw_if_best(setup: Setup, number: int, config: Config, report: Report, model: nn.Module) -> None:
     """Write the trial's portraits of the sweep's clips if this epoch is its best so far."""
     if report.progress.step_in_epoch == 0 and report.progress.best_epoch == report.progress.epoch:
-        kind, sure = config.prior.kind, config.gender.min_confidence
-        prior = FacePrior(kind, setup.guides.priors, setup.guides.classifier, min_confidence=sure).eval()
+        prior = face_prior(config, setup.guides.priors, setup.guides.classifier).eval()
         portraits = draw(model, prior, setup.decoder, setup.clips)
         storage.write_bytes(storage.join(setup.folder, f"{sweeps.stem(number)}.jpg"), strip(portraits))
 

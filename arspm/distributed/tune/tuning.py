@@ -159,9 +159,18 @@ def _replay(scheduler: TrialScheduler, records: Sequence[sweeps.Record]) -> None
             ray_private.replay_results(scheduler, f"before-{record['number']}", measured)
 
 
+# Settings with which an encoder reads every row. The other two need a prior.
+_ALL_ROWS = {
+    "prior.kind": "none",
+    "ingest.sex": "any",
+    "speech_encoder.fc2_init": "random",
+    "speech_encoder.prior_weight": "one",
+}
+
+
 def _setup(folder: str, run: str, config: Config) -> Setup:
     """Return what the trials share. Decides whether the corpus is held in the object store, and prints that."""
-    readings = gather_rows(STAGE, trial_config(config, {"prior.kind": "none"}), run).readings
+    readings = gather_rows(STAGE, trial_config(config, _ALL_ROWS), run).readings
     size = in_memory.num_bytes(readings)
     store = min((node["Resources"].get("object_store_memory", 0) for node in ray.nodes() if node["Alive"]), default=0)
     one_worker = config.resources.trial.num_workers == 1

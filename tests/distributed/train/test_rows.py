@@ -80,6 +80,20 @@ def test_a_model_of_one_sex_is_trained_on_clips_that_are_predicted_so_too(
         gather_rows("encoder", config, str(tmp_path))
 
 
+@pytest.mark.parametrize("sex", schema.GENDERS)
+def test_non_prior_of_one_sex_has_the_rows_of_the_prior_of_that_sex(
+    write_corpus: Callable[..., Any], tmp_path: Path, sex: str
+) -> None:
+    write_corpus({"train": (9, 11), "val": (8,)})
+    control = override(CONFIG, {"prior.kind": "none", "ingest.sex": sex})
+    for stage in ("encoder", "decoder"):
+        found = gather_rows(stage, control, str(tmp_path))
+        expected = gather_rows(stage, override(CONFIG, {"prior.kind": sex}), str(tmp_path))
+        for mine, theirs in zip(found.readings, expected.readings, strict=True):
+            np.testing.assert_array_equal(mine.order.groups.rows, theirs.order.groups.rows)
+    assert len(found.train.order.groups.rows) == 20  # every other stage uses all speakers
+
+
 @pytest.mark.parametrize("stage", ["vggface", "gender", "decoder", "encoder"])
 def test_a_filter_selects_training_rows_only(write_corpus: Callable[..., Any], tmp_path: Path, stage: str) -> None:
     _, columns = write_corpus({"train": (9, 11), "val": (8,)})
@@ -109,4 +123,7 @@ def test_a_filter_that_leaves_one_sex_only_is_said_where_both_are_needed(
     with pytest.raises(NothingToLearn, match="training split"):
         gather_rows("gender", config, str(tmp_path))
     with pytest.raises(ValueError, match=r"data\.filter leaves no training clip of the sex of prior\.kind=male"):
+        gather_rows("encoder", config, str(tmp_path))
+    config = override(CONFIG, {"data.filter": "gender == 'female'", "prior.kind": "none", "ingest.sex": "male"})
+    with pytest.raises(ValueError, match=r"data\.filter leaves no training clip of the sex of ingest\.sex=male"):
         gather_rows("encoder", config, str(tmp_path))
