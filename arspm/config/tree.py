@@ -106,6 +106,9 @@ class VggFace(Section):
     width: Width = 1.0  # factor on the convolutions' channels
     num_identities: Count = 2622  # the paper's number, used by benchmarks only; otherwise weights or data decide
     feature: Literal["pre_relu", "post_relu"] = "pre_relu"  # fc7 before or after its ReLU
+    # Mean norm to which the features are scaled; null: not scaled. The weights of eq. 7 are balanced for 6.3, the norm
+    # of the paper's features: L2 / (2 sin(Cos / 2)) has this median over the seven models of Table 4.
+    feature_norm: Positive | None = 6.3
     dropout: Fraction = 0.5  # probability, in training
     feature_dtype: Literal["float16", "float32"] = "float32"  # dtype of face features in the corpus
 
