@@ -138,10 +138,11 @@ class Loss(Section):
 class DecoderLoss(Section):
     """The face decoder's loss (eq. 4 to 6, L). The default window and sigmas are for images of 224 pixels."""
 
+    form: Literal["wang", "zhao"] = "wang"  # MS-SSIM of halved images, or of five Gaussians at full size
     alpha: Annotated[float, Field(ge=0, le=1)] = 0.84  # weight of MS-SSIM; L1 has 1 - alpha
-    ms_ssim_window: Annotated[int, Field(ge=3)] = 11  # side of MS-SSIM's Gaussian window, in pixels
-    ms_ssim_sigma: Positive = 1.5  # standard deviation of that window, in pixels
-    l1_sigma: Positive = 8.0  # standard deviation of the Gaussian that weights the L1 term, in pixels
+    ms_ssim_window: Annotated[int, Field(ge=3)] = 11  # wang: side of MS-SSIM's Gaussian window, in pixels
+    ms_ssim_sigma: Positive = 1.5  # wang: standard deviation of that window, in pixels
+    l1_sigma: Positive = 8.0  # standard deviation of the L1 term's Gaussian, and of zhao's coarsest scale, in pixels
 
 
 class Recipe(Section):
@@ -228,8 +229,10 @@ class Config(Section):
         if self.face.crop == "aligned" and self.face.detector == "hog":
             problems.append("face.crop: must be square with face.detector = hog, which finds no landmarks; use yunet")
         portrait_size = self.image_size // 2 if self.face_decoder.as_printed else self.image_size
-        largest = (portrait_size - 1) // 16 + 1  # MS-SSIM halves the image four times
-        if largest < 3:
+        largest = (portrait_size - 1) // 16 + 1  # Wang's MS-SSIM halves the image four times
+        if self.decoder_loss.form == "zhao":
+            pass  # it has no window that could be too large
+        elif largest < 3:
             problems.append(
                 f"image_size: portraits of {portrait_size} pixels are too small for the five scales of MS-SSIM"
             )

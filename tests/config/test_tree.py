@@ -112,6 +112,7 @@ def test_invalid_combinations_of_fields_are_refused(changes, field):
         {"resources.gender.num_workers": 8},
         {"resources.gender.num_workers": "[3, 7]"},
         {"speech_encoder.head": "none", "speech_encoder.fusion": "sum"},
+        {"image_size": 32, "decoder_loss.form": "zhao"},
         {"face.crop": "aligned", "face.detector": "yunet"},
         {"face.crop": "aligned", "face.detector": "models/face.onnx"},
     ],
@@ -156,6 +157,7 @@ def test_the_choices_of_the_configuration_are_those_of_the_networks():
     assert choices(configuration.VggFace, "feature") == vggface.FEATURES
     assert choices(configuration.VggFace, "channel_order") == ("auto", *vggface.CHANNEL_ORDERS)
     assert choices(configuration.Loss, "identity") == losses.IDENTITY_LOSSES
+    assert choices(type(Config().decoder_loss), "form") == losses.IMAGE_LOSSES
     assert set(choices(type(Config().prior), "kind")) == {"none", "gender", *prior.MEAN_FACES}
 
 
