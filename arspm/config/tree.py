@@ -48,6 +48,7 @@ class Data(Section):
     filter: str = ""  # which training clips are used, by what was measured: "face_score > 0.5 and voiced_seconds > 2"
     max_internal_errors: Fraction = 0.01  # fraction of the clips that may fail for no fault of their own
     storage: Literal["spectrogram", "waveform"] = "spectrogram"  # waveform: a third of the size, STFT during training
+    split: Literal["hash", "hq-voxceleb"] = "hash"  # hq-voxceleb: SF2F's split, by the rows of VoxCeleb's metadata
     val_fraction: Fraction = 0.02  # fraction of the video ids in the val split, chosen by hash (S)
     test_fraction: Fraction = 0.02  # fraction of the video ids in the test split, chosen by hash (S)
     rows_per_shard: Annotated[int, Field(ge=1, le=3400)] = 384  # rows in each Parquet file; 384 spectrograms: 236 MB
@@ -174,7 +175,7 @@ class Training(Section):
 
 
 class Oracle(Section):
-    """The best estimate that any voice allows. It can be computed for synthetic speakers only."""
+    """The best speech feature that any voice allows: a bound on that feature only, for synthetic speakers only."""
 
     speakers: Uri = ""  # speakers.parquet, the true attributes of synthetic speakers; empty: no oracle, no probes
     num_draws: Count = 24  # faces drawn for each speaker, with the same values of the attributes that a voice carries
@@ -185,6 +186,7 @@ class Evaluate(Section):
 
     judge: Uri = "classifier"  # of sex and age; classifier: trained here; otherwise a .csv of predictions or an .onnx
     landmarks: Uri = ""  # a YuNet ONNX file for craniofacial measures; empty: face.detector's landmarks, if it has any
+    recognizer: Uri = ""  # an ONNX face embedder, with its input declared in the same name plus .json; empty: none
     num_clips: Count = 10_000  # evaluate the first this many test clips, held in memory (an estimated 0.6 MB each)
     num_resamples: Count = 2000  # bootstrap resamples for each confidence interval
     num_portraits: Count = 12  # speakers in the report's grid of portraits
@@ -216,6 +218,8 @@ class Config(Section):
     @model_validator(mode="after")
     def _check_combinations(self) -> Config:
         problems = []
+        if self.data.split == "hq-voxceleb" and self.data.format != "voxceleb":
+            problems.append("data.split: must be hash, because hq-voxceleb is a split of data.format = voxceleb")
         if self.data.val_fraction + self.data.test_fraction >= 1:
             problems.append(
                 "data.val_fraction and data.test_fraction: must add up to less than 1, to leave clips for training"
