@@ -142,13 +142,13 @@ def _recognizer_space(
     rows = {REAL: sample.faces, FACE_TO_FACE: sample.queries, "portrait": sample.queries}
     with ExitStack() as stack:
         recognizer = Recognizer(stack.enter_context(storage.local_copy(uri)), declared)
-        find = _landmark_finder(config, stack)
+        find = _landmark_finder(config, stack) if declared.alignment == "arcface" else None
         found: dict[str, float] = {}
 
         def embed(kind: str, indices: Sequence[int]) -> Any:
             chosen = [jpegs[kind][index] for index in indices]
             points = np.repeat(template(schema.FACE_SIZE, config.face.margin)[None], len(chosen), axis=0)
-            if declared.alignment == "arcface" and find is not None:
+            if find is not None:
                 detected = craniofacial.landmarks(chosen, find)
                 missing = np.isnan(detected).any(axis=(1, 2))
                 points = np.where(missing[:, None, None], points, detected)

@@ -98,6 +98,7 @@ def test_workers_are_a_number_or_a_range():
         ({"image_size": 32}, "image_size"),
         ({"image_size": 64, "face_decoder.as_printed": True}, "image_size"),
         ({"face.crop": "aligned"}, "face.crop"),
+        ({"data.split": "hq-voxceleb"}, "data.split"),
     ],
 )
 def test_invalid_combinations_of_fields_are_refused(changes, field):
@@ -112,6 +113,7 @@ def test_invalid_combinations_of_fields_are_refused(changes, field):
         {"resources.gender.num_workers": 8},
         {"resources.gender.num_workers": "[3, 7]"},
         {"speech_encoder.head": "none", "speech_encoder.fusion": "sum"},
+        {"data.split": "hq-voxceleb", "data.format": "voxceleb"},
         {"image_size": 32, "decoder_loss.form": "zhao"},
         {"face.crop": "aligned", "face.detector": "yunet"},
         {"face.crop": "aligned", "face.detector": "models/face.onnx"},
