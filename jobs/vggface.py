@@ -25,8 +25,8 @@ from arspm.training import artifacts, checkpoint
 from jobs.stage import main
 
 NUM_FACES = 512  # sample of training faces whose features are measured
-# With published weights, usually at the paper's size: a face takes about 0.3 s of one core. The norms of faces differ
-# by a tenth or two, so the mean of 128 is known to 1 or 2 %.
+# With published weights, usually at the paper's size, where a face takes 0.4 s of one core. If the norms of faces
+# differ by a fifth, the mean of 128 is known to 2 %.
 NUM_FACES_PUBLISHED = 128
 # Smallest accepted mean angle between features and their mean. For drawn faces it was 1.0 where training had failed to
 # start and 32 where it had not; photographs differ more.

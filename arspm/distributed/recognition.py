@@ -152,7 +152,7 @@ def _recognizer_space(
                 detected = craniofacial.landmarks(chosen, find)
                 missing = np.isnan(detected).any(axis=(1, 2))
                 points = np.where(missing[:, None, None], points, detected)
-                found[kind] = float(1 - missing.mean())
+                found.setdefault(kind, float(1 - missing.mean()))
             return recognizer(chosen, points)
 
         spaces = {kind: embed(kind, indices.tolist()).embeddings for kind, indices in rows.items()}

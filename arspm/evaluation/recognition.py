@@ -6,6 +6,7 @@ speaker's real faces, and the gallery has one such mean for each speaker.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -86,7 +87,7 @@ def vggface_score(logits: np.ndarray, seed: int) -> tuple[float, float] | None:
     log_p = log_p - np.log(np.exp(log_p).sum(axis=1, keepdims=True))
     bounds = np.arange(NUM_PARTS + 1) * len(values) // NUM_PARTS
     scores = []
-    for begin, end in zip(bounds[:-1], bounds[1:], strict=True):
+    for begin, end in pairwise(bounds):
         part = log_p[begin:end]
         mean = np.exp(part).mean(axis=0)
         divergence = np.where(mean > 0, np.exp(part) * (part - np.log(np.maximum(mean, 1e-300))), 0.0).sum(axis=1)

@@ -33,12 +33,7 @@ class RecognizerInput(Section):
     mean: Triple  # of each channel, in this order
     std: Annotated[list[Positive], Field(min_length=3, max_length=3)]
     alignment: Literal["arcface", "crop"]  # five landmarks at ArcFace's places, or `box` of the picture
-    box: Annotated[list[Edge], Field(min_length=4, max_length=4)] = [
-        0.0,
-        0.0,
-        1.0,
-        1.0,
-    ]  # crop: left, top, right and bottom as fractions of the picture
+    box: tuple[Edge, Edge, Edge, Edge] = (0, 0, 1, 1)  # crop: left, top, right and bottom, as fractions of the picture
     layout: Literal["nchw", "nhwc"] = "nchw"
     embedding: Name = ""  # output with the embedding; empty: the only output
     logits: Name = ""  # output with scores of identities, before the softmax, for the VGGFace Score; empty: none
@@ -114,7 +109,9 @@ class Recognizer:
         embeddings, *logits = [np.concatenate(part) for part in parts]
         norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
         if not (np.isfinite(norms) & (norms > 0)).all() or not all(np.isfinite(each).all() for each in logits):
-            raise ValueError(f"{self.path}: an output is zero or not finite for some face; check the declared mean, std")
+            raise ValueError(
+                f"{self.path}: an output is zero or not finite for some face; check the declared mean, std"
+            )
         return Recognized(embeddings / norms, logits[0] if logits else None)
 
     def _picture(self, jpeg: bytes, landmarks: np.ndarray) -> np.ndarray:
@@ -142,5 +139,7 @@ class Recognizer:
         matches = len(fixed) == 4 and all(own in (side, None) for own, side in zip(fixed[1:], expected, strict=True))
         if kind != "tensor(float)" or not matches:
             actual = ", ".join(f"{each.type} {each.shape}" for each in inputs) or "none"
-            raise ValueError(f"{self.path}: declared as one float32 tensor (batch, {expected}), but the input is {actual}")
+            raise ValueError(
+                f"{self.path}: declared as one float32 tensor (batch, {expected}), but the input is {actual}"
+            )
         return inputs[0].name, fixed[0]

@@ -89,7 +89,6 @@ SPEECH2FACE_GALLERY = 100
 SPEECH2FACE_RETRIEVAL = {1: 0.1092, 2: 0.1700, 5: 0.3060, 10: 0.4582}
 
 
-
 class PublishedRecognition(NamedTuple):
     """A published row on HQ-VoxCeleb: mean cosine of portrait and face, and R@10; None where it is not reported."""
 
@@ -98,7 +97,8 @@ class PublishedRecognition(NamedTuple):
     r10: float
 
 
-# As Vox2Face (Ma et al. 2026, Information 17, 200) compares them: ArcFace embeddings, R@10 as a fraction.
+# As later work reports them, R@10 as a fraction. Vox2Face (Ma et al. 2026, Information 17, 200) measures with ArcFace;
+# its abstract calls the row of 0.295 and 29.8 % a diffusion baseline.
 HQ_VOXCELEB = (
     PublishedRecognition("Speech2Face", 0.213, 0.087),
     PublishedRecognition("Voice2Face", None, 0.123),
@@ -106,7 +106,7 @@ HQ_VOXCELEB = (
     PublishedRecognition("Vox2Face", 0.322, 0.321),
 )
 
-# VGGFace Scores on HQ-VoxCeleb. The first two, with standard deviations, are of SF2F's published program.
+# VGGFace Scores on HQ-VoxCeleb: of SF2F's published program, with standard deviations, and of Vox2Face's abstract.
 VGGFACE_SCORES = {"Voice2Face": "15.47 ± 0.67", "SF2F (128 pixels)": "20.10 ± 0.47", "Vox2Face": "23.21"}
 
 ODD = (

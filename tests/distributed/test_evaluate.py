@@ -274,13 +274,20 @@ def test_portraits_are_compared_with_their_speakers_mean_as_other_work_does(run:
     with torch.no_grad():
         logits = run.networks["vggface"].identity_logits(torch.from_numpy(truth[first])).numpy()
     score, sd = recognition.vggface_score(logits, SEED)
-    assert space["scores"][0] == {"pictures": "real", "n": 6, "score": pytest.approx(score), "score_sd": pytest.approx(sd)}
+    assert space["scores"][0] == {
+        "pictures": "real",
+        "n": 6,
+        "score": pytest.approx(score),
+        "score_sd": pytest.approx(sd),
+    }
 
 
 def write_colour_recognizer(folder: Path, alignment: str) -> str:
     """A recognizer whose embedding, and whose scores of identities, are the means of a picture's channels."""
     declared = {"size": 32, "channels": "rgb", "mean": [120, 120, 120], "std": [50, 50, 50], "alignment": alignment}
-    path = write_model(folder / "colours.onnx", outputs=("colours", "red"), weights={"colours": np.eye(3), "red": np.eye(3)})
+    path = write_model(
+        folder / "colours.onnx", outputs=("colours", "red"), weights={"colours": np.eye(3), "red": np.eye(3)}
+    )
     storage.write_json(f"{path}.json", declared | {"embedding": "colours", "logits": "red"})
     return str(path)
 

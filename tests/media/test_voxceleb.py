@@ -288,6 +288,8 @@ def test_the_split_follows_the_table_and_not_the_clips(tmp_path: Path) -> None:
 
 
 def test_speakers_that_are_not_in_the_table_have_no_split(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"meta\.csv: data\.split=hq-voxceleb .* lacks 1 speaker \('id10999'\)") as caught:
+    with pytest.raises(
+        ValueError, match=r"meta\.csv: data\.split=hq-voxceleb .* lacks 1 speaker \('id10999'\)"
+    ) as caught:
         hq_voxceleb(tmp_path, ["id10002", "id10999"])
     assert "\n" not in str(caught.value)

@@ -145,7 +145,9 @@ def test_inputs_are_the_tables_contents_and_the_clips_names_and_sizes(tmp_path):
         describe()
 
 
-@pytest.mark.parametrize("field", ["vggface.weights", "face.detector", "oracle.speakers", "evaluate.judge", "evaluate.recognizer"])
+@pytest.mark.parametrize(
+    "field", ["vggface.weights", "face.detector", "oracle.speakers", "evaluate.judge", "evaluate.recognizer"]
+)
 def test_a_missing_file_of_a_later_stage_is_reported_first(tmp_path, field):
     (tmp_path / "clips").mkdir()
     (tmp_path / "clips" / "x.mp4").touch()

@@ -78,8 +78,8 @@ def protocol_splits(speakers: Sequence[str], protocol: Mapping[str, str], name: 
     if missing := [split for split in schema.SPLITS if not counts[split]]:
         found = ", ".join(f"{counts[split]} in {split}" for split in schema.SPLITS)
         raise ValueError(
-            f"data.split={name} leaves the {' and '.join(missing)} split empty: of the {len(splits)} speakers with clips, "
-            f"it puts {found}; add speakers, or set data.split=hash"
+            f"data.split={name} leaves the {' and '.join(missing)} split empty: of the {len(splits)} speakers with "
+            f"clips, it puts {found}; add speakers, or set data.split=hash"
         )
     return splits
 
