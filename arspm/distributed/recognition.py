@@ -10,13 +10,13 @@ import numpy as np
 import torch
 
 from arspm import storage
-from arspm.config import Config
+from arspm.config import Config, read_recognizer_input
 from arspm.corpus import schema
 from arspm.distributed.data import infer
 from arspm.distributed.predictions import FACE_TO_FACE, REAL, Networks, Predictions, model_name
 from arspm.evaluation import craniofacial, recognition, table4
 from arspm.evaluation.judges import Pictures
-from arspm.evaluation.recognizers import Recognizer, parse_input
+from arspm.evaluation.recognizers import Recognizer
 from arspm.media.alignment import template
 from arspm.media.models import model_file
 from arspm.training import artifacts
@@ -129,19 +129,14 @@ def _recognizer_space(
     config: Config, run: str, networks: Networks, pictures: list[Pictures], sample: _Sample
 ) -> _Space:
     uri = storage.absolute(config.evaluate.recognizer)
-    sidecar = f"{uri}.json"
-    if not storage.exists(sidecar):
-        raise FileNotFoundError(
-            f"{sidecar} is missing: it declares the size, channels, mean, std and alignment of the recognizer's input; "
-            "see docs/recognizers.md"
-        )
-    declared = parse_input(storage.read_json(sidecar), sidecar)
+    declared = read_recognizer_input(uri)
     means = artifacts.load_priors(run)
     drawn = infer.to_jpegs(networks.draw(np.stack([mean.numpy() for mean in means.values()])))
     jpegs = {REAL: pictures[0].jpegs, FACE_TO_FACE: pictures[1].jpegs, "portrait": pictures[2].jpegs, "prior": drawn}
     rows = {REAL: sample.faces, FACE_TO_FACE: sample.queries, "portrait": sample.queries}
     with ExitStack() as stack:
-        recognizer = Recognizer(stack.enter_context(storage.local_copy(uri)), declared)
+        path = stack.enter_context(storage.local_copy(uri))
+        recognizer, sha256 = Recognizer(path, declared), storage.describe(str(path))["sha256"]
         find = _landmark_finder(config, stack) if declared.alignment == "arcface" else None
         found: dict[str, float] = {}
 
@@ -164,7 +159,7 @@ def _recognizer_space(
         "space": uri.rsplit("/", 1)[-1],
         "about": _alignment(config, declared.alignment, found),
         "input": declared.model_dump(mode="json"),
-        "sha256": storage.describe(uri)["sha256"],
+        "sha256": sha256,
         "landmarks_found": found,
     }
     return _Space(description, spaces[REAL], spaces["portrait"], spaces[FACE_TO_FACE], priors, logits)

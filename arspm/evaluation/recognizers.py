@@ -1,49 +1,21 @@
-"""A user's face recognizer: an ONNX network that embeds faces, and a JSON file that declares its input.
-
-`FILE.onnx.json` beside `FILE.onnx` says how the network's pictures are made. docs/recognizers.md has examples.
-"""
+"""A user's face recognizer: an ONNX network that embeds faces, fed as its JSON file declares."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
-from pydantic import Field, ValidationError, model_validator
 
-from arspm.config import Positive, Section
+from arspm.config import RecognizerInput
 from arspm.corpus.schema import FACE_SIZE
 from arspm.evaluation.onnx_faces import open_session, readable_errors
 from arspm.media.alignment import ARCFACE, ARCFACE_SIDE, move_landmarks
 from arspm.media.jpeg import decode_jpeg
 
-Triple = Annotated[list[float], Field(min_length=3, max_length=3)]
-Edge = Annotated[float, Field(ge=0, le=1)]
-Name = Annotated[str, Field(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
 _BATCH = 32  # pictures per batch, unless the model fixes its batch size
-
-
-class RecognizerInput(Section):
-    """What a recognizer is fed: (pixels - mean) / std of a square crop, pixels from 0 to 255."""
-
-    size: Annotated[int, Field(ge=1, le=1024)]  # side of the input, in pixels
-    channels: Literal["rgb", "bgr"]
-    mean: Triple  # of each channel, in this order
-    std: Annotated[list[Positive], Field(min_length=3, max_length=3)]
-    alignment: Literal["arcface", "crop"]  # five landmarks at ArcFace's places, or `box` of the picture
-    box: tuple[Edge, Edge, Edge, Edge] = (0, 0, 1, 1)  # crop: left, top, right and bottom, as fractions of the picture
-    layout: Literal["nchw", "nhwc"] = "nchw"
-    embedding: Name = ""  # output with the embedding; empty: the only output
-    logits: Name = ""  # output with scores of identities, before the softmax, for the VGGFace Score; empty: none
-
-    @model_validator(mode="after")
-    def _check_box(self) -> RecognizerInput:
-        left, top, right, bottom = self.box
-        if left >= right or top >= bottom:
-            raise ValueError("box: left must be less than right, and top less than bottom")
-        return self
 
 
 class Recognized(NamedTuple):
@@ -51,18 +23,6 @@ class Recognized(NamedTuple):
 
     embeddings: np.ndarray
     logits: np.ndarray | None
-
-
-def parse_input(tree: Any, source: str) -> RecognizerInput:
-    """Return the declared input in a JSON value. Raises ValueError: one line with the source and the problems."""
-    try:
-        return RecognizerInput.model_validate(tree)
-    except ValidationError as error:
-        fields = [(".".join(map(str, each["loc"]))[:100], each["msg"]) for each in error.errors()[:5]]
-        problems = "; ".join(
-            f"{name if name.isprintable() else repr(name)}: {message}" if name else message for name, message in fields
-        )
-        raise ValueError(f"{source}: not the input of a recognizer: {problems}; see docs/recognizers.md") from None
 
 
 class Recognizer:

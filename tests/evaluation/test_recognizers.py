@@ -11,7 +11,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from arspm.evaluation.recognizers import Recognizer, parse_input
+from arspm.config import parse_recognizer_input as parse_input
+from arspm.evaluation.recognizers import Recognizer
 from arspm.media.alignment import ARCFACE, ARCFACE_SIDE, template
 from arspm.media.jpeg import encode_jpeg
 
