@@ -3,7 +3,7 @@
 Trains the face decoder of a run whose features stage is done, once for each form (`decoder_loss.form`) and seed, in
 this process and without changing the run. Prints how close the portraits of test faces come to the real faces: MS-SSIM
 as Wang et al. define it and as Zhao et al. do (1 is equal), mean absolute error, PSNR, and the angle between VGGFace's
-features. At the demo's size an epoch takes about 10 seconds of two cores.
+features. At the demo's size an epoch takes about 10 seconds of one core.
 """
 
 from __future__ import annotations
