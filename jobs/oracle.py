@@ -1,4 +1,4 @@
-"""Stage oracle: the best estimate that a voice allows, for synthetic speakers, whose true causes are known."""
+"""Stage oracle: the best speech feature that a voice allows, for synthetic speakers, whose true causes are known."""
 
 from typing import Any
 

@@ -11,6 +11,7 @@ from arspm.config.parse import (
     quote_name,
     quote_value,
 )
+from arspm.config.recognizer import RecognizerInput, parse_recognizer_input, read_recognizer_input
 from arspm.config.resources import ResourceRequest, Resources, Tasks, Workers
 from arspm.config.tree import (
     DATA_FORMATS,
@@ -41,6 +42,7 @@ __all__ = [
     "Loss",
     "Positive",
     "Recipe",
+    "RecognizerInput",
     "ResourceRequest",
     "Resources",
     "Section",
@@ -55,7 +57,9 @@ __all__ = [
     "from_dict",
     "load",
     "override",
+    "parse_recognizer_input",
     "quote_name",
     "quote_value",
+    "read_recognizer_input",
     "uri_fields",
 ]

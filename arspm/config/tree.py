@@ -48,6 +48,7 @@ class Data(Section):
     filter: str = ""  # which training clips are used, by what was measured: "face_score > 0.5 and voiced_seconds > 2"
     max_internal_errors: Fraction = 0.01  # fraction of the clips that may fail for no fault of their own
     storage: Literal["spectrogram", "waveform"] = "spectrogram"  # waveform: a third of the size, STFT during training
+    split: Literal["hash", "hq-voxceleb"] = "hash"  # hq-voxceleb: SF2F's split, by the rows of VoxCeleb's metadata
     val_fraction: Fraction = 0.02  # fraction of the video ids in the val split, chosen by hash (S)
     test_fraction: Fraction = 0.02  # fraction of the video ids in the test split, chosen by hash (S)
     rows_per_shard: Annotated[int, Field(ge=1, le=3400)] = 384  # rows in each Parquet file; 384 spectrograms: 236 MB
@@ -109,6 +110,9 @@ class VggFace(Section):
     width: Width = 1.0  # factor on the convolutions' channels
     num_identities: Count = 2622  # the paper's number, used by benchmarks only; otherwise weights or data decide
     feature: Literal["pre_relu", "post_relu"] = "pre_relu"  # fc7 before or after its ReLU
+    # Mean norm to which the features are scaled; null: not scaled. The weights of eq. 7 are balanced for 6.3, the norm
+    # of the paper's features: L2 / (2 sin(Cos / 2)) has this median over the seven models of Table 4.
+    feature_norm: Positive | None = 6.3
     dropout: Fraction = 0.5  # probability, in training
     feature_dtype: Literal["float16", "float32"] = "float32"  # dtype of face features in the corpus
 
@@ -147,10 +151,11 @@ class Loss(Section):
 class DecoderLoss(Section):
     """The face decoder's loss (eq. 4 to 6, L). The default window and sigmas are for images of 224 pixels."""
 
+    form: Literal["wang", "zhao"] = "wang"  # MS-SSIM of halved images, or of five Gaussians at full size
     alpha: Annotated[float, Field(ge=0, le=1)] = 0.84  # weight of MS-SSIM; L1 has 1 - alpha
-    ms_ssim_window: Annotated[int, Field(ge=3)] = 11  # side of MS-SSIM's Gaussian window, in pixels
-    ms_ssim_sigma: Positive = 1.5  # standard deviation of that window, in pixels
-    l1_sigma: Positive = 8.0  # standard deviation of the Gaussian that weights the L1 term, in pixels
+    ms_ssim_window: Annotated[int, Field(ge=3)] = 11  # wang: side of MS-SSIM's Gaussian window, in pixels
+    ms_ssim_sigma: Positive = 1.5  # wang: standard deviation of that window, in pixels
+    l1_sigma: Positive = 8.0  # standard deviation of the L1 term's Gaussian, and of zhao's coarsest scale, in pixels
 
 
 class Recipe(Section):
@@ -182,7 +187,7 @@ class Training(Section):
 
 
 class Oracle(Section):
-    """The best estimate that any voice allows. It can be computed for synthetic speakers only."""
+    """The best speech feature that any voice allows: a bound on that feature only, for synthetic speakers only."""
 
     speakers: Uri = ""  # speakers.parquet, the true attributes of synthetic speakers; empty: no oracle, no probes
     num_draws: Count = 24  # faces drawn for each speaker, with the same values of the attributes that a voice carries
@@ -193,6 +198,7 @@ class Evaluate(Section):
 
     judge: Uri = "classifier"  # of sex and age; classifier: trained here; otherwise a .csv of predictions or an .onnx
     landmarks: Uri = ""  # a YuNet ONNX file for craniofacial measures; empty: face.detector's landmarks, if it has any
+    recognizer: Uri = ""  # an ONNX face embedder, with its input declared in the same name plus .json; empty: none
     num_clips: Count = 10_000  # evaluate the first this many test clips, held in memory (an estimated 0.6 MB each)
     num_resamples: Count = 2000  # bootstrap resamples for each confidence interval
     num_portraits: Count = 12  # speakers in the report's grid of portraits
@@ -236,6 +242,8 @@ class Config(Section):
     @model_validator(mode="after")
     def _check_combinations(self) -> Config:
         problems = []
+        if self.data.split == "hq-voxceleb" and self.data.format != "voxceleb":
+            problems.append("data.split: must be hash, because hq-voxceleb is a split of data.format = voxceleb")
         if self.data.val_fraction + self.data.test_fraction >= 1:
             problems.append(
                 "data.val_fraction and data.test_fraction: must add up to less than 1, to leave clips for training"
@@ -260,8 +268,10 @@ class Config(Section):
         if self.face.crop == "aligned" and self.face.detector == "hog":
             problems.append("face.crop: must be square with face.detector = hog, which finds no landmarks; use yunet")
         portrait_size = self.image_size // 2 if self.face_decoder.as_printed else self.image_size
-        largest = (portrait_size - 1) // 16 + 1  # MS-SSIM halves the image four times
-        if largest < 3:
+        largest = (portrait_size - 1) // 16 + 1  # Wang's MS-SSIM halves the image four times
+        if self.decoder_loss.form == "zhao":
+            pass  # it has no window that could be too large
+        elif largest < 3:
             problems.append(
                 f"image_size: portraits of {portrait_size} pixels are too small for the five scales of MS-SSIM"
             )

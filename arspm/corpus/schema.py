@@ -189,7 +189,7 @@ def genders_schema() -> pa.Schema:
 
 
 def oracle_schema(feature_dim: int) -> pa.Schema:
-    """Return the columns of `oracle.parquet`: a synthetic speaker and the best estimate that the voice allows."""
+    """Return the columns of `oracle.parquet`: a synthetic speaker and the best speech feature that the voice allows."""
     return pa.schema([pa.field(VIDEO_ID, pa.string(), False), tensor_field(FACE_FEATURE, "float32", (feature_dim,))])
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from arspm import storage
 from arspm.config import Config
 from arspm.corpus import schema, tables
-from arspm.distributed import measures, portraits, predictions
+from arspm.distributed import measures, portraits, predictions, recognition
 from arspm.distributed.data import infer
 from arspm.distributed.predictions import REAL, Networks
 from arspm.evaluation import table4
@@ -43,6 +43,7 @@ def evaluate(config: Config, run: str, fingerprint: str) -> tuple[dict[str, Any]
         "gender_classifier": measures.gender_accuracy(run, test, bootstrap),
         **measures.judge_tables(config, run, test, pictures, bootstrap),
         "retrieval": measures.retrieval_rows(test, bootstrap),
+        "recognition": recognition.recognized(config, run, test, networks, pictures, bootstrap),
         "similarity": {
             kind: table4.similarity(test.columns[column], test.speakers, **bootstrap)
             for kind, column in (

@@ -17,6 +17,28 @@ _PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
 _BATCH = 32  # pictures per batch, unless the model fixes its batch size
 
 
+def open_session(path: str | os.PathLike[str]) -> onnxruntime.InferenceSession:
+    """Return a model that is ready to run. Raises FileNotFoundError if it is missing, ValueError if it is no model."""
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"no ONNX model at {path}")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors only
+    providers = [name for name in _PROVIDERS if name in onnxruntime.get_available_providers()]
+    with readable_errors(path):
+        return onnxruntime.InferenceSession(str(path), options, providers=providers)
+
+
+@contextmanager
+def readable_errors(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Raise onnxruntime's errors as ValueError, in one line that names the model."""
+    try:
+        yield
+    except Exception as error:  # onnxruntime's errors have no common base class
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:500]
+        reason = reason if reason.isprintable() else repr(reason)
+        raise ValueError(f"{path}: onnxruntime cannot run this model: {reason}") from error
+
+
 class OnnxFaceModel:
     """An ONNX model of faces, run by onnxruntime, on a GPU if onnxruntime supports it.
 
@@ -29,14 +51,8 @@ class OnnxFaceModel:
     """
 
     def __init__(self, path: str | os.PathLike[str], output_sizes: Mapping[str, int]) -> None:
-        if not os.path.isfile(path):
-            raise FileNotFoundError(f"no ONNX model at {path}")
         self.path, self.output_sizes = path, output_sizes
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # errors only
-        providers = [name for name in _PROVIDERS if name in onnxruntime.get_available_providers()]
-        with self._readable_errors():
-            self.session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+        self.session = open_session(path)
         self.input, self.batch, self.size = self._input()
         self.outputs = [output.name for output in self.session.get_outputs()]
         if not self.outputs or set(self.outputs) - set(output_sizes):
@@ -51,7 +67,7 @@ class OnnxFaceModel:
             chunk = jpegs[start : start + step]
             images = np.zeros((self.batch or len(chunk), 3, *self.size), np.float32)
             images[: len(chunk)] = [_image(jpeg, self.size) for jpeg in chunk]  # pads a model's fixed batch size
-            with self._readable_errors():
+            with readable_errors(self.path):
                 outputs = self.session.run(self.outputs, {self.input: images})
             for name, values in zip(self.outputs, outputs, strict=True):
                 parts[name].append(self._checked(name, np.asarray(values), len(images))[: len(chunk)])
@@ -77,15 +93,6 @@ class OnnxFaceModel:
             actual = f"{values.dtype} {values.shape}"
             raise ValueError(f"{self.path}: output {name} must be numbers {expected}, not {actual}")
         return values.reshape(shapes[0])
-
-    @contextmanager
-    def _readable_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:  # onnxruntime's errors have no common base class
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:500]
-            reason = reason if reason.isprintable() else repr(reason)
-            raise ValueError(f"{self.path}: onnxruntime cannot run this model: {reason}") from error
 
 
 def _image(jpeg: bytes, size: tuple[int, int]) -> np.ndarray:

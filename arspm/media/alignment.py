@@ -34,7 +34,16 @@ def align_face(
     crop shows as much of an average face as `crop_face` with the same margin. Outside the frame, the frame's border
     pixels are repeated. Shrinking averages (INTER_AREA), otherwise interpolation is bicubic.
     """
-    matrix = similarity(np.reshape(landmarks, (5, 2)), template(size, margin))
+    return move_landmarks(rgb, np.reshape(landmarks, (5, 2)), template(size, margin), size)
+
+
+def move_landmarks(rgb: np.ndarray, landmarks: np.ndarray, targets: np.ndarray, size: int) -> np.ndarray:
+    """Return the picture turned, scaled and shifted to bring its landmarks closest to targets, (size, size, 3).
+
+    rgb: uint8 (height, width, 3). landmarks, targets: (n, 2), x and y in pixels of the picture and of the result.
+    Pixels are computed as in `align_face`.
+    """
+    matrix = similarity(landmarks, targets)
     scale = float(np.hypot(*matrix[:, 0]))
     height, width = rgb.shape[:2]
     if scale < 1:  # warpAffine cannot average, so the frame is shrunk first

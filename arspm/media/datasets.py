@@ -19,7 +19,7 @@ from arspm.media.clip_rows import ClipRow, Row, Rows, read_clip_rows, with_colum
 from arspm.media.csv_tables import quoted
 from arspm.media.labels import Labels, read_labels
 from arspm.media.speaker_trees import count_names, folder_rows
-from arspm.media.voxceleb import read_voxceleb_metadata, voxceleb_rows
+from arspm.media.voxceleb import hq_voxceleb_splits, read_voxceleb_metadata, voxceleb_rows
 
 Trees = Mapping[str, pa.Table]  # listings of trees, by their name in `data`
 
@@ -28,13 +28,15 @@ class Dataset(NamedTuple):
     """All that preprocessing needs before it decodes a clip.
 
     `labels`: by video id. `notes`: one line for each oddity that drops no clip but that the user should know.
-    `test_videos`: videos that the data assign to the test split.
+    `test_videos`: videos that the data assign to the test split. `splits`: the split of each video, if a protocol
+    decides it.
     """
 
     rows: Rows
     labels: dict[str, Labels]
     notes: list[str]
     test_videos: frozenset[str] = frozenset()
+    splits: Mapping[str, str] | None = None
 
 
 def read_dataset(data: Data, trees: Trees | None = None) -> Dataset:
@@ -95,10 +97,20 @@ def _require_matches(rows: Rows, clips: ClipFolder) -> None:
 def _voxceleb(data: Data, labels: dict[str, Labels], trees: Trees) -> Dataset:
     people = read_voxceleb_metadata(data.csv)
     rows, notes = voxceleb_rows(data.clips, data.faces, people, trees.get("clips"), trees.get("faces"))
-    if unknown := [speaker for speaker in _speakers(rows) if speaker not in people]:
+    unknown = [speaker for speaker in _speakers(rows) if speaker not in people]
+    if unknown:
         notes.append(f"{count_names(unknown, 'speaker')} not in {data.csv}: gender unknown")
     genders = {speaker: person.gender for speaker, person in people.items()}
-    return _by_speaker(data, rows, notes, labels, genders)
+    dataset = _by_speaker(data, rows, notes, labels, genders)
+    if data.split != "hq-voxceleb":
+        return dataset
+    if unknown:
+        raise ValueError(
+            f"{data.csv}: data.split=hq-voxceleb assigns splits by the rows of this table, which lacks "
+            f"{count_names(unknown, 'speaker')}; add their rows, remove their clips, or set data.split=hash"
+        )
+    splits = hq_voxceleb_splits(people)
+    return dataset._replace(splits={speaker: splits[speaker] for speaker in _speakers(rows)})
 
 
 def _folder(data: Data, labels: dict[str, Labels], trees: Trees) -> Dataset:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import NamedTuple, TextIO
 
@@ -57,6 +58,21 @@ def read_voxceleb_metadata(file: str | os.PathLike[str] | TextIO) -> dict[str, P
         )
         for row in read_rows(file, "metadata", _columns, ["id"])
     }
+
+
+def hq_voxceleb_splits(people: Mapping[str, Person]) -> dict[str, str]:
+    """Return each speaker's split on HQ-VoxCeleb, as the published program of SF2F (Bai et al. 2022) assigns it.
+
+    Of every ten rows of a metadata table, the ninth is test, the tenth is val and the others are train. people: in the
+    order of the rows. The rows of VoxCeleb1 (ids from id10001) and of VoxCeleb2 are counted separately.
+    """
+    counted: Counter[bool] = Counter()
+    splits = {}
+    for speaker in people:
+        is_first_set = speaker >= "id10001"
+        splits[speaker] = {8: "test", 9: "val"}.get(counted[is_first_set] % 10, "train")
+        counted[is_first_set] += 1
+    return splits
 
 
 def _columns(header: list[str]) -> list[str]:

@@ -39,6 +39,11 @@ def read_layers(path: str | Path) -> list[KerasLayer]:
     with h5py.File(path, "r") as file:
         root = _child(file, "model_weights") if "model_weights" in file else file
         if "layer_names" not in root.attrs:
+            if "layers" in file or "_layer_checkpoint_dependencies" in file:
+                raise ValueError(
+                    "weights without a model, as Keras 3 saves them (.weights.h5), which are not read; load them into "
+                    "their model and save it as HDF5 with model.save('vggface.h5')"
+                )
             raise ValueError("no attribute layer_names: not a weights file of Keras 1 or 2")
         names = np.asarray(root.attrs["layer_names"]).ravel()
         if len(names) > _MAX_LAYERS:

@@ -37,6 +37,9 @@ _KEY = re.compile(
     r"(?:(?:module|model)\.)*(?P<part>features\.|fc\.)?"
     r"(?:conv(?P<underscore>_?)(?P<conv>[1-5]_[1-3])|(?P<fc>fc[678]))\.(?P<kind>weight|bias)"
 )
+# Names that torch.compile, activation checkpointing and FSDP insert at any place of a key.
+_INSERTED = re.compile(r"(?<![^.])(?:_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module)\.")
+_AVERAGE_COUNT = "n_averaged"  # the counter of torch's AveragedModel, beside the keys of the average
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 _MAX_PUBLISHED_BYTES = 8 << 30
 
@@ -99,12 +102,24 @@ def _read(path: Path, head: bytes) -> tuple[dict[str, Tensor], str]:
         return _from_keras(keras_hdf5.read_layers(path))
     if head.startswith(struct.pack("<i", 4)):  # Torch7's type tag of an object
         return _named([tuple(map(torch.from_numpy, layer)) for layer in torch7.read_layers(path)]), "torch7"
+    if head.startswith(b"PK\x03\x04") and _is_keras_3(path):
+        raise ValueError(
+            "a model of Keras 3 (.keras), which is not read; save it as HDF5 with "
+            "keras.models.load_model(FILE).save('vggface.h5')"
+        )
     if head.startswith((b"PK\x03\x04", b"\x80")):  # torch.save: a zip archive, or a pickle before torch 1.6
         return _from_pytorch(_unwrapped(_load(path, size)), size)
     if head[8:9] == b"{" and struct.unpack("<Q", head[:8])[0] <= size:
         weights, file_format = _from_pytorch(safetensors.torch.load_file(path), size)
         return weights, "arspm" if file_format == "vgg_face_dag" else file_format
     raise ValueError("the file is neither PyTorch, Torch7, HDF5 nor safetensors")
+
+
+def _is_keras_3(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return "model.weights.h5" in archive.namelist()
 
 
 def _load(path: Path, size: int) -> Any:
@@ -134,11 +149,16 @@ def _from_pytorch(loaded: Mapping[str, Any], size: int) -> tuple[dict[str, Tenso
     """Return the weights of a state dict under our names, and the format that its keys indicate."""
     weights: dict[str, Tensor] = {}
     underscores, parts = set(), set()
-    unknown = [key for key in loaded if not (isinstance(key, str) and _KEY.fullmatch(key))]
+    matches = {
+        key: _KEY.fullmatch(_INSERTED.sub("", key)) if isinstance(key, str) else None
+        for key in loaded
+        if key != _AVERAGE_COUNT
+    }
+    unknown = [key for key, match in matches.items() if match is None]
     if unknown:
         raise ValueError(f"{len(unknown)} unknown keys, the first is {str(unknown[0])[:60]!r}")
-    for key, value in loaded.items():
-        match = _KEY.fullmatch(key)
+    for key, match in matches.items():
+        value = loaded[key]
         assert match is not None
         if match["conv"]:
             underscores.add(match["underscore"])

@@ -33,7 +33,7 @@ CONTROLS = {
     "gender-prior-only": "the prior of the sex that the gender classifier predicts",
     "shuffled-speech": "the trained model, given another speaker's voice",
     "face-to-face": "the decoder, given the real face's feature; ignores the voice and bounds what portraits can reach",
-    "oracle": "the mean feature of drawn faces of the speaker’s sex, age and body size; about the best a voice allows",
+    "oracle": "the mean feature of drawn faces of the speaker’s sex, age and body size; bounds the speech feature only",
 }
 # The rows that a model must beat, by their names in sentences; and the wording for each verdict.
 _NAMES = {
@@ -206,7 +206,7 @@ def learnt_sentence(row: Mapping[str, Any]) -> str:
         return ""
     bounds = format_percent_interval(row.get("cos_degrees_learnt_share_interval"))
     interval = f" (95 %: {bounds})" if bounds else ""
-    gap = "of the gap between the prior alone and the oracle, which is about the best that a voice allows"
+    gap = "of the gap between the prior alone and the oracle, a bound on the speech feature only"
     return f"It closes {format_percent(fraction)}{interval} {gap}"
 
 
@@ -222,7 +222,7 @@ def has_bounds(bounds: Sequence[float | None] | None) -> TypeGuard[Sequence[floa
 def _decimals_of(name: str, value: float) -> int:
     if name in _COUNTS:
         return 0
-    if name == "printed":
+    if name in ("printed", "cosine"):
         return 3
     return 1 if name in _DEGREES else 2 if name in _CORRELATIONS else _significant_decimals(value, 4)
 

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from arspm import storage
-from arspm.config import DATA_FORMATS, Config, ConfigError, Data, uri_fields
+from arspm.config import DATA_FORMATS, Config, ConfigError, Data, read_recognizer_input, uri_fields
 from arspm.corpus.filters import check_filter
 from arspm.corpus.media_types import MEDIA_EXTENSIONS, have_extension
 
@@ -57,6 +57,8 @@ def find_inputs(config: Config, trees: Mapping[str, pa.Table] | None = None) -> 
     for field, uri in uri_fields(config).items():
         if not field.startswith("data.") and not storage.exists(uri):
             raise FileNotFoundError(f"{field}: {uri} does not exist")
+    if config.evaluate.recognizer:
+        read_recognizer_input(config.evaluate.recognizer)
     tables = [config.data.csv] if "csv" in names else []
     tables += [uri for uri in (config.data.test_csv, config.data.labels) if uri]
     hashes = [hashlib.sha256(storage.read_bytes(uri)).hexdigest() for uri in tables]

@@ -15,6 +15,9 @@ from jaxtyping import Float
 from pytorch_msssim import ms_ssim
 from torch import Tensor
 
+from arspm.training.zhao import zhao_loss
+
+IMAGE_LOSSES = ("wang", "zhao")
 MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # exponents of Wang et al. 2003, finest scale first
 IDENTITY_LOSSES = ("cosine", "distillation")
 
@@ -94,8 +97,13 @@ def image_loss(
     window_size: int = 11,
     window_sigma: float = 1.5,
     l1_sigma: float = 8.0,
+    form: str = "wang",
 ) -> Float[Tensor, " batch"]:
     """Return alpha * (1 - MS-SSIM) + (1 - alpha) * mean(G * |x - y|) for each image (eq. 4, reading L).
+
+    Two papers contribute a Gaussian. In the form "wang", MS-SSIM is Wang's: a window of one sigma (`window_sigma`) at
+    five scales, each half the size of the one before. G, with `l1_sigma`, belongs to the coarsest of Zhao's scales,
+    which all have the full size and differ in their sigma. The form "zhao" is Zhao's loss throughout (`zhao_loss`).
 
     Args:
         x, y: images in [0, 1].
@@ -103,11 +111,17 @@ def image_loss(
         window_size, window_sigma: side (odd) and standard deviation of MS-SSIM's Gaussian window, in pixels. Both sides
             of the image must exceed 16 * (window_size - 1): a window of 11 needs 161 pixels, 3 needs 33. A window of 1
             fits any image but compares only brightness.
-        l1_sigma: `sigma` of gaussian_weighted_l1.
+            Not used by the form "zhao".
+        l1_sigma: `sigma` of gaussian_weighted_l1 or of zhao_loss.
+        form: one of IMAGE_LOSSES.
 
     Raises:
-        ValueError: a window that is even or too large for the image.
+        ValueError: an unknown form, or a window that is even or too large for the image.
     """
+    if form not in IMAGE_LOSSES:
+        raise ValueError(f"form must be one of {', '.join(IMAGE_LOSSES)}; got {form!r}")
+    if form == "zhao":
+        return zhao_loss(x, y, alpha=alpha, sigma=l1_sigma)
     side = min(x.shape[-2:])
     if window_size < 1 or window_size % 2 == 0:
         raise ValueError(f"the MS-SSIM window must be odd, got {window_size}")
@@ -147,6 +161,7 @@ def face_decoder_loss(
     window_size: int = 11,
     window_sigma: float = 1.5,
     l1_sigma: float = 8.0,
+    form: str = "wang",
 ) -> FaceDecoderLoss:
     """Return the face decoder's loss and its terms: L_image + L_CS (eq. 6, reading L).
 
@@ -155,7 +170,7 @@ def face_decoder_loss(
         portrait_feature: features of `portrait` from a frozen VGGFace, computed with gradients so that L_CS trains the
             decoder.
         image_feature: VGGFace features of `image`.
-        alpha, window_size, window_sigma, l1_sigma: see image_loss.
+        alpha, window_size, window_sigma, l1_sigma, form: see image_loss.
     """
     image_term = image_loss(
         portrait,
@@ -164,6 +179,7 @@ def face_decoder_loss(
         window_size=window_size,
         window_sigma=window_sigma,
         l1_sigma=l1_sigma,
+        form=form,
     ).mean()
     cosine_term = cosine_loss(portrait_feature, image_feature).mean()
     return FaceDecoderLoss(total=image_term + cosine_term, image=image_term, cosine=cosine_term)

@@ -71,6 +71,7 @@ def decoder_task(config: Config, network: VGGFace) -> Task:
         "window_size": config.decoder_loss.ms_ssim_window,
         "window_sigma": config.decoder_loss.ms_ssim_sigma,
         "l1_sigma": config.decoder_loss.l1_sigma,
+        "form": config.decoder_loss.form,
     }
 
     def resized_face(batch: Batch, portrait: Tensor) -> Tensor:

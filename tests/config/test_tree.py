@@ -99,6 +99,7 @@ def test_workers_are_a_number_or_a_range():
         ({"image_size": 32}, "image_size"),
         ({"image_size": 64, "face_decoder.as_printed": True}, "image_size"),
         ({"face.crop": "aligned"}, "face.crop"),
+        ({"data.split": "hq-voxceleb"}, "data.split"),
     ],
 )
 def test_invalid_combinations_of_fields_are_refused(changes, field):
@@ -113,6 +114,8 @@ def test_invalid_combinations_of_fields_are_refused(changes, field):
         {"resources.gender.num_workers": 8},
         {"resources.gender.num_workers": "[3, 7]"},
         {"speech_encoder.head": "none", "speech_encoder.fusion": "sum"},
+        {"data.split": "hq-voxceleb", "data.format": "voxceleb"},
+        {"image_size": 32, "decoder_loss.form": "zhao"},
         {"face.crop": "aligned", "face.detector": "yunet"},
         {"face.crop": "aligned", "face.detector": "models/face.onnx"},
     ],
@@ -160,6 +163,7 @@ def test_the_choices_of_the_configuration_are_those_of_the_networks():
     assert choices(configuration.VggFace, "feature") == vggface.FEATURES
     assert choices(configuration.VggFace, "channel_order") == ("auto", *vggface.CHANNEL_ORDERS)
     assert choices(configuration.Loss, "identity") == losses.IDENTITY_LOSSES
+    assert choices(type(Config().decoder_loss), "form") == losses.IMAGE_LOSSES
     assert set(choices(type(Config().prior), "kind")) == {"none", "gender", "constant", *prior.MEAN_FACES}
 
 

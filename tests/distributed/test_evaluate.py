@@ -29,13 +29,15 @@ from arspm.distributed import evaluate, measures
 from arspm.distributed.data import infer
 from arspm.distributed.data.oracle import ORACLE
 from arspm.distributed.predictions import model_name
-from arspm.evaluation import table4
+from arspm.evaluation import recognition, table4
 from arspm.evaluation.judges import fit_judge
 from arspm.media.audio import from_int16, spectrogram
+from arspm.media.jpeg import decode_jpeg
 from arspm.model import speech_portrait
 from arspm.report import run_page
 from arspm.runs import stages
 from arspm.training import artifacts, checkpoint
+from tests.evaluation.test_onnx_faces import write_model
 
 SEED = 3
 CONFIG = override(
@@ -233,6 +235,109 @@ def test_the_measures_beside_table_4(run: Run) -> None:
         unit = features.astype(float) / np.linalg.norm(features.astype(float), axis=1, keepdims=True)
         other = speakers[:, None] != speakers
         assert found["similarity"][kind]["between_cosine"] == pytest.approx((unit @ unit.T)[other].mean(), abs=1e-4)
+
+
+def mean_unit(features: np.ndarray) -> np.ndarray:
+    return np.mean([each / np.linalg.norm(each) for each in features.astype(float)], axis=0)
+
+
+def test_portraits_are_compared_with_their_speakers_mean_as_other_work_does(run: Run) -> None:
+    evaluate.evaluate(CONFIG, run.uri, "f" * 64)
+    (space,) = storage.read_json(storage.join(run.uri, "evaluate", "metrics.json"))["recognition"]
+    assert (space["space"], space["identities"]) == ("VGGFace", 5)
+    truth, speech = run.test[schema.FACE_FEATURE], run.feature("gender")
+    speakers = np.array(run.test[schema.IDENTITY])
+    names = sorted(set(speakers))
+    gallery = np.stack([mean_unit(truth[speakers == name]) for name in names])
+    own = np.array([names.index(speaker) for speaker in speakers])
+    priors = {name: run.redrawn(mean.numpy()[None])[0] for name, mean in run.priors.items()}
+    portrait = run.redrawn(speech)
+    portraits = {
+        "gender+fc": portrait,
+        "prior-only": np.stack([priors["neutral"]] * 11),
+        "gender-prior-only": np.stack([priors[schema.GENDERS[sex]] for sex in run.heard()]),
+        "shuffled-speech": portrait[table4.other_speakers(speakers, SEED)],
+        "face-to-face": run.redrawn(truth),
+    }
+    rows = {row["model"]: row for row in space["rows"]}
+    assert list(rows) == [*portraits, "random"]
+    for name, features in portraits.items():
+        cosines = 1 - distance.cdist(features.astype(float), gallery, "cosine")
+        assert rows[name]["cosine"] == pytest.approx(cosines[np.arange(11), own].mean(), abs=1e-4), name
+        unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+        assert rows[name]["l2"] == pytest.approx(np.linalg.norm(unit - gallery[own], axis=1).mean(), abs=1e-4), name
+        assert (rows[name]["n"], rows[name]["gallery"]) == (11, 6)
+    nearest = (1 - distance.cdist(portrait.astype(float), gallery, "cosine")).argmax(axis=1)
+    assert rows["gender+fc"]["r1"] == pytest.approx((nearest == own).mean())
+    assert rows["random"]["r1"] == pytest.approx(1 / 6)
+    first = [list(speakers).index(name) for name in names]
+    with torch.no_grad():
+        logits = run.networks["vggface"].identity_logits(torch.from_numpy(truth[first])).numpy()
+    score, sd = recognition.vggface_score(logits, SEED)
+    assert space["scores"][0] == {
+        "pictures": "real",
+        "n": 6,
+        "score": pytest.approx(score),
+        "score_sd": pytest.approx(sd),
+    }
+
+
+def write_colour_recognizer(folder: Path, alignment: str) -> str:
+    """A recognizer whose embedding, and whose scores of identities, are the means of a picture's channels."""
+    declared = {"size": 32, "channels": "rgb", "mean": [120, 120, 120], "std": [50, 50, 50], "alignment": alignment}
+    path = write_model(
+        folder / "colours.onnx", outputs=("colours", "red"), weights={"colours": np.eye(3), "red": np.eye(3)}
+    )
+    storage.write_json(f"{path}.json", declared | {"embedding": "colours", "logits": "red"})
+    return str(path)
+
+
+@pytest.mark.parametrize("crop", ["square", "aligned"])
+def test_a_recognizer_adds_its_space(run: Run, tmp_path: Path, crop: str) -> None:
+    uri = write_colour_recognizer(tmp_path, "crop")
+    changes = {"evaluate.recognizer": uri, "face.detector": "yunet", "face.crop": crop}
+    evaluate.evaluate(override(CONFIG, changes), run.uri, "f" * 64)
+    found = storage.read_json(storage.join(run.uri, "evaluate", "metrics.json"))
+    assert [space["space"] for space in found["recognition"]] == ["VGGFace", "colours.onnx"]
+    space = found["recognition"][1]
+    speakers = np.array(run.test[schema.IDENTITY])
+    jpegs = run.test[schema.FACE_JPEG]
+    real = np.stack([(decode_jpeg(jpeg, 224).mean(axis=(0, 1)) - 120) / 50 for jpeg in jpegs])
+    with torch.no_grad():
+        drawn = run.networks["decoder"](torch.from_numpy(run.feature("gender"))).numpy()
+    portraits = (255 * drawn.mean(axis=(2, 3)) - 120) / 50
+    truth = np.stack([mean_unit(real[speakers == name]) for name in speakers])
+    cosines = [1 - distance.cosine(*pair) for pair in zip(portraits, truth, strict=True)]
+    row = space["rows"][0]
+    assert row["cosine"] == pytest.approx(np.mean(cosines), abs=0.02)  # JPEG
+    assert (row["model"], row["gallery"], space["identities"]) == ("gender+fc", 6, 3)
+    assert space["sha256"] == storage.describe(uri)["sha256"]
+    assert space["input"]["size"] == 32
+    assert [score["n"] for score in space["scores"]] == [6, 6, 6]
+
+
+@pytest.mark.parametrize(
+    ("changes", "about"),
+    [
+        ({}, "as if all had an average face's landmarks, because no detector of landmarks is configured"),
+        ({"face.detector": "yunet", "face.crop": "aligned"}, "aligned by their landmarks (face.crop=aligned)"),
+    ],
+)
+def test_the_alignment_of_a_recognizers_faces_is_stated(
+    run: Run, tmp_path: Path, changes: dict[str, str], about: str
+) -> None:
+    uri = write_colour_recognizer(tmp_path, "arcface")
+    evaluate.evaluate(override(CONFIG, changes | {"evaluate.recognizer": uri}), run.uri, "f" * 64)
+    found = storage.read_json(storage.join(run.uri, "evaluate", "metrics.json"))
+    assert about in found["recognition"][1]["about"]
+
+
+def test_a_recognizer_without_its_declaration_is_refused(run: Run, tmp_path: Path) -> None:
+    uri = write_colour_recognizer(tmp_path, "crop")
+    Path(f"{uri}.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"colours\.onnx\.json is missing: it declares the size") as caught:
+        evaluate.evaluate(override(CONFIG, {"evaluate.recognizer": uri}), run.uri, "f" * 64)
+    assert "\n" not in str(caught.value)
 
 
 def test_every_figure_is_on_the_page(run: Run) -> None:

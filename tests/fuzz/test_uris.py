@@ -24,14 +24,8 @@ pytestmark = pytest.mark.slow  # thousands of inputs, each in a child process
 
 SECRET = "pass-word"
 FIELDS = [name for name in configuration.field_names() if name.startswith("data.") and name.count(".") == 1][1:6]
-FIELDS += [
-    "face.detector",
-    "vggface.weights",
-    "gender.weights",
-    "oracle.speakers",
-    "evaluate.judge",
-    "evaluate.landmarks",
-]
+FIELDS += ["face.detector", "vggface.weights", "gender.weights", "oracle.speakers", "evaluate.judge"]
+FIELDS += ["evaluate.landmarks", "evaluate.recognizer"]
 SCHEMES = ("", "", "s3://", "s3://", "s3a://", "S3://", "s3:/", "s3:", "file://", "file:///", "FILE:///", "file:")
 SCHEMES += (
     "ftp://",

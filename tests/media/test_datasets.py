@@ -18,7 +18,7 @@ def test_avspeech_has_labels_by_video(tmp_path):
     (tmp_path / "labels.csv").write_text("video_id,gender\na,f\nz,m\n")
     write_files(tmp_path / "clips", "a_0_1.mp4")
     data = Data(csv=f"{tmp_path}/clips.csv", clips=f"{tmp_path}/clips", labels=f"{tmp_path}/labels.csv")
-    rows, labels, notes, _ = read_dataset(data)
+    rows, labels, notes, *_ = read_dataset(data)
     assert [type(row) for row in rows] == [ClipRow, DroppedRow]
     assert (labels, notes) == ({"a": Labels("female"), "z": Labels("male")}, [])
 

@@ -12,7 +12,7 @@ from arspm.corpus.schema import DropReason
 from arspm.media.clip_rows import ClipRow, DroppedRow, Rows
 from arspm.media.datasets import Dataset, read_dataset
 from arspm.media.labels import Labels
-from arspm.media.voxceleb import Person, read_voxceleb_metadata, voxceleb_rows
+from arspm.media.voxceleb import Person, hq_voxceleb_splits, read_voxceleb_metadata, voxceleb_rows
 from tests.media.folder_trees import summary, write_files
 
 VOX1_META = """VoxCeleb1 ID\tVGGFace1 ID\tGender\tNationality\tSet
@@ -47,7 +47,7 @@ def test_face_folders_are_found_by_name_or_id(tmp_path):
         "id10003/ytid_six/0000001.jpg",
         "Drawn_Two_Jr./1.6/ytid_six/0000001.jpg",  # of another video
     )
-    rows, labels, notes, _ = voxceleb(tmp_path)
+    rows, labels, notes, *_ = voxceleb(tmp_path)
     assert summary(rows, tmp_path) == [
         (
             "id10001",
@@ -148,7 +148,7 @@ def test_voxceleb2_with_missing_and_misplaced_files(tmp_path):
         "1.6/ytid_c/1.jpg",
         "1.jpg",
     )
-    rows, labels, notes, _ = voxceleb(tmp_path, VOX2_META)
+    rows, labels, notes, *_ = voxceleb(tmp_path, VOX2_META)
     found = summary(rows, tmp_path)
     assert [row[1] for row in found if row[0].startswith("id")] == [
         "id00012_ytid_a_00001",
@@ -246,3 +246,50 @@ def test_a_tree_in_object_storage_is_listed_once(monkeypatch):
     assert dot.detail.startswith("'./v/1.wav': '.' cannot be a speaker: ")
     assert (bad.reason, bad.detail) == (DropReason.bad_row, "'x::y/v/1.wav': a path must not contain '::' or '//'")
     assert notes == []
+
+
+# --- the protocol of HQ-VoxCeleb
+
+
+def people(first: int, count: int, width: int = 5) -> list[str]:
+    return [f"id{number:0{width}d}" for number in range(first, first + count)]
+
+
+def test_every_ninth_of_ten_rows_is_tested_and_every_tenth_validated() -> None:
+    speakers = people(10001, 25)
+    splits = hq_voxceleb_splits(dict.fromkeys(speakers, Person(None, ())))
+    assert [speakers.index(speaker) for speaker, split in splits.items() if split == "test"] == [8, 18]
+    assert [speakers.index(speaker) for speaker, split in splits.items() if split == "val"] == [9, 19]
+    assert set(splits.values()) == {"train", "val", "test"}
+
+
+def test_the_rows_of_the_two_voxcelebs_are_counted_separately() -> None:
+    """VoxCeleb1 has 1,251 speakers, so rows counted through would shift those of VoxCeleb2."""
+    both = [*people(10001, 1251), *people(12, 30)]
+    splits = hq_voxceleb_splits(dict.fromkeys(both, Person(None, ())))
+    for part in (both[:1251], both[1251:]):
+        assert hq_voxceleb_splits(dict.fromkeys(part, Person(None, ()))) == {each: splits[each] for each in part}
+    assert splits["id00020"] == "test"  # the ninth row
+
+
+def hq_voxceleb(tmp_path: Path, speakers: list[str], **more: str) -> Dataset:
+    rows = [f"{speaker}\tDrawn_{number}\tm\tIreland\tdev" for number, speaker in enumerate(people(10001, 12))]
+    meta = "\n".join([VOX1_META.splitlines()[0], *rows, ""])
+    for speaker in speakers:
+        write_files(tmp_path / "wav", f"{speaker}/video/00001.wav")
+        write_files(tmp_path / "faces", f"{speaker}/video/1.jpg")
+    return voxceleb(tmp_path, meta, split="hq-voxceleb", **more)
+
+
+def test_the_split_follows_the_table_and_not_the_clips(tmp_path: Path) -> None:
+    found = hq_voxceleb(tmp_path, ["id10002", "id10009", "id10010"])
+    assert found.splits == {"id10002": "train", "id10009": "test", "id10010": "val"}
+    assert voxceleb(tmp_path).splits is None  # data.split=hash
+
+
+def test_speakers_that_are_not_in_the_table_have_no_split(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"meta\.csv: data\.split=hq-voxceleb .* lacks 1 speaker \('id10999'\)"
+    ) as caught:
+        hq_voxceleb(tmp_path, ["id10002", "id10999"])
+    assert "\n" not in str(caught.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import h5py
@@ -82,6 +83,28 @@ def as_data_parallel(state: State, path: Path) -> None:
     torch.save({"epoch": 3, "state_dict": wrapped, "optimizer": {"lr": 0.1}}, path)
 
 
+def as_compiled(state: State, path: Path) -> None:
+    torch.save(torch.compile(filled(state)).state_dict(), path)
+
+
+def as_compiled_in_data_parallel(state: State, path: Path) -> None:
+    torch.save({"model": torch.nn.DataParallel(torch.compile(filled(state))).state_dict()}, path)
+
+
+def as_compiled_layers(state: State, path: Path) -> None:
+    model = filled(state)
+    model.conv1_1, model.fc8 = torch.compile(model.conv1_1), torch.compile(model.fc8)
+    torch.save(model.state_dict(), path)
+
+
+def as_sharded(state: State, path: Path) -> None:
+    torch.save({f"_fsdp_wrapped_module._checkpoint_wrapped_module.{key}": value for key, value in state.items()}, path)
+
+
+def as_moving_average(state: State, path: Path) -> None:
+    torch.save(torch.optim.swa_utils.AveragedModel(filled(state)).state_dict(), path)
+
+
 def as_fully_convolutional(state: State, path: Path) -> None:
     sides = {"fc6.weight": (24, -1, 2, 2), "fc7.weight": (24, 24, 1, 1), "fc8.weight": (10, 24, 1, 1)}
     torch.save({key: value.reshape(sides.get(key, value.shape)) for key, value in state.items()}, path)
@@ -102,6 +125,11 @@ def as_caffe_blobs(state: State, path: Path) -> None:
         as_complete_keras_model,
         as_compressed_hdf5,
         as_data_parallel,
+        as_compiled,
+        as_compiled_in_data_parallel,
+        as_compiled_layers,
+        as_sharded,
+        as_moving_average,
         as_fully_convolutional,
         as_parameters,
         as_caffe_blobs,
@@ -186,6 +214,29 @@ def test_a_keras_file_without_the_top_is_refused(network, tmp_path):
         file.attrs["layer_names"] = np.array(names)
     with pytest.raises(ValueError, match="no layers fc6, fc7, fc8; use the file that includes the top"):
         read_published(tmp_path / "weights")
+
+
+def keras_3_weights(state: State, path: Path) -> None:
+    """Write weights as Keras 3 does: layers are named by their class and contain `vars/0` and `vars/1`."""
+    with h5py.File(path, "w") as file:
+        file.create_group("vars")
+        for number, name in enumerate(key.removesuffix(".weight") for key in state if key.endswith(".weight")):
+            group = file.create_group(f"layers/conv2d_{number}/vars")
+            group["0"], group["1"] = state[f"{name}.weight"].numpy(), state[f"{name}.bias"].numpy()
+
+
+def test_files_of_keras_3_are_named_as_such(network, tmp_path):
+    keras_3_weights(network.state_dict(), tmp_path / "model.weights.h5")
+    with pytest.raises(ValueError, match=r"as Keras 3 saves them .*save it as HDF5") as caught:
+        read_published(tmp_path / "model.weights.h5")
+    assert "\n" not in str(caught.value)
+    with zipfile.ZipFile(tmp_path / "vgg.keras", "w") as archive:
+        archive.writestr("metadata.json", '{"keras_version": "3.15.1"}')
+        archive.writestr("config.json", "{}")
+        archive.write(tmp_path / "model.weights.h5", "model.weights.h5")
+    with pytest.raises(ValueError, match=r"a model of Keras 3 \(\.keras\).*\.save\('vggface\.h5'\)") as caught:
+        read_published(tmp_path / "vgg.keras")
+    assert "\n" not in str(caught.value)
 
 
 def test_a_missing_file_is_reported_as_missing(tmp_path):

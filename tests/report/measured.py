@@ -82,6 +82,36 @@ def evaluated(uri: str, model: str) -> dict[str, Any]:
                 ("random", {f"r{k}": k / size for k in (1, 2, 5, 10)} | dict.fromkeys(_ENDS)),
             )
         ],
+        "recognition": [
+            {
+                "space": space,
+                "about": about,
+                "rows": [
+                    *(
+                        {
+                            "model": name,
+                            "n": 41,
+                            "gallery": 13,
+                            **draw(("cosine",), 0.1, 0.6),
+                            **draw(("l1", "l2"), 1, 30),
+                            **draw(("r1", "r2", "r5", "r10"), 0.05, 0.6),
+                        }
+                        for name in (model, "prior-only", "gender-prior-only", "shuffled-speech", "face-to-face")
+                    ),
+                    {"model": "random", "n": None, "gallery": 13, **{f"r{k}": min(1, k / 13) for k in (1, 2, 5, 10)}}
+                    | dict.fromkeys(("cosine", "l1", "l2")),
+                ],
+                "identities": identities,
+                "scores": [
+                    {"pictures": name, "n": 13, "score": draw(["x"], 2, 9)["x"], "score_sd": draw(["x"], 0.1, 1)["x"]}
+                    for name in ("real", "face-to-face", "portrait")
+                ],
+            }
+            for space, about, identities in (
+                ("VGGFace", "of this run", 36),
+                ("arc.onnx", "given faces aligned by their landmarks (face.crop=aligned)", 8631),
+            )
+        ],
         "similarity": {
             kind: draw(("within", "between"), 5, 60) | draw(("between_cosine",), 0.3, 0.9)
             for kind in ("real", "speech", "portrait")

@@ -17,6 +17,7 @@ SECTIONS = [
     "judge",
     "probes",
     "retrieval",
+    "recognition",
     "similarity",
     "length",
     "craniofacial",
@@ -63,6 +64,13 @@ def test_every_value_is_in_its_cell(open_run: Any) -> None:
     for size in (100, 120):
         rows = [row for row in m["retrieval"] if row["gallery"] == size]
         assert cells(page, f"retrieval-{size}") == values(rows, ("r1", "r2", "r5", "r10", "n"))
+    for number, space in enumerate(m["recognition"], 1):
+        names = ("cosine", "l1", "l2", "r1", "r2", "r5", "r10", "n")
+        assert cells(page, f"recognition-{number}") == values(space["rows"], names)
+        assert cells(page, f"score-{number}") == values(space["scores"], ("score", "n"))
+        caption = page.locator(f"#recognition-{number} caption").inner_text()
+        assert f"in the space of {space['space']}, {space['about']}. Gallery: all 13 test identities." in caption
+    assert cells(page, "published-recognition") == [[row.cosine, row.r10] for row in published.HQ_VOXCELEB]
     kinds = [m["similarity"][kind] for kind in ("real", "speech", "portrait")]
     assert cells(page, "similarities") == values(kinds, ("within", "between", "between_cosine"))
     assert cells(page, "lengths") == values(m["speech_length"], ("cos_degrees", "l2", "n"))
@@ -73,6 +81,22 @@ def test_every_value_is_in_its_cell(open_run: Any) -> None:
         assert [len(row) for row in ends_shown(page, table)] == [3] * len(rows)
     assert cells(page, "measures") == values(m["craniofacial"]["rows"], ("r", "n"))
     assert "98.8 % of real faces and 77.5 % of portraits" in page.locator("#craniofacial").inner_text()
+
+
+def test_published_results_of_recognition_have_their_caveat(open_run: Any) -> None:
+    section = open_run.opened.page.locator("#recognition")
+    text = " ".join(section.inner_text().split())
+    for words in ("Speech2Face 0.213 8.7 %", "SF2F 0.295 29.8 %", "Vox2Face 0.322 32.1 %", "The setups differ"):
+        assert words in text
+    assert "HQ-VoxCeleb’s split" not in text
+    assert section.locator("#no-recognizer").count() == 0
+
+
+def test_the_oracle_is_called_a_bound_on_the_speech_feature_only(open_run: Any) -> None:
+    page = open_run.opened.page
+    assert "the oracle, a bound on the speech feature only" in page.locator("#summary").inner_text()
+    assert "it does not bound that of portraits" in " ".join(page.locator("#oracle").inner_text().split())
+    assert "bounds the speech feature only" in page.locator("#ours tbody tr").last.inner_text()
 
 
 def test_intervals_are_shown_below_their_values(open_run: Any) -> None:
@@ -158,7 +182,7 @@ def test_the_page_of_an_older_run_lists_missing_measurements(make_run: Any, open
     opened = open_page(make_run(older=True), 390)
     assert opened.messages == []
     page = opened.page
-    for section in ("judge", "probes", "retrieval", "similarity", "length", "craniofacial", "prior"):
+    for section in ("judge", "probes", "retrieval", "recognition", "similarity", "length", "craniofacial", "prior"):
         assert "evaluated by an older version" in page.locator(f"#{section}").inner_text(), section
     assert "No oracle row" in page.locator("#oracle").inner_text()
     assert "Fraction learnt" not in page.locator("#ours").inner_text()

@@ -40,6 +40,13 @@ def test_the_page_is_self_contained_and_draws_all_charts(
     assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
 
 
+def test_the_norm_of_the_features_is_shown_as_measured_and_as_set(open_run: Any) -> None:
+    page = open_run.opened.page
+    assert page.get_attribute("#feature-norm", "value") == "412.34"
+    note = page.locator("p.note", has=page.locator("#feature-norm")).inner_text()
+    assert "mean norm on the corpus’s faces was 412; they were scaled to 6.3" in note
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_has_enough_contrast(open_run: Any, open_page: Any, scheme: str) -> None:
     opened = open_run.opened if scheme == "light" else open_page(open_run.run, 1280, scheme)

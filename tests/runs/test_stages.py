@@ -150,7 +150,11 @@ def test_inputs_are_the_tables_contents_and_the_clips_names_and_sizes(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "field", ["vggface.weights", "gender.weights", "face.detector", "oracle.speakers", "evaluate.judge"]
+    "field",
+    [
+        *("vggface.weights", "gender.weights", "face.detector", "oracle.speakers", "evaluate.judge"),
+        "evaluate.recognizer",
+    ],
 )
 def test_a_missing_file_of_a_later_stage_is_reported_first(tmp_path, field):
     (tmp_path / "clips").mkdir()
@@ -160,6 +164,14 @@ def test_a_missing_file_of_a_later_stage_is_reported_first(tmp_path, field):
     with pytest.raises(FileNotFoundError, match=rf"^{field}: {tmp_path}/none does not exist$"):
         inventory.find_inputs(override(Config(), changes))
     (tmp_path / "none").touch()
+    if field == "evaluate.recognizer":
+        declared = {"size": 112, "channels": "rgb", "mean": [0] * 3, "std": [1] * 3, "alignment": "arcface"}
+        with pytest.raises(FileNotFoundError, match=rf"^{tmp_path}/none\.json is missing: it declares the size"):
+            inventory.find_inputs(override(Config(), changes))
+        storage.write_json(f"{tmp_path}/none.json", declared | {"size": 0})
+        with pytest.raises(ValueError, match=rf"^{tmp_path}/none\.json: not the input of a recognizer: size: "):
+            inventory.find_inputs(override(Config(), changes))
+        storage.write_json(f"{tmp_path}/none.json", declared)
     inventory.find_inputs(override(Config(), changes))
 
 

@@ -116,9 +116,11 @@ def test_the_encoder_is_scored_per_row():
 # --- the decoder
 
 
-def test_the_decoders_loss_is_equation_6_and_reaches_it_through_vggface():
+@pytest.mark.parametrize("form", ["wang", "zhao"])
+def test_the_decoders_loss_is_equation_6_and_reaches_it_through_vggface(form):
     network = speech_portrait.vggface(SMOKE, 5)
-    task = tasks.decoder_task(override(SMOKE, {"decoder_loss.alpha": 0.3, "decoder_loss.l1_sigma": 3.0}), network)
+    changes = {"decoder_loss.alpha": 0.3, "decoder_loss.l1_sigma": 3.0, "decoder_loss.form": form}
+    task = tasks.decoder_task(override(SMOKE, changes), network)
     rows = face_batch()
     portrait = task.model(rows.face_feature)
     expected = face_decoder_loss(
@@ -129,6 +131,7 @@ def test_the_decoders_loss_is_equation_6_and_reaches_it_through_vggface():
         alpha=0.3,
         window_size=3,
         l1_sigma=3.0,
+        form=form,
     )
     found = task.loss(task.model, rows)
     for name, value in expected._asdict().items():

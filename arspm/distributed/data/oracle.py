@@ -1,7 +1,8 @@
 """The oracle: the mean face feature of synthetic people who agree in everything that a voice can tell about them.
 
-No prediction from speech can be expected to be better. It exists for synthetic speakers only, because only their true
-causes are known. Ray Data actors draw the people of one speaker at a time.
+No speech feature can be expected to be nearer to the true one. It bounds nothing else, such as portraits. It exists for
+synthetic speakers only, because only their true causes are known. Ray Data actors draw the people of one speaker at a
+time.
 """
 
 from __future__ import annotations

@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -68,6 +69,19 @@ def assign_splits(
         counts = f"{num_val} val" if test_videos else f"{num_test} test and {num_val} val"
         notes.append(f"a small corpus: {counts} {unit} of {len(order)}, more than the fractions say")
     return split, notes
+
+
+def protocol_splits(speakers: Sequence[str], protocol: Mapping[str, str], name: str) -> dict[str, str]:
+    """Return each speaker's split by a named protocol. Raises ValueError if a split has no speaker."""
+    splits = {speaker: protocol[speaker] for speaker in speakers}
+    counts = Counter(splits.values())
+    if missing := [split for split in schema.SPLITS if not counts[split]]:
+        found = ", ".join(f"{counts[split]} in {split}" for split in schema.SPLITS)
+        raise ValueError(
+            f"data.split={name} leaves the {' and '.join(missing)} split empty: of the {len(splits)} speakers with "
+            f"clips, it puts {found}; add speakers, or set data.split=hash"
+        )
+    return splits
 
 
 def plan_shards(rows: Rows, keys: np.ndarray, split_of: dict[str, str], rows_per_shard: int) -> list[Part]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from arspm.config import Config, override
 from arspm.corpus import schema
-from arspm.distributed.data.shards import Part, assign_splits, content_keys, plan_shards
+from arspm.distributed.data.shards import Part, assign_splits, content_keys, plan_shards, protocol_splits
 from arspm.media.clip_rows import ClipRow, Rows
 
 names = st.sets(st.integers(0, 10**9).map(lambda number: f"v{number}"), min_size=3, max_size=60).map(sorted)
@@ -75,6 +75,14 @@ def test_the_test_split_is_exactly_the_videos_of_the_test_csv(videos: list[str])
     split, _ = assign_splits(videos, 0.0, 0.9, test_videos=held_out)
     assert {video for video in videos if split[video] == "test"} == held_out
     assert sum(split[video] == "val" for video in others) == max(1, len(others) // 10)
+
+
+def test_a_protocol_decides_the_splits_and_none_may_be_empty() -> None:
+    protocol = {"ann": "train", "bob": "test", "cat": "val", "dan": "train"}
+    assert protocol_splits(["cat", "ann", "bob"], protocol, "hq") == {"cat": "val", "ann": "train", "bob": "test"}
+    message = "leaves the val and test split empty: of the 2 speakers with clips, it puts 2 in train, 0 in val, 0"
+    with pytest.raises(ValueError, match=message):
+        protocol_splits(["ann", "dan"], protocol, "hq")
 
 
 def test_fewer_than_three_videos_cannot_be_split() -> None:
