@@ -51,8 +51,9 @@ class NothingToLearn(ValueError):
 def gather_rows(stage: str, config: Config, run: str) -> Rows:
     """Return the rows of a training stage.
 
-    An encoder with the prior of one sex is trained on that sex only (section 4.3.2). data.filter selects training rows;
-    validation is on all, so that its figures can be compared. Raises NothingToLearn for a gender stage without labels
+    An encoder with the prior of one sex is trained and validated on that sex only (section 4.3.2), the gender
+    classifier on labelled rows only. data.filter selects training rows, not validation rows, so that validation
+    figures can be compared. Raises NothingToLearn for a gender stage without labels
     of both sexes, and ValueError for a split without clips of the encoder's sex or of the filter.
     """
     corpus = stages.corpus(run)
@@ -71,10 +72,12 @@ def gather_rows(stage: str, config: Config, run: str) -> Rows:
     labels: list[dict[str, np.ndarray]] = [{}, {}]
     if stage == "gender":
         labels = [{schema.GENDER: _genders(split)} for split in (train, val)]
-        known = set(labels[0][schema.GENDER][selection.keep]) - {NO_LABEL}
-        if len(known) < len(schema.GENDERS):
+        # Only labelled rows: workers with different numbers of them would not learn what one worker learns.
+        labelled, keep_val = (label[schema.GENDER] != NO_LABEL for label in labels)
+        keep = selection.keep & labelled
+        if len(set(labels[0][schema.GENDER][keep])) < len(schema.GENDERS):
             raise NothingToLearn("labels.csv does not label speakers of both sexes in the training split")
-        if (labels[1][schema.GENDER] == NO_LABEL).all():
+        if not keep_val.any():
             raise NothingToLearn("labels.csv labels no speaker's sex in the validation split")
     return Rows(
         Reading(train, _order(stage, config, train, keep=keep), wanted, config.image_size, labels[0]),
