@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from arspm.training.batch_norm import convert_batch_norm
 from arspm.training.checkpoint import TrainingState
 from arspm.training.train_step import (
     BrokenFigure,
+    NonFiniteLoss,
     Task,
     is_finite,
     learning_rate,
@@ -135,7 +137,7 @@ def fit(
                 task, wrapped, optimizer, batch, rate=rate, precision=recipe.precision, loss_weight=worker.loss_weight
             )
             if not _agreed(is_finite(terms["loss"], model), worker):
-                raise _first_error(non_finite_error(terms["loss"], progress.step, batch.clip_ids), worker)
+                raise _step_error(float(terms["loss"]), progress.step, batch.clip_ids, worker)
             rows = len(batch.clip_ids)
             sums.add({f"train_{name}": rows * _sum_and_count(value) for name, value in terms.items()})
             progress.step += 1
@@ -165,7 +167,7 @@ def fit(
                 continue
             sums.add({f"val_{name}": value for name, value in scores.items()})
         if num_score_steps and not _agreed(torch.tensor(broken is None, device=worker.device), worker):
-            raise _first_error(broken, worker)
+            raise next(each for each in _gathered(broken, worker) if each is not None)
         figures, counts = sums.means()
         num_clips = (progress.step_in_epoch - first_step) * recipe.global_batch_size
         figures |= {
@@ -202,18 +204,24 @@ def _agreed(condition: Tensor, worker: WorkerContext) -> bool:
     return bool(condition)
 
 
-def _first_error(error: Exception | None, worker: WorkerContext) -> Exception:
-    """Return the same error on all workers: that of the first worker which has one. A collective call.
-
-    A loss or a figure that is not finite says more than a gradient, which is that of all workers.
-    """
+def _gathered(value: Any, worker: WorkerContext) -> list[Any]:
+    """Return every worker's value, by rank. A collective call."""
     if worker.world_size == 1:
-        assert error is not None
-        return error
-    errors: list[Any] = [None] * worker.world_size
-    torch.distributed.all_gather_object(errors, error)
-    found = [each for each in errors if each is not None]
-    return min(found, key=lambda each: getattr(each, "of_gradient", False))  # of equal ones, the first
+        return [value]
+    values: list[Any] = [None] * worker.world_size
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
+def _step_error(loss: float, step: int, clip_ids: list[str], worker: WorkerContext) -> NonFiniteLoss:
+    """Return the error of a step that is not finite, the same on all workers. A collective call.
+
+    It names the clips of the workers whose loss is not finite. If all losses are finite, it names the clips of all
+    workers, because the gradient is that of all.
+    """
+    workers = _gathered((loss, clip_ids), worker)
+    broken = [each for each in workers if not math.isfinite(each[0])] or workers
+    return non_finite_error(broken[0][0], step, [clip for _, clips in broken for clip in clips])
 
 
 def _sum_and_count(value: Tensor) -> Tensor:

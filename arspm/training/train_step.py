@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -32,9 +33,7 @@ class Task(NamedTuple):
 
 
 class NonFiniteLoss(RuntimeError):
-    """Raised if the loss or a gradient of a step is NaN or infinite. `of_gradient`: the loss is finite."""
-
-    of_gradient = False
+    """Raised if the loss or a gradient of a step is NaN or infinite."""
 
 
 class BrokenFigure(ValueError):
@@ -114,13 +113,11 @@ def is_finite(loss: Tensor, model: nn.Module) -> Tensor:
     return loss.isfinite() & torch.nn.utils.get_total_norm(gradients, torch.inf).isfinite()
 
 
-def non_finite_error(loss: Tensor, step: int, clip_ids: Sequence[str]) -> NonFiniteLoss:
+def non_finite_error(loss: float, step: int, clip_ids: Sequence[str]) -> NonFiniteLoss:
     """Return the error of a step whose loss or gradient is not finite, with the step and the batch's clips."""
-    of_gradient = bool(loss.isfinite())
-    what = f"a gradient of step {step} is NaN or infinite" if of_gradient else f"the loss of step {step} is {loss:g}"
-    error = NonFiniteLoss(f"{what}; the batch's clips: {', '.join(clip_ids)}. {_ADVICE}")
-    error.of_gradient = of_gradient
-    return error
+    finite = math.isfinite(loss)
+    what = f"a gradient of step {step} is NaN or infinite" if finite else f"the loss of step {step} is {loss:g}"
+    return NonFiniteLoss(f"{what}; the batch's clips: {', '.join(clip_ids)}. {_ADVICE}")
 
 
 def _named(clip_ids: Sequence[str]) -> str:
