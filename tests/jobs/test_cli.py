@@ -239,10 +239,19 @@ def test_portraits_are_drawn_from_recordings_of_any_kind(clips: Path, run: tuple
 
 
 @pytest.mark.ray
-def test_the_best_epoch_is_the_one_with_the_smallest_angle(clips: Path, run: tuple[Path, str]):
-    history = json.loads((run[0] / "encoder" / "history.json").read_text())
-    angles = [epoch["val_cos_degrees"] for epoch in history["epochs"]]
-    assert history["best_epoch"] == angles.index(min(angles)) + 1
+def test_with_few_validation_clips_the_training_loss_chooses_the_epoch(clips: Path, run: tuple[Path, str]):
+    """And the console says so."""
+    folder, output = run
+    for stage in ("vggface", "encoder"):
+        done = stages.success(str(folder), stage)
+        assert done is not None
+        assert done.figures["chosen_by"] == "train_loss"
+        history = json.loads((folder / stage / "history.json").read_text())
+        losses = [epoch["train_loss"] for epoch in history["epochs"]]
+        assert history["best_epoch"] == losses.index(min(losses)) + 1
+        assert f"kept epoch {history['best_epoch']} of 2 by the training loss: " in output + arspm("logs", folder, stage).stdout
+    count = stages.success(str(folder), "vggface").figures["num_held_out"]
+    assert f" of {count} held-out faces, too few to choose by" in arspm("logs", folder, "vggface").stdout
 
 
 @pytest.mark.ray
