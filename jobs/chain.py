@@ -18,6 +18,7 @@ from cluster.errors import ClusterError
 from cluster.graph import Stage
 from cluster.job import Job
 from jobs.console import watch
+from jobs.preflight import require_report
 from jobs.submission import PYTHON, job_prefix, own_cluster_address, resources_of, save_config, source
 
 DRIVER = "chain"
@@ -29,10 +30,13 @@ def submit_run(
     """Run a configuration's stages on the cluster at `address` and wait for them. Finished stages are reused.
 
     The input files are listed here, so that new files are found; the stages' jobs read the stored listing.
-    Raises ClusterError when no cluster answers there, FileNotFoundError for missing inputs.
+    Raises ClusterError when no cluster answers there, FileNotFoundError for missing inputs, and ValueError for inputs
+    that cannot end in a report.
     """
     inputs = inventory.find_inputs(config)
     fingerprints = stages.fingerprints(config, inputs.hash)
+    if stages.done(run, "preprocess", fingerprints["preprocess"]) is None:
+        require_report(config, inputs.trees)
     inventory.write_inventory(run, config.data, fingerprints["preprocess"], inputs.trees)
     config_uri = save_config(config, run)
     jobs_client = client.connect(address)

@@ -42,7 +42,9 @@ class GlobalBatchNorm(_BatchNorm):
         """Return the normalised values. x: (batch, channels, ...)."""
         if not self.training:
             return super().forward(x)
-        assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
         y, mean, variance, count = _Normalise.apply(x, self.weight, self.bias, self.eps)
         with torch.no_grad():
             self.num_batches_tracked += 1
@@ -61,9 +63,7 @@ class _Normalise(torch.autograd.Function):
     """The values of `GlobalBatchNorm`, with the mean, the biased variance and the number of values per channel."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         mean, variance, count = _global_moments(_at_least_float(x))
         # The fused kernel of evaluation, which takes the statistics as given.
         y = torch.nn.functional.batch_norm(

@@ -21,8 +21,8 @@ class Task(NamedTuple):
     """What a stage trains: a network, its loss, its validation figures and the objective that selects the best epoch.
 
     `model`: the network to train. `loss(model, batch)`: "loss" and its terms, each a scalar, the mean over the batch.
-    `score(model, batch)`: validation figures, each (batch,) and finite. `objective`: name of the figure that selects the
-    best epoch, such as "val_l1" or "train_loss" (see `runs.kept_epoch`). `maximise`: whether larger is better.
+    `score(model, batch)`: validation figures, each (batch,) and finite. `objective`: name of the figure that selects
+    the best epoch, such as "val_l1" or "train_loss" (see `runs.kept_epoch`). `maximise`: whether larger is better.
     """
 
     model: nn.Module

@@ -249,7 +249,10 @@ def test_with_few_validation_clips_the_training_loss_chooses_the_epoch(clips: Pa
         history = json.loads((folder / stage / "history.json").read_text())
         losses = [epoch["train_loss"] for epoch in history["epochs"]]
         assert history["best_epoch"] == losses.index(min(losses)) + 1
-        assert f"kept epoch {history['best_epoch']} of 2 by the training loss: " in output + arspm("logs", folder, stage).stdout
+        assert (
+            f"kept epoch {history['best_epoch']} of 2 by the training loss: "
+            in output + arspm("logs", folder, stage).stdout
+        )
     count = stages.success(str(folder), "vggface").figures["num_held_out"]
     assert f" of {count} held-out faces, too few to choose by" in arspm("logs", folder, "vggface").stdout
 
@@ -320,9 +323,9 @@ def test_a_run_in_use_with_other_settings_is_refused(
 @pytest.mark.slow
 @pytest.mark.ray
 def test_a_failing_stage_shows_its_error_and_the_stages_it_skips(clips: Path, tmp_path: Path, head: Any):
-    done = submit(clips, tmp_path / "run", "--set", "data.test_fraction=0.9", "--set", "data.val_fraction=0.09")
+    done = submit(clips, tmp_path / "run", "--set", "face.min_side_pixels=5000")
     assert done.returncode == 1
-    assert "preprocess: FAILED: 14 videos leave the train split empty; try --set data.test_fraction=" in done.stdout
+    assert "preprocess: FAILED: every clip of the train and val and test split was dropped (" in done.stdout
     assert sorted(lines_that(done.stdout, "skipped, needs preprocess")) == sorted(ALL[1:])
     assert f"arspm logs {tmp_path}/run preprocess" in done.stderr
     assert "Traceback" in arspm("logs", tmp_path / "run", "preprocess").stdout

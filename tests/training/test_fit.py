@@ -95,9 +95,7 @@ def test_an_epoch_is_compared_with_the_kept_one_after_a_resume(tmp_path):
         report.save(tmp_path / str(report.progress.epoch))
     assert report.progress.best_epoch == 4
     task = scripted((scores[2:], ENOUGH), (losses[2:], 4), True)
-    resumed = train(
-        task, recipe, "gender", tmp_path / "2", num_score_steps=ENOUGH, batches=lambda _: iter(batches)
-    )
+    resumed = train(task, recipe, "gender", tmp_path / "2", num_score_steps=ENOUGH, batches=lambda _: iter(batches))
     assert [report.progress.best_epoch for report in resumed] == [2, 4]
 
 

@@ -22,7 +22,7 @@ from arspm import storage
 from arspm.config import Config, Workers
 from arspm.corpus import filters
 from arspm.distributed import local, ray_private
-from arspm.distributed.train.rows import Rows, gather_rows
+from arspm.distributed.train.rows import Rows, gather_rows, require_measurable
 from arspm.distributed.train.worker import train_worker
 from arspm.report.training_words import kept_epoch
 from arspm.runs import stages
@@ -59,8 +59,9 @@ def train_stage(stage: str, config: Config, run: str, fingerprint: str) -> tuple
 
     Returns the files written (path relative to the run -> size and hash) and the figures of the best epoch, with its
     number, the figure that it was chosen by and the number of held-out rows. Raises
-    NothingToLearn, or TrainingFailed with the cause in one line.
+    NothingToLearn, ValueError for a corpus that cannot end in a report, or TrainingFailed with the cause in one line.
     """
+    require_measurable(config, run)
     rows = gather_rows(stage, config, run)
     if rows.filtered:
         print(f"{filters.describe(rows.filtered)}", flush=True)

@@ -87,6 +87,17 @@ def gather_rows(stage: str, config: Config, run: str) -> Rows:
     )
 
 
+def require_measurable(config: Config, run: str) -> None:
+    """Raise ValueError if a model of one sex has no clip of that sex to train on, to validate on or to be measured on.
+
+    Called before each training, so that evaluate does not fail after all of them.
+    """
+    if config.prior.kind in schema.GENDERS:
+        for name in schema.SPLITS:
+            subset = config.evaluate.num_clips if name == "test" else None
+            _of_sex(config.prior.kind, tables.open_split(stages.corpus(run), name, subset))
+
+
 def make_task(stage: str, config: Config, run: str, device: torch.device, rows: Rows) -> Task:
     """Return the stage's task, its frozen networks on the device. The seed determines the new network's weights."""
     torch.manual_seed(config.seed)

@@ -98,8 +98,6 @@ def write_batches(folder: Path, stage: str, rows: Rows, rank: int, world_size: i
     (folder / f"{stage}-{rank}-of-{world_size}.pickle").write_bytes(pickle.dumps(told))
 
 
-
-
 def train(folder: Path) -> None:
     """Train all stages on each number of workers."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "GLOO_SOCKET_IFNAME": "lo"}
@@ -133,9 +131,7 @@ def check_same(folder: Path, stage: str, world_size: int) -> None:
     assert others == pytest.approx(figures, rel=1e-9)
 
 
-def test_every_stage_learns_the_same_on_any_number_of_workers(
-    write_corpus: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_every_stage_learns_the_same_on_any_number_of_workers(write_corpus: Callable[..., Any], tmp_path: Path) -> None:
     _, columns = write_corpus({"train": (13, 11), "val": (7,)}, feature_dim=64)
     assert None in columns["train"][schema.GENDER]
     assert None in columns["val"][schema.GENDER]
