@@ -30,7 +30,7 @@ def require_report(config: Config, trees: Mapping[str, pa.Table]) -> None:
 def _require_sexes(config: Config, split_of: Mapping[str, str], labels: Mapping[str, Labels]) -> None:
     """Raise ValueError if `prior.kind` needs labels of a sex that the speakers of a split do not have."""
     kind = config.prior.kind
-    needed = {split: {kind} for split in schema.SPLITS} if kind in schema.GENDERS else {}
+    needed: dict[str, set[str]] = {split: {kind} for split in schema.SPLITS} if kind in schema.GENDERS else {}
     if kind == "gender":  # the classifier is trained on both sexes, and validated
         needed = {"train": set(schema.GENDERS)}
     for split, sexes in needed.items():

@@ -274,7 +274,7 @@ def _eta(sweep: Mapping[str, Any], records: Sequence[Record]) -> float | None:
 def _loss(epoch: Mapping[str, Any]) -> float:
     """Return an epoch's training loss, infinity if it has none."""
     loss = epoch.get(TRAIN_LOSS)
-    return loss if _finite(loss) else math.inf
+    return float(loss) if loss is not None and _finite(loss) else math.inf
 
 
 def _finite(value: Any) -> bool:

@@ -51,7 +51,7 @@ def ablation(
         print(f"{gap['variant']}, seed {gap['seed']}: left out, {gap['reason']}")
     address = find_address(ray_address)
     if detach:
-        print(f"submitted {driver.detach(run, names, seeds, set_ or [], address)}, which drives the ablation")
+        print(f"submitted {driver.detach(run, names, seeds, set_ or [], models, address)}, which drives the ablation")
         return
     with watch() as on_event:
         complete = driver.run_ablation(run, models, missing, address, on_event)
