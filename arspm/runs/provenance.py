@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import getpass
+import itertools
 import json
 import os
 import re
@@ -51,7 +52,7 @@ def own_invocation() -> dict[str, str]:
 def command_line(words: Sequence[str]) -> str:
     """Return a command as one line, as it would be typed, with *** in place of credentials."""
     shown = [Path(words[0]).name if words and words[0] else "python"]
-    for before, word in zip(words, words[1:], strict=False):
+    for before, word in itertools.pairwise(words):
         if _SECRET_OPTION.fullmatch(before):
             shown.append("***")
         else:

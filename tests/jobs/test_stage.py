@@ -1,5 +1,6 @@
 """A stage's program: its upstream stages, its fingerprint, when it has nothing to do, and its error messages."""
 
+import json
 import os
 import re
 import subprocess
@@ -76,6 +77,32 @@ def test_a_stage_that_is_done_does_nothing(
     start("preprocess")
     assert capsys.readouterr().out == "preprocess is done already\n"
     assert (tmp_path / "preprocess" / stages.SUCCESS).stat().st_mtime_ns == before
+
+
+def test_a_stage_does_not_build_on_files_that_are_not_those_of_their_manifest(
+    start: Callable[..., Any], config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = "corpus/train/faces/shard-00000.parquet"
+    files = {path: storage.write_bytes(f"{tmp_path}/{path}", b"shard")}
+    stages.commit(
+        str(tmp_path), "preprocess", fingerprint=FINGERPRINT, config=config, files=files, seconds=0.0, figures={}
+    )
+    (tmp_path / path).write_bytes(b"another")
+    with pytest.raises(SystemExit):
+        start("gender", fingerprint=None)
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith(f"error: gender: {tmp_path}/{path}: not the file that {tmp_path}/preprocess/_SUCCESS.json")
+    assert "it has 7 bytes instead of 5" in said
+    (tmp_path / path).write_bytes(b"shard")
+    start("gender", work_once, fingerprint=None)
+
+
+def test_a_manifest_says_who_submitted_the_stage(start: Callable[..., Any], config: Config, tmp_path: Path) -> None:
+    told = {"command": "arspm submit --run r", "user": "someone", "host": "laptop"}
+    start("preprocess", work_once, fingerprint=None, **{"submitted-by": json.dumps(told)})
+    found = json.loads((tmp_path / "preprocess" / stages.SUCCESS).read_text())["provenance"]
+    assert {name: found[name] for name in told} == told
+    assert set(found) == {*told, "commit", "clean"}
 
 
 def test_another_fingerprint_replaces_the_stage_and_all_its_files(
