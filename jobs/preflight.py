@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
@@ -23,8 +23,18 @@ def require_report(config: Config, trees: Mapping[str, pa.Table]) -> None:
     if not dataset.rows.usable():
         return  # preprocess says why, and writes the table that `arspm drops` shows
     split_of, _ = split_dataset(config.data, dataset)
+    _require_several_faces(config, split_of, dataset.rows.usable().table["video_id"].to_pylist())
     _require_sexes(config, split_of, dataset.labels)
     _require_speakers(config, split_of)
+
+
+def _require_several_faces(config: Config, split_of: Mapping[str, str], videos: Sequence[str]) -> None:
+    """Raise ValueError if VGGFace is trained here and has one face to be trained on. videos: of each usable row."""
+    if not config.vggface.weights and sum(split_of[video] == "train" for video in videos) < 2:
+        raise ValueError(
+            "the train split has one clip, of which VGGFace cannot learn to tell faces apart; add clips, or give "
+            "published weights by vggface.weights"
+        )
 
 
 def _require_sexes(config: Config, split_of: Mapping[str, str], labels: Mapping[str, Labels]) -> None:

@@ -197,7 +197,7 @@ class Config(Section):
     provenance: Literal["all", "code", "none"] = (
         "all"  # in manifests; code: the git commit, all: also command, user, host
     )
-    max_hashed_gib: NonNegative = 64.0  # of finished stages' files whose SHA-256 a command checks; sizes always are
+    max_hashed_gib: NonNegative = 16.0  # of finished stages' files whose SHA-256 a command checks; sizes always are
     data: Data = Data()
     face: Face = Face()
     ingest: Ingest = Ingest()

@@ -92,6 +92,23 @@ def test_fractions_that_leave_no_training_clip_are_refused(submit: Callable[...,
     assert not (tmp_path / "run").exists()
 
 
+def test_vggface_needs_more_than_one_face(submit: Callable[..., None], tmp_path: Path) -> None:
+    """Otherwise its stage fails after its training: all features are the same."""
+    parts = splits()
+    videos = [parts[split][0] for split in ("train", "val", "test")]
+    table = tmp_path / "clips.csv"
+    table.write_text("".join(f"{video},0.0,6.0,0.5,0.5\n" for video in videos))
+    with pytest.raises(ValueError, match=r"^the train split has one clip, of which VGGFace cannot learn"):
+        submit()
+    (tmp_path / "weights.pth").touch()
+    with pytest.raises(ClusterError):
+        submit({"vggface.weights": f"{tmp_path}/weights.pth"})
+    row = f"{videos[0]},6.0,12.0,0.5,0.5,{videos[0]}_0.0_6.0.mp4\n"
+    table.write_text(table.read_text() + row)
+    with pytest.raises(ClusterError):
+        submit()
+
+
 def test_a_test_table_without_a_usable_row_is_refused(submit: Callable[..., None], tmp_path: Path) -> None:
     """Otherwise a part of the training table would silently be the test split."""
     (tmp_path / "test.csv").write_text("elsewhere,0.0,6.0,0.5,0.5\n")

@@ -33,9 +33,9 @@ def commit(run: Path, stage: str, config: Config, fingerprint: str = FINGERPRINT
 def config(tmp_path: Path) -> Config:
     """A configuration with clips, whose bytes no test decodes."""
     (tmp_path / "clips").mkdir()
-    for name in "acg":  # one video for each split
+    for name in "aceg":  # at least one video for each split, and two for train
         (tmp_path / "clips" / f"{name}_0.0_6.0.mp4").write_bytes(b"clip")
-    (tmp_path / "clips.csv").write_text("".join(f"{name},0.0,6.0,0.5,0.5\n" for name in "acg"))
+    (tmp_path / "clips.csv").write_text("".join(f"{name},0.0,6.0,0.5,0.5\n" for name in "aceg"))
     return override(preset("smoke"), {"data.csv": f"{tmp_path}/clips.csv", "data.clips": f"{tmp_path}/clips"})
 
 
@@ -171,7 +171,7 @@ def test_a_job_reads_the_listing_of_its_submit(config: Config, tmp_path: Path, m
     assert listed == []
     trees = inventory.read_inventory(run, config.data, fingerprint)
     assert trees is not None
-    assert [row.clip_id for row in read_dataset(config.data, trees).rows] == [f"{name}_0.0_6.0" for name in "acg"]
+    assert [row.clip_id for row in read_dataset(config.data, trees).rows] == [f"{name}_0.0_6.0" for name in "aceg"]
     assert listed == []
 
     always = override(config, {"data.inventory_minutes": 0})
