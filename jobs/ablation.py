@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 import sys
 import time
@@ -14,12 +15,21 @@ from typing import Any
 
 from arspm.config.studies import STUDIES
 from arspm.config.variants import TABLE4, VARIANTS
-from arspm.runs import stages
+from arspm.runs import reused, stages
 from cluster import chain, client, events
 from cluster.graph import Stage
 from jobs.ablation_plan import STAGES, Model, plan
 from jobs.console import watch
-from jobs.submission import PYTHON, job_prefix, own_cluster_address, resources_of, save_config, source
+from jobs.submission import (
+    PYTHON,
+    check_reused,
+    job_prefix,
+    own_cluster_address,
+    resources_of,
+    save_config,
+    source,
+    submitted_by,
+)
 
 DRIVER = "ablation"
 
@@ -31,15 +41,17 @@ def run_ablation(
     address: str,
     on_event: Callable[[events.Event], None],
     study: str = "",
+    invocation: Mapping[str, Any] | None = None,
 ) -> bool | None:
     """Train and measure the models that are not done, as many in parallel as fit, then write the page.
 
     `study`: the models' study, "" for none. Returns whether every model is there, or None after Ctrl-C: finished models
-    are kept and the page is not written.
-    Raises ValueError if no model could be trained.
+    are kept and the page is not written. `invocation`: the command, user and host that the manifests record (default:
+    those of this process). Raises ValueError if no model could be trained, or for a file of the run that is not what
+    its manifest lists.
     """
     started = time.monotonic()
-    outcomes = _run_stages(run, models, address, on_event)
+    outcomes = _run_stages(run, models, address, on_event, invocation)
     if any(outcome.status == "cancelled" for outcome in outcomes.values()):
         return None
     complete, absent = [], [*missing]
@@ -67,7 +79,11 @@ def run_ablation(
 
 
 def _run_stages(
-    run: str, models: Sequence[Model], address: str, on_event: Callable[[events.Event], None]
+    run: str,
+    models: Sequence[Model],
+    address: str,
+    on_event: Callable[[events.Event], None],
+    invocation: Mapping[str, Any] | None,
 ) -> dict[str, chain.Outcome]:
     """Run the models' stages as one chain. Its stages are named STAGE-SLUG."""
     jobs_client = client.connect(address)
@@ -79,6 +95,7 @@ def _run_stages(
             name = f"{stage}-{model.slug}"
             by_name[name] = model, stage
             where = ["--run", model.run, "--config", config_uri, "--fingerprint", model.fingerprints[stage]]
+            where += submitted_by(model.config, invocation)
             entrypoint = shlex.join([*PYTHON, f"jobs.{stage}", *where])
             needs = () if stage == "encoder" else (f"encoder-{model.slug}",)
             chain_stages.append(Stage(name, needs, entrypoint, *resources_of(model.config, stage)))
@@ -91,6 +108,8 @@ def _run_stages(
         model, name = by_name[stage.name]
         return stages.done(model.run, name, model.fingerprints[name])
 
+    if any(is_done(stage) is None for stage in chain_stages):
+        check_reused(run, reused.built_on(STAGES), models[0].config, on_event)
     return chain.run_chain(
         chain_stages,
         runner=client.RayJobs(jobs_client, working_dir=source(), metadata={"run": run}),
@@ -103,11 +122,18 @@ def _run_stages(
 
 
 def detach(
-    run: str, variants: Sequence[str], num_seeds: int, changes: Sequence[str], address: str, study: str = ""
+    run: str,
+    variants: Sequence[str],
+    num_seeds: int,
+    changes: Sequence[str],
+    models: Sequence[Model],
+    address: str,
+    study: str = "",
 ) -> str:
-    """Submit the driver as a job and return the job's id. `changes`: texts of --set."""
+    """Submit the driver as a job and return the job's id. `changes`: texts of --set. `models`: those of the plan."""
     command = [*PYTHON, "jobs.ablation", "--run", run, "--seeds", str(num_seeds)]
     command += ["--study", study] if study else ["--variants", ",".join(variants)]
+    command += submitted_by(models[0].config) if models else []
     return client.submit(
         client.connect(address),
         submission_id=f"{job_prefix(run)}-{DRIVER}-{int(time.time())}",
@@ -125,6 +151,7 @@ def main() -> None:
     parser.add_argument("--study", choices=STUDIES, default="", help="train a study's arms instead of --variants")
     parser.add_argument("--seeds", type=int, default=3, help="number of models per variant (default: 3)")
     parser.add_argument("--set", action="append", default=[], help="change one field, e.g. training.encoder.epochs=9")
+    parser.add_argument("--submitted-by", type=json.loads, metavar="JSON", help="see the stages' programs")
     arguments = parser.parse_args()
     models, missing = plan(
         arguments.run,
@@ -134,7 +161,10 @@ def main() -> None:
         arguments.study,
     )
     with watch() as on_event:
-        complete = run_ablation(arguments.run, models, missing, own_cluster_address(), on_event, arguments.study)
+        address = own_cluster_address()
+        complete = run_ablation(
+            arguments.run, models, missing, address, on_event, arguments.study, arguments.submitted_by
+        )
     sys.exit(0 if complete else 1)
 
 

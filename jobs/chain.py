@@ -3,45 +3,70 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from arspm import config as configuration
 from arspm import storage
 from arspm.config import Config
-from arspm.runs import inventory, stages
+from arspm.runs import inventory, reused, stages
 from arspm.runs.gender_weights import find_gender_weights
 from cluster import chain, client, events
 from cluster.errors import ClusterError
-from cluster.graph import Stage
+from cluster.graph import Stage, select_stages
 from cluster.job import Job
 from jobs.console import watch
-from jobs.submission import PYTHON, job_prefix, own_cluster_address, resources_of, save_config, source
+from jobs.preflight import require_report
+from jobs.submission import (
+    PYTHON,
+    check_reused,
+    job_prefix,
+    own_cluster_address,
+    resources_of,
+    save_config,
+    source,
+    submitted_by,
+)
 
 DRIVER = "chain"
 
 
 def submit_run(
-    config: Config, run: str, address: str, *, until: str | None = None, on_event: Callable[[events.Event], None]
+    config: Config,
+    run: str,
+    address: str,
+    *,
+    until: str | None = None,
+    on_event: Callable[[events.Event], None],
+    invocation: Mapping[str, Any] | None = None,
 ) -> dict[str, chain.Outcome]:
     """Run a configuration's stages on the cluster at `address` and wait for them. Finished stages are reused.
 
+    `invocation`: the command, user and host that the manifests record (default: those of this process).
+
     The input files are listed here, so that new files are found; the stages' jobs read the stored listing.
-    Raises ClusterError when no cluster answers there, FileNotFoundError for missing inputs,
-    ConfigError or ValueError for a `gender.weights` that cannot be used.
+    Raises ClusterError when no cluster answers there, FileNotFoundError for missing inputs, and ConfigError or
+    ValueError for inputs that cannot end in a report, for a `gender.weights` that cannot be used, or for a file of a
+    reused stage that is not what its manifest lists.
     """
     inputs = inventory.find_inputs(config)
     if config.gender.weights:
         find_gender_weights(config, run)  # now, because preprocessing comes first and may take hours
     fingerprints = stages.fingerprints(config, inputs.hash)
+    if stages.done(run, "preprocess", fingerprints["preprocess"]) is None:
+        require_report(config, inputs.trees)
     inventory.write_inventory(run, config.data, fingerprints["preprocess"], inputs.trees)
     config_uri = save_config(config, run)
     jobs_client = client.connect(address)
+    chain_stages = _chain_stages(config, run, config_uri, fingerprints, invocation)
+    planned = [stage.name for stage in select_stages(chain_stages, until)]
+    _check_reused(config, run, planned, fingerprints, on_event)
     return chain.run_chain(
-        _chain_stages(config, run, config_uri, fingerprints),
+        chain_stages,
         runner=client.RayJobs(jobs_client, working_dir=source(), metadata={"run": run}),
         is_done=lambda stage: stages.done(run, stage.name, fingerprints[stage.name]),
         fingerprint=lambda stage: fingerprints[stage.name],
@@ -51,6 +76,24 @@ def submit_run(
         on_event=on_event,
         until=until,
     )
+
+
+def _check_reused(
+    config: Config,
+    run: str,
+    planned: Sequence[str],
+    fingerprints: Mapping[str, str],
+    on_event: Callable[[events.Event], None],
+) -> None:
+    """Raise ValueError if a file of a finished stage is not what its manifest lists.
+
+    The SHA-256 is compared for stages that others will build on; otherwise the sizes are.
+    """
+    pending = [stage for stage in planned if stages.done(run, stage, fingerprints[stage]) is None]
+    shards = pending != ["report"]  # the report reads none
+    if needed := reused.built_on(pending):
+        check_reused(run, needed, config, on_event, shards=shards)
+    reused.require_sizes(run, [stage for stage in planned if stage not in (*pending, *needed)])
 
 
 def _conflict(jobs_client: Any, run: str, fingerprints: Mapping[str, str]) -> str:
@@ -73,7 +116,7 @@ def _conflict(jobs_client: Any, run: str, fingerprints: Mapping[str, str]) -> st
 def detach(config: Config, run: str, address: str, until: str | None) -> str:
     """Submit the chain's driver as a job and return the job's id."""
     jobs_client = client.connect(address)
-    command = [*PYTHON, "jobs.chain", "--run", run, "--config", save_config(config, run)]
+    command = [*PYTHON, "jobs.chain", "--run", run, "--config", save_config(config, run), *submitted_by(config)]
     return client.submit(
         jobs_client,
         submission_id=f"{job_prefix(run)}-{DRIVER}-{int(time.time())}",
@@ -103,8 +146,10 @@ def cancel(run: str, address: str) -> list[Job]:
     return client.cancel(client.connect(address), {"run": run})
 
 
-def _chain_stages(config: Config, run: str, config_uri: str, fingerprints: Mapping[str, str]) -> list[Stage]:
-    where = ["--run", run, "--config", config_uri]
+def _chain_stages(
+    config: Config, run: str, config_uri: str, fingerprints: Mapping[str, str], invocation: Mapping[str, Any] | None
+) -> list[Stage]:
+    where = ["--run", run, "--config", config_uri, *submitted_by(config, invocation)]
     return [
         Stage(
             name,
@@ -122,10 +167,18 @@ def main() -> None:
     parser.add_argument("--run", required=True, help="run directory: a local path or s3://bucket/prefix")
     parser.add_argument("--config", required=True, help="complete configuration: URI of a JSON file")
     parser.add_argument("--until", help="last stage to run (default: report)")
+    parser.add_argument("--submitted-by", type=json.loads, metavar="JSON", help="see the stages' programs")
     arguments = parser.parse_args()
     config = configuration.load(storage.read_bytes(arguments.config))
     with watch() as on_event:
-        outcomes = submit_run(config, arguments.run, own_cluster_address(), until=arguments.until, on_event=on_event)
+        outcomes = submit_run(
+            config,
+            arguments.run,
+            own_cluster_address(),
+            until=arguments.until,
+            on_event=on_event,
+            invocation=arguments.submitted_by,
+        )
     sys.exit(0 if all(outcome.ok for outcome in outcomes.values()) else 1)
 
 

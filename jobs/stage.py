@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import sys
 import time
@@ -14,7 +15,7 @@ from typing import Any
 from arspm import config as configuration
 from arspm import storage
 from arspm.config import Config
-from arspm.runs import inventory, stages
+from arspm.runs import inventory, reused, stages
 from arspm.storage.retries import without_credentials
 from cluster.job import EXIT_TEMPORARY
 
@@ -36,10 +37,16 @@ def main(stage: str, work: Work) -> None:
         action="store_true",
         help="run in this process, without Ray, as one worker: for a debugger (default: on the Ray cluster)",
     )
+    parser.add_argument(
+        "--submitted-by",
+        type=json.loads,
+        metavar="JSON",
+        help="command, user and host that the manifest records (default: those of this process)",
+    )
     arguments = parser.parse_args()
     with readable_end(stage), _in_this_process() if arguments.local else nullcontext():
         config = configuration.load(storage.read_bytes(arguments.config))
-        run_stage(stage, work, arguments.run, config, arguments.fingerprint)
+        run_stage(stage, work, arguments.run, config, arguments.fingerprint, arguments.submitted_by)
 
 
 @contextmanager
@@ -55,11 +62,19 @@ def readable_end(name: str) -> Iterator[None]:
         sys.exit(EXIT_TEMPORARY if getattr(error, "temporary", False) else 1)
 
 
-def run_stage(stage: str, work: Work, run: str, config: Config, fingerprint: str | None = None) -> None:
-    """Run a stage and write its manifest, unless the stage is done.
+def run_stage(
+    stage: str,
+    work: Work,
+    run: str,
+    config: Config,
+    fingerprint: str | None = None,
+    invocation: dict[str, Any] | None = None,
+) -> None:
+    """Run a stage and write its manifest, unless the stage is done. `invocation`: see `stages.commit`.
 
     Raises FileNotFoundError if an upstream stage is not done. Raises ValueError, before anything is removed, for
-    another fingerprint than `expected_fingerprint`; and if an upstream stage was run again while this one ran.
+    another fingerprint than `expected_fingerprint`, or if a file of an upstream stage is missing or has another size
+    than its manifest says; and if an upstream stage was run again while this one ran.
     """
     claimed = fingerprint
     if fingerprint is None:
@@ -74,13 +89,23 @@ def run_stage(stage: str, work: Work, run: str, config: Config, fingerprint: str
             "changed; run `arspm submit` again, or leave --fingerprint out"
         )
     upstream = stages.upstream(run, stage)
+    reused.require_sizes(run, reused.built_on([stage]), shards=stage != "report")
     stages.begin(run, stage, fingerprint)
     started = time.monotonic()
     files, figures = work(config, run, fingerprint)
     seconds = time.monotonic() - started
     if stages.upstream(run, stage) != upstream:
         raise ValueError("an upstream stage was run again meanwhile, so this result is outdated; run the stage again")
-    stages.commit(run, stage, fingerprint=fingerprint, config=config, files=files, seconds=seconds, figures=figures)
+    stages.commit(
+        run,
+        stage,
+        fingerprint=fingerprint,
+        config=config,
+        files=files,
+        seconds=seconds,
+        figures=figures,
+        invocation=invocation,
+    )
 
 
 def expected_fingerprint(stage: str, run: str, config: Config, claimed: str | None = None) -> str:

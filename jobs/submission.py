@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import arspm
 import cluster
@@ -13,12 +15,16 @@ import tune_spaces
 from arspm import config as configuration
 from arspm import storage
 from arspm.config import Config, ResourceRequest, Workers
+from arspm.runs import reused
+from arspm.runs.provenance import COMMIT_FILE, code_commit, own_invocation
 from arspm.runs.stages import STAGES
-from cluster import client
+from cluster import client, events
 from cluster.head import find_head
 from cluster.package import stage_package
 
 CONFIGS = "configs"  # folder of a run
+NOTE_SECONDS = 10.0  # a check of finished stages that takes longer is mentioned
+_GIB = 1 << 30
 PYTHON = ("python", "-m")  # the cluster's interpreter, not this machine's
 
 
@@ -39,8 +45,42 @@ def save_config(config: Config, run: str) -> str:
 
 
 def source() -> Path:
-    """Return a directory with the source of this product's packages only, to upload with a job."""
-    return stage_package([Path(str(package.__file__)).parent for package in (arspm, jobs, cluster, tune_spaces)])
+    """Return a directory with the source of this product's packages only, to upload with a job, and its git commit."""
+    packages = [Path(str(package.__file__)).parent for package in (arspm, jobs, cluster, tune_spaces)]
+    return stage_package(packages, {f"arspm/{COMMIT_FILE}": json.dumps(code_commit()).encode()})
+
+
+def submitted_by(config: Config, invocation: Mapping[str, Any] | None = None) -> list[str]:
+    """Return the words of a job's command line that say who asked for it; none if `provenance` leaves that out.
+
+    invocation: what this process was told itself (default: this process's own command, user and host).
+    """
+    if config.provenance != "all":
+        return []
+    return ["--submitted-by", json.dumps(invocation or own_invocation())]
+
+
+def check_reused(
+    run: str,
+    names: Sequence[str],
+    config: Config,
+    on_event: Callable[[events.Event], None] = lambda event: None,
+    *,
+    shards: bool = True,
+) -> None:
+    """Raise ValueError, in one line, if a file of finished stages is not what its manifest lists.
+
+    names: the stages. Sizes are always compared, SHA-256 of up to `max_hashed_gib`. Says so if that takes long, or if
+    it leaves something. `shards`: as in `reused.require_sizes`.
+    """
+    reused.require_sizes(run, names, shards=shards)
+    hashed = reused.require_hashes(run, names, max_bytes=config.max_hashed_gib * _GIB, shards=shards)
+    text = f"checked {hashed.num_files:,} files of finished stages, {hashed.num_bytes / _GIB:.1f} GiB, in "
+    text += f"{hashed.seconds:.0f} s"
+    if hashed.bytes_left:
+        text += f"; {hashed.bytes_left / _GIB:.1f} GiB by their size only (max_hashed_gib)"
+    if hashed.bytes_left or hashed.seconds > NOTE_SECONDS:
+        on_event(events.Warned(stage="submit", text=text))
 
 
 def job_prefix(run: str) -> str:

@@ -8,8 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from arspm import config as configuration
-from arspm.runs import sweeps
+from arspm.runs import reused, sweeps
+from jobs.console import sentence
 from jobs.stage import readable_end
+from jobs.submission import check_reused
 from jobs.sweep_options import TRACKERS
 from tune_spaces import space as spaces
 from tune_spaces.space import Space
@@ -35,19 +37,24 @@ def main() -> None:
 
 
 def tune(run: str, folder: str, max_concurrent: int | None, trackers: Sequence[str]) -> dict[str, Any]:
-    """Run the remaining trials of a sweep and return its results."""
+    """Run the remaining trials of a sweep and return its results.
+
+    Raises ValueError, in one line, for a file of the run that is not what its manifest lists.
+    """
     import ray
 
     from arspm.distributed.tune import tuning
 
     sweep = sweeps.load(folder)
     space = spaces.unpack(sweep["dimensions"])
+    config = configuration.from_dict(sweep["config"])
+    check_reused(run, reused.built_on(["encoder"]), config, lambda event: print(sentence(event), flush=True))
     before = list(sweeps.read_records(sweep["warm_start"]).values()) if sweep["warm_start"] else []
     ray.init(address="auto", log_to_driver=False, ignore_reinit_error=True)
     return tuning.run_sweep(
         folder,
         run,
-        configuration.from_dict(sweep["config"]),
+        config,
         sweep,
         make_search(sweep, space),
         lambda sample: spaces.changes(space, sample),

@@ -212,6 +212,10 @@ class Config(Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0  # seed of the random streams
     feature_dim: Count = 4096  # numbers in a face feature
     image_size: Annotated[int, Field(ge=32, le=224, multiple_of=32)] = 224  # side of faces and portraits, in pixels
+    provenance: Literal["all", "code", "none"] = (
+        "all"  # in manifests; code: the git commit, all: also command, user, host
+    )
+    max_hashed_gib: NonNegative = 16.0  # of finished stages' files whose SHA-256 a command checks; sizes always are
     data: Data = Data()
     face: Face = Face()
     ingest: Ingest = Ingest()

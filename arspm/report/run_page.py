@@ -13,7 +13,9 @@ from arspm.corpus import drops
 from arspm.corpus.schema import DropReason
 from arspm.report import charts, gather, words
 from arspm.report.document import document, setting
+from arspm.report.training_words import kept_epoch
 from arspm.runs import stages
+from arspm.runs.kept_epoch import MIN_HELD_OUT
 
 PAGE = "report/index.html"
 METRICS = "report/metrics.json"
@@ -59,7 +61,8 @@ def render(config: Config, run: str, baseline: Config | None, metrics: Mapping[s
         compared=storage.exists(storage.join(run, ABLATION)),
         examples=drops.first_examples(stages.corpus(run), metrics["corpus"]["dropped"], EXAMPLES_PER_REASON),
         reasons={reason.value: reason.description for reason in DropReason},
-        objectives=gather.OBJECTIVES,
+        kept_epoch=kept_epoch,
+        min_held_out=MIN_HELD_OUT,
         trained_stages=TRAINED_STAGES,
         command=command(config, run, changes),
         changes=changes,

@@ -2,7 +2,7 @@
 
 A stage is done if its manifest `<run>/<stage>/_SUCCESS.json` has the stage's fingerprint and the hashes of the current
 manifests of its dependencies. The manifest is written last and only if absent. It lists every file with size and hash,
-the configuration and the versions.
+the configuration, the versions, and where the result comes from (`provenance`).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from arspm import storage
 from arspm.config import Config, ConfigError, Data, GenderClassifier, VggFace, from_dict
+from arspm.runs.provenance import provenance
 
 SUCCESS = "_SUCCESS.json"
 HISTORY = "history.json"  # written by stages that train a network
@@ -239,8 +240,11 @@ def commit(
     files: Mapping[str, dict[str, Any]],
     seconds: float,
     figures: Mapping[str, Any],
+    invocation: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the stage's manifest unless it exists. `files`: path relative to the run -> size and hash.
+
+    `invocation`: the command, user and host that asked for the stage (default: those of this process).
 
     Raises ValueError if the existing manifest has another fingerprint, because the stage's files may be from either
     run. The manifest is then removed.
@@ -253,6 +257,7 @@ def commit(
         "seconds": round(seconds, 3),
         "figures": dict(figures),
         "versions": versions(),
+        "provenance": provenance(config.provenance, invocation),
         "config": config.model_dump(mode="json"),
     }
     text = json.dumps(value, indent=2, allow_nan=False) + "\n"

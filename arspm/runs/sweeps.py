@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from arspm import storage
+from arspm.runs.kept_epoch import TRAIN_LOSS
 
 FOLDER = "sweeps"
 SWEEP, RESULTS, PAGE, CLIPS = "sweep.json", "results.json", "index.html", "clips.jpg"
@@ -160,14 +161,16 @@ def new_record(number: int, sample: Mapping[str, Any], changes: Mapping[str, Any
 def add_epoch(record: Record, figures: Mapping[str, Any], metric: str, mode: str) -> None:
     """Add an epoch's figures to a record, with None for NaN and infinity, which JSON does not have.
 
-    After a retry, the epoch replaces itself and all later epochs of the record. Updates `best` and `best_epoch`.
+    After a retry, the epoch replaces itself and all later epochs of the record. Updates `best` and `best_epoch`: of
+    epochs with the same value, the one with the smallest training loss is the best.
     """
     kept = [epoch for epoch in record["epochs"] if epoch["epoch"] < figures["epoch"]]
     record["epochs"] = [*kept, {name: value if _finite(value) else None for name, value in figures.items()}]
     known = [epoch for epoch in record["epochs"] if _finite(epoch.get(metric))]
     record["best"] = record["best_epoch"] = None
     if known:
-        best = (min if mode == "min" else max)(known, key=lambda epoch: epoch[metric])
+        sign = 1 if mode == "min" else -1
+        best = min(known, key=lambda epoch: (sign * epoch[metric], _loss(epoch)))
         record["best"], record["best_epoch"] = best[metric], best["epoch"]
 
 
@@ -266,6 +269,12 @@ def _eta(sweep: Mapping[str, Any], records: Sequence[Record]) -> float | None:
     spent = sum(record["seconds"] or 0 for record in records if record["state"] == "running")
     seconds_left = max(0.0, num_left * statistics.fmean(trial_seconds) - spent)
     return seconds_left / max(1, min(sweep["max_concurrent"], num_left))
+
+
+def _loss(epoch: Mapping[str, Any]) -> float:
+    """Return an epoch's training loss, infinity if it has none."""
+    loss = epoch.get(TRAIN_LOSS)
+    return float(loss) if loss is not None and _finite(loss) else math.inf
 
 
 def _finite(value: Any) -> bool:

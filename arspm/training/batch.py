@@ -17,7 +17,7 @@ from arspm.media.audio import from_int16, spectrogram
 FACE = "face"  # column of decoded faces, uint8 (rows, height, width, 3)
 ROW = "row"  # column of row numbers in the split
 WEIGHT = "weight"  # column of `Batch.weight`
-NO_LABEL = -1  # class of a row without a label
+NO_LABEL = -1  # class of a row without a label, which `gather_rows` leaves out
 
 if TYPE_CHECKING:
     Absent: TypeAlias = Any  # not Optional: a task only uses the columns that its stage reads
@@ -34,7 +34,7 @@ class Batch:
     spectrogram: Float[Tensor, "batch 2 freq time"] | Absent = None
     face: Float[Tensor, "batch 3 height width"] | Absent = None  # RGB in [0, 1]
     face_feature: Float[Tensor, "batch feature"] | Absent = None
-    gender: Int[Tensor, " batch"] | Absent = None  # index in schema.GENDERS, or NO_LABEL
+    gender: Int[Tensor, " batch"] | Absent = None  # index in schema.GENDERS
     identity: Int[Tensor, " batch"] | Absent = None  # class index for training VGGFace
 
 

@@ -40,8 +40,10 @@ class TrainingState:
     epoch: Number = 0  # finished epochs
     step_in_epoch: Number = 0  # training steps taken in the current epoch
     step: Number = 0  # training steps taken in all epochs
-    best: float | None = None  # best value of the objective so far
-    best_epoch: int | None = None  # its epoch, counted from 1
+    best_epoch: int | None = None  # the epoch whose weights are kept, counted from 1
+    chosen_by: str | None = None  # the figure that it was chosen by: the objective, or train_loss
+    best: float | None = None  # its value of that figure
+    num_held_out: Number = 0  # rows that the objective is measured on
     epochs: list[dict[str, Any]] = field(default_factory=list)  # figures of each finished epoch
     losses: list[Annotated[list[int | float], Field(min_length=2, max_length=2)]] = field(
         default_factory=list

@@ -13,14 +13,19 @@ import torch.distributed
 from torch import Tensor, nn
 
 from arspm.config import Recipe
+from arspm.runs import kept_epoch
 from arspm.training import checkpoint
 from arspm.training.batch import to_batch
+from arspm.training.batch_norm import convert_batch_norm
 from arspm.training.checkpoint import TrainingState
 from arspm.training.train_step import (
+    BrokenFigure,
+    NonFiniteLoss,
     Task,
+    is_finite,
     learning_rate,
     make_optimizer,
-    require_finite,
+    non_finite_error,
     score_batch,
     seed_step,
     train_step,
@@ -86,7 +91,8 @@ def fit(
             rank.
 
     Raises:
-        NonFiniteLoss: the loss of a step is NaN or infinite.
+        NonFiniteLoss: the loss or a gradient of a step is NaN or infinite. All ranks raise it at the same step.
+        BrokenFigure: a validation figure of some clips is NaN or infinite. All ranks raise it after the same epoch.
         ValueError: the checkpoint cannot be restored, or `task.objective` is not among an epoch's figures.
     """
     model = task.model.to(worker.device)
@@ -100,8 +106,7 @@ def fit(
         return
     wrapped: nn.Module = model
     if worker.world_size > 1:
-        if worker.device.type == "cuda":  # statistics over the global batch, as with one worker; not available on CPU
-            nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        convert_batch_norm(model, worker.device)  # statistics over the global batch, as with one worker
         wrapped = nn.parallel.DistributedDataParallel(
             model, device_ids=[worker.device] if worker.device.type == "cuda" else None
         )
@@ -131,7 +136,8 @@ def fit(
             terms = train_step(
                 task, wrapped, optimizer, batch, rate=rate, precision=recipe.precision, loss_weight=worker.loss_weight
             )
-            require_finite(terms["loss"], progress.step, batch.clip_ids)
+            if not _agreed(is_finite(terms["loss"], model), worker):
+                raise _step_error(float(terms["loss"]), progress.step, batch.clip_ids, worker)
             rows = len(batch.clip_ids)
             sums.add({f"train_{name}": rows * _sum_and_count(value) for name, value in terms.items()})
             progress.step += 1
@@ -148,18 +154,21 @@ def fit(
 
         model.eval()
         if worker.world_size > 1:
-            # Workers have their own BatchNorm statistics. Validate with those of rank 0, which saves the checkpoint.
+            # Validate with the BatchNorm statistics of rank 0, which saves the checkpoint.
             for buffer in model.buffers():
                 torch.distributed.broadcast(buffer, 0)
+        broken: BrokenFigure | None = None
         for _ in range(num_score_steps):
             batch = to_batch(next(source), worker.device, channels_last=recipe.channels_last)
-            sums.add(
-                {
-                    f"val_{name}": value
-                    for name, value in score_batch(task, model, batch, precision=recipe.precision).items()
-                }
-            )
-        figures: dict[str, Any] = sums.means()
+            try:
+                scores = score_batch(task, model, batch, precision=recipe.precision)
+            except BrokenFigure as error:  # raised below, so that the other workers do not wait for this one
+                broken = broken or error.in_epoch(progress.epoch + 1)
+                continue
+            sums.add({f"val_{name}": value for name, value in scores.items()})
+        if num_score_steps and not _agreed(torch.tensor(broken is None, device=worker.device), worker):
+            raise next(each for each in _gathered(broken, worker) if each is not None)
+        figures, counts = sums.means()
         num_clips = (progress.step_in_epoch - first_step) * recipe.global_batch_size
         figures |= {
             "epoch": progress.epoch + 1,
@@ -169,20 +178,50 @@ def fit(
             "data_wait": wait_seconds / max(train_seconds, 1e-9),  # fraction of the training time
             "epoch_seconds": time.monotonic() - started,  # training and validation
         }
-        value = figures.get(task.objective)
-        if value is None:
+        if task.objective not in figures:
             raise ValueError(
                 f"the objective {task.objective} was not measured in epoch {progress.epoch + 1}; "
                 f"the measured figures are {', '.join(sorted(figures))}"
             )
-        if progress.best is None or (value > progress.best if task.maximise else value < progress.best):
-            progress.best, progress.best_epoch = value, progress.epoch + 1
+        progress.num_held_out = 0 if task.objective == kept_epoch.TRAIN_LOSS else counts[task.objective]
+        by = kept_epoch.chosen_by(task.objective, progress.num_held_out)
+        kept = None if progress.best_epoch is None else progress.epochs[progress.best_epoch - 1]
+        if kept is None or kept_epoch.is_better(figures, kept, by, maximise=task.maximise):
+            progress.best, progress.best_epoch, progress.chosen_by = figures[by], progress.epoch + 1, by
             best = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
         progress.epochs.append(figures)
         progress.epoch += 1
         progress.step_in_epoch = 0
         progress.sums = {}
         yield make_report(figures)
+
+
+def _agreed(condition: Tensor, worker: WorkerContext) -> bool:
+    """Return whether a condition, a boolean scalar, is true on all workers. A collective call."""
+    if worker.world_size > 1:
+        condition = condition.int()
+        torch.distributed.all_reduce(condition, op=torch.distributed.ReduceOp.MIN)
+    return bool(condition)
+
+
+def _gathered(value: Any, worker: WorkerContext) -> list[Any]:
+    """Return every worker's value, by rank. A collective call."""
+    if worker.world_size == 1:
+        return [value]
+    values: list[Any] = [None] * worker.world_size
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
+def _step_error(loss: float, step: int, clip_ids: list[str], worker: WorkerContext) -> NonFiniteLoss:
+    """Return the error of a step that is not finite, the same on all workers. A collective call.
+
+    It names the clips of the workers whose loss is not finite. If all losses are finite, it names the clips of all
+    workers, because the gradient is that of all.
+    """
+    workers = _gathered((loss, clip_ids), worker)
+    broken = [each for each in workers if not math.isfinite(each[0])] or workers
+    return non_finite_error(broken[0][0], step, [clip for _, clips in broken for clip in clips])
 
 
 def _sum_and_count(value: Tensor) -> Tensor:
@@ -217,10 +256,13 @@ class _Sums:
             torch.distributed.all_reduce(table)
         return dict(zip(names, table.tolist(), strict=True))
 
-    def means(self) -> dict[str, float]:
-        """Return each figure's mean over all workers. Leaves out figures without values or with a non-finite sum."""
-        totals = self.totals().items()
-        return {name: total / count for name, (total, count) in totals if count and math.isfinite(total)}
+    def means(self) -> tuple[dict[str, Any], dict[str, int]]:
+        """Return each figure's mean over all workers, and the number of its values. Without figures without values."""
+        totals = {name: pair for name, pair in self.totals().items() if pair[1]}
+        return (
+            {name: total / count for name, (total, count) in totals.items()},
+            {name: int(count) for name, (_, count) in totals.items()},
+        )
 
 
 def _record_loss(progress: TrainingState, loss: float, point_steps: int) -> None:

@@ -18,7 +18,7 @@ from arspm.model.speech_portrait import (
     vggface,
 )
 from arspm.model.vggface import VGGFace
-from arspm.training.batch import NO_LABEL, Batch
+from arspm.training.batch import Batch
 from arspm.training.losses import cosine_loss, face_decoder_loss, image_loss, tri_item_loss
 from arspm.training.train_step import Task
 
@@ -106,22 +106,22 @@ def decoder_task(config: Config, network: VGGFace) -> Task:
 
 
 def gender_task(config: Config) -> Task:
-    """Return the task of the gender classifier (section 3.1, reading G).
+    """Return the task of the gender classifier (section 3.1, reading G). Every row must have a label.
 
-    Rows without a label add nothing to the loss and the accuracy.
+    Workers would otherwise have different numbers of labelled rows, and the mean of their gradients would not be that
+    of the global batch.
     """
     use_excerpts = config.training.gender.augment
 
     def loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         logits = model(excerpt(batch.spectrogram) if use_excerpts else batch.spectrogram).float()
-        num_labelled = (batch.gender != NO_LABEL).sum().clamp(min=1)
-        total = F.cross_entropy(logits, batch.gender.long(), ignore_index=NO_LABEL, reduction="sum")
-        num_correct = (logits.argmax(dim=1) == batch.gender).sum()
-        return {"loss": total / num_labelled, "accuracy": num_correct / num_labelled}
+        return {
+            "loss": F.cross_entropy(logits, batch.gender.long()),
+            "accuracy": (logits.argmax(dim=1) == batch.gender).float().mean(),
+        }
 
     def score(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        correct = (model(batch.spectrogram).argmax(dim=1) == batch.gender).double()
-        return {"accuracy": correct.masked_fill(batch.gender == NO_LABEL, torch.nan)}
+        return {"accuracy": _correct(model(batch.spectrogram), batch.gender)}
 
     return Task(gender_classifier(config), loss, score, "val_accuracy", True)
 
@@ -138,7 +138,7 @@ def vggface_task(config: Config, num_identities: int, held_out: bool) -> Task:
         return {"loss": F.cross_entropy(model(face).float(), batch.identity.long())}
 
     def score(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        return {"accuracy": (model(batch.face).argmax(dim=1) == batch.identity).double()}
+        return {"accuracy": _correct(model(batch.face), batch.identity)}
 
     objective, maximise = ("val_accuracy", True) if held_out else ("train_loss", False)
     return Task(vggface(config, num_identities), loss, score, objective, maximise)
@@ -181,6 +181,15 @@ def augment(face: Tensor) -> Tensor:
 def freeze(module: nn.Module) -> None:
     """Freeze: eval mode, no parameter gradients. Gradients still flow through the module to its inputs."""
     module.eval().requires_grad_(False)
+
+
+def _correct(logits: Tensor, classes: Tensor) -> Tensor:
+    """Return 1 for each row whose largest logit is its class, otherwise 0, and NaN if a logit is not finite.
+
+    logits: (batch, classes). Without the NaN, the class of a broken row would be that of a NaN.
+    """
+    correct = (logits.argmax(dim=1) == classes).double()
+    return correct.masked_fill(~logits.isfinite().all(dim=1), torch.nan)
 
 
 def _named(terms: tuple) -> dict[str, Tensor]:

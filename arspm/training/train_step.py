@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -12,13 +13,16 @@ from torch import Tensor, nn
 from arspm.config import Recipe
 from arspm.training.batch import Batch
 
+_ADVICE = "Look at these clips, or lower the learning rate"
+_MAX_NAMED = 20  # clips in an error about validation
+
 
 class Task(NamedTuple):
     """What a stage trains: a network, its loss, its validation figures and the objective that selects the best epoch.
 
     `model`: the network to train. `loss(model, batch)`: "loss" and its terms, each a scalar, the mean over the batch.
-    `score(model, batch)`: validation figures, each (batch,), NaN for rows without that figure. `objective`: name of the
-    figure that selects the best epoch, such as "val_l1" or "train_loss". `maximise`: whether larger is better.
+    `score(model, batch)`: validation figures, each (batch,) and finite. `objective`: name of the figure that selects
+    the best epoch, such as "val_l1" or "train_loss" (see `runs.kept_epoch`). `maximise`: whether larger is better.
     """
 
     model: nn.Module
@@ -29,7 +33,15 @@ class Task(NamedTuple):
 
 
 class NonFiniteLoss(RuntimeError):
-    """Raised if the loss of a step is NaN or infinite."""
+    """Raised if the loss or a gradient of a step is NaN or infinite."""
+
+
+class BrokenFigure(ValueError):
+    """Raised if a validation figure is NaN or infinite for rows that should have it."""
+
+    def in_epoch(self, epoch: int) -> BrokenFigure:
+        """Return the error with the epoch, counted from 1."""
+        return BrokenFigure(f"validation of epoch {epoch}: {self}")
 
 
 def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
@@ -75,23 +87,42 @@ def train_step(
 
 @torch.no_grad()
 def score_batch(task: Task, model: nn.Module, batch: Batch, *, precision: str) -> dict[str, Tensor]:
-    """Return each figure's sum and count over the batch's rows, (2,) float64. Rows of weight 0 do not count."""
+    """Return each figure's sum and count over the batch's rows, (2,) float64. Rows of weight 0 do not count.
+
+    Raises BrokenFigure, with the clips, if a figure of a row that counts is NaN or infinite.
+    """
     with autocast(batch.weight.device, precision):
         figures = task.score(model, batch)
+    counted = batch.weight > 0
     totals = {}
     for name, values in figures.items():
-        counted = (batch.weight > 0) & ~values.isnan()
+        if (broken := counted & ~values.isfinite()).any():
+            ids = [clip for clip, bad in zip(batch.clip_ids, broken.tolist(), strict=True) if bad]
+            raise BrokenFigure(f"val_{name} is {values[broken][0].item()} for {_named(ids)}. {_ADVICE}")
         totals[name] = torch.stack([values.double()[counted].sum(), counted.sum().double()])
     return totals
 
 
-def require_finite(loss: Tensor, step: int, clip_ids: Sequence[str]) -> None:
-    """Raise NonFiniteLoss, with the step and the batch's clips, if the loss is NaN or infinite."""
-    if not torch.isfinite(loss):
-        raise NonFiniteLoss(
-            f"the loss of step {step} is {loss.item()}; the batch's clips: {', '.join(clip_ids)}. "
-            "Look at these clips, or lower the learning rate"
-        )
+def is_finite(loss: Tensor, model: nn.Module) -> Tensor:
+    """Return whether the loss and the gradients of a step are finite, a boolean scalar on the device.
+
+    With DDP the gradients are those of all workers. The optimiser has then used them already, so a training that is not
+    finite must end here: no checkpoint has been written since.
+    """
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    return loss.isfinite() & torch.nn.utils.get_total_norm(gradients, torch.inf).isfinite()
+
+
+def non_finite_error(loss: float, step: int, clip_ids: Sequence[str]) -> NonFiniteLoss:
+    """Return the error of a step whose loss or gradient is not finite, with the step and the batch's clips."""
+    finite = math.isfinite(loss)
+    what = f"a gradient of step {step} is NaN or infinite" if finite else f"the loss of step {step} is {loss:g}"
+    return NonFiniteLoss(f"{what}; the batch's clips: {', '.join(clip_ids)}. {_ADVICE}")
+
+
+def _named(clip_ids: Sequence[str]) -> str:
+    more = f" and {len(clip_ids) - _MAX_NAMED} more" if len(clip_ids) > _MAX_NAMED else ""
+    return ", ".join(clip_ids[:_MAX_NAMED]) + more
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:

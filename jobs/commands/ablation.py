@@ -66,7 +66,7 @@ def ablation(
         print(f"{gap['variant']}, seed {gap['seed']}: left out, {gap['reason']}")
     address = find_address(ray_address)
     if detach:
-        job = driver.detach(run, names, num_seeds, set_ or [], address, study or "")
+        job = driver.detach(run, names, num_seeds, set_ or [], models, address, study or "")
         print(f"submitted {job}, which drives the ablation")
         return
     with watch() as on_event:

@@ -28,7 +28,7 @@ from arspm.training import artifacts, checkpoint, fit
 from arspm.training.batch import ROW, WEIGHT
 from arspm.training.fit import WorkerContext
 from arspm.training.order import window
-from jobs import encoder, features, gender
+from jobs import encoder, features, gender, vggface
 from jobs.stage import expected_fingerprint, main
 from tests.distributed.conftest import REPO
 from tests.training.conftest import TIMINGS
@@ -206,3 +206,33 @@ def test_three_speakers_in_folders_end_in_a_report(tmp_path: Path) -> None:
     metrics = storage.read_json(f"{run}/report/metrics.json")
     assert metrics["corpus"]["splits"]["test"]["videos"] == 1
     assert {row["r1"] for row in metrics["retrieval"] if row["distance"] == "random"} == {1.0}
+
+
+@pytest.mark.slow
+def test_of_one_held_out_face_an_untrained_network_is_not_kept(
+    tmp_path: Path, run_local: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Fourteen people of whom one has three clips. The face held out is recognised by chance in the first epochs."""
+    made = write_clips(
+        tmp_path / "made", num_speakers=14, clips_per_speaker=1, seed=5, seconds=(1.0, 1.5), fps=10, workers=1
+    )
+    [clip] = made.clips_dir.glob("synth000001*")
+    lines = made.clips_csv.read_text().splitlines()
+    _, start, end, x, y = next(line for line in lines if line.startswith("synth000001")).split(",")
+    for later in (10, 20):
+        lines.append(f"synth000001,{float(start) + later:.3f},{float(end) + later:.3f},{x},{y},{clip.name}")
+    made.clips_csv.write_text("\n".join(lines) + "\n")
+    config = override(preset("demo"), {"data.csv": str(made.clips_csv), "data.clips": str(made.clips_dir)})
+    run = str(tmp_path / "run")
+    run_local("preprocess", preprocess, run, config)
+    run_local("vggface", vggface.vggface, run, config)
+    history, done = stages.history(run, "vggface"), stages.success(run, "vggface")
+    assert history is not None
+    assert done is not None
+    losses = [epoch["train_loss"] for epoch in history["epochs"]]
+    assert max(epoch["val_accuracy"] for epoch in history["epochs"][:5]) == 1
+    assert history["best_epoch"] == losses.index(min(losses)) + 1 > 20
+    assert (done.figures["chosen_by"], done.figures["num_held_out"]) == ("train_loss", 1)
+    accuracy = f"{100 * done.figures['val_accuracy']:.1f} %, {done.figures['val_accuracy']:.0f} of 1 held-out faces"
+    said = f"kept epoch {history['best_epoch']} of 40 by the training loss: accuracy {accuracy}, too few to choose by"
+    assert said in capsys.readouterr().out

@@ -1,9 +1,11 @@
 """The `arspm` command in a separate process, with a real Ray head where it needs one."""
 
 import csv
+import getpass
 import json
 import re
 import shutil
+import socket
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -18,6 +20,7 @@ from arspm import storage
 from arspm.config import dump
 from arspm.media.clips import load_speech
 from arspm.runs import stages
+from arspm.runs.provenance import code_commit
 from cluster import client
 from jobs.submission import job_prefix
 from tests.jobs.conftest import Chain, arspm, arspm_in_process, submit
@@ -239,10 +242,22 @@ def test_portraits_are_drawn_from_recordings_of_any_kind(clips: Path, run: tuple
 
 
 @pytest.mark.ray
-def test_the_best_epoch_is_the_one_with_the_smallest_angle(clips: Path, run: tuple[Path, str]):
-    history = json.loads((run[0] / "encoder" / "history.json").read_text())
-    angles = [epoch["val_cos_degrees"] for epoch in history["epochs"]]
-    assert history["best_epoch"] == angles.index(min(angles)) + 1
+def test_with_few_validation_clips_the_training_loss_chooses_the_epoch(clips: Path, run: tuple[Path, str]):
+    """And the console says so."""
+    folder, output = run
+    for stage in ("vggface", "encoder"):
+        done = stages.success(str(folder), stage)
+        assert done is not None
+        assert done.figures["chosen_by"] == "train_loss"
+        history = json.loads((folder / stage / "history.json").read_text())
+        losses = [epoch["train_loss"] for epoch in history["epochs"]]
+        assert history["best_epoch"] == losses.index(min(losses)) + 1
+        assert (
+            f"kept epoch {history['best_epoch']} of 2 by the training loss: "
+            in output + arspm("logs", folder, stage).stdout
+        )
+    count = stages.success(str(folder), "vggface").figures["num_held_out"]
+    assert f" of {count} held-out faces, too few to choose by" in arspm("logs", folder, "vggface").stdout
 
 
 @pytest.mark.ray
@@ -310,10 +325,51 @@ def test_a_run_in_use_with_other_settings_is_refused(
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_a_failing_stage_shows_its_error_and_the_stages_it_skips(clips: Path, tmp_path: Path, head: Any):
-    done = submit(clips, tmp_path / "run", "--set", "data.test_fraction=0.9", "--set", "data.val_fraction=0.09")
+def test_a_damaged_file_of_a_finished_run_is_refused_before_anything_builds_on_it(
+    clips: Path, run: tuple[Path, str], tmp_path: Path
+):
+    """64 bytes amid a shard of features; then another loss weight. The report reads no shard."""
+    copy = shutil.copytree(run[0], tmp_path / "run")
+    shard = copy / "corpus/train/features/shard-00000.parquet"
+    data = bytearray(shard.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 64] = bytes(byte ^ 255 for byte in data[middle : middle + 64])
+    shard.write_bytes(data)
+    before = {path: path.read_bytes() for path in copy.rglob("_SUCCESS.json")}
+    done = submit(clips, copy, "--set", "loss.lambda1=2")
     assert done.returncode == 1
-    assert "preprocess: FAILED: 14 videos leave the train split empty; try --set data.test_fraction=" in done.stdout
+    [line] = done.stderr.splitlines()
+    manifest = copy / "features/_SUCCESS.json"
+    assert line.startswith(f"error: {shard}: not the file that {manifest} lists: its SHA-256 is another.")
+    assert "delete both files and submit again" in line
+    assert {path: path.read_bytes() for path in copy.rglob("_SUCCESS.json")} == before
+    shutil.rmtree(copy / "report")
+    done = submit(clips, copy)
+    assert lines_that(done.stdout, ": done in") == ["report"], done.stderr
+    shard.unlink()
+    manifest.unlink()
+    done = submit(clips, copy, "--until", "features")
+    assert lines_that(done.stdout, ": done in") == ["features"], done.stderr
+    assert storage.describe(str(shard)) == json.loads(manifest.read_text())["files"][str(shard.relative_to(copy))]
+
+
+@pytest.mark.ray
+def test_manifests_say_where_results_come_from(run: tuple[Path, str]):
+    """The command that was typed, not the jobs'; the commit is shipped with the code."""
+    found = [json.loads((run[0] / stage / "_SUCCESS.json").read_text())["provenance"] for stage in ALL]
+    assert all(each == found[0] for each in found)
+    assert found[0]["command"].startswith("arspm submit --csv ")
+    assert found[0]["user"] == getpass.getuser()
+    assert found[0]["host"] == socket.gethostname()
+    assert {name: found[0][name] for name in ("commit", "clean")} == code_commit()
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_failing_stage_shows_its_error_and_the_stages_it_skips(clips: Path, tmp_path: Path, head: Any):
+    done = submit(clips, tmp_path / "run", "--set", "face.min_side_pixels=5000")
+    assert done.returncode == 1
+    assert "preprocess: FAILED: every clip of the train and val and test split was dropped (" in done.stdout
     assert sorted(lines_that(done.stdout, "skipped, needs preprocess")) == sorted(ALL[1:])
     assert f"arspm logs {tmp_path}/run preprocess" in done.stderr
     assert "Traceback" in arspm("logs", tmp_path / "run", "preprocess").stdout

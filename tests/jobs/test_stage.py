@@ -1,5 +1,6 @@
 """A stage's program: its upstream stages, its fingerprint, when it has nothing to do, and its error messages."""
 
+import json
 import os
 import re
 import subprocess
@@ -32,8 +33,9 @@ def commit(run: Path, stage: str, config: Config, fingerprint: str = FINGERPRINT
 def config(tmp_path: Path) -> Config:
     """A configuration with clips, whose bytes no test decodes."""
     (tmp_path / "clips").mkdir()
-    (tmp_path / "clips" / "a_0.0_6.0.mp4").write_bytes(b"clip")
-    (tmp_path / "clips.csv").write_text("a,0.0,6.0,0.5,0.5\n")
+    for name in "aceg":  # at least one video for each split, and two for train
+        (tmp_path / "clips" / f"{name}_0.0_6.0.mp4").write_bytes(b"clip")
+    (tmp_path / "clips.csv").write_text("".join(f"{name},0.0,6.0,0.5,0.5\n" for name in "aceg"))
     return override(preset("smoke"), {"data.csv": f"{tmp_path}/clips.csv", "data.clips": f"{tmp_path}/clips"})
 
 
@@ -75,6 +77,32 @@ def test_a_stage_that_is_done_does_nothing(
     start("preprocess")
     assert capsys.readouterr().out == "preprocess is done already\n"
     assert (tmp_path / "preprocess" / stages.SUCCESS).stat().st_mtime_ns == before
+
+
+def test_a_stage_does_not_build_on_files_that_are_not_those_of_their_manifest(
+    start: Callable[..., Any], config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = "corpus/train/faces/shard-00000.parquet"
+    files = {path: storage.write_bytes(f"{tmp_path}/{path}", b"shard")}
+    stages.commit(
+        str(tmp_path), "preprocess", fingerprint=FINGERPRINT, config=config, files=files, seconds=0.0, figures={}
+    )
+    (tmp_path / path).write_bytes(b"another")
+    with pytest.raises(SystemExit):
+        start("gender", fingerprint=None)
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith(f"error: gender: {tmp_path}/{path}: not the file that {tmp_path}/preprocess/_SUCCESS.json")
+    assert "it has 7 bytes instead of 5" in said
+    (tmp_path / path).write_bytes(b"shard")
+    start("gender", work_once, fingerprint=None)
+
+
+def test_a_manifest_says_who_submitted_the_stage(start: Callable[..., Any], config: Config, tmp_path: Path) -> None:
+    told = {"command": "arspm submit --run r", "user": "someone", "host": "laptop"}
+    start("preprocess", work_once, fingerprint=None, **{"submitted-by": json.dumps(told)})
+    found = json.loads((tmp_path / "preprocess" / stages.SUCCESS).read_text())["provenance"]
+    assert {name: found[name] for name in told} == told
+    assert set(found) == {*told, "commit", "clean"}
 
 
 def test_another_fingerprint_replaces_the_stage_and_all_its_files(
@@ -143,7 +171,7 @@ def test_a_job_reads_the_listing_of_its_submit(config: Config, tmp_path: Path, m
     assert listed == []
     trees = inventory.read_inventory(run, config.data, fingerprint)
     assert trees is not None
-    assert [row.clip_id for row in read_dataset(config.data, trees).rows] == ["a_0.0_6.0"]
+    assert [row.clip_id for row in read_dataset(config.data, trees).rows] == [f"{name}_0.0_6.0" for name in "aceg"]
     assert listed == []
 
     always = override(config, {"data.inventory_minutes": 0})

@@ -14,9 +14,13 @@ from arspm.runs.stages import STAGES
 ROOT = Path(__file__).parents[2]
 ALL = set(STAGES)
 # The fields on which no stage's result depends: they name a run, or change its speed.
-NOT_IN_ANY_FINGERPRINT = {"preset", "ingest.prefetch_batches", "data.inventory_minutes"} | {
-    name for name in field_names() if name.startswith("resources.")
-}
+NOT_IN_ANY_FINGERPRINT = {
+    "preset",
+    "ingest.prefetch_batches",
+    "data.inventory_minutes",
+    "provenance",
+    "max_hashed_gib",
+} | {name for name in field_names() if name.startswith("resources.")}
 
 
 def changed(changes: dict[str, object], inputs: str = "inputs") -> set[str]:

@@ -94,6 +94,17 @@ def test_the_best_epoch_is_the_first_with_the_least_or_the_largest_value() -> No
     assert (record["best"], record["best_epoch"]) == (0.9, 2)
 
 
+@pytest.mark.parametrize(("mode", "expected"), [("min", 3), ("max", 4)])
+def test_of_epochs_with_the_same_value_the_one_with_the_least_training_loss_is_the_best(
+    mode: str, expected: int
+) -> None:
+    record = sweeps.new_record(0, {}, {}, False)
+    values = [(0.1, 3.0), (0.1, math.nan), (0.1, 1.0), (0.9, 1.5), (0.1, 2.0), (0.9, 1.5)]
+    for epoch, (value, loss) in enumerate(values, 1):
+        sweeps.add_epoch(record, {"epoch": epoch, "val_x": value, "train_loss": loss}, "val_x", mode)
+    assert record["best_epoch"] == expected
+
+
 def test_a_repeated_epoch_replaces_itself_and_all_later_epochs() -> None:
     record = record_of(0, [30.0, 20.0, 10.0, 12.0])
     sweeps.add_epoch(record, {"epoch": 3, METRIC: 22.0}, METRIC, "min")

@@ -15,7 +15,7 @@ from arspm.corpus.schema import CLIP_ID, FACE_FEATURE, GENDER, IDENTITY, SPECTRO
 from arspm.model import speech_portrait
 from arspm.model.speech_portrait import FacePrior
 from arspm.training import tasks
-from arspm.training.batch import FACE, NO_LABEL, WEIGHT
+from arspm.training.batch import FACE, WEIGHT
 from arspm.training.checkpoint import TrainingState
 from arspm.training.fit import Report, WorkerContext, fit
 from arspm.training.train_step import Task
@@ -66,7 +66,7 @@ def columns(stage: str, *key: int) -> dict[str, Any]:
     if stage == "vggface":
         found[IDENTITY] = rng.integers(0, 3, ROWS)
     if stage == "gender":
-        found[GENDER] = np.array([0, 1, NO_LABEL, rng.integers(0, 2)])
+        found[GENDER] = np.array([0, 1, *rng.integers(0, 2, 2)])
     return found
 
 

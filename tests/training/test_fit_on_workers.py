@@ -25,6 +25,7 @@ from arspm.config import override
 from arspm.training import tasks
 from arspm.training.batch import FACE, WEIGHT
 from arspm.training.fit import WorkerContext, fit
+from arspm.training.train_step import BrokenFigure, NonFiniteLoss, Task
 from arspm.config.presets import preset
 from arspm.corpus.schema import CLIP_ID, GENDER, IDENTITY, SPECTROGRAM
 
@@ -79,10 +80,38 @@ def work_on_gender(rank, world_size, folder):
     ))
     report.save(Path(f"{folder}-gender-of-{rank}"))
 
+def work_on_broken(rank, world_size, folder):
+    # breaks a loss, a gradient and a validation figure of the second worker, and writes what each worker raises
+    for broken in ("loss", "gradient", "figure"):
+        steps = []
+
+        def loss(model, batch):
+            value = model(batch.weight[:, None]).mean()
+            steps.append(1)
+            if rank == 1 and len(steps) == 2:
+                value = value * torch.nan if broken == "loss" else value
+                value = (value - value.detach()).abs().sqrt() if broken == "gradient" else value
+            return {"loss": value}
+
+        def score(model, batch):
+            return {"x": batch.weight.where(torch.tensor(broken != "figure" or rank == 0), torch.nan)}
+
+        task = Task(torch.nn.Linear(1, 1), loss, score, "val_x", True)
+        ids = [f"clip {row} of {rank}" for row in range(2)]
+        batches = [{CLIP_ID: ids, WEIGHT: np.ones(2, np.float32)}] * 9
+        try:
+            list(fit(
+                task, CONFIG.training.gender, seed=0, num_steps=3, num_score_steps=1,
+                batches=lambda _: iter(batches), worker=WorkerContext(rank, world_size), config={},
+            ))
+        except (NonFiniteLoss, BrokenFigure) as error:
+            Path(f"{folder}-{broken}-{rank}").write_text(str(error))
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     rank, folder = int(sys.argv[1]), Path(sys.argv[2])
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}.meeting", rank=rank, world_size=2)
+    work_on_broken(rank, 2, folder)
     work_on_gender(rank, 2, folder)
     work(rank, 2, folder)
     work(rank, 2, Path(f"{folder}-resumed"), Path(sys.argv[3]))
@@ -158,7 +187,6 @@ def test_a_training_resumes_within_an_epoch_on_another_number_of_workers(one_and
 
 
 def test_all_workers_validate_the_network_that_is_saved(one_and_two_workers):
-    """Before validation, every worker has its own BatchNorm statistics."""
     _, two = one_and_two_workers
     folders = [two.with_name(f"two-gender-of-{rank}") for rank in (0, 1)]
     assert len({(folder / "model.safetensors").read_bytes() for folder in folders}) == 1
@@ -169,3 +197,19 @@ def test_all_workers_validate_the_network_that_is_saved(one_and_two_workers):
     assert progress_of(folders[0])["epochs"][0]["val_accuracy"] == pytest.approx(
         float(score["accuracy"].mean()), rel=1e-5
     )
+
+
+def test_what_is_not_finite_on_one_worker_is_the_same_error_on_all(one_and_two_workers):
+    """At its own step, with the clips of that worker; a gradient is that of all workers. Nobody waits for others."""
+    _, two = one_and_two_workers
+    clips = "clip 0 of 1, clip 1 of 1"
+    every = f"clip 0 of 0, clip 1 of 0, {clips}"
+    expected = {
+        "loss": f"the loss of step 1 is nan; the batch's clips: {clips}. Look at",
+        "gradient": f"a gradient of step 1 is NaN or infinite; the batch's clips: {every}. Look at",
+        "figure": f"validation of epoch 1: val_x is nan for {clips}. Look at",
+    }
+    for broken, message in expected.items():
+        first, second = (two.with_name(f"two-{broken}-{rank}").read_text() for rank in (0, 1))
+        assert first == second
+        assert first.startswith(message)

@@ -10,7 +10,15 @@ from torch import nn
 from arspm.config import Recipe
 from arspm.corpus.schema import CLIP_ID, GENDER
 from arspm.training.batch import WEIGHT, to_batch
-from arspm.training.train_step import Task, learning_rate, make_optimizer, score_batch, seed_step, train_step
+from arspm.training.train_step import (
+    BrokenFigure,
+    Task,
+    learning_rate,
+    make_optimizer,
+    score_batch,
+    seed_step,
+    train_step,
+)
 from tests.training.random_data import STAGES, columns, make_task, plain_batches, smoke
 
 
@@ -102,5 +110,14 @@ def test_rows_that_only_fill_the_last_step_are_not_validated_on():
         {CLIP_ID: list("abcd"), WEIGHT: np.float32([1, 1, 0, 1]), GENDER: np.array([1, 3, 50, 5])}, torch.device("cpu")
     )
     assert score_batch(task, task.model, batch, precision="fp32")["x"].tolist() == [9, 3]
-    masked = task._replace(score=lambda _, batch: {"x": batch.gender.float().masked_fill(batch.gender == 3, torch.nan)})
-    assert score_batch(masked, task.model, batch, precision="fp32")["x"].tolist() == [6, 2]
+
+
+def test_a_figure_that_is_not_finite_is_an_error_that_names_the_clips():
+    """Not a smaller number of clips: of 20, NaN, 22 and NaN degrees the mean would be 21."""
+    batch = to_batch({CLIP_ID: list("abcde"), WEIGHT: np.float32([1, 1, 1, 1, 0])}, torch.device("cpu"))
+    degrees = torch.tensor([20, torch.nan, 22, torch.inf, torch.nan])
+    task = Task(nn.Linear(1, 1), lambda *_: {}, lambda *_: {"x": degrees}, "val_x", True)
+    with pytest.raises(BrokenFigure, match=r"^val_x is nan for b, d\. Look at these clips"):
+        score_batch(task, task.model, batch, precision="fp32")
+    degrees[1], degrees[3] = 21, 23
+    assert score_batch(task, task.model, batch, precision="fp32")["x"].tolist() == [86, 4]  # e only fills the step

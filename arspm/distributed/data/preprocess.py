@@ -30,7 +30,7 @@ from arspm.distributed.data.receipts import (
     name_shards,
     read_receipts,
 )
-from arspm.distributed.data.shards import assign_splits, content_keys, plan_shards, protocol_splits
+from arspm.distributed.data.shards import content_keys, plan_shards, split_dataset
 from arspm.distributed.local import map_items
 from arspm.media.clip_rows import Rows
 from arspm.media.datasets import read_dataset
@@ -50,18 +50,14 @@ def preprocess(config: Config, run: str, fingerprint: str) -> tuple[dict[str, An
     """
     corpus = stages.corpus(run)
     trees = inventory.read_inventory(run, config.data, fingerprint)
-    rows, labels, notes, test_videos, protocol = read_dataset(config.data, trees)
+    dataset = read_dataset(config.data, trees)
+    rows, labels, notes, *_ = dataset
     clips, unusable = rows.usable(), rows.dropped()
     if not clips:
         table, _ = _write_dropped(corpus, unusable, [])
         where = config.data.csv if config.data.format == "avspeech" else config.data.clips
         raise ValueError(f"{where}: none of {len(rows)} rows is usable ({_counts(table)}); see `arspm drops {run}`")
-    unit = "videos" if config.data.format == "avspeech" else "speakers"
-    ids = clips.table["video_id"].unique().to_pylist()
-    if protocol is None:
-        split_of, more = assign_splits(ids, config.data.val_fraction, config.data.test_fraction, unit, test_videos)
-    else:
-        split_of, more = protocol_splits(ids, protocol, config.data.split), []
+    split_of, more = split_dataset(config.data, dataset)
     notes = [*notes, *more]
     for note in notes:
         log.warning(note)

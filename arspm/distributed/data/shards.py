@@ -16,9 +16,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from arspm.config import Config
+from arspm.config import Config, Data
 from arspm.corpus import schema
 from arspm.media.clip_rows import Rows
+from arspm.media.datasets import Dataset
 from arspm.runs import stages
 
 MIN_VIDEOS = 10  # in val and in test of a corpus of a hundred videos or more
@@ -69,6 +70,20 @@ def assign_splits(
         counts = f"{num_val} val" if test_videos else f"{num_test} test and {num_val} val"
         notes.append(f"a small corpus: {counts} {unit} of {len(order)}, more than the fractions say")
     return split, notes
+
+
+def split_dataset(data: Data, dataset: Dataset) -> tuple[dict[str, str], list[str]]:
+    """Return the split of each video that has a usable row, and notes, as `assign_splits` does.
+
+    Raises ValueError, in one line, if a split would have no video.
+    """
+    if data.test_csv and not dataset.test_videos:
+        raise ValueError(f"data.test_csv: {data.test_csv} has no usable row, so the test split is empty")
+    ids = dataset.rows.usable().table["video_id"].unique().to_pylist()
+    if dataset.splits is not None:
+        return protocol_splits(ids, dataset.splits, data.split), []
+    unit = "videos" if data.format == "avspeech" else "speakers"
+    return assign_splits(ids, data.val_fraction, data.test_fraction, unit, dataset.test_videos)
 
 
 def protocol_splits(speakers: Sequence[str], protocol: Mapping[str, str], name: str) -> dict[str, str]:

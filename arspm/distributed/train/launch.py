@@ -22,8 +22,9 @@ from arspm import storage
 from arspm.config import Config, Workers
 from arspm.corpus import filters
 from arspm.distributed import local, ray_private
-from arspm.distributed.train.rows import Rows, gather_rows
+from arspm.distributed.train.rows import Rows, gather_rows, require_measurable
 from arspm.distributed.train.worker import train_worker
+from arspm.report.training_words import kept_epoch
 from arspm.runs import stages
 from arspm.storage.retries import is_transient
 from arspm.training import artifacts, checkpoint
@@ -56,9 +57,11 @@ class LostWorkers(TrainingFailed):
 def train_stage(stage: str, config: Config, run: str, fingerprint: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Train a stage's network, resuming from its last checkpoint if it has one.
 
-    Returns the files written (path relative to the run -> size and hash) and the figures of the best epoch. Raises
-    NothingToLearn, or TrainingFailed with the cause in one line.
+    Returns the files written (path relative to the run -> size and hash) and the figures of the best epoch, with its
+    number, the figure that it was chosen by and the number of held-out rows. Raises
+    NothingToLearn, ValueError for a corpus that cannot end in a report, or TrainingFailed with the cause in one line.
     """
+    require_measurable(stage, config, run)
     rows = gather_rows(stage, config, run)
     if rows.filtered:
         print(f"{filters.describe(rows.filtered)}", flush=True)
@@ -238,5 +241,7 @@ def _export(stage: str, run: str, last: str | None) -> tuple[dict[str, Any], dic
         files = {f"{stage}/{artifacts.MODEL}": storage.upload(best_weights, model_uri)}
     history = {"epochs": progress.epochs, "losses": progress.losses, "best_epoch": progress.best_epoch}
     files[f"{stage}/{artifacts.HISTORY}"] = storage.write_json(storage.join(run, stage, artifacts.HISTORY), history)
-    best = progress.epochs[progress.best_epoch - 1]
-    return files, {"best_epoch": progress.best_epoch, **best}
+    chosen = {name: getattr(progress, name) for name in ("best_epoch", "chosen_by", "num_held_out")}
+    figures = chosen | progress.epochs[progress.best_epoch - 1]
+    print(f"kept {kept_epoch(stage, figures, len(progress.epochs))}", flush=True)
+    return files, figures

@@ -52,8 +52,9 @@ class NothingToLearn(ValueError):
 def gather_rows(stage: str, config: Config, run: str) -> Rows:
     """Return the rows of a training stage.
 
-    `Config.encoder_sex` restricts an encoder's rows to one sex (section 4.3.2). data.filter selects training rows;
-    validation is on all, so that its figures can be compared. Raises NothingToLearn for a gender stage without labels
+    `Config.encoder_sex` restricts an encoder's training and validation to one sex (section 4.3.2). The gender
+    classifier reads labelled rows only. data.filter selects training rows, not validation rows, so that validation
+    figures can be compared. Raises NothingToLearn for a gender stage without labels
     of both sexes, and ValueError for a split without clips of the encoder's sex or of the filter.
     """
     corpus = stages.corpus(run)
@@ -72,10 +73,12 @@ def gather_rows(stage: str, config: Config, run: str) -> Rows:
     labels: list[dict[str, np.ndarray]] = [{}, {}]
     if stage == "gender":
         labels = [{schema.GENDER: read_genders(split, None).classes} for split in (train, val)]
-        known = set(labels[0][schema.GENDER][selection.keep]) - {NO_LABEL}
-        if len(known) < len(schema.GENDERS):
+        # Only labelled rows: workers with different numbers of them would not learn what one worker learns.
+        labelled, keep_val = (label[schema.GENDER] != NO_LABEL for label in labels)
+        keep = selection.keep & labelled
+        if len(set(labels[0][schema.GENDER][keep])) < len(schema.GENDERS):
             raise NothingToLearn("labels.csv does not label speakers of both sexes in the training split")
-        if (labels[1][schema.GENDER] == NO_LABEL).all():
+        if not keep_val.any():
             raise NothingToLearn("labels.csv labels no speaker's sex in the validation split")
     return Rows(
         Reading(train, _order(stage, config, train, keep=keep), wanted, config.image_size, labels[0]),
@@ -83,6 +86,19 @@ def gather_rows(stage: str, config: Config, run: str) -> Rows:
         0,
         selection.figures,
     )
+
+
+def require_measurable(stage: str, config: Config, run: str) -> None:
+    """Raise ValueError if a model of one sex has no clip of that sex to train on, to validate on or to be measured on.
+
+    Called before each training, so that evaluate does not fail after all of them. Where a network predicts missing
+    labels, only the encoder can tell, because the predictions are made meanwhile.
+    """
+    if config.encoder_sex is None or (config.gender.label_confidence is not None and stage != "encoder"):
+        return
+    for name in schema.SPLITS:
+        subset = config.evaluate.num_clips if name == "test" else None
+        _of_sex(config, tables.open_split(stages.corpus(run), name, subset))
 
 
 def make_task(stage: str, config: Config, run: str, device: torch.device, rows: Rows) -> Task:

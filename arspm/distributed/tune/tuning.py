@@ -25,6 +25,7 @@ from arspm.distributed.tune.ledger import Ledger
 from arspm.distributed.tune.search import Sample, Search
 from arspm.distributed.tune.trial import STAGE, Setup, portrait_clips, run_trial, strip, trial_config
 from arspm.runs import sweeps
+from arspm.runs.kept_epoch import MIN_HELD_OUT
 from arspm.training import artifacts
 
 NUM_CLIPS = 6  # validation speakers whose portraits each trial draws
@@ -171,6 +172,8 @@ _ALL_ROWS = {
 def _setup(folder: str, run: str, config: Config) -> Setup:
     """Return what the trials share. Decides whether the corpus is held in the object store, and prints that."""
     readings = gather_rows(STAGE, trial_config(config, _ALL_ROWS), run).readings
+    if (num_held_out := readings[-1].order.groups.num_rows) < MIN_HELD_OUT:
+        print(f"trials are compared on {num_held_out} validation clips only, too few to tell them apart", flush=True)
     size = in_memory.num_bytes(readings)
     store = min((node["Resources"].get("object_store_memory", 0) for node in ray.nodes() if node["Alive"]), default=0)
     one_worker = config.resources.trial.num_workers == 1

@@ -18,6 +18,7 @@ from arspm.config.presets import preset
 from arspm.distributed.train.launch import train_stage
 from arspm.model import speech_portrait
 from arspm.runs import stages
+from arspm.runs.kept_epoch import MIN_HELD_OUT
 from arspm.training import artifacts, checkpoint
 from tests.distributed.conftest import FINGERPRINT, Prepared, busy_workers
 from tests.training.conftest import TIMINGS
@@ -50,9 +51,12 @@ def test_two_workers_train_to_the_end(prepared: Prepared, uninterrupted: tuple[s
     run, files, figures = uninterrupted
     trained = history(run, "gender")
     assert [each["epoch"] for each in trained["epochs"]] == list(range(1, EPOCHS + 1))
-    accuracies = [each["val_accuracy"] for each in trained["epochs"]]
-    assert trained["best_epoch"] == accuracies.index(max(accuracies)) + 1
-    assert figures["val_accuracy"] == max(accuracies)
+    num_held_out = figures["num_held_out"]
+    assert 0 < num_held_out < MIN_HELD_OUT
+    assert figures["chosen_by"] == "train_loss"
+    losses = [each["train_loss"] for each in trained["epochs"]]
+    assert trained["best_epoch"] == losses.index(min(losses)) + 1
+    assert figures["train_loss"] == min(losses)
     assert [step for step, _ in trained["losses"]] == list(range(1, trained["epochs"][-1]["step"] + 1))
     assert set(files) == {"gender/model.safetensors", "gender/history.json"}
     for name, described in files.items():

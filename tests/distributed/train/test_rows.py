@@ -10,6 +10,8 @@ import pytest
 from arspm.config import override
 from arspm.config.presets import preset
 from arspm.corpus import schema
+from arspm.distributed import local
+from arspm.distributed.train.launch import train_stage
 from arspm.distributed.train.rows import NothingToLearn, gather_rows
 from tests.predicted_genders import write_predictions
 
@@ -109,7 +111,8 @@ def test_a_filter_selects_training_rows_only(write_corpus: Callable[..., Any], t
         assert set(rows.train.labels[schema.IDENTITY][kept]) == set(range(rows.num_classes))
     else:
         assert rows.val is not None
-        assert rows.val.order.groups.num_rows == 8
+        num_labelled = sum(gender is not None for gender in columns["val"][schema.GENDER])
+        assert rows.val.order.groups.num_rows == (num_labelled if stage == "gender" else 8)
     assert sorted(used) == kept
     assert rows.filtered["filter"]["kept"] == len(kept)
     assert rows.filtered["filter"]["removed"]["gender != 'nobody'"] == sum(gender is None for gender in genders)
@@ -127,3 +130,32 @@ def test_a_filter_that_leaves_one_sex_only_is_said_where_both_are_needed(
     config = override(CONFIG, {"data.filter": "gender == 'female'", "prior.kind": "none", "ingest.sex": "male"})
     with pytest.raises(ValueError, match=r"data\.filter leaves no training clip of the sex of ingest\.sex=male"):
         gather_rows("encoder", config, str(tmp_path))
+
+
+def test_the_gender_classifier_reads_labelled_rows_only(write_corpus: Callable[..., Any], tmp_path: Path) -> None:
+    """Two workers of which one has more unlabelled rows would otherwise weight labelled rows differently."""
+    _, columns = write_corpus({"train": (9, 11), "val": (8,)})
+    rows = gather_rows("gender", CONFIG, str(tmp_path))
+    for split, reading in zip(("train", "val"), rows.readings, strict=True):
+        labels = columns[split][schema.GENDER]
+        assert None in labels
+        used = reading.order.groups.rows
+        assert used.tolist() == [row for row, label in enumerate(labels) if label]
+        classes = reading.labels[schema.GENDER][used].tolist()
+        assert classes == [schema.GENDERS.index(labels[row]) for row in used]
+
+
+@pytest.mark.parametrize("lacks", ["train", "val", "test"])
+def test_a_model_of_one_sex_that_could_not_be_measured_is_refused_before_any_training(
+    write_corpus: Callable[..., Any], tmp_path: Path, lacks: str
+) -> None:
+    sizes = {split: (2,) if split == lacks else (8,) for split in schema.SPLITS}  # the first person's sex is unknown
+    write_corpus(sizes, feature_dim=64)
+    for kind in ("female", "male"):
+        config = override(CONFIG, {"prior.kind": kind})
+        with (
+            local.in_process(),
+            pytest.raises(ValueError, match=rf"/{lacks} has no clip that labels.csv labels {kind}"),
+        ):
+            train_stage("vggface", config, str(tmp_path), "f" * 64)
+    assert not (tmp_path / "vggface").exists()
