@@ -160,9 +160,9 @@ def test_the_page_says_where_the_sex_is_predicted(make_run: Any, open_page: Any,
     opened = open_page(make_run(predicted=True), 390, "dark")
     assert opened.messages == []
     page = opened.page
-    assert "of the prior’s sex, out of 41, all with a predicted sex" in page.locator(".facts").inner_text()
+    assert "of the model’s sex, out of 41, all with a predicted sex" in page.locator(".facts").inner_text()
     assert "all with a predicted sex" in page.locator(".facts", has_text="Sex of portraits").inner_text()
-    assert "20 clips of the prior’s sex of the test split, all with a predicted sex." in caption(page, "ours")
+    assert "20 clips of the model’s sex of the test split, all with a predicted sex." in caption(page, "ours")
     text = page.locator("#prior").inner_text()
     assert "The female prior is the mean of 700 faces, 690 of them with a predicted sex." in text
     assert "The male prior is the mean of 500 faces, all with a predicted sex." in text
