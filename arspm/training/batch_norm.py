@@ -60,39 +60,44 @@ class GlobalBatchNorm(_BatchNorm):
 
 
 class _Normalise(torch.autograd.Function):
-    """The values of `GlobalBatchNorm`, with the mean, the biased variance and the number of values per channel."""
+    """The values of `GlobalBatchNorm`, with the mean, the biased variance and the number of values per channel.
+
+    Both directions use the fused kernels of evaluation, which take the statistics as given: operation by operation, a
+    step of the demo's encoder took 244 ms instead of 168.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        mean, variance, count = _global_moments(_at_least_float(x))
-        # The fused kernel of evaluation, which takes the statistics as given.
-        y = torch.nn.functional.batch_norm(
-            x, mean.to(weight.dtype), variance.to(weight.dtype), weight, bias, False, 0.0, eps
-        )
-        ctx.save_for_backward(x, weight, mean, torch.rsqrt(variance + eps), count)
+        mean, variance, count = _global_moments(x if x.dtype == weight.dtype else x.to(weight.dtype))
+        y = torch.nn.functional.batch_norm(x, mean, variance, weight, bias, False, 0.0, eps)
+        ctx.save_for_backward(x, weight, mean, variance, count)
+        ctx.eps = eps
         ctx.mark_non_differentiable(mean, variance, count)
         return y, mean, variance, count
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor, None]:
-        x, weight, mean, scale, count = ctx.saved_tensors
-        dims, shape = _but_channels(x)
-        grad_y = _at_least_float(grad)
-        normal = (_at_least_float(x) - mean.view(shape)) * scale.view(shape)
-        own = torch.stack([grad_y.sum(dims), (grad_y * normal).sum(dims)])  # the gradients of bias and weight
-        total = own.clone()
+        x, weight, mean, variance, count = ctx.saved_tensors
+        # As if the statistics were constants: the gradients of x, weight and bias.
+        grad_x, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
+            grad, x, weight, mean, variance, None, None, False, ctx.eps, [True, True, True]
+        )
+        total = torch.stack([grad_weight, grad_bias])
         torch.distributed.all_reduce(total)
-        through_mean, through_variance = (each.view(shape) for each in total / count)
-        grad_x = (weight * scale).view(shape) * (grad_y - through_mean - normal * through_variance)
-        return grad_x.to(x.dtype), own[1].to(weight.dtype), own[0].to(weight.dtype), None
+        through_variance, through_mean = total / count
+        # Minus weight * scale * (through_mean + normal * through_variance), with normal = (x - mean) * scale.
+        scale = torch.rsqrt(variance + ctx.eps)
+        slope = weight * scale**2 * through_variance
+        offset = weight * scale * through_mean - slope * mean
+        shape = [1, -1] + [1] * (x.dim() - 2)
+        grad_x = grad_x.addcmul_(x, slope.view(shape).to(x.dtype), value=-1).sub_(offset.view(shape).to(x.dtype))
+        return grad_x, grad_weight, grad_bias, None
 
 
 def _global_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return each channel's mean and biased variance over all workers' values, (channels,), and their number, ()."""
-    dims, _ = _but_channels(x)
-    variance, mean = torch.var_mean(x, dims, correction=0)
-    count = torch.full_like(mean, x.numel() // x.shape[1])
-    own = torch.stack([count, mean, variance])
+    mean, variance = torch.batch_norm_update_stats(x, None, None, 0.0)
+    own = torch.stack([torch.full_like(mean, x.numel() // x.shape[1]), mean, variance])
     every = [torch.empty_like(own) for _ in range(torch.distributed.get_world_size())]
     torch.distributed.all_gather(every, own)
     counts, means, variances = torch.stack(every, dim=1)  # (workers, channels) each
@@ -102,12 +107,3 @@ def _global_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     # Chan's formula: within the workers and between them. The difference of mean squares would cancel.
     variance = (fractions * (variances + (means - mean) ** 2)).sum(dim=0)
     return mean, variance, total[0]
-
-
-def _but_channels(x: Tensor) -> tuple[list[int], list[int]]:
-    """Return the dimensions other than the channels, and the shape in which a channel's values broadcast."""
-    return [dim for dim in range(x.dim()) if dim != 1], [1, -1] + [1] * (x.dim() - 2)
-
-
-def _at_least_float(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()
