@@ -81,7 +81,7 @@ def over_seeds(values: ArrayLike) -> Estimate:
     mean = float(value.mean())
     if len(value) < 2:
         return Estimate(mean, None, None, None)
-    return _estimate(mean, float(value.std(ddof=1)) / len(value) ** 0.5, len(value) - 1)
+    return _estimate(mean, float(value.std(ddof=1)) / len(value) ** 0.5, float(len(value) - 1))
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:

@@ -100,7 +100,7 @@ def _values(models: Sequence[TrainedModel]) -> dict[str, dict[str, float | None]
     """Return each outcome's mean and standard deviation over seeds, None if a model does not have it."""
     found: dict[str, dict[str, float | None] | None] = {}
     for outcome in OUTCOMES:
-        values = [value for model in models if (value := outcome.value(model)) is not None]
+        values = [float(value) for model in models if (value := outcome.value(model)) is not None]
         found[outcome.name] = mean_and_sd(values) if len(values) == len(models) else None
     return found
 

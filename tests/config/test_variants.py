@@ -49,7 +49,7 @@ def test_the_feature_is_the_equation_of_its_variant(name):
     encoder = speech_portrait.speech_encoder(config).eval()
     means = {kind: torch.randn(64) for kind in ("neutral", "female", "male")}
     prior = speech_portrait.face_prior(config, means, Heard(width=0.0625))
-    means["constant"] = FacePrior("constant", means)(torch.empty(1))
+    means["constant"] = FacePrior("constant", means)(torch.empty(1, 2, 1, 1))
     if encoder.prior_weight is not None:  # starts at zero
         nn.init.normal_(encoder.prior_weight.weight)
     speech = torch.randn(2, 2, 257, 98)

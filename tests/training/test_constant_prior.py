@@ -80,7 +80,7 @@ def shifted(name: str) -> Task:
             model.fc2.bias.copy_(means()["neutral"])
         else:
             layer = model.fc1 if name == "neutral+fc" else model.fc2
-            constant = speech_portrait.face_prior(variant(name), means(), None)(torch.empty(1))
+            constant = speech_portrait.face_prior(variant(name), means(), None)(torch.empty(1, 2, 1, 1))
             assert constant is not None
             layer.bias.add_(constant)
     return task

@@ -211,8 +211,8 @@ def test_the_accuracy_of_a_row_whose_logits_are_nan_is_nan(stage):
     rows = batch(
         spectrogram=torch.randn(ROWS, 2, 20, 20),
         face=torch.rand(ROWS, 3, 64, 64),
-        gender=torch.zeros(ROWS),
-        identity=torch.zeros(ROWS),
+        gender=torch.zeros(ROWS, dtype=torch.long),
+        identity=torch.zeros(ROWS, dtype=torch.long),
     )
     (rows.spectrogram if stage == "gender" else rows.face)[2] = torch.nan
     with torch.no_grad():
