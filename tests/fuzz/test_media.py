@@ -266,13 +266,13 @@ def test_a_clip_that_ends_its_process_is_dropped_and_the_next_one_is_not(videos,
     (tmp_path / "clip.mp4").write_bytes(videos[0])
     prepared = Preparer(CONFIG)
     try:
-        tensor, _ = prepared(row_of(tmp_path / "clip.mp4"))
+        tensor = prepared(row_of(tmp_path / "clip.mp4")).speech
         process = prepared._process
         assert process is not None
         os.kill(process.pid, signal.SIGSEGV)
         with pytest.raises(DroppedClip, match=r"undecodable: the decoder crashed \(SIGSEGV\)"):
             prepared(row_of(tmp_path / "clip.mp4"))
-        again, _ = prepared(row_of(tmp_path / "clip.mp4"))
+        again = prepared(row_of(tmp_path / "clip.mp4")).speech
         assert (again == tensor).all()
         os.kill(prepared._process.pid, signal.SIGKILL)  # an operator or the kernel did this, not the clip
         with pytest.raises(RuntimeError, match="ended with -9"):

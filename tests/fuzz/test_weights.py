@@ -178,7 +178,19 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     optimizer = optimizer_of(model)
     model(torch.randn(5, 3)).sum().backward()
     optimizer.step()
-    progress = TrainingState(2, 1, 9, 0.5, 1, [{"val_loss": 0.5}], [[4, 0.6]], [0.7, 1.0], {"loss": [0.5, 2.0]})
+    progress = TrainingState(
+        epoch=2,
+        step_in_epoch=1,
+        step=9,
+        best_epoch=1,
+        chosen_by="val_loss",
+        best=0.5,
+        num_held_out=20,
+        epochs=[{"val_loss": 0.5}],
+        losses=[[4, 0.6]],
+        pending=[0.7, 1.0],
+        sums={"loss": [0.5, 2.0]},
+    )
     checkpoint.save(folder, model, optimizer, progress, model.state_dict(), {"seed": 0})
     return folder
 
