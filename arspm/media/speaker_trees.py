@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import NamedTuple
@@ -10,6 +9,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from arspm import storage
+from arspm.corpus.hashes import hash64
 from arspm.corpus.media_types import (
     CLIP_EXTENSIONS,
     PICTURE_EXTENSIONS,
@@ -114,7 +114,7 @@ def pair(sounds: Tree, pictures: Tree) -> tuple[list[Row], list[str]]:
                 choice = choice or shared.get(file.key[:1], [])
                 if not choice:
                     raise DroppedClip(DropReason.no_video, f"a sound file, but no picture of {'/'.join(file.key[:-1])}")
-                begin = _hash(clip_id) % len(choice)
+                begin = hash64("picture", clip_id) % len(choice)
                 pictures_tried = (choice[begin:] + choice[:begin])[:MAX_IMAGES]
         except DroppedClip as drop:
             rows.append(DroppedRow(line, clip_id, speaker, drop.reason, f"{quoted(file.path)}: {drop.detail}"))
@@ -181,11 +181,6 @@ def _folder_key(path: str) -> Key:
     if len(parts) != 2:
         raise DroppedClip(DropReason.bad_row, "expected <speaker>/<file>")
     return parts[0], stem(path)
-
-
-def _hash(clip_id: str) -> int:
-    """Return the number that chooses a clip's picture: the same on every machine, and different for each clip."""
-    return int.from_bytes(hashlib.sha256(f"picture:{clip_id}".encode()).digest()[:8], "big")
 
 
 def count_names(names: Iterable[str], noun: str) -> str:

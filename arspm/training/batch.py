@@ -17,7 +17,6 @@ from arspm.media.audio import from_int16, spectrogram
 FACE = "face"  # column of decoded faces, uint8 (rows, height, width, 3)
 ROW = "row"  # column of row numbers in the split
 WEIGHT = "weight"  # column of `Batch.weight`
-NO_LABEL = -1  # class of a row without a label, which `gather_rows` leaves out
 
 if TYPE_CHECKING:
     Absent: TypeAlias = Any  # not Optional: a task only uses the columns that its stage reads

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from arspm.corpus.genders import UNKNOWN
 from arspm.corpus.schema import CLIP_ID, FACE_FEATURE, GENDER, IDENTITY, SPECTROGRAM, WAVEFORM
 from arspm.media import audio
-from arspm.training.batch import FACE, NO_LABEL, WEIGHT, to_batch
+from arspm.training.batch import FACE, WEIGHT, to_batch
 
 CPU = torch.device("cpu")
 
@@ -49,7 +50,7 @@ def test_labels_features_and_weights():
         {
             CLIP_ID: ["a", "b"],
             FACE_FEATURE: read_only(np.float16([[1, 2], [3, 4]])),
-            GENDER: np.array([1, NO_LABEL]),
+            GENDER: np.array([1, UNKNOWN]),
             IDENTITY: np.array([5, 6]),
             WEIGHT: np.float32([1, 0]),
         },

@@ -8,12 +8,13 @@ from torch import nn
 
 from arspm.config import TRAINED_STAGES, Config, override
 from arspm.config.presets import preset
+from arspm.corpus.genders import UNKNOWN
 from arspm.corpus.schema import GENDERS
 from arspm.model import speech_portrait
 from arspm.model.speech_portrait import FacePrior
 from arspm.model.vggface import VGGFace
 from arspm.training import tasks
-from arspm.training.batch import NO_LABEL, Batch
+from arspm.training.batch import Batch
 from arspm.training.losses import face_decoder_loss, tri_item_loss
 from arspm.training.train_step import score_batch, train_step
 
@@ -198,7 +199,7 @@ def test_the_gender_loss_is_the_mean_cross_entropy_of_the_rows():
 def test_a_row_without_a_label_is_refused():
     """Rows are filtered where they are gathered: ignored here, the gradient would depend on the number of workers."""
     task = tasks.gender_task(SMOKE)
-    rows = batch(spectrogram=torch.randn(ROWS, 2, 20, 20), gender=torch.tensor([0, NO_LABEL, 1, 0]))
+    rows = batch(spectrogram=torch.randn(ROWS, 2, 20, 20), gender=torch.tensor([0, UNKNOWN, 1, 0]))
     with pytest.raises(IndexError, match="Target -1 is out of bounds"):
         task.loss(task.model, rows)
 

@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 
 from arspm import storage
 from arspm.corpus import tables
+from arspm.corpus.hashes import order_hash
 from arspm.corpus.schema import CLIP_ID, DropReason
-from arspm.distributed.data.shards import hash64
 from arspm.media.clip_files import ClipFolder
 from arspm.media.clip_rows import DroppedRow, Rows, read_clip_rows, read_csv
 from arspm.media.download_failures import FailureReason, failures_schema
@@ -53,11 +53,6 @@ class Failure(NamedTuple):
     video_id: str | None
     reason: FailureReason
     detail: str
-
-
-def order_hash(video_id: str) -> int:
-    """Return a video's place in the order of all samples, which is also that of a corpus: 64 bits."""
-    return hash64("order", video_id)
 
 
 def read_selection(csv: str, sample: int | None) -> Rows:
@@ -193,9 +188,8 @@ class Failures:
         table = _merged(self.table, _table(self._new))
         table = table.filter(pc.invert(pc.is_in(table[CLIP_ID], without))).sort_by("row")
         tables.write_table(self._uri, table, max(1, len(table)))
-        for path in storage.files_below(self._state):
-            if path.startswith("failures-"):
-                storage.remove(storage.join(self._state, path))
+        parts = [path for path in storage.files_below(self._state) if path.startswith("failures-")]
+        storage.remove_files(self._state, parts)
         self.table, self._new, self._num_parts = table, [], 0
         return table
 

@@ -101,15 +101,15 @@ def predict(config: Config, run: str, split_name: str = "test") -> tuple[pa.Tabl
 
 
 class ShardActor:
-    """Base of the actors. Networks are loaded at first use, because Ray garbles a constructor's errors."""
+    """Base of the actors. Networks are loaded at first use, because Ray garbles a constructor's errors.
+
+    Calling an actor with an item writes one shard. It returns the file's "path" in the run, its "bytes" and "sha256",
+    and the number of its "rows".
+    """
 
     def __init__(self, splits: dict[str, tables.Split], config: str, run: str):
         self._splits, self._config, self._run = splits, configuration.load(config), run
         self._device = device(self._config)
-
-    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
-        """Write one shard. Returns the file's "path" in the run, "bytes" and "sha256", and its number of "rows"."""
-        raise NotImplementedError
 
     def write_family(self, family: str, item: dict[str, Any], table: pa.Table) -> dict[str, Any]:
         """Write a shard of a family and its receipt. Returns the result of the call."""

@@ -5,7 +5,6 @@ A hash of the video id decides a video's split and its position, so a change of 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from bisect import bisect_left
 from collections import Counter
@@ -18,6 +17,7 @@ import pyarrow.compute as pc
 
 from arspm.config import Config, Data
 from arspm.corpus import schema
+from arspm.corpus.hashes import hash64, order_hash
 from arspm.media.clip_rows import Rows
 from arspm.media.datasets import Dataset
 from arspm.runs import stages
@@ -111,7 +111,7 @@ def plan_shards(rows: Rows, keys: np.ndarray, split_of: dict[str, str], rows_per
     columns = {
         "video_id": videos,
         "split": [split_of[video] for video in videos],
-        "order": pa.array([hash64("order", video) for video in videos], pa.uint64()),
+        "order": pa.array([order_hash(video) for video in videos], pa.uint64()),
     }
     clip_order = pa.array([hash64("clip", clip) for clip in table["clip_id"].to_pylist()], pa.uint64())
     table = table.select(["video_id", "start_seconds", "clip_id"])
@@ -173,11 +173,6 @@ def path_below(uri: str | None, config: Config) -> str | None:
     """Return a file's path below data.clips or data.faces, which does not change when the folder is moved."""
     roots = (f"{root.rstrip('/')}/" for root in (config.data.clips, config.data.faces) if root)
     return next((uri[len(root) :] for root in roots if uri and uri.startswith(root)), uri)
-
-
-def hash64(purpose: str, text: str) -> int:
-    """Return 64 bits of a hash of a text, independent for each purpose."""
-    return int.from_bytes(hashlib.sha256(f"{purpose}:{text}".encode()).digest()[:8], "big")
 
 
 def _least(num_videos: int, *, with_test: bool) -> tuple[int, int]:

@@ -15,13 +15,12 @@ from torch import Tensor, nn
 
 from arspm.config import Config
 from arspm.corpus import filters, schema, tables
-from arspm.corpus.genders import read_genders
+from arspm.corpus.genders import UNKNOWN, read_genders
 from arspm.distributed.data.ingest import Reading, plan, stream
 from arspm.model.gender_classifier import GenderClassifier
 from arspm.model.speech_portrait import face_prior
 from arspm.runs import stages
 from arspm.training import artifacts, tasks
-from arspm.training.batch import NO_LABEL
 from arspm.training.checkpoint import TrainingState
 from arspm.training.fit import Report, WorkerContext, fit
 from arspm.training.order import Order, groups
@@ -74,7 +73,7 @@ def gather_rows(stage: str, config: Config, run: str) -> Rows:
     if stage == "gender":
         labels = [{schema.GENDER: read_genders(split, None).classes} for split in (train, val)]
         # Only labelled rows: workers with different numbers of them would not learn what one worker learns.
-        labelled, keep_val = (label[schema.GENDER] != NO_LABEL for label in labels)
+        labelled, keep_val = (label[schema.GENDER] != UNKNOWN for label in labels)
         keep = selection.keep & labelled
         if len(set(labels[0][schema.GENDER][keep])) < len(schema.GENDERS):
             raise NothingToLearn("labels.csv does not label speakers of both sexes in the training split")

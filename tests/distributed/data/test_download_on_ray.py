@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from arspm.corpus.hashes import order_hash
 from arspm.distributed.data.download import download
-from arspm.distributed.data.download_rows import order_hash
 from arspm.media.clip_files import ClipFolder
 from arspm.media.clip_rows import read_clip_rows
 from arspm.media.clips import decode_clip

@@ -118,7 +118,6 @@ def test_another_file_or_setting_decodes_what_it_concerns(growing: Growing) -> N
     (growing.clips / "README.txt").write_text("not a clip")
     assert growing.make(rows) == {"reused": len(rows)}
     first, second = ("_".join(row[:3]) + ".mp4" for row in rows[:2])
-    (growing._source / "spare").mkdir(exist_ok=True)
     work = growing.make([[*row, second if row == rows[0] else ""] for row in rows])  # another file for the first row
     assert work["decoded"] == 1
     assert first != second
