@@ -35,6 +35,7 @@ for _name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_TOKEN"):
     os.environ.pop(_name, None)
 os.environ.update(
     ARSPM_HOME=str(_home / "home"),
+    ARSPM_CACHE=str(_home / "cache"),
     RAY_AUTH_MODE="token",
     RAY_AUTH_TOKEN_PATH=str(_home / "token"),
     RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",

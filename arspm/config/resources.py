@@ -83,7 +83,6 @@ class Trial(Workers):
     """A trial of a sweep. With one worker it runs inside Tune's actor."""
 
     num_workers: Count = 1  # workers of each trial
-    share_gib: NonNegative = 2  # trials share a corpus up to this size in each node's object store; larger: streamed
 
 
 class Resources(Section):

@@ -69,13 +69,16 @@ class Face(Section):
 
 
 class Ingest(Section):
-    """The order in which training reads rows: a pure function of these settings, the seed and the epoch."""
+    """The order in which training reads rows, and the way that they take (docs/data.md)."""
 
     subset: Count | None = None  # train on the first this many clips only; a smaller subset is part of a larger one
     sex: Literal["any", "female", "male"] = "any"  # of the speakers that the encoder is trained and measured on
     num_lanes: Count = 8  # parallel row streams that form a global batch; they are divided among the workers
     window_rows: Count = 256  # rows of one lane that are shuffled together
     prefetch_batches: Count = 4  # batches that each worker loads ahead
+    path: Literal["auto", "stream", "cache", "resident"] = "auto"  # to the workers; auto: the fastest that has room
+    cache_gib: NonNegative = 100  # decoded rows on each node's disk, over all runs
+    cache_folder: str = ""  # of these rows; empty: $ARSPM_CACHE, or one in the folder for temporary files
 
 
 class SpeechEncoder(Section):

@@ -210,7 +210,9 @@ def tensors(column: pa.ChunkedArray | pa.Array, kind: TensorType) -> np.ndarray:
 
     Raises ValueError if a cell does not have the type's number of bytes.
     """
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    array = column
+    if isinstance(column, pa.ChunkedArray):  # combine_chunks copies even a single chunk
+        array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
     if len(array) == 0:
         return np.empty((0, *kind.shape), kind.dtype)
     wide = pa.types.is_large_binary(array.type)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import threading
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
@@ -21,6 +23,7 @@ MANIFEST = "manifest.json"
 # Limits on a manifest's numbers, because arrays of these sizes are allocated before any file is opened.
 _MAX_SHARD_ROWS, _MAX_ROWS = 1_000_000, 100_000_000
 _MAX_GROUP_BYTES = 4 << 30
+_THREADS = 8  # files read at once: decoding releases the GIL, and reading from S3 waits
 _TENSORS = (schema.SPECTROGRAM, schema.WAVEFORM, schema.FACE_FEATURE)
 _REBUILD = "delete it and the _SUCCESS.json of the stage that wrote it, then submit again"
 _TEXTS = (schema.CLIP_ID, schema.VIDEO_ID, schema.GENDER, schema.IDENTITY, schema.PREDICTED_GENDER)
@@ -104,8 +107,8 @@ def read_rows(split: Split, wanted: Mapping[str, Sequence[str]], rows: np.ndarra
     """Return rows of some columns, in the order of `rows`.
 
     `wanted` maps a family to its columns; `clip_id` is always added. Returns column -> array (rows, *shape) for tensor
-    columns, and column -> pa.Array for other columns. Scattered rows are read shard by shard, to bound memory. Raises
-    ValueError if the families' clip ids differ, or a family has fewer rows than the manifest says.
+    columns, and column -> pa.Array for other columns. Families and shards are read concurrently. Raises ValueError if
+    the families' clip ids differ, or a family has fewer rows than the manifest says.
     """
     starts = np.cumsum([0, *split.group_sizes()])
     groups_of_shard = np.cumsum([0] + [len(_cut(size, split.rows_per_group)) for size in split.shard_rows])
@@ -113,49 +116,87 @@ def read_rows(split: Split, wanted: Mapping[str, Sequence[str]], rows: np.ndarra
     shard_of_row = np.searchsorted(groups_of_shard, group_of_row, side="right") - 1
     shards = np.unique(shard_of_row).tolist()
     positions = [np.flatnonzero(shard_of_row == shard) for shard in shards]  # into `rows`, for each shard
-    in_order = pa.array(np.argsort(np.concatenate(positions)))
+    tensors: dict[str, np.ndarray] = {}
+    allocating = threading.Lock()
 
-    result: dict[str, Any] = {}
-    for family, columns in wanted.items():
-        names = [*dict.fromkeys([schema.CLIP_ID, *columns])]
-        other_columns: dict[str, list[pa.Array]] = {}
-        for shard, into in zip(shards, positions, strict=True):
-            group = group_of_row[into]
-            needed = np.unique(group)
-            sizes = starts[needed + 1] - starts[needed]
-            uri = split.path(family, shard)
-            pieces = _read_groups(uri, names, needed - groups_of_shard[shard], split.rows_per_group)
-            table = _first_rows(pieces, sizes)
-            if len(table) < sizes.sum():
-                raise ValueError(f"{split.uri}: {family} has fewer rows than the manifest says; {_REBUILD}")
-            # The index of each row in the table of the groups read.
-            begins = np.cumsum([0, *sizes])
-            index = begins[np.searchsorted(needed, group)] + rows[into] - starts[group]
-            for name in names:
-                field = table.schema.field(name)
-                if pa.types.is_binary(field.type) and field.metadata and b"dtype" in field.metadata:
-                    kind = schema.tensor_type(field)
-                    if name not in result:
-                        result[name] = np.empty((len(rows), *kind.shape), kind.dtype)
-                    if (result[name].dtype, result[name].shape[1:]) != (np.dtype(kind.dtype), tuple(kind.shape)):
-                        raise ValueError(f"{uri}: {name} has another dtype or shape than in other shards; {_REBUILD}")
-                    _gather(table[name], kind, index, result[name], into)
-                else:
-                    other_columns.setdefault(name, []).append(table[name].combine_chunks().take(pa.array(index)))
-        for name, parts in other_columns.items():
-            values = pa.concat_arrays(parts).take(in_order)
+    def read_shard(family: str, names: list[str], shard: int, into: np.ndarray) -> dict[str, pa.Array]:
+        """Copy a shard's rows of the tensor columns to `tensors`. Returns its rows of the other columns."""
+        group = group_of_row[into]
+        needed = np.unique(group)
+        sizes = starts[needed + 1] - starts[needed]
+        uri = split.path(family, shard)
+        pieces = _read_groups(uri, names, needed - groups_of_shard[shard], split.rows_per_group)
+        table = _first_rows(pieces, sizes)
+        if len(table) < sizes.sum():
+            raise ValueError(f"{split.uri}: {family} has fewer rows than the manifest says; {_REBUILD}")
+        # The index of each row in the table of the groups read.
+        begins = np.cumsum([0, *sizes])
+        index = begins[np.searchsorted(needed, group)] + rows[into] - starts[group]
+        others = {}
+        for name in names:
+            field = table.schema.field(name)
+            if not (pa.types.is_binary(field.type) and field.metadata and b"dtype" in field.metadata):
+                others[name] = table[name].combine_chunks().take(pa.array(index))
+                continue
+            kind = schema.tensor_type(field)
+            with allocating:
+                if name not in tensors:
+                    tensors[name] = np.empty((len(rows), *kind.shape), kind.dtype)
+            if (tensors[name].dtype, tensors[name].shape[1:]) != (np.dtype(kind.dtype), tuple(kind.shape)):
+                raise ValueError(f"{uri}: {name} has another dtype or shape than in other shards; {_REBUILD}")
+            _gather(table[name], kind, index, tensors[name], into)
+        return others
+
+    jobs = [
+        (family, [*dict.fromkeys([schema.CLIP_ID, *columns])], shard, into)
+        for family, columns in wanted.items()
+        for shard, into in zip(shards, positions, strict=True)
+    ]
+    if len(jobs) == 1:
+        parts = [read_shard(*jobs[0])]
+    else:
+        with ThreadPoolExecutor(min(_THREADS, len(jobs))) as pool:
+            parts = list(pool.map(lambda job: read_shard(*job), jobs))
+
+    in_order = pa.array(np.argsort(np.concatenate(positions)))
+    result: dict[str, Any] = dict(tensors)
+    for number, family in enumerate(wanted):
+        own = parts[number * len(shards) : (number + 1) * len(shards)]
+        for name in own[0]:
+            values = pa.concat_arrays([part[name] for part in own]).take(in_order)
             if name == schema.CLIP_ID and not values.equals(result.setdefault(name, values)):
                 raise ValueError(f"{split.uri}: {family} has other clip ids than the other families; {_REBUILD}")
             result[name] = values
     return result
 
 
+def tensor_kinds(split: Split, wanted: Mapping[str, Sequence[str]]) -> dict[str, schema.TensorType]:
+    """Return the types of the wanted tensor columns, by name, from the Parquet schemas of the first shard."""
+    kinds = {}
+    for family, columns in wanted.items():
+        uri = split.path(family, 0)
+
+        def read(uri: str = uri) -> pa.Schema:
+            with _opened(uri) as parquet:
+                return parquet.schema_arrow
+
+        found = storage.retried(uri, read)
+        for name in columns:
+            if name not in found.names:
+                raise ValueError(f"{uri}: no column {name}; {_REBUILD}")
+            if name in _TENSORS:
+                kinds[name] = schema.tensor_type(found.field(name))
+    return kinds
+
+
 def read_columns(split: Split, family: str, columns: Sequence[str]) -> pa.Table:
     """Return columns of a complete split in memory. For small columns or few rows."""
-    tables = []
-    for shard, rows in enumerate(split.shard_rows):
-        tables.append(read_table(split.path(family, shard), columns).slice(0, rows))
-    return pa.concat_tables(tables)
+
+    def read(shard: int) -> pa.Table:
+        return read_table(split.path(family, shard), columns).slice(0, split.shard_rows[shard])
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return pa.concat_tables(pool.map(read, range(len(split.shards))))
 
 
 def read_table(uri: str, columns: Sequence[str] | None = None) -> pa.Table:

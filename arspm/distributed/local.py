@@ -16,10 +16,10 @@ import ray.data
 import torch
 
 from arspm.config import Config, Recipe, Tasks, Workers
-from arspm.distributed.data.ingest import as_arrays, configure_ray_data, original_errors, plan, read_window, table_kinds
+from arspm.distributed.data.ingest import configure_ray_data, original_errors
 from arspm.distributed.train import rows as training
+from arspm.distributed.train.feed import open_feed
 from arspm.distributed.train.rows import Rows
-from arspm.training.checkpoint import TrainingState
 from arspm.training.fit import WorkerContext
 
 _IN_PROCESS: ContextVar[bool] = ContextVar("in_process", default=False)
@@ -73,22 +73,12 @@ def train(stage: str, config: Config, run: str, rows: Rows, folder: Path) -> Non
     workers: Workers = getattr(config.resources, stage)
     recipe: Recipe = getattr(config.training, stage)
     context = WorkerContext(device=torch.device("cuda" if workers.gpus else "cpu"))
+    feed = open_feed(stage, config, rows, context, share=None)
     task = training.make_task(stage, config, run, context.device, rows)
-    reports = training.train(
-        stage, config, rows, task, context, feed=lambda progress: batches(rows, recipe, progress), resume=None
-    )
+    reports = training.train(stage, config, rows, task, context, feed=feed, resume=None)
     for report in reports:
         if task.objective in report.figures:  # an epoch has ended
             epoch, value = report.figures["epoch"], report.figures[task.objective]
             print(f"epoch {epoch} of {recipe.epochs}: {task.objective} {value:.4g}", flush=True)
         if report.finished:
             report.save(folder)
-
-
-def batches(rows: Rows, recipe: Recipe, progress: TrainingState) -> Iterator[dict[str, Any]]:
-    """Yield the batches that `ingest.stream` gives a single worker, read in this process."""
-    for entry in plan(rows.readings, recipe.epochs, progress.epoch, progress.step_in_epoch):
-        table = read_window(rows.readings[entry.reading], entry, rank=0, world_size=1)
-        kinds = table_kinds(table)
-        for begin in range(0, len(table), recipe.global_batch_size):
-            yield as_arrays(table.slice(begin, recipe.global_batch_size), kinds)

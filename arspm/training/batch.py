@@ -48,6 +48,8 @@ def to_batch(columns: Mapping[str, Any], device: torch.device, *, channels_last:
     def tensor(name: str) -> Tensor | None:
         if name not in columns:
             return None
+        if isinstance(columns[name], Tensor):  # already on the device
+            return columns[name]
         host = torch.from_numpy(np.array(columns[name]))  # copied, because the stored arrays are read-only
         if device.type == "cuda":
             host = host.pin_memory()

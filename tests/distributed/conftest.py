@@ -15,6 +15,7 @@ import ray  # before psutil, which it carries and makes importable
 import torch
 from psutil import NoSuchProcess
 
+from arspm import storage
 from arspm.config import Config, override
 from arspm.config.presets import preset
 from arspm.corpus import schema
@@ -210,6 +211,12 @@ def decoded_run(write_corpus: Callable[..., Any], tmp_path: Path) -> tuple[str, 
     (tmp_path / "prior").mkdir()
     priors = {name: torch.randn(64) for name in ("neutral", *schema.GENDERS)}
     checkpoint.write_weights(tmp_path / "prior" / artifacts.PRIORS, priors)
-    for stage in ("prior", "gender", "decoder"):
-        stages.commit(str(tmp_path), stage, fingerprint="f" * 64, config=config, files={}, seconds=1.0, figures={})
+    families = {"preprocess": ("speech", "faces"), "features": ("features",)}
+    for stage in ("preprocess", "features", "prior", "gender", "decoder"):
+        files = {
+            str(path.relative_to(tmp_path)): storage.describe(str(path))
+            for family in families.get(stage, ())
+            for path in tmp_path.glob(f"corpus/*/{family}/*.parquet")
+        }
+        stages.commit(str(tmp_path), stage, fingerprint="f" * 64, config=config, files=files, seconds=1.0, figures={})
     return str(tmp_path), config

@@ -1,17 +1,21 @@
 """Stream a corpus's rows into training workers with Ray Data, in the order of `training.order`.
 
-One execution serves training and validation rows of all epochs, so only the first batch waits for a start-up. Each
-worker reads its own lanes. A read task reads one window: a few row groups of the columns that the stage needs. It also
-decodes faces, so that this happens on the CPU nodes.
+One execution serves all workers, and training and validation rows of all epochs. So only the first batch waits for a
+start-up, and Ray divides the cluster's CPUs by the number of trainings, not by the number of workers.
+
+A *part* is one worker's rows of one window. Parts are numbered window by window, and rank by rank within a window. A
+few *readers*, which are long-running tasks, read the parts in turns: reader i of n reads the parts i, i + n, i + 2 n...
+Ray Data takes a part from each reader in turn, and gives each worker a part in turn. Each part is one row of a block,
+so both turns are exact. Every part has its number, which the worker checks.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-import numpy as np
 import pyarrow as pa
 import ray
 import ray.data
@@ -20,133 +24,113 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
 from arspm.config import Tasks
-from arspm.corpus import schema, tables
+from arspm.corpus import schema
 from arspm.distributed import ray_private
-from arspm.media.jpeg import decode_jpeg
-from arspm.training.batch import FACE, ROW, WEIGHT
-from arspm.training.order import Order, lanes, window
+from arspm.distributed.data.readings import Plan, Reading, batch, part_of, read
 
 T = TypeVar("T")
 
+_PART = "part"  # column of a part's number
+# Read tasks of one training. More would make planning slow, which Ray Data does for all tasks before the first runs.
+_MAX_TASKS = 512
+_MIN_PARTS_PER_TASK = 8  # a task starts in tens of milliseconds
+_MAX_READERS = 16  # each is an operator of the execution, on which Ray Data's scheduling loop spends time
+_COPIES = 3  # of a part that a read task holds at most: as read, gathered, and serialized
 
-class Reading(NamedTuple):
-    """What to read: rows of `split` in `order`, the `wanted` columns by family, faces decoded to `face_size` pixels.
 
-    `labels`: further columns, as arrays over all rows of the split.
+class Stream(NamedTuple):
+    """What all workers of a training share of its execution. `splits`: Ray Data's iterators, by rank."""
+
+    splits: Sequence[Any]
+    world_size: int
+
+
+def open_stream(
+    readings: Sequence[Reading], plan: Plan, *, world_size: int, tasks: Tasks, kinds_of_row: Mapping[str, Any]
+) -> Stream:
+    """Return the execution that reads a plan for all workers, `tasks.num_tasks` of which run for each worker.
+
+    All readings must have the same columns and the same global batch size. Needs a Ray connection.
     """
-
-    split: tables.Split
-    order: Order
-    wanted: Mapping[str, Sequence[str]]
-    face_size: int
-    labels: Mapping[str, np.ndarray]
-
-
-class Entry(NamedTuple):
-    """One window of one epoch of one reading. Its first `skip` steps were already taken."""
-
-    reading: int
-    epoch: int
-    window: int
-    skip: int
-
-
-def plan(readings: Sequence[Reading], epochs: int, epoch: int = 0, step: int = 0) -> list[Entry]:
-    """Return the entries of all epochs from (epoch, step) on: each epoch's training windows, then validation windows.
-
-    `step` counts steps of the first reading. After its last step the epoch's validation still follows.
-    """
-    entries = []
-    for each in range(epoch, epochs):
-        for number, reading in enumerate(readings):
-            done = step if number == 0 and each == epoch else 0
-            for index in range(reading.order.num_windows):
-                first = index * reading.order.window_steps
-                last = min(first + reading.order.window_steps, reading.order.num_steps)
-                if done < last:
-                    order_epoch = each if reading.order.shuffle else 0
-                    entries.append(Entry(number, order_epoch, index, max(0, done - first)))
-    return entries
-
-
-def read_window(reading: Reading, entry: Entry, rank: int, world_size: int) -> pa.Table:
-    """Return the rows of an entry for one worker, step after step."""
-    part = window(reading.order, entry.epoch, entry.window, rank, world_size)
-    rows, weights = part.rows[entry.skip :].ravel(), part.weights[entry.skip :].ravel()
-    tensors = tables.read_rows(reading.split, reading.wanted, rows)
-    arrays: dict[str, Any] = {schema.CLIP_ID: tensors.pop(schema.CLIP_ID)}
-    if schema.FACE_JPEG in tensors:
-        jpegs = tensors.pop(schema.FACE_JPEG).to_pylist()
-        tensors[FACE] = np.stack([decode_jpeg(jpeg, reading.face_size) for jpeg in jpegs])
-    tensors |= {name: values[rows] for name, values in reading.labels.items()} | {ROW: rows, WEIGHT: weights}
-    arrays |= {name: schema.tensor_column(values) for name, values in tensors.items()}
-    types = {name: schema.tensor_field(name, values.dtype.str, values.shape[1:]) for name, values in tensors.items()}
-    fields = [types.get(name, pa.field(name, pa.string())) for name in arrays]
-    return pa.Table.from_arrays(list(arrays.values()), schema=pa.schema(fields))
+    configure_ray_data()
+    ray.data.DataContext.get_current().target_max_block_size = 1  # never join two parts in one block
+    shared = ray.put((tuple(readings), plan))  # stored once, not pickled into every task
+    num_parts, num_tasks = len(plan) * world_size, tasks.num_tasks * world_size
+    num_readers = min(num_tasks, num_parts, _MAX_READERS)
+    order = readings[0].order
+    part_bytes = (
+        math.ceil(order.num_lanes / world_size)
+        * order.window_steps
+        * order.lane_batch
+        * sum(kind.num_bytes for kind in kinds_of_row.values())
+    )
+    options = tasks.remote_options
+    options["memory"] = max(options.get("memory", 0), _COPIES * part_bytes)
+    sources = [
+        _Reader(shared, range(reader, num_parts, num_readers), world_size, _MAX_TASKS // num_readers)
+        for reader in range(num_readers)
+    ]
+    data = [
+        ray.data.read_datasource(
+            source,
+            override_num_blocks=len(source.tasks),
+            concurrency=math.ceil(num_tasks / num_readers),
+            **options,
+        )
+        for source in sources
+    ]
+    joined = data[0].union(*data[1:]) if len(data) > 1 else data[0]
+    return Stream(joined.streaming_split(world_size, equal=False), world_size)
 
 
 def stream(
     readings: Sequence[Reading],
-    entries: Sequence[Entry],
+    plan: Plan,
+    source: Stream,
     *,
     rank: int,
-    world_size: int,
-    tasks: Tasks,
+    kinds_of_row: Mapping[str, schema.TensorType],
     prefetch_batches: int,
 ) -> Iterator[dict[str, Any]]:
-    """Yield one worker's batches of all entries, one per step: column -> array (rows, *shape); `clip_id` is a list.
+    """Yield one worker's batches of a plan, one per step: column -> array (rows, *shape); `clip_id` is a list.
 
-    All readings must have the same columns and the same global batch size. Needs a Ray connection.
+    Every worker must iterate at the same time. The arrays are views of Ray's object store, and cannot be written to.
     """
-    if not entries:
-        return
-    configure_ray_data()
-    kinds = _kinds(readings[0], rank, world_size)
     order = readings[0].order
-    batch_rows = len(lanes(order, rank, world_size)) * order.lane_batch
-    data = ray.data.read_datasource(
-        _Windows(readings, entries, rank, world_size),
-        override_num_blocks=len(entries),
-        concurrency=tasks.num_tasks,
-        **tasks.remote_options,
-    )
-    batches = data.iter_batches(
-        batch_size=batch_rows, batch_format="pyarrow", prefetch_batches=prefetch_batches, drop_last=False
-    )
-    for table in original_errors(batches):
-        yield as_arrays(table, kinds)
+    prefetch = math.ceil(prefetch_batches / order.window_steps)
+    blocks = source.splits[rank].iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=prefetch)
+    for expected, block in enumerate(original_errors(blocks)):
+        number = block[_PART].to_pylist()
+        if number != [expected * source.world_size + rank]:
+            raise RuntimeError(
+                f"Ray Data gave worker {rank} of {source.world_size} the parts {number} instead of part "
+                f"{expected * source.world_size + rank}: this release of Ray orders blocks in another way"
+            )
+        entry = plan[expected]
+        reading = readings[entry.reading]
+        part = part_of(reading, entry, rank, source.world_size)
+        columns = {
+            name: schema.tensors(block[name], kind._replace(shape=(*part.rows.shape, *kind.shape)))[0]
+            for name, kind in kinds_of_row.items()
+        }
+        [clip_ids] = block[schema.CLIP_ID].to_pylist()
+        size = part.rows.shape[1]
+        for step, (rows, weights) in enumerate(zip(part.rows, part.weights, strict=True)):
+            of_step = {name: values[step] for name, values in columns.items()}
+            yield batch(reading, of_step, clip_ids[step * size : (step + 1) * size], rows, weights)
 
 
-def as_arrays(table: pa.Table, kinds: Mapping[str, schema.TensorType]) -> dict[str, Any]:
-    """Return a table's tensor columns as arrays, and `clip_id` as a list."""
-    batch: dict[str, Any] = {name: schema.tensors(table[name], kind) for name, kind in kinds.items()}
-    batch[schema.CLIP_ID] = table[schema.CLIP_ID].to_pylist()
-    return batch
+class _Reader(Datasource):
+    """A Ray Data source that reads some parts, one after the other, in a few tasks that run one after the other."""
 
-
-def table_kinds(table: pa.Table) -> dict[str, schema.TensorType]:
-    """Return the types of a table's tensor columns, by name."""
-    return {
-        field.name: schema.tensor_type(field) for field in table.schema if field.metadata and b"dtype" in field.metadata
-    }
-
-
-def _kinds(reading: Reading, rank: int, world_size: int) -> dict[str, schema.TensorType]:
-    """Return the tensor types, by reading one step here: Ray Data does not promise to keep a field's metadata."""
-    one_step = reading._replace(order=reading.order._replace(window_rows=1))
-    return table_kinds(read_window(one_step, Entry(0, 0, 0, 0), rank, world_size))
-
-
-class _Windows(Datasource):
-    """A Ray Data source with one read task per entry."""
-
-    def __init__(self, readings: Sequence[Reading], entries: Sequence[Entry], rank: int, world_size: int):
+    def __init__(self, shared: ray.ObjectRef, parts: range, world_size: int, max_tasks: int):
         super().__init__()
-        self._shared = ray.put(tuple(readings))  # stored once, not pickled into every task
-        self._entries, self._rank, self._world_size = entries, rank, world_size
+        size = max(_MIN_PARTS_PER_TASK, math.ceil(len(parts) / max_tasks))
+        self.tasks = [parts[begin : begin + size] for begin in range(0, len(parts), size)]
+        self._shared, self._world_size = shared, world_size
 
     def get_name(self) -> str:
-        return "ReadWindows"
+        return "ReadParts"
 
     def estimate_inmemory_data_size(self) -> int | None:
         return None
@@ -154,19 +138,25 @@ class _Windows(Datasource):
     def get_read_tasks(self, parallelism: int, *args: Any, **kwargs: Any) -> list[ReadTask]:
         return [
             ReadTask(
-                _read_task(self._shared, entry, self._rank, self._world_size),
+                _read_task(self._shared, parts, self._world_size),
                 BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None),
             )
-            for entry in self._entries
+            for parts in self.tasks
         ]
 
 
-def _read_task(shared: ray.ObjectRef, entry: Entry, rank: int, world_size: int) -> Callable[[], list[pa.Table]]:
-    def read() -> list[pa.Table]:
-        readings = ray.get(shared)
-        return [read_window(readings[entry.reading], entry, rank, world_size)]
+def _read_task(shared: ray.ObjectRef, parts: range, world_size: int) -> Callable[[], Iterator[pa.Table]]:
+    def read_parts() -> Iterator[pa.Table]:
+        readings, plan = ray.get(shared)
+        for number in parts:
+            index, rank = divmod(number, world_size)
+            entry = plan[index]
+            reading = readings[entry.reading]
+            columns, clip_ids = read(reading, part_of(reading, entry, rank, world_size).rows.ravel())
+            cells = {name: schema.tensor_column(values[None]) for name, values in columns.items()}
+            yield pa.table({_PART: [number], schema.CLIP_ID: [clip_ids], **cells})
 
-    return read
+    return read_parts
 
 
 def original_errors(results: Iterable[T]) -> Iterator[T]:
@@ -174,7 +164,14 @@ def original_errors(results: Iterable[T]) -> Iterator[T]:
     try:
         yield from results
     except ray.exceptions.RayTaskError as error:
-        raise error.cause from error
+        raise _original(error) from error
+
+
+def _original(error: BaseException) -> BaseException:
+    """Return the exception inside Ray's wrappers: of the task, and of the actor that runs the execution."""
+    while isinstance(error, ray.exceptions.RayTaskError) and isinstance(error.cause, BaseException):
+        error = error.cause
+    return error
 
 
 def configure_ray_data() -> None:

@@ -5,6 +5,8 @@ Ray Train's workers and Tune's trials both use these functions.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 from arspm.config import Config
 from arspm.corpus import filters, schema, tables
 from arspm.corpus.genders import UNKNOWN, read_genders
-from arspm.distributed.data.ingest import Reading, plan, stream
+from arspm.distributed.data.readings import Reading
 from arspm.model.gender_classifier import GenderClassifier
 from arspm.model.speech_portrait import face_prior
 from arspm.runs import stages
@@ -60,7 +62,7 @@ def gather_rows(stage: str, config: Config, run: str) -> Rows:
     train = tables.open_split(corpus, "train", config.ingest.subset)
     selection = filters.select_rows(train, config.data.filter)
     if stage == "vggface":
-        return _identity_rows(config, train, selection)
+        return _identity_rows(config, run, train, selection)
     val = tables.open_split(corpus, "val")
     wanted = _wanted(stage, config)
     keep = selection.keep if selection.removed else None
@@ -79,12 +81,12 @@ def gather_rows(stage: str, config: Config, run: str) -> Rows:
             raise NothingToLearn("labels.csv does not label speakers of both sexes in the training split")
         if not keep_val.any():
             raise NothingToLearn("labels.csv labels no speaker's sex in the validation split")
-    return Rows(
-        Reading(train, _order(stage, config, train, keep=keep), wanted, config.image_size, labels[0]),
-        Reading(val, _order(stage, config, val, keep=keep_val, shuffle=False), wanted, config.image_size, labels[1]),
-        0,
-        selection.figures,
-    )
+    orders = (_order(stage, config, train, keep=keep), _order(stage, config, val, keep=keep_val, shuffle=False))
+    readings = [
+        Reading(split, order, wanted, config.image_size, label, _written(run, name))
+        for name, split, order, label in zip(("train", "val"), (train, val), orders, labels, strict=True)
+    ]
+    return Rows(readings[0], readings[1], 0, selection.figures)
 
 
 def require_measurable(stage: str, config: Config, run: str) -> None:
@@ -138,21 +140,6 @@ def encoder_task(config: Config, guides: Guides, device: torch.device) -> Task:
     prior = face_prior(config, guides.priors, guides.classifier).to(device)
     torch.manual_seed(config.seed)
     return tasks.encoder_task(config, prior, guides.hidden.to(device), guides.identity.to(device))
-
-
-def batches(
-    rows: Rows, config: Config, stage: str, worker: WorkerContext, progress: TrainingState
-) -> Iterator[dict[str, Any]]:
-    """Yield a worker's batches from `progress` to the last epoch, read by Ray Data."""
-    entries = plan(rows.readings, getattr(config.training, stage).epochs, progress.epoch, progress.step_in_epoch)
-    return stream(
-        rows.readings,
-        entries,
-        rank=worker.rank,
-        world_size=worker.world_size,
-        tasks=config.resources.read,
-        prefetch_batches=config.ingest.prefetch_batches,
-    )
 
 
 def train(
@@ -211,7 +198,7 @@ def _wanted(stage: str, config: Config) -> Mapping[str, Sequence[str]]:
     }[stage]
 
 
-def _identity_rows(config: Config, train: tables.Split, selection: filters.Selection) -> Rows:
+def _identity_rows(config: Config, run: str, train: tables.Split, selection: filters.Selection) -> Rows:
     """Return faces labelled by identity. The last clip of every fifth person with several is kept for validation."""
     table = tables.read_columns(train, "faces", (schema.VIDEO_ID, schema.IDENTITY))
     names = np.array(tables.speakers(table))
@@ -227,10 +214,22 @@ def _identity_rows(config: Config, train: tables.Split, selection: filters.Selec
 
     def reading(keep: np.ndarray, shuffle: bool) -> Reading:
         order = _order("vggface", config, train, keep=keep, shuffle=shuffle)
-        return Reading(train, order, wanted, config.image_size, labels)
+        return Reading(train, order, wanted, config.image_size, labels, _written(run, "train"))
 
     val = reading(held_out, False) if held_out.any() else None
     return Rows(reading(selection.keep & ~held_out, True), val, len(known), selection.figures)
+
+
+def _written(run: str, split: str) -> dict[str, str]:
+    """Return for each family of a split a hash of its files, as the manifests of the stages that wrote them say."""
+    files: dict[str, list[tuple[str, Any]]] = {}
+    for stage in ("preprocess", "features"):
+        manifest = stages.success(run, stage)
+        for path, described in ({} if manifest is None else manifest.files).items():
+            folder, _, _ = path.rpartition("/")
+            if folder.startswith(f"{stages.CORPUS}/{split}/"):
+                files.setdefault(folder.rpartition("/")[2], []).append((path, described.get("sha256")))
+    return {family: hashlib.sha256(json.dumps(sorted(own)).encode()).hexdigest() for family, own in files.items()}
 
 
 def _of_sex(config: Config, split: tables.Split) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The function that each Ray Train worker runs: the training loop of `training.fit`, fed by Ray Data."""
+"""The function that each Ray Train worker runs: the training loop of `training.fit`, fed by one of three paths."""
 
 from __future__ import annotations
 
@@ -9,12 +9,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import ray
+import ray.train.collective
 import ray.train.torch
 
 from arspm import config as configuration
 from arspm import storage
+from arspm.distributed.data.ingest import Stream
+from arspm.distributed.train.feed import open_feed
 from arspm.distributed.train.metrics import Meter
-from arspm.distributed.train.rows import batches, make_task, train
+from arspm.distributed.train.rows import make_task, train
 from arspm.runs.progress import print_progress
 from arspm.training import checkpoint
 from arspm.training.checkpoint import TrainingState
@@ -52,6 +56,7 @@ def train_worker(settings: dict[str, Any]) -> None:
         last = ray.train.get_checkpoint()
         source = settings["resume_from"] if last is None else storage.join(settings["folder"], Path(last.path).name)
         resume = checkpoint.download(source, Path(scratch, "resume")) if source else None
+        feed = open_feed(stage, config, rows, worker, share=partial(_share, worker))
         task = make_task(stage, config, run, worker.device, rows)
         reports = train(
             stage,
@@ -59,7 +64,7 @@ def train_worker(settings: dict[str, Any]) -> None:
             rows,
             task,
             worker,
-            feed=lambda progress: meter.watch(batches(rows, config, stage, worker, progress)),
+            feed=lambda progress: meter.watch(feed(progress)),
             resume=resume,
             on_step=on_step,
             save_now=_preemption_check(worker),
@@ -80,6 +85,15 @@ def train_worker(settings: dict[str, Any]) -> None:
                     )
                 # Wait until Train has polled the report: a worker lost before that would lose the checkpoint too.
                 ray.train.get_all_reported_checkpoints(ray.train.CheckpointConsistencyMode.COMMITTED)
+
+
+def _share(worker: WorkerContext, make: Callable[[], Stream]) -> Stream:
+    """Return on every worker the stream that rank 0 makes and owns. A collective call."""
+    if worker.world_size == 1:
+        return make()
+    reference = [ray.put(make())] if worker.rank == 0 else []  # a reference, because a broadcast is at most 1 kB
+    [reference] = ray.train.collective.broadcast_from_rank_zero(reference)
+    return ray.get(reference)
 
 
 def _preemption_check(worker: WorkerContext) -> Callable[[TrainingState], bool]:

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import ray
-import ray.train
 import torch
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
@@ -24,9 +22,9 @@ from arspm import storage
 from arspm.config import Config, ResourceRequest, override
 from arspm.corpus import schema, tables
 from arspm.distributed.train import launch
+from arspm.distributed.train.feed import open_feed
 from arspm.distributed.train.metrics import Meter
-from arspm.distributed.train.rows import Guides, batches, encoder_task, gather_rows, train
-from arspm.distributed.tune import in_memory
+from arspm.distributed.train.rows import Guides, encoder_task, gather_rows, train
 from arspm.media.jpeg import decode_jpeg, encode_jpeg
 from arspm.model.face_decoder import FaceDecoder
 from arspm.model.speech_portrait import FacePrior, face_prior
@@ -41,7 +39,7 @@ FAILURE = "failure"  # the key under which a trial reports its own error to Tune
 
 
 class Setup(NamedTuple):
-    """What all trials of a sweep share. `held`: the corpus in the object store, or None if it is streamed."""
+    """What all trials of a sweep share. On a node they also share the rows in its cache."""
 
     run: str
     folder: str  # the sweep's
@@ -49,7 +47,6 @@ class Setup(NamedTuple):
     guides: Guides
     decoder: FaceDecoder
     clips: dict[str, Any]  # columns of the clips whose portraits are drawn
-    held: Sequence[ray.ObjectRef] | None
 
 
 def run_trial(chosen: Mapping[str, Any], setup: Setup) -> None:
@@ -84,7 +81,7 @@ def trial_config(config: Config, changes: Mapping[str, Any]) -> Config:
 def _in_this_actor(config: Config, setup: Setup, number: int) -> None:
     worker = WorkerContext(device=torch.device("cuda" if config.resources.trial.gpus else "cpu"))
     rows = gather_rows(STAGE, config, setup.run)
-    held = setup.held
+    feed = open_feed(STAGE, config, rows, worker, share=lambda make: make())
     task = encoder_task(config, setup.guides, worker.device)
     recipe, num_steps = config.training.encoder, rows.train.order.num_steps
     meter = Meter(STAGE, recipe, setup.run, worker, training=f"{number:05d}", num_steps=num_steps)
@@ -97,11 +94,7 @@ def _in_this_actor(config: Config, setup: Setup, number: int) -> None:
             rows,
             task,
             worker,
-            feed=lambda progress: meter.watch(
-                batches(rows, config, STAGE, worker, progress)
-                if held is None
-                else in_memory.batches(rows, held, recipe.epochs, progress)
-            ),
+            feed=lambda progress: meter.watch(feed(progress)),
             resume=resume,
             on_step=meter.step,
         )
@@ -135,7 +128,7 @@ def _on_workers(config: Config, setup: Setup, number: int) -> None:
         name=f"{number:05d}",
         storage_path=storage.join(setup.folder, "train"),
         callbacks=[TuneReportCallback()],
-        on_report=partial(draw_if_best, setup._replace(held=None), number),
+        on_report=partial(draw_if_best, setup, number),
     )
 
 

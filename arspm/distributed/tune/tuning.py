@@ -11,16 +11,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ray
+import torch
 from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from arspm import storage
-from arspm.config import Config, ConfigError
+from arspm.config import Config, ConfigError, override
 from arspm.distributed import ray_private
+from arspm.distributed.train.feed import choose_path
 from arspm.distributed.train.rows import gather_rows, load_guides
-from arspm.distributed.tune import in_memory
 from arspm.distributed.tune.ledger import Ledger
 from arspm.distributed.tune.search import Sample, Search
 from arspm.distributed.tune.trial import STAGE, Setup, portrait_clips, run_trial, strip, trial_config
@@ -29,10 +30,8 @@ from arspm.runs.kept_epoch import MIN_HELD_OUT
 from arspm.training import artifacts
 
 NUM_CLIPS = 6  # validation speakers whose portraits each trial draws
-MAX_STORE_FRACTION = 0.6  # of a node's object store that a corpus may take
 GRACE_FRACTION = 0.1  # of the epochs, before ASHA stops a trial
 REDUCTION = 3
-_GIB = 1 << 30
 
 TUNE_SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the sweep's folder has its own records
@@ -63,7 +62,8 @@ def run_sweep(
     max_concurrent: limit of concurrent trials. Raises ConfigError if no node has room for a trial.
     """
     setup = _setup(folder, run, config)
-    num_concurrent = concurrency(config, setup.held is not None, ray.nodes(), max_concurrent)
+    streamed = setup.config.ingest.path == "stream"
+    num_concurrent = concurrency(config, streamed, ray.nodes(), max_concurrent)
     ledger = Ledger(folder, {**sweep, "max_concurrent": num_concurrent, "clips": setup.clips["clip_id"]}, config)
     scheduler = make_scheduler(sweep["scheduler"], sweep["metric"], sweep["mode"], sweep["epochs"])
     ended = [record for record in ledger.records.values() if record["state"] in sweeps.ENDED]
@@ -105,15 +105,15 @@ def run_sweep(
     return results
 
 
-def concurrency(config: Config, held: bool, nodes: Sequence[Mapping[str, Any]], limit: int | None) -> int:
+def concurrency(config: Config, streamed: bool, nodes: Sequence[Mapping[str, Any]], limit: int | None) -> int:
     """Return how many trials run concurrently: as many as the nodes have room for, at most `limit`.
 
-    A trial needs its workers and, if the corpus is streamed (not `held`), their read tasks. If trials took every CPU,
+    A trial needs its workers and, if the corpus is streamed, their read tasks. If trials took every CPU,
     their own reading would wait forever. nodes: of `ray.nodes()`. Raises ConfigError if no trial fits, unless there is
     a `limit`: then the cluster is expected to grow.
     """
     trial, read = config.resources.trial, config.resources.read
-    cpus = trial.cpus + (0 if held else read.num_tasks * read.cpus)
+    cpus = trial.cpus + (read.num_tasks * read.cpus if streamed else 0)
     needed = {name: amount for name, amount in (trial.bundle | {"CPU": cpus}).items() if amount}
     num_workers = 0
     for node in nodes:
@@ -170,17 +170,13 @@ _ALL_ROWS = {
 
 
 def _setup(folder: str, run: str, config: Config) -> Setup:
-    """Return what the trials share. Decides whether the corpus is held in the object store, and prints that."""
+    """Return what the trials share. All of them read the corpus in the way that is possible here."""
     readings = gather_rows(STAGE, trial_config(config, _ALL_ROWS), run).readings
     if (num_held_out := readings[-1].order.groups.num_rows) < MIN_HELD_OUT:
         print(f"trials are compared on {num_held_out} validation clips only, too few to tell them apart", flush=True)
-    size = in_memory.num_bytes(readings)
-    store = min((node["Resources"].get("object_store_memory", 0) for node in ray.nodes() if node["Alive"]), default=0)
-    one_worker = config.resources.trial.num_workers == 1
-    held = one_worker and size <= min(config.resources.trial.share_gib * _GIB, MAX_STORE_FRACTION * store)
-    if one_worker:
-        how = "held in the object store" if held else "streamed to each trial (resources.trial.share_gib)"
-        print(f"the corpus, {size / _GIB:.2f} GiB, is {how}", flush=True)
+    path = choose_path(config, readings, torch.device("cpu"))
+    print(f"trials read the corpus by ingest.path={path}", flush=True)
+    config = override(config, {"ingest.path": path})
     clips, faces = portrait_clips(config, run, NUM_CLIPS)
     storage.write_bytes(storage.join(folder, sweeps.CLIPS), strip(faces))
     return Setup(
@@ -190,7 +186,6 @@ def _setup(folder: str, run: str, config: Config) -> Setup:
         load_guides(config, run),
         artifacts.load_face_decoder(run, config),
         clips,
-        in_memory.hold(readings) if held else None,
     )
 
 

@@ -1,64 +1,53 @@
-"""Rows streamed by Ray Data, compared with the order of `training.order` and a naive read of the same corpus."""
+"""Rows streamed by Ray Data to several workers, compared with the order of `training.order` and a naive read."""
 
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import ray
 
 from arspm.config import Tasks
-from arspm.corpus import schema, tables
-from arspm.distributed.data.ingest import Entry, Reading, plan, stream
-from arspm.media.jpeg import decode_jpeg
-from arspm.training.batch import FACE, ROW, WEIGHT
-from arspm.training.order import Order, groups, window
+from arspm.corpus import schema
+from arspm.distributed.data import ingest
+from arspm.distributed.data.readings import Plan, Reading, kinds
+from arspm.training.batch import ROW, WEIGHT
+from tests.distributed.data.test_readings import Columns, readings, require_batches, steps_by_order
 
-FACE_SIZE = 32
+pytestmark = pytest.mark.ray
 EPOCHS = 2
-WANTED = {"speech": (schema.WAVEFORM,), "faces": (schema.FACE_JPEG,)}
-Columns = dict[str, dict[str, Any]]  # split -> column -> values
 
 
-def readings(corpus: str, columns: Columns, wanted: dict[str, tuple[str, ...]] = WANTED) -> list[Reading]:
-    """Return shuffled training rows in steps of eight, and validation rows in their own order, with one label."""
-    result = []
-    for name in ("train", "val"):
-        split = tables.open_split(corpus, name)
-        order = Order(groups(split.group_sizes()), 8, 4, 4, seed=3, shuffle=name == "train")
-        ages = np.array([-1 if age is None else age for age in columns[name][schema.AGE]], np.float32)
-        result.append(Reading(split, order, wanted, FACE_SIZE, {schema.AGE: ages}))
-    return result
+def run(
+    both: Sequence[Reading], world_size: int = 1, epoch: int = 0, step: int = 0, num_tasks: int = 2
+) -> list[list[dict[str, Any]]]:
+    """Return each worker's batches, by rank. The workers are threads that share one execution."""
+    plan, types = Plan(both, EPOCHS, epoch, step), kinds(both[0])
+    tasks = Tasks(num_tasks=num_tasks, cpus=0.1)
+    source = ingest.open_stream(both, plan, world_size=world_size, tasks=tasks, kinds_of_row=types)
+    found: list[Any] = [None] * world_size
 
-
-def steps_by_order(
-    both: Sequence[Reading], rank: int, world_size: int, epoch: int = 0, step: int = 0
-) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Yield (split, rows, weights) of each step from (epoch, step) on, computed from the order only."""
-    for each in range(epoch, EPOCHS):
-        for name, reading in zip(("train", "val"), both, strict=True):
-            order = reading.order
-            parts = [
-                window(order, each if name == "train" else 0, index, rank, world_size)
-                for index in range(order.num_windows)
+    def work(rank: int) -> None:
+        try:
+            found[rank] = [
+                {name: np.array(value) if isinstance(value, np.ndarray) else value for name, value in batch.items()}
+                for batch in ingest.stream(both, plan, source, rank=rank, kinds_of_row=types, prefetch_batches=2)
             ]
-            rows = [pair for part in parts for pair in zip(part.rows, part.weights, strict=True)]
-            for one, weights in rows[step if (each, name) == (epoch, "train") else 0 :]:
-                yield name, one, weights
+        except Exception as error:
+            found[rank] = error
 
-
-def run(both: Sequence[Reading], rank: int, world_size: int, epoch: int = 0, step: int = 0) -> list[dict[str, Any]]:
-    return list(
-        stream(
-            both,
-            plan(both, EPOCHS, epoch, step),
-            rank=rank,
-            world_size=world_size,
-            tasks=Tasks(num_tasks=2, cpus=0.5),
-            prefetch_batches=2,
-        )
-    )
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(world_size)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for each in found:
+        if isinstance(each, Exception):
+            raise each
+    return found
 
 
 @pytest.fixture
@@ -67,38 +56,29 @@ def small(driver: None, write_corpus: Callable[..., tuple[str, Columns]]) -> tup
     return readings(corpus, columns), columns
 
 
-@pytest.mark.ray
 @pytest.mark.parametrize(
-    ("rank", "world_size", "epoch", "step"), [(0, 1, 0, 0), (0, 2, 0, 0), (1, 2, 1, 1)], ids=["1of1", "1of2", "2of2"]
+    ("world_size", "epoch", "step", "num_tasks"),
+    [(1, 0, 0, 1), (1, 1, 1, 3), (2, 0, 0, 2), (3, 1, 1, 1), (4, 1, 3, 1)],
 )
 def test_rows_come_in_the_planned_order(
-    small: tuple[list[Reading], Columns], rank: int, world_size: int, epoch: int, step: int
+    small: tuple[list[Reading], Columns], world_size: int, epoch: int, step: int, num_tasks: int
 ) -> None:
-    """From the start, and from within an epoch and a window. Training and validation rows alternate."""
+    """From the start, and from within an epoch and a window, to any number of workers by any number of readers.
+
+    Training and validation rows alternate. With three workers, one has twice as many lanes as the others.
+    """
     both, columns = small
-    wanted = list(steps_by_order(both, rank, world_size, epoch, step))
-    found = run(both, rank, world_size, epoch, step)
-    assert len(found) == len(wanted)
     assert both[0].order.window_steps == 2  # so step 1 is within a window
-    for batch, (split, rows, weights) in zip(found, wanted, strict=True):
-        assert set(batch) == {schema.CLIP_ID, schema.WAVEFORM, FACE, schema.AGE, ROW, WEIGHT}
-        np.testing.assert_array_equal(batch[ROW], rows)
-        np.testing.assert_array_equal(batch[WEIGHT], weights)
-        assert batch[schema.CLIP_ID] == [columns[split][schema.CLIP_ID][row] for row in rows]
-        np.testing.assert_array_equal(batch[schema.WAVEFORM], columns[split][schema.WAVEFORM][rows])
-        np.testing.assert_array_equal(batch[schema.AGE], both[0 if split == "train" else 1].labels[schema.AGE][rows])
-        pictures = [decode_jpeg(columns[split][schema.FACE_JPEG][row], FACE_SIZE) for row in rows]
-        np.testing.assert_array_equal(batch[FACE], np.stack(pictures))
-        assert batch[FACE].shape == (8 // world_size, FACE_SIZE, FACE_SIZE, 3)
+    for rank, found in enumerate(run(both, world_size, epoch, step, num_tasks)):
+        require_batches(found, steps_by_order(both, EPOCHS, rank, world_size, epoch, step), both, columns)
 
 
-@pytest.mark.ray
 def test_only_the_wanted_columns_are_read_and_a_second_run_gives_the_same(
     driver: None, write_corpus: Callable[..., tuple[str, Columns]]
 ) -> None:
     corpus, columns = write_corpus({"train": (9, 8), "val": (4,)})
     both = readings(corpus, columns, {"features": (schema.FACE_FEATURE,)})
-    once, again = run(both, 0, 1), run(both, 0, 1)
+    [once], [again] = run(both), run(both)
     assert len(once) == len(again) == EPOCHS * (3 + 1)
     for a, b in zip(once, again, strict=True):
         assert set(a) == {schema.CLIP_ID, schema.FACE_FEATURE, schema.AGE, ROW, WEIGHT}
@@ -107,33 +87,41 @@ def test_only_the_wanted_columns_are_read_and_a_second_run_gives_the_same(
             np.testing.assert_array_equal(a[name], b[name])
 
 
-@pytest.mark.ray
+def test_arrays_are_views_of_the_object_store(small: tuple[list[Reading], Columns]) -> None:
+    both, _ = small
+    plan, types = Plan(both, 1), kinds(both[0])
+    source = ingest.open_stream(both, plan, world_size=1, tasks=Tasks(cpus=0.1), kinds_of_row=types)
+    for batch in ingest.stream(both, plan, source, rank=0, kinds_of_row=types, prefetch_batches=2):
+        assert not batch[schema.WAVEFORM].flags.writeable
+        assert not batch[schema.WAVEFORM].flags.owndata
+
+
 def test_a_failed_read_raises_its_original_error(small: tuple[list[Reading], Columns]) -> None:
     both, _ = small
     gone = Path(both[1].split.path("speech", 1))
     gone.unlink()
     with pytest.raises(FileNotFoundError, match=gone.name) as caught:
-        run(both, 0, 1)
+        run(both)
     assert type(caught.value) is FileNotFoundError  # not Ray's wrapper
 
 
-def test_the_plan_resumes_at_any_step(write_corpus: Callable[..., tuple[str, Columns]]) -> None:
-    both = readings(*write_corpus({"train": (9, 4, 6), "val": (5, 4)}))
-    entries = plan(both, 3)
-    assert entries[:4] == [Entry(0, 0, 0, 0), Entry(0, 0, 1, 0), Entry(1, 0, 0, 0), Entry(0, 1, 0, 0)]
-    assert plan(both, 3, 1, 1) == [Entry(0, 1, 0, 1), *entries[4:]]
-    assert plan(both, 3, 1, 3) == entries[5:]  # after the epoch's training rows, before its validation
-    assert plan(both, 3, 3) == []
-    assert list(stream(both, [], rank=0, world_size=1, tasks=Tasks(), prefetch_batches=1)) == []
+def test_the_number_of_read_tasks_is_bounded(small: tuple[list[Reading], Columns]) -> None:
+    """A long training has longer tasks, not more of them, so that it starts as fast as a short one."""
+    both, _ = small
+    for epochs in (1, 1000, 1_000_000):
+        parts = range(1, len(Plan(both, epochs)), 4)
+        reader = ingest._Reader(ray.put(None), parts, 2, 128)
+        assert len(reader.get_read_tasks(-1)) <= 128
+        assert [part for task in reader.tasks[:3] for part in task] == list(parts[: sum(map(len, reader.tasks[:3]))])
 
 
 @pytest.mark.slow
-@pytest.mark.ray
 def test_prefetching_takes_little_cpu_time_of_the_training_process(small: tuple[list[Reading], Columns]) -> None:
     """While batches wait to be consumed, the stream uses almost no CPU time of the training process."""
     both, _ = small
-    entries = plan(both, 60)
-    batches = stream(both, entries, rank=0, world_size=1, tasks=Tasks(num_tasks=1, cpus=0.5), prefetch_batches=2)
+    plan, types = Plan(both, 60), kinds(both[0])
+    source = ingest.open_stream(both, plan, world_size=1, tasks=Tasks(cpus=0.5), kinds_of_row=types)
+    batches = ingest.stream(both, plan, source, rank=0, kinds_of_row=types, prefetch_batches=2)
     next(batches)
     time.sleep(2)  # until the first tasks have filled the buffer
     before = time.process_time()

@@ -20,7 +20,9 @@ import torch
 from arspm.config import TRAINED_STAGES, override
 from arspm.config.presets import preset
 from arspm.corpus import schema
-from arspm.distributed.data.ingest import as_arrays, plan, read_window, table_kinds
+from arspm.distributed.data.node_cache import read_arrays
+from arspm.distributed.data.readings import Plan
+from arspm.distributed.train.feed import array_batches
 from arspm.distributed.train.rows import Rows, gather_rows
 from arspm.training.order import lanes
 from tests.training.conftest import progress_of
@@ -75,14 +77,11 @@ if world_size > 1:
 
 
 def write_batches(folder: Path, stage: str, rows: Rows, rank: int, world_size: int) -> None:
-    """Write what a worker reads in an epoch, as Ray Data would give it to this worker."""
+    """Write what a worker reads in an epoch."""
     order = rows.train.order
     num_rows = len(lanes(order, rank, world_size)) * order.lane_batch
-    batches = []
-    for entry in plan(rows.readings, 1):
-        table = read_window(rows.readings[entry.reading], entry, rank, world_size)
-        kinds = table_kinds(table)
-        batches += [as_arrays(table.slice(begin, num_rows), kinds) for begin in range(0, len(table), num_rows)]
+    arrays = [read_arrays(reading) for reading in rows.readings]
+    batches = list(array_batches(rows.readings, Plan(rows.readings, 1), arrays, rank, world_size))
     for batch in batches:
         if schema.WAVEFORM in batch:
             batch[schema.WAVEFORM] = batch[schema.WAVEFORM][:, : 2 * schema.SAMPLE_RATE_HZ]  # two seconds, for speed

@@ -7,14 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from arspm import storage
 from arspm.config import override
 from arspm.config.presets import preset
-from arspm.corpus import tables
 from arspm.distributed.train.rows import Guides
 from arspm.distributed.tune import trial as trials
 from arspm.model import speech_portrait
@@ -36,18 +34,13 @@ def test_a_trial_reports_again_what_a_lost_driver_missed(
     network, decoder = speech_portrait.vggface(config, 5), speech_portrait.face_decoder(config)
     guides = Guides({"neutral": torch.randn(64)}, None, decoder.fc1, network.fc8)
     clips, _ = trials.portrait_clips(config, str(tmp_path), 2)
-    rows = trials.gather_rows("encoder", config, str(tmp_path))
-    held: Any = []
-    for reading in rows.readings:
-        found = tables.read_rows(reading.split, reading.wanted, np.arange(reading.split.num_rows))
-        held.append({name: np.asarray(value) for name, value in found.items()})
-    monkeypatch.setattr(trials.in_memory.ray, "get", list)  # the object store
+    config = override(config, {"ingest.path": "resident"})
     reported: list[dict[str, Any]] = []
     monkeypatch.setattr(trials.tune, "report", lambda figures: reported.append(dict(figures)))
 
     def go(folder: str) -> list[dict[str, Any]]:
         reported.clear()
-        trials._in_this_actor(config, trials.Setup(str(tmp_path), folder, config, guides, decoder, clips, held), 0)
+        trials._in_this_actor(config, trials.Setup(str(tmp_path), folder, config, guides, decoder, clips), 0)
         return [{name: each[name] for name in each if name == "epoch" or name.startswith("val_")} for each in reported]
 
     monkeypatch.setattr(trials, "CHECKPOINT_SECONDS", 0.0)

@@ -5,18 +5,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from arspm import storage
 from arspm.config import Config, override
-from arspm.distributed.data.ingest import plan, stream
+from arspm.distributed.train.feed import PATHS
 from arspm.distributed.train.launch import train_stage
-from arspm.distributed.train.rows import gather_rows
-from arspm.distributed.tune import in_memory, search, tuning
+from arspm.distributed.tune import search, tuning
 from arspm.distributed.tune.trial import trial_config
 from arspm.runs import sweeps
-from arspm.training import artifacts, checkpoint
+from arspm.training import artifacts
 from tests.distributed.conftest import busy_workers
 from tests.distributed.tune.sweep_records import sweep_of
 
@@ -45,30 +43,6 @@ def go(run: str, config: Config, samples: list[dict[str, Any]], **changed: Any) 
     )
 
 
-def test_batches_from_memory_are_those_that_are_streamed(run: tuple[str, Config]) -> None:
-    uri, config = run
-    rows = gather_rows("encoder", config, uri)
-    held = in_memory.hold(rows.readings)
-    progress = checkpoint.TrainingState(epoch=0, step_in_epoch=1)
-    expected = list(
-        stream(
-            rows.readings,
-            plan(rows.readings, EPOCHS, 0, 1),
-            rank=0,
-            world_size=1,
-            tasks=config.resources.read,
-            prefetch_batches=2,
-        )
-    )
-    found = list(in_memory.batches(rows, held, EPOCHS, progress))
-    assert len(found) == len(expected) == EPOCHS * 4 - 1
-    for one, other in zip(found, expected, strict=True):
-        assert one.keys() == other.keys()
-        for name in one:
-            assert np.asarray(one[name]).dtype == np.asarray(other[name]).dtype, name
-            assert np.array_equal(one[name], other[name]), name
-
-
 def test_a_sweep_writes_records_a_page_portraits_and_curves(run: tuple[str, Config]) -> None:
     uri, config = run
     samples = [{"loss.lambda1": 1.0}, {"loss.lambda1": 3.0}, {"loss.lambda1": 0.3}]
@@ -94,16 +68,15 @@ def test_a_sweep_writes_records_a_page_portraits_and_curves(run: tuple[str, Conf
 
 @pytest.mark.slow
 def test_every_way_of_running_a_trial_gives_the_same_figures(run: tuple[str, Config]) -> None:
-    """In Tune's actor from memory or by Ray Data, and on a Ray Train worker: the same figures, bit by bit."""
+    """In Tune's actor by every path of the rows, and on a Ray Train worker: the same figures, bit by bit."""
     uri, config = run
     sample = {"loss.lambda1": 0.7}
-    held = go(uri, config, [sample], name="held")
-    streamed = go(uri, override(config, {"resources.trial.share_gib": 0}), [sample], name="streamed")
+    ways = [go(uri, override(config, {"ingest.path": path}), [sample], name=path) for path in PATHS]
     train_stage("encoder", trial_config(config, sample), uri, "f" * 64)
     history = storage.read_json(storage.join(uri, "encoder", artifacts.HISTORY))["epochs"]
     expected = [measured(epoch) for epoch in history]
     assert len(expected) == EPOCHS
-    for results in (held, streamed):
+    for results in ways:
         assert [measured(epoch) for epoch in results["trials"][0]["epochs"]] == expected
 
 
@@ -183,7 +156,7 @@ def test_asha_compares_with_trials_of_earlier_sessions(
 @pytest.mark.slow
 def test_eight_streamed_trials_on_two_cpus_finish(run: tuple[str, Config]) -> None:
     uri, config = run
-    config = override(config, {"resources.trial.share_gib": 0, "training.encoder.epochs": 1})
+    config = override(config, {"ingest.path": "stream", "training.encoder.epochs": 1})
     results = go(uri, config, [{"loss.lambda1": 0.5 + number} for number in range(8)], epochs=1)
     assert results["sweep"]["max_concurrent"] == 2
     assert results["counts"]["finished"] == 8

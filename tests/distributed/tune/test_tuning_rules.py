@@ -43,37 +43,37 @@ def test_as_many_trials_run_concurrently_as_ray_could_place(cpus: float, gpus: f
     cluster = nodes(*({"CPU": c, "GPU": g} if g else {"CPU": c} for c, g in machines))
     cluster += nodes({"CPU": 999.0, "GPU": 99.0}, alive=False)
     expected = sum(placed(c, g, cpus, gpus) for c, g in machines)
-    assert tuning.concurrency(requesting(cpus, gpus), True, cluster, None) == expected
+    assert tuning.concurrency(requesting(cpus, gpus), False, cluster, None) == expected
 
 
 def test_a_streamed_corpus_leaves_room_for_its_readers() -> None:
     two = nodes({"CPU": 2.0})
-    assert tuning.concurrency(requesting(1.0), True, two, None) == 2
-    assert tuning.concurrency(requesting(1.0), False, two, None) == 1
-    assert tuning.concurrency(requesting(0.9, read=(1, 0.1)), False, two, None) == 2
-    assert tuning.concurrency(requesting(0.9, read=(2, 0.1)), False, two, None) == 1
+    assert tuning.concurrency(requesting(1.0), False, two, None) == 2
+    assert tuning.concurrency(requesting(1.0), True, two, None) == 1
+    assert tuning.concurrency(requesting(0.9, read=(1, 0.1)), True, two, None) == 2
+    assert tuning.concurrency(requesting(0.9, read=(2, 0.1)), True, two, None) == 1
 
 
 def test_trials_keep_to_their_pool_and_to_its_memory() -> None:
     config = override(requesting(1.0), {"resources.trial.pool": "spot", "resources.trial.memory_gib": 3})
     spot = {"CPU": 8.0, "memory": 10 * 2.0**30, "spot": 1.0}
-    assert tuning.concurrency(config, True, nodes(spot, {"CPU": 8.0, "memory": 2.0**40}), None) == 3
+    assert tuning.concurrency(config, False, nodes(spot, {"CPU": 8.0, "memory": 2.0**40}), None) == 3
     needs = "1 CPUs and 0 GPUs and 3 GiB on nodes with spot, which"
     for cluster in (nodes({"CPU": 8.0, "memory": 2.0**40}), nodes(spot | {"memory": 2.0**30})):
         with pytest.raises(ConfigError, match=needs):
-            tuning.concurrency(config, True, cluster, None)
+            tuning.concurrency(config, False, cluster, None)
 
 
 def test_workers_of_one_trial_may_be_on_several_nodes() -> None:
     config = requesting(1.0, num_workers=4, read=(1, 0.0))
-    assert tuning.concurrency(config, False, nodes(*[{"CPU": 2.1}] * 4), None) == 2
-    assert tuning.concurrency(config, False, nodes(*[{"CPU": 2.1}] * 3), None) == 1
+    assert tuning.concurrency(config, True, nodes(*[{"CPU": 2.1}] * 4), None) == 2
+    assert tuning.concurrency(config, True, nodes(*[{"CPU": 2.1}] * 3), None) == 1
 
 
 def test_a_limit_only_lowers_the_number_unless_no_trial_fits() -> None:
     four = nodes({"CPU": 4.0})
-    assert [tuning.concurrency(requesting(1.0), True, four, limit) for limit in (1, 3, 4, 9)] == [1, 3, 4, 4]
-    assert tuning.concurrency(requesting(1.0, 1.0), True, four, 6) == 6  # the cluster will grow
+    assert [tuning.concurrency(requesting(1.0), False, four, limit) for limit in (1, 3, 4, 9)] == [1, 3, 4, 4]
+    assert tuning.concurrency(requesting(1.0, 1.0), False, four, 6) == 6  # the cluster will grow
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_a_limit_only_lowers_the_number_unless_no_trial_fits() -> None:
 )
 def test_a_trial_that_fits_no_node_is_refused(config: Config, needs: str) -> None:
     with pytest.raises(ConfigError, match=f"^resources.trial: a trial needs 1 workers of {needs}.*--max-concurrent"):
-        tuning.concurrency(config, True, nodes({"CPU": 4.0}), None)
+        tuning.concurrency(config, False, nodes({"CPU": 4.0}), None)
 
 
 # --- schedulers
