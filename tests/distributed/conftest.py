@@ -186,6 +186,18 @@ def program_env(head: Any) -> dict[str, str]:
     return {**os.environ, "RAY_ADDRESS": head.gcs_address, "PYTHONPATH": str(REPO)}
 
 
+def commit_corpus(run: str, config: Config) -> None:
+    """Write anew the manifests of the stages that wrote the corpus, with the hashes of its files."""
+    for stage, families in (("preprocess", ("speech", "faces")), ("features", ("features",))):
+        storage.remove(storage.join(run, stage, stages.SUCCESS))
+        files = {
+            str(path.relative_to(run)): storage.describe(str(path))
+            for family in families
+            for path in Path(run).glob(f"corpus/*/{family}/*.parquet")
+        }
+        stages.commit(run, stage, fingerprint="f" * 64, config=config, files=files, seconds=1.0, figures={})
+
+
 @pytest.fixture
 def decoded_run(write_corpus: Callable[..., Any], tmp_path: Path) -> tuple[str, Config]:
     """A run with everything that an encoder needs, made of random numbers, and its configuration."""
@@ -211,12 +223,7 @@ def decoded_run(write_corpus: Callable[..., Any], tmp_path: Path) -> tuple[str, 
     (tmp_path / "prior").mkdir()
     priors = {name: torch.randn(64) for name in ("neutral", *schema.GENDERS)}
     checkpoint.write_weights(tmp_path / "prior" / artifacts.PRIORS, priors)
-    families = {"preprocess": ("speech", "faces"), "features": ("features",)}
-    for stage in ("preprocess", "features", "prior", "gender", "decoder"):
-        files = {
-            str(path.relative_to(tmp_path)): storage.describe(str(path))
-            for family in families.get(stage, ())
-            for path in tmp_path.glob(f"corpus/*/{family}/*.parquet")
-        }
-        stages.commit(str(tmp_path), stage, fingerprint="f" * 64, config=config, files=files, seconds=1.0, figures={})
+    commit_corpus(str(tmp_path), config)
+    for stage in ("prior", "gender", "decoder"):
+        stages.commit(str(tmp_path), stage, fingerprint="f" * 64, config=config, files={}, seconds=1.0, figures={})
     return str(tmp_path), config

@@ -30,7 +30,7 @@ from arspm.training.fit import WorkerContext
 from arspm.training.order import window
 from jobs import encoder, features, gender, vggface
 from jobs.stage import expected_fingerprint, main
-from tests.distributed.conftest import REPO
+from tests.distributed.conftest import REPO, commit_corpus
 from tests.training.conftest import TIMINGS
 
 
@@ -104,7 +104,6 @@ def test_a_breakpoint_in_the_training_loop_is_in_this_process(
     train_step = fit.train_step
     monkeypatch.setattr(fit, "train_step", lambda *args, **kwargs: steps.append(1) or train_step(*args, **kwargs))
     run, config = decoded_run
-    stages.commit(run, "preprocess", fingerprint="f" * 64, config=config, files={}, seconds=1.0, figures={})
     run_local("gender", gender.gender, run, config)
     history = stages.history(run, "gender")
     assert history is not None
@@ -116,8 +115,8 @@ def test_features_are_computed_in_this_process(
 ) -> None:
     run, config = decoded_run
     write_corpus({"train": (5, 4), "val": (3,), "test": (3,)}, feature_dim=64)
-    for stage in ("preprocess", "vggface"):
-        stages.commit(run, stage, fingerprint="f" * 64, config=config, files={}, seconds=1.0, figures={})
+    commit_corpus(run, config)
+    stages.commit(run, "vggface", fingerprint="f" * 64, config=config, files={}, seconds=1.0, figures={})
     run_local("features", features.features, run, config)
     done = stages.success(run, "features")
     assert done is not None

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from arspm import storage
 from arspm.config import Config, override
 from arspm.corpus import schema
 from arspm.distributed.data import node_cache
@@ -19,6 +18,7 @@ from arspm.runs import stages
 from arspm.training.batch import to_batch
 from arspm.training.checkpoint import TrainingState
 from arspm.training.fit import WorkerContext
+from tests.distributed.conftest import commit_corpus
 
 CPU = torch.device("cpu")
 
@@ -104,16 +104,7 @@ def test_features_that_are_written_again_are_read_again(
     run, config = decoded_run
     before = batches("cache", "encoder", config, run, None)
     write_corpus({"train": (13, 11), "val": (6,)}, feature_dim=64, seed=1)
-    for stage, families in (("preprocess", ("speech", "faces")), ("features", ("features",))):
-        manifest = Path(stages.folder(run, stage), stages.SUCCESS)
-        manifest.unlink()
-
-        files = {
-            str(path.relative_to(run)): storage.describe(str(path))
-            for family in families
-            for path in Path(run).glob(f"corpus/*/{family}/*.parquet")
-        }
-        stages.commit(run, stage, fingerprint="f" * 64, config=config, files=files, seconds=1.0, figures={})
+    commit_corpus(run, config)
     after = batches("cache", "encoder", config, run, None)
     require_same(after, batches("stream", "encoder", config, run, None))
     assert not np.array_equal(before[0][schema.FACE_FEATURE], after[0][schema.FACE_FEATURE])
