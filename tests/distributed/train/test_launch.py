@@ -15,6 +15,7 @@ import torch
 
 from arspm.config import Config, override
 from arspm.config.presets import preset
+from arspm.distributed.train.feed import PATHS
 from arspm.distributed.train.launch import train_stage
 from arspm.model import speech_portrait
 from arspm.runs import stages
@@ -28,7 +29,8 @@ EPOCHS = 6
 
 
 def two_workers(config: Config) -> Config:
-    return override(config, {"resources.gender.num_workers": 2, "training.gender.epochs": EPOCHS})
+    changes = {"resources.gender.num_workers": 2, "training.gender.epochs": EPOCHS, "ingest.path": "stream"}
+    return override(config, changes)
 
 
 def history(run: str, stage: str) -> dict[str, Any]:
@@ -79,7 +81,9 @@ def test_a_checkpoint_describes_itself(prepared: Prepared, uninterrupted: tuple[
     assert (folder / checkpoint.BEST).read_bytes() == Path(run, "gender", artifacts.MODEL).read_bytes()
 
 
-@pytest.mark.parametrize("title", ["RayTrainWorker", "TrainController"])
+@pytest.mark.parametrize(
+    ("title", "path"), [*(("RayTrainWorker", path) for path in PATHS), ("TrainController", "stream")]
+)
 def test_a_killed_worker_is_replaced_and_the_weights_equal_an_uninterrupted_runs(
     head: Any,
     prepared: Prepared,
@@ -87,9 +91,20 @@ def test_a_killed_worker_is_replaced_and_the_weights_equal_an_uninterrupted_runs
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
     title: str,
+    path: str,
 ) -> None:
-    """The same for Train's controller, whose end stops the workers too."""
+    """On every path of the rows; the uninterrupted run streamed them. Train's controller stops the workers too."""
     (tmp_path / "corpus").symlink_to(prepared.run / "corpus")
+    config = override(two_workers(prepared.config), {"ingest.path": path})
+    stages.commit(
+        str(tmp_path),
+        "preprocess",
+        fingerprint=prepared.fingerprint,
+        config=config,
+        files=prepared.files,
+        seconds=0.0,
+        figures={},
+    )
     seen: list[list[dict[str, Any]]] = []
     ended = threading.Event()
 
@@ -107,7 +122,7 @@ def test_a_killed_worker_is_replaced_and_the_weights_equal_an_uninterrupted_runs
     killer.start()
     try:
         with caplog.at_level(logging.WARNING, "arspm.distributed.train.launch"):
-            train_stage("gender", two_workers(prepared.config), str(tmp_path), FINGERPRINT)
+            train_stage("gender", config, str(tmp_path), FINGERPRINT)
     finally:
         ended.set()
         killer.join()
