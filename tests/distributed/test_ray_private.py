@@ -185,3 +185,25 @@ def test_no_other_file_mentions_private_modules_of_ray() -> None:
     assert len(files) > 100
     found = {str(path.relative_to(ROOT)) for path in files if private.search(path.read_text().replace(logger, ""))}
     assert found == {"arspm/distributed/ray_private.py"}
+
+
+@pytest.mark.parametrize(("num_executions", "readers"), [(1, 48), (64, 0)])
+def test_one_execution_gets_the_cpus_that_an_execution_for_each_of_64_workers_would_not(
+    num_executions: int, readers: int
+) -> None:
+    """Ray divides each node's free CPUs by the number of executions, in whole CPUs. Workers use 4 of 16 CPUs a node."""
+    from ray.data._internal.cluster_autoscaler import default_autoscaling_coordinator as coordinator
+
+    resources = {"CPU": 16.0, "memory": 2.0**36, "object_store_memory": 2.0**35}
+    nodes = [{"Alive": True, "NodeID": f"{number:02d}", "Resources": resources} for number in range(4)]
+    actor = coordinator._AutoscalingCoordinatorActor(
+        send_resources_request=lambda *_, **__: None, get_cluster_nodes=lambda: nodes
+    )
+    high = coordinator.ResourceRequestPriority.HIGH
+    actor.request_resources("train", [{"CPU": 4.0}] * 4, 1e9, priority=high)
+    for number in range(num_executions):
+        actor.request_resources(f"data-{number}", [], 1e9, request_remaining=["CPU"])
+    actor._tick()
+    for number in range(num_executions):
+        reserved = actor.get_reserved_resources(f"data-{number}")
+        assert sum(bundle.get("CPU", 0) for bundle in reserved.values()) == readers
