@@ -200,7 +200,7 @@ class Evaluate(Section):
     """The metrics and pictures of the report."""
 
     judge: Uri = "classifier"  # of sex and age; classifier: trained here; otherwise a .csv of predictions or an .onnx
-    landmarks: Uri = ""  # a YuNet ONNX file for craniofacial measures; empty: face.detector's landmarks, if it has any
+    landmarks: Uri = ""  # yunet or a YuNet file, for craniofacial measures; empty: face.detector, if it is one
     recognizer: Uri = ""  # an ONNX face embedder, with its input declared in the same name plus .json; empty: none
     num_clips: Count = 10_000  # evaluate the first this many test clips, held in memory (an estimated 0.6 MB each)
     num_resamples: Count = 2000  # bootstrap resamples for each confidence interval

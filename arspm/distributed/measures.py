@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -19,6 +21,7 @@ from arspm.distributed.data.oracle import true_causes
 from arspm.distributed.predictions import REAL, Networks, Predictions, ages_of, model_name, training_faces
 from arspm.evaluation import craniofacial, judges, metrics, probes, retrieval, table4
 from arspm.evaluation.judges import Pictures
+from arspm.media.models import model_file
 from arspm.runs import stages
 from arspm.training import artifacts
 
@@ -178,15 +181,27 @@ def probe_rows(
     )
 
 
+@contextlib.contextmanager
+def landmark_finder(config: Config) -> Iterator[str | None]:
+    """Yield the local path of the YuNet file that finds landmarks in pictures; None if none is configured."""
+    uri = config.evaluate.landmarks or config.face.detector
+    if uri == "yunet":
+        yield str(model_file(uri))
+    elif uri.endswith(".onnx"):
+        with storage.local_copy(uri) as path:
+            yield str(path)
+    else:
+        yield None
+
+
 def craniofacial_correlations(
     config: Config, test: Predictions, pictures: list[Pictures], bootstrap: dict[str, Any]
 ) -> dict[str, Any]:
     """Return correlations of facial measurements between real faces and portraits, or the reason why there are none."""
-    detector = config.evaluate.landmarks or (config.face.detector if config.face.detector.endswith(".onnx") else "")
-    if not detector:
-        return {"reason": "dlib's HOG gives no landmarks; set evaluate.landmarks to a YuNet file, which does"}
-    with storage.local_copy(detector) as path:
-        real, portrait = (craniofacial.landmarks(pictures[index].jpegs, str(path)) for index in (0, -1))
+    with landmark_finder(config) as path:
+        if path is None:
+            return {"reason": "dlib's HOG gives no landmarks; set evaluate.landmarks=yunet, or to a YuNet file"}
+        real, portrait = (craniofacial.landmarks(pictures[index].jpegs, path) for index in (0, -1))
     detected = {  # the fraction of pictures in which a face was detected
         name: float(1 - np.isnan(points).any(axis=(1, 2)).mean())
         for name, points in ((REAL, real), ("portrait", portrait))

@@ -13,12 +13,12 @@ from arspm import storage
 from arspm.config import Config, read_recognizer_input
 from arspm.corpus import schema
 from arspm.distributed.data import infer
+from arspm.distributed.measures import landmark_finder
 from arspm.distributed.predictions import FACE_TO_FACE, REAL, Networks, Predictions, model_name
 from arspm.evaluation import craniofacial, recognition, table4
 from arspm.evaluation.judges import Pictures
 from arspm.evaluation.recognizers import Recognizer
 from arspm.media.alignment import template
-from arspm.media.models import model_file
 from arspm.training import artifacts
 
 MAX_QUERIES = 1000  # portraits that are compared; of more, this many are drawn with the seed
@@ -137,7 +137,8 @@ def _recognizer_space(
     with ExitStack() as stack:
         path = stack.enter_context(storage.local_copy(uri))
         recognizer, sha256 = Recognizer(path, declared), storage.describe(str(path))["sha256"]
-        find = _landmark_finder(config, stack) if declared.alignment == "arcface" else None
+        aligned_in_corpus = declared.alignment != "arcface" or config.face.crop == "aligned"
+        find = None if aligned_in_corpus else stack.enter_context(landmark_finder(config))
         found: dict[str, float] = {}
 
         def embed(kind: str, indices: Sequence[int]) -> Any:
@@ -163,16 +164,6 @@ def _recognizer_space(
         "landmarks_found": found,
     }
     return _Space(description, spaces[REAL], spaces["portrait"], spaces[FACE_TO_FACE], priors, logits)
-
-
-def _landmark_finder(config: Config, stack: ExitStack) -> str | None:
-    """Return the local path of YuNet for faces that are not aligned in the corpus; None if there is none."""
-    if config.face.crop == "aligned":
-        return None
-    uri = config.evaluate.landmarks or config.face.detector
-    if uri == "yunet":
-        return str(model_file(uri))
-    return str(stack.enter_context(storage.local_copy(uri))) if uri.endswith(".onnx") else None
 
 
 def _alignment(config: Config, alignment: str, found: dict[str, float]) -> str:

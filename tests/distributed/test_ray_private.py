@@ -195,7 +195,7 @@ def test_one_execution_gets_the_cpus_that_an_execution_for_each_of_64_workers_wo
     from ray.data._internal.cluster_autoscaler import default_autoscaling_coordinator as coordinator
 
     resources = {"CPU": 16.0, "memory": 2.0**36, "object_store_memory": 2.0**35}
-    nodes = [{"Alive": True, "NodeID": f"{number:02d}", "Resources": resources} for number in range(4)]
+    nodes = [{"Alive": True, "NodeID": f"{number:02d}", "Resources": dict(resources)} for number in range(4)]
     actor = coordinator._AutoscalingCoordinatorActor(
         send_resources_request=lambda *_, **__: None, get_cluster_nodes=lambda: nodes
     )

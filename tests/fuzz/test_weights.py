@@ -19,6 +19,7 @@ from onnx import TensorProto, helper
 
 from arspm.config import override
 from arspm.config.presets import preset
+from arspm.config.recognizer import read_recognizer_input
 from arspm.evaluation.judges import OnnxJudge, Pictures
 from arspm.media.clip_rows import ClipRow
 from arspm.media.detectors import make_detector
@@ -109,6 +110,22 @@ def test_a_pickle_is_refused_and_not_run(tmp_path: Path, trained: Path) -> None:
     (tmp_path / "weights").write_bytes(inputs[5])
     with pytest.raises(ValueError, match="a pickle of more than tensors, which is never opened"):
         read_published(tmp_path / "weights")
+
+
+def recognizer(path: Path) -> None:
+    found = read_recognizer_input(str(path).removesuffix(".json"))
+    assert 1 <= found.size <= 1024
+    assert all(std > 0 for std in found.std)
+
+
+def test_the_declared_input_of_a_recognizer() -> None:
+    numbers = {"mean": [127.5, 127.5, 127.5], "std": [128.0, 128.0, 128.0]}
+    declared = {"size": 112, "channels": "rgb", "alignment": "arcface", **numbers}
+    cropped = {**declared, "alignment": "crop", "box": [0.1, 0.1, 0.9, 0.9], "layout": "nhwc", "logits": "scores"}
+    seeds = (json.dumps(declared).encode(), json.dumps(cropped).encode())
+    tally = try_inputs(recognizer, Mutated(seeds, JSON, num_inputs(300)), name="face.onnx.json")
+    assert tally["refused"] > tally.total() // 4
+    assert tally["accepted"]
 
 
 # --- bombs

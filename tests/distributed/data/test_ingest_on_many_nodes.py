@@ -26,9 +26,12 @@ from arspm.training.batch import ROW
 from arspm.training.order import Order, groups
 
 corpus, num_nodes = sys.argv[1], int(sys.argv[2])
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 80 << 20})
+cluster = Cluster(
+    initialize_head=True,
+    head_node_args={"num_cpus": 0, "object_store_memory": 80 << 20, "include_dashboard": False}
+)
 for _ in range(num_nodes):
-    cluster.add_node(num_cpus=1.25, object_store_memory=80 << 20)
+    cluster.add_node(num_cpus=2, object_store_memory=80 << 20)
 ray.init(cluster.address, log_to_driver=False, logging_level="error")
 cluster.wait_for_nodes()
 split = tables.open_split(corpus, "train")
@@ -53,7 +56,7 @@ nodes = [node["NodeID"] for node in ray.nodes() if node["Resources"].get("CPU")]
 workers = [
     Worker.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote() for node in nodes
 ]
-tasks = Tasks(cpus=0.25)
+tasks = Tasks(cpus=0.5)
 source = ingest.open_stream(readings, plan, world_size=num_nodes, tasks=tasks, kinds_of_row=types)
 steps = ray.get([worker.train.remote(source, rank) for rank, worker in enumerate(workers)], timeout=240)
 assert steps == [2 * order.num_steps] * num_nodes
@@ -66,7 +69,7 @@ cluster.shutdown()
 @pytest.mark.ray
 @pytest.mark.slow
 def test_sixteen_workers_on_sixteen_nodes_read_in_the_planned_order(write_corpus: Callable[..., Any]) -> None:
-    """Each node has a quarter of a CPU left for readers. With an execution for each worker, none would get any."""
+    """Each node has one of its two CPUs left for readers. With an execution for each worker, none would get any."""
     corpus, _ = write_corpus({"train": (40, 40, 40)})
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, corpus, "16"],
