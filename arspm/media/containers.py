@@ -149,7 +149,7 @@ def choose_streams(
     if video is not None:
         check_pixels(video.codec_context.width, video.codec_context.height, max_pixels)
         video.codec_context.thread_count = 1  # clips are decoded in parallel, one per core
-        # Frames to which no other refers are left out, so all others are what they are in a full decoding. That is about
+        # Frames to which no other refers are left out, so all others are what they are in a full decoding. These are
         # half of most H.264, HEVC and AV1. VP9's decoder ignores it, and most of its frames refer to the last one.
         video.codec_context.skip_frame = "NONREF"
     return video, sound
