@@ -28,7 +28,7 @@ from arspm.media.dropped import DroppedClip
 from arspm.media.frames import to_rgb
 from arspm.media.sound import Sound
 from arspm.media.speech import begin_of_most_speech, find_speech, require_length
-from arspm.media.video import LATE_SECONDS, MAX_FRAMES_PER_SECOND, Video
+from arspm.media.video import LATE_SECONDS, MAX_FRAMES_PER_SECOND, SEEK_ERROR_SECONDS, Video
 from arspm.storage.uris import redact
 
 SCANNED_SECONDS = 120.0  # files up to this length are read once to find where their sound begins and ends
@@ -37,8 +37,7 @@ SCANNED_SECONDS = 120.0  # files up to this length are read once to find where t
 SEEK_MARGINS_SECONDS = (0.5, 15.0)
 # The last key frame before the start need not be one at which decoding can begin: if the picture is renewed bit by bit,
 # it is complete seconds later. Then decoding begins before it.
-_SEEKS = ((SEEK_MARGINS_SECONDS[0], True), (SEEK_MARGINS_SECONDS[1], True), (SEEK_MARGINS_SECONDS[1], False))
-SEEK_ERROR_SECONDS = 0.2
+_SEEKS = tuple((margin, trim) for margin in SEEK_MARGINS_SECONDS for trim in (True, False))
 MAX_RECORDING_SECONDS = 3600.0  # of a recording in which speech is looked for
 
 
@@ -307,7 +306,10 @@ def _decode(
                 for frame in decoded:
                     assert isinstance(frame, av.AudioFrame)
                     sound.add(frame)
-            if seek_to is not None and _begins_after(span, pictures, sound):
+            if seek_to is not None and (
+                (pictures is not None and pictures.is_late)
+                or (sound.first is not None and sound.first > span.start + SEEK_ERROR_SECONDS)
+            ):
                 return None
             if (stream is None or sound.is_complete) and (pictures is None or pictures.is_complete):
                 break
@@ -316,7 +318,7 @@ def _decode(
             pictures.finish()
             kept = pictures.frames()
             num_refused += pictures.num_refused
-            if seek_to is not None and (not kept or _begins_after(span, pictures)):
+            if seek_to is not None and (pictures.is_late or not kept):
                 return None  # no key frame before the span, or none between there and the end
         if num_refused * 10 > num_packets:
             raise DroppedClip(DropReason.undecodable, f"{num_refused} of {num_packets} packets cannot be decoded")
@@ -330,12 +332,6 @@ def _decode(
             0 if pictures is None else pictures.num_decoded,
             pictures is not None and pictures.has_only_key_frames,
         )
-
-
-def _begins_after(span: Span, *collected: Video | Sound | None) -> bool:
-    """Return whether a stream's first frame is after the beginning of the span."""
-    firsts = [each.first for each in collected if each is not None]
-    return any(first is not None and first > span.start + SEEK_ERROR_SECONDS for first in firsts)
 
 
 def _codec(stream: Any) -> str | None:

@@ -14,6 +14,7 @@ from arspm.media.dropped import DroppedClip
 from arspm.media.frames import EvenlySpaced
 
 MAX_FRAMES_PER_SECOND = 240
+SEEK_ERROR_SECONDS = 0.2  # by which decoding may begin after the start
 LATE_SECONDS = 2.0  # packets may be out of order by this much
 FIELD_SECONDS = 0.05  # the two fields of an interlaced frame may be in two packets, at most this far apart
 # Whose key frames are used alone. Those of MPEG-1, 2 and 4 may be less sharp than other frames (variance of the face's
@@ -29,8 +30,8 @@ class Video:
     Frames to which no other refers are not decoded (`choose_streams`), nor is what follows the end. `num_frames` evenly
     spaced ones of the others are kept. Packets without timestamps are decoded until a frame is after the end.
 
-    `first`: time of the first intact frame, if they are decoded one after another. `num_decoded`, `num_refused`: frames
-    that were decoded, and packets that cannot be decoded. `is_complete`: no further packet is needed.
+    `is_late`: the first intact frame is after the start. `num_decoded`, `num_refused`: frames that were decoded, and
+    packets that cannot be decoded. `is_complete`: no further packet is needed.
     """
 
     def __init__(
@@ -43,13 +44,12 @@ class Video:
         max_pixels: int,
         max_decoded: float = math.inf,
     ) -> None:
-        self.first: float | None = None
         self.num_decoded = self.num_refused = 0
-        self.is_complete = self.has_only_key_frames = False
+        self.is_late = self.is_complete = self.has_only_key_frames = False
         self._stream, self._context, self._base = stream, stream.codec_context, stream.time_base
         self._start, self._end, self._num_frames = start, end, num_frames
         self._max_pixels, self._max_decoded = max_pixels, max_decoded
-        self._trim = self._key_frames = False
+        self._trim = self._key_frames = self._has_trimmed = self._has_begun = False
         self._held: list[Any] | None = None  # packets that may not be needed; None: what comes is decoded at once
         self._held_bytes = 0
         self._kept: EvenlySpaced[av.VideoFrame] = EvenlySpaced(num_frames)
@@ -85,6 +85,7 @@ class Video:
             self._decode(packet)
             return
         if self._trim and packet.is_keyframe and time is not None and time <= self._start:
+            self._has_trimmed = self._has_trimmed or bool(self._held)
             self._held, self._held_bytes = [], 0
         self._held.append(packet)
         self._held_bytes += packet.size
@@ -112,8 +113,10 @@ class Video:
 
     def _decode(self, packet: Any) -> None:
         for frame in self._decoded(packet):
-            if self.first is None and not frame.is_corrupt:
-                self.first = frame.time
+            if not self._has_begun and not frame.is_corrupt:
+                self._has_begun = True
+                error = 0.0 if self._has_trimmed else SEEK_ERROR_SECONDS
+                self.is_late = frame.time is not None and frame.time > self._start + error
             if frame.time is not None and frame.time >= self._end:
                 self.is_complete = True
             if not frame.is_corrupt and (frame.time is None or self._start <= frame.time < self._end):

@@ -144,6 +144,7 @@ def test_a_key_frame_that_is_not_complete_is_not_taken(tmp_path: Path) -> None:
     assert not media.has_only_key_frames
     require_same_pictures(path, media)
     part = decode_clip(path, part=(3.05, 5.05), key_frames=True)
+    assert part.frame_seconds[0] == pytest.approx(0.03, abs=0.005), "decoding begins before the last key frame"
     require_same_pictures(path, part, 3.05)
 
 
