@@ -11,32 +11,34 @@ from typing import Any, BinaryIO, NamedTuple
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 from arspm.corpus.schema import SPEECH_SECONDS, DropReason
 from arspm.media.containers import (
     CONTAINERS,
     MAX_PIXELS,
     Source,
-    check_pixels,
     choose_streams,
     open_container,
     open_source,
     require_media,
 )
+from arspm.media.containers import seconds as to_seconds
 from arspm.media.dropped import DroppedClip
-from arspm.media.frames import EvenlySpaced, to_rgb
+from arspm.media.frames import to_rgb
 from arspm.media.sound import Sound
 from arspm.media.speech import begin_of_most_speech, find_speech, require_length
+from arspm.media.video import LATE_SECONDS, MAX_FRAMES_PER_SECOND, SEEK_ERROR_SECONDS, Video
 from arspm.storage.uris import redact
 
-MAX_FRAMES_PER_SECOND = 240
 SCANNED_SECONDS = 120.0  # files up to this length are read once to find where their sound begins and ends
 # How far before the clip decoding begins: some codecs need the packets before the first sample, and MPEG's containers
 # have no index of key frames, so that the next one may be too late.
 SEEK_MARGINS_SECONDS = (0.5, 15.0)
-SEEK_ERROR_SECONDS = 0.2
+# The last key frame before the start need not be one at which decoding can begin: if the picture is renewed bit by bit,
+# it is complete seconds later. Then decoding begins before it.
+_SEEKS = tuple((margin, trim) for margin in SEEK_MARGINS_SECONDS for trim in (True, False))
 MAX_RECORDING_SECONDS = 3600.0  # of a recording in which speech is looked for
-LATE_SECONDS = 2.0  # packets may be out of order by this much
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,7 @@ class Media:
     start, None without timestamps. `waveform`: float32 mono, (samples,), which begins `start_seconds` after the clip's
     start. `source_seconds`: how long the file's sound lasts, for files of more than two minutes by their header.
     `has_own_sound`: False if the waveform is from a separate file. `video_codec`: None if no frames were wanted.
+    `num_decoded`: frames that were decoded. `has_only_key_frames`: whether only key frames were.
     """
 
     frames: list[np.ndarray]
@@ -58,6 +61,8 @@ class Media:
     has_own_sound: bool
     video_codec: str | None
     audio_codec: str
+    num_decoded: int
+    has_only_key_frames: bool
 
 
 class _Decoded(NamedTuple):
@@ -67,6 +72,8 @@ class _Decoded(NamedTuple):
     waveform: np.ndarray
     video_codec: str | None
     audio_codec: str | None
+    num_decoded: int
+    has_only_key_frames: bool
 
 
 class Span(NamedTuple):
@@ -91,6 +98,7 @@ def decode_clip(
     sound: Source | None = None,
     part: tuple[float, float] | None = None,
     num_frames: int = 8,
+    key_frames: bool = False,
     sample_rate: int = 16_000,
     max_seconds: float = 3600.0,
     max_pixels: int = MAX_PIXELS,
@@ -107,7 +115,9 @@ def decode_clip(
     clock, which is read only if the source has no sound. part: start and end of the clip in the video, in seconds; None
     if the file is the clip. With a part, the file may be the whole video, which is then cut by seeking, or the clip
     itself, which lasts end - start within the tolerance. num_frames: 0 for a sound file. The frames are evenly spaced,
-    and only from the time of the sound: before and after it, the video may show somebody else. Sound and frames are
+    and only from the time of the sound: before and after it, the video may show somebody else. They are chosen among
+    the frames to which others refer, because only these are decoded. key_frames: choose among the key frames, which
+    need no other frame, if there are enough (`chosen_key_frames`); there may then be half as many. Sound and frames are
     those of the streams that FFmpeg chooses; `Sound` says how channels are mixed.
 
     Raises DroppedClip: missing_file, undecodable (broken, or over `max_pixels`), no_video, no_sound, wrong_length
@@ -129,10 +139,12 @@ def decode_clip(
         _require_at_most(clip.seconds, max_seconds)
         span = _heard(sound_file, extent, clip, speech_seconds, sample_rate, most_speech=most_speech)
         frames_here = num_frames if sound_file is file else 0
-        heard = seen = _decode_span(sound_file, extent, span, frames_here, sample_rate, max_pixels)
+        decode = functools.partial(_decode_span, extent=extent, span=span, sample_rate=sample_rate)
+        decode = functools.partial(decode, max_pixels=max_pixels, key_frames=key_frames)
+        heard = seen = decode(sound_file, num_frames=frames_here)
         require_length(heard.waveform.size / sample_rate, min_seconds)
         if sound_file is not file and num_frames:
-            seen = _decode_span(file, extent, span, num_frames, sample_rate, max_pixels, want_sound=False)
+            seen = decode(file, num_frames=num_frames, want_sound=False)
         num_bytes = file.seek(0, os.SEEK_END)
     if num_frames and not seen.frames:
         raise DroppedClip(DropReason.no_video, "no frame can be decoded while the sound lasts")
@@ -147,6 +159,8 @@ def decode_clip(
         has_own_sound=sound_file is file,
         video_codec=seen.video_codec,
         audio_codec=heard.audio_codec,
+        num_decoded=seen.num_decoded,
+        has_only_key_frames=seen.has_only_key_frames,
     )
 
 
@@ -191,13 +205,16 @@ def _decode_span(
     max_pixels: int,
     *,
     want_sound: bool = True,
+    key_frames: bool = False,
 ) -> _Decoded:
     """Return the frames and the waveform of a span of a file whose sound has this extent."""
-    decode = functools.partial(_decode, file, span, num_frames, sample_rate, max_pixels, want_sound=want_sound)
+    decode = functools.partial(
+        _decode, file, span, num_frames, sample_rate, max_pixels, want_sound=want_sound, key_frames=key_frames
+    )
     decoded = None
-    for margin in SEEK_MARGINS_SECONDS:
+    for margin, trim in _SEEKS:
         if decoded is None and span.start - margin > extent.start:
-            decoded = decode(seek_to=span.start - margin)
+            decoded = decode(seek_to=span.start - margin, trim=trim)
     if decoded is None:  # nothing to seek, or not possible: decode what is before the clip, too
         decoded = decode(whole=span.start == extent.start)
     assert decoded is not None
@@ -212,10 +229,11 @@ def _sound_extent(file: BinaryIO) -> Span:
         begin = (container.start_time or 0) / av.time_base
         seconds = 0.0 if container.duration is None else container.duration / av.time_base
         first, last = math.inf, -math.inf
+        base = sound.time_base
         for packet in container.demux(sound):
             if packet.pts is not None and packet.size:
-                first = min(first, float(packet.pts * packet.time_base))
-                last = max(last, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+                first = min(first, to_seconds(packet.pts, base))
+                last = max(last, to_seconds(packet.pts + (packet.duration or 0), base))
                 if seconds > SCANNED_SECONDS:
                     return Span(first, begin + seconds, max(0.0, begin))
     return Span(first, last, max(0.0, begin)) if first < last else Span(begin, begin, max(0.0, begin))
@@ -250,13 +268,15 @@ def _decode(
     max_pixels: int,
     *,
     want_sound: bool = True,
+    key_frames: bool = False,
     seek_to: float | None = None,
+    trim: bool = False,
     whole: bool = False,
 ) -> _Decoded | None:
     """Return the frames and the waveform of a span from one pass over the file; None if seeking went too far.
 
-    whole: the waveform begins with the file's first sample, whatever its time. Packets that FFmpeg cannot decode are
-    skipped, as its own program does, if they are at most a tenth of all.
+    key_frames, trim: as in `Video`. whole: the waveform begins with the file's first sample, whatever its time. Packets
+    that FFmpeg cannot decode are skipped, as its own program does, if they are at most a tenth of all.
     """
     file.seek(0)
     with open_container(file, CONTAINERS) as container:
@@ -265,49 +285,53 @@ def _decode(
         if seek_to is not None:
             container.seek(int(seek_to * av.time_base), backward=True)
         sound = Sound(sample_rate, None, span.seconds) if whole else Sound(sample_rate, span.start, span.end)
-        kept: EvenlySpaced[av.VideoFrame] = EvenlySpaced(num_frames)
-        num_packets = num_refused = num_decoded = 0
-        video_time = -math.inf if video is not None else math.inf
+        pictures = None
+        if video is not None:
+            limit = MAX_FRAMES_PER_SECOND * (span.end - span.zero + LATE_SECONDS)
+            pictures = Video(video, span.start, span.end, num_frames, max_pixels=max_pixels, max_decoded=limit)
+            pictures.hold(trim=trim, key_frames=key_frames)
+        num_packets = num_refused = 0
         for packet in container.demux([each for each in (video, stream) if each is not None]):
-            time = None if packet.dts is None else float(packet.dts * packet.time_base)
-            late = time is not None and time > span.end + LATE_SECONDS
-            if late and (packet.stream is stream or stream is None):
-                break
-            if late:
-                video_time = math.inf  # and the sound may still come, if the file is badly interleaved
-                continue
             num_packets += 1
-            try:
-                decoded = packet.decode()
-            except av.error.FFmpegError:
-                num_refused += 1
-                continue
-            first: float | None = None
-            for frame in decoded:
-                if isinstance(frame, av.VideoFrame):
-                    first = frame.time if num_decoded == 0 else None
-                    num_decoded += 1
-                    check_pixels(frame.width, frame.height, max_pixels)
-                    video_time = max(video_time, 0.0) if frame.time is None else frame.time
-                    if not frame.is_corrupt and (frame.time is None or span.start <= frame.time < span.end):
-                        kept.add(frame)
-                elif isinstance(frame, av.AudioFrame):
-                    sound.add(frame)
-                    first = sound.first
-                if seek_to is not None and first is not None and first > span.start + SEEK_ERROR_SECONDS:
-                    return None
-            if (stream is None or sound.is_complete) and video_time >= span.end:
+            if pictures is not None and packet.stream is video:
+                pictures.add(packet)
+            elif packet.dts is not None and to_seconds(packet.dts, stream.time_base) > span.end + LATE_SECONDS:
                 break
-            if num_decoded > MAX_FRAMES_PER_SECOND * (span.end - span.zero + LATE_SECONDS):
-                raise DroppedClip(DropReason.undecodable, f"more than {MAX_FRAMES_PER_SECOND} frames per second")
-        if seek_to is not None and video is not None and not kept.kept:
-            return None  # no key frame between there and the end
+            else:
+                try:
+                    decoded = packet.decode()
+                except av.error.FFmpegError:
+                    num_refused += 1
+                    continue
+                for frame in decoded:
+                    assert isinstance(frame, av.AudioFrame)
+                    sound.add(frame)
+            if seek_to is not None and (
+                (pictures is not None and pictures.is_late)
+                or (sound.first is not None and sound.first > span.start + SEEK_ERROR_SECONDS)
+            ):
+                return None
+            if (stream is None or sound.is_complete) and (pictures is None or pictures.is_complete):
+                break
+        kept: list[av.VideoFrame] = []
+        if pictures is not None:
+            pictures.finish()
+            kept = pictures.frames()
+            num_refused += pictures.num_refused
+            if seek_to is not None and (pictures.is_late or not kept):
+                return None  # no key frame before the span, or none between there and the end
         if num_refused * 10 > num_packets:
             raise DroppedClip(DropReason.undecodable, f"{num_refused} of {num_packets} packets cannot be decoded")
         aspect = float(video.sample_aspect_ratio or 1) if video is not None else 1.0
-        frames: list[tuple[float | None, np.ndarray]]
-        frames = [(frame.time, to_rgb(frame, aspect)) for frame in kept.frames()]
-        return _Decoded(frames, sound.waveform(), _codec(video), _codec(stream))
+        reformatter = VideoReformatter()
+        return _Decoded(
+            [(frame.time, to_rgb(frame, aspect, reformatter)) for frame in kept],
+            sound.waveform(),
+            _codec(video),
+            _codec(stream),
+            0 if pictures is None else pictures.num_decoded,
+            pictures is not None and pictures.has_only_key_frames,
+        )
 
 
 def _codec(stream: Any) -> str | None:

@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 import av
 import cv2
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 from arspm.corpus.schema import DropReason
 from arspm.media.containers import (
@@ -60,19 +61,24 @@ class EvenlySpaced(Generic[T]):
         return [self.kept[int((i + 0.5) * len(self.kept) / num_frames)] for i in range(num_frames)]
 
 
-def to_rgb(frame: av.VideoFrame, aspect: float) -> np.ndarray:
+def to_rgb(frame: av.VideoFrame, aspect: float, reformatter: VideoReformatter) -> np.ndarray:
     """Return a video frame as uint8 (height, width, 3) with square pixels, turned and mirrored as the file says.
 
     aspect: width of a pixel divided by its height; ignored outside 0.25 to 4. HDR is mapped to the range of a usual
-    screen (`tone_mapped`).
+    screen (`tone_mapped`). reformatter: one for all frames of a video, because creating it takes longer than its work.
     """
+
+    def converted(form: str) -> np.ndarray:
+        # On one thread: clips are prepared in parallel, one per core.
+        return reformatter.reformat(frame, width, frame.height, form, threads=1).to_ndarray()
+
     width = max(1, round(frame.width * aspect)) if 0.25 <= aspect <= 4 else frame.width
     transfer = int(frame.color_trc)
     if transfer in (PQ, HLG):
-        signal = frame.to_ndarray(format="rgb48le", width=width, height=frame.height) / np.float32(65_535)
+        signal = converted("rgb48le") / np.float32(65_535)
         rgb = tone_mapped(signal, transfer)
     else:
-        rgb = frame.to_ndarray(format="rgb24", width=width, height=frame.height)
+        rgb = converted("rgb24")
     return np.ascontiguousarray(_displayed(rgb, frame))
 
 

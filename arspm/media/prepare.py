@@ -6,7 +6,6 @@ time, the separate process limits the loss to that clip. Otherwise the shard, th
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import multiprocessing
 import resource
@@ -19,13 +18,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from arspm import storage
 from arspm.config import Config
 from arspm.corpus import schema
 from arspm.corpus.schema import DropReason
 from arspm.media import audio
 from arspm.media.clip_rows import ClipRow
 from arspm.media.clips import Media, decode_clip
+from arspm.media.copies import Copies
 from arspm.media.detectors import FaceDetector, make_detector
 from arspm.media.dropped import DroppedClip
 from arspm.media.faces import SpeakerFace, best_face
@@ -49,39 +48,19 @@ class Prepared(NamedTuple):
     measures: Measures
 
 
-class _LastCopy:
-    """Makes local copies of remote files and keeps the last one: the next row may be of the same video."""
-
-    def __init__(self) -> None:
-        self._uri = self._path = ""
-        self._copy = contextlib.ExitStack()
-
-    def __call__(self, uri: str) -> str:
-        """Return a local path of a file. Raises DroppedClip(missing_file)."""
-        if not storage.is_remote(uri):
-            return uri
-        if self._uri != uri:
-            self.close()
-            try:
-                self._path = str(self._copy.enter_context(storage.local_copy(uri)))
-            except FileNotFoundError:
-                raise DroppedClip(DropReason.missing_file, "no such file") from None
-            self._uri = uri
-        return self._path
-
-    def close(self) -> None:
-        """Remove the copy."""
-        self._copy.close()
-        self._uri = ""
+_copies = Copies()
 
 
-_last_copy = _LastCopy()
+def prepare(row: ClipRow, config: Config, following: ClipRow | None = None) -> Prepared:
+    """Return the speech tensor, the speaker's face and the measures of a clip. Raises DroppedClip.
 
-
-def prepare(row: ClipRow, config: Config) -> Prepared:
-    """Return the speech tensor, the speaker's face and the measures of a clip. Raises DroppedClip."""
-    media = decode_clip(
-        _last_copy(row.path),
+    following: the row that will be prepared next. Its remote files are downloaded meanwhile.
+    """
+    rows = [row] if following is None else [row, following]
+    _copies.keep(path for each in rows for path in (each.path, each.image) if path is not None)
+    decode = functools.partial(
+        decode_clip,
+        _copies(row.path),
         sound=row.sound,
         part=(row.start_seconds, row.end_seconds) if row.end_seconds else None,
         num_frames=config.face.num_frames if row.image is None else 0,
@@ -91,8 +70,15 @@ def prepare(row: ClipRow, config: Config) -> Prepared:
         speech_seconds=schema.SPEECH_SECONDS,
         most_speech=config.data.seconds == "speech",
     )
+    media = decode(key_frames=True)
     speech = find_speech(media.waveform, min_speech_seconds=config.data.min_speech_seconds)
-    face, picture = _speaker_face(row, media, config)
+    try:
+        face, picture = _speaker_face(row, media, config)
+    except DroppedClip:
+        if not media.has_only_key_frames:
+            raise
+        media = decode()  # the other frames may show the face better
+        face, picture = _speaker_face(row, media, config)
     waveform = audio.fit_length(speech.waveform, schema.WAVEFORM_SHAPE[0])
     if config.data.storage == "waveform":
         tensor = audio.to_int16(waveform)
@@ -126,11 +112,19 @@ def _speaker_face(row: ClipRow, media: Media, config: Config) -> tuple[SpeakerFa
     first: DroppedClip | None = None
     for picture in (row.image, *row.other_images):
         try:
-            return find([read_picture(picture)]), picture
+            return find([_read_picture(picture)]), picture
         except DroppedClip as drop:
             first = first or drop
     assert first is not None
     raise first
+
+
+def _read_picture(picture: str) -> np.ndarray:
+    try:
+        path = _copies(picture)
+    except DroppedClip as drop:
+        raise DroppedClip(drop.reason, f"picture: {drop.detail}") from None
+    return read_picture(path)
 
 
 class Preparer:
@@ -146,12 +140,12 @@ class Preparer:
         self._process: multiprocessing.process.BaseProcess | None = None
         self._ours: Connection | None = None
 
-    def __call__(self, row: ClipRow) -> Prepared:
+    def __call__(self, row: ClipRow, following: ClipRow | None = None) -> Prepared:
         if self._ours is None:
             self._start()
         assert self._ours is not None
         try:
-            self._ours.send(row)
+            self._ours.send((row, following))
             if not self._ours.poll(MAX_SECONDS):
                 assert self._process is not None
                 self._process.kill()
@@ -216,15 +210,15 @@ def _serve(rows: Connection, config: Config) -> None:
         _limit(resource.RLIMIT_AS, max_bytes)
     while True:
         try:
-            row = rows.recv()
+            row, following = rows.recv()
         except EOFError:
-            _last_copy.close()  # this process ends without the clean-up of an interpreter
+            _copies.close()  # this process ends without the clean-up of an interpreter
             return
         used = resource.getrusage(resource.RUSAGE_SELF)
         max_cpu_seconds = int(used.ru_utime + used.ru_stime) + MAX_CPU_SECONDS
         _limit(resource.RLIMIT_CPU, max_cpu_seconds)
         try:
-            answer: Prepared | Exception = prepare(row, config)
+            answer: Prepared | Exception = prepare(row, config, following)
         except MemoryError:
             answer = DroppedClip(DropReason.undecodable, f"decoding needs more than {MAX_BYTES >> 30} GiB")
         except (DroppedClip, OSError, ValueError) as error:

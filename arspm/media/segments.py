@@ -19,9 +19,10 @@ import av
 from av.container import InputContainer
 
 from arspm.corpus.schema import DropReason
-from arspm.media.clips import LATE_SECONDS, SEEK_ERROR_SECONDS, SEEK_MARGINS_SECONDS
+from arspm.media.clips import SEEK_MARGINS_SECONDS
 from arspm.media.containers import CONTAINERS, best_stream, open_container, require_media
 from arspm.media.dropped import DroppedClip
+from arspm.media.video import LATE_SECONDS, SEEK_ERROR_SECONDS
 
 TOLERANCE_SECONDS = 0.5  # by which a clip's sound may be shorter than its row, as `data.tolerance_seconds`
 # What FFmpeg writes into MP4 and other programs read there.

@@ -35,6 +35,7 @@ from arspm.synthetic.face import draw_face
 from arspm.synthetic.films import write_clip
 from arspm.synthetic.people import sample_speakers
 from arspm.synthetic.voice import speak
+from tests.media import media_files
 
 CONFIG = override(preset("smoke"), {"data.storage": "waveform"})
 PEOPLE = sample_speakers(6, seed=3)
@@ -272,6 +273,22 @@ def test_the_sound_of_another_file_is_named(tmp_path, faces, voices) -> None:
     expected = prepare(row_of(tmp_path / "both.mp4"), CONFIG)
     assert found.face_jpeg == expected.face_jpeg
     assert np.corrcoef(found.speech[1000:40_000], expected.speech[1000:40_000])[0, 1] > 0.98
+
+
+@pytest.mark.parametrize("shown", ["between", "always"])
+def test_other_frames_are_searched_if_the_key_frames_show_no_face(tmp_path, faces, voices, shown) -> None:
+    """A key frame every 0.6 s, in which the face is hidden or not."""
+    frames = [faces[0]] * 75
+    if shown == "between":
+        frames[::15] = [np.full_like(faces[0], 90)] * 5
+    options = {"video_codec": "libx264", "gop_size": 15, "options": {"x264-params": "scenecut=0"}}
+    path = media_files.write_clip(tmp_path / "a.mp4", frames, voices[0], rate=16_000, **options)
+    decoded = decode_clip(path, key_frames=True)
+    assert decoded.has_only_key_frames
+    assert len(decoded.frames) == 5
+    measures = prepare(row_of(path), override(CONFIG, {"face.num_frames": 8})).measures
+    assert measures.num_frames == (5 if shown == "always" else 8)
+    assert (measures.frame_seconds in decoded.frame_seconds) == (shown == "always")
 
 
 def lower_the_limit(pipe) -> None:

@@ -50,10 +50,10 @@ def make_shard(
     missing = sorted({*range(len(shard.keys))} - {*positions} - {*dropped})
     prepared: list[tuple[ClipRow, Prepared]] = []
     prepare = _preparer(configuration.dump(config))
-    for position in missing:
-        row = shard.rows[position]
+    rows = [shard.rows[position] for position in missing]
+    for position, row, following in zip(missing, rows, [*rows, None][1:], strict=True):
         try:
-            prepared.append((row, _twice(prepare, row)))
+            prepared.append((row, _twice(prepare, row, following)))
             positions.append(position)
         except DroppedClip as drop:
             key = encode_keys(shard.keys[position : position + 1])
@@ -150,17 +150,18 @@ def _with_labels(faces: pa.Table, labels: Mapping[str, Labels]) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=schema.faces_schema())
 
 
-def _twice(prepare: Preparer, row: ClipRow) -> Prepared:
+def _twice(prepare: Preparer, row: ClipRow, following: ClipRow | None) -> Prepared:
     """Return the prepared clip. An error that is neither the clip's fault nor the storage's is tried once more.
 
-    Raises DroppedClip(internal_error) the second time: one clip of a million must not end the stage.
+    Raises DroppedClip(internal_error) the second time: one clip of a million must not end the stage. following: the
+    next row, as in `prepare`.
     """
     try:
-        return prepare(row)
+        return prepare(row, following)
     except RuntimeError:
         log.warning("clip %s failed and is tried again", row.clip_id, exc_info=True)
     try:
-        return prepare(row)
+        return prepare(row, following)
     except RuntimeError as error:
         log.warning("clip %s failed again and is dropped", row.clip_id, exc_info=True)
         raise DroppedClip(DropReason.internal_error, (str(error).strip().splitlines() or [""])[-1]) from error
