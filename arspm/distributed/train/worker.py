@@ -59,10 +59,11 @@ def train_worker(settings: dict[str, Any]) -> None:
             rows,
             task,
             worker,
-            feed=lambda progress: meter.watch(batches(rows, config, stage, worker, progress)),
+            feed=lambda progress: batches(rows, config, stage, worker, progress),
             resume=resume,
             on_step=on_step,
             save_now=_preemption_check(worker),
+            on_wait=meter.wait,
         )
         with _naming_source(source, resume):
             for report in reports:

@@ -97,13 +97,14 @@ def _in_this_actor(config: Config, setup: Setup, number: int) -> None:
             rows,
             task,
             worker,
-            feed=lambda progress: meter.watch(
+            feed=lambda progress: (
                 batches(rows, config, STAGE, worker, progress)
                 if held is None
                 else in_memory.batches(rows, held, recipe.epochs, progress)
             ),
             resume=resume,
             on_step=meter.step,
+            on_wait=meter.wait,
         )
         saved = time.monotonic()
         for report in reports:
