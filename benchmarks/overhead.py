@@ -134,14 +134,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=16, help="measurements of each loop (default: 16)")
     parser.add_argument("--rows", type=int, help="batch size (default: the preset's)")
     parser.add_argument("--threads", type=int, help="torch's threads (default: torch's own choice)")
-    parser.add_argument(
-        "--precision", choices=("fp32", "bf16"), help="precision of training (default: the preset's)"
-    )
+    parser.add_argument("--precision", choices=("fp32", "bf16"), help="precision of training (default: the preset's)")
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    print("{:<10} {:>12} {:>13} {:>6} {:>9} {:>8}".format("network", "fit clips/s", "bare clips/s", "ratio", "lowest", "highest"))
+    print(
+        "{:<10} {:>12} {:>13} {:>6} {:>9} {:>8}".format(
+            "network", "fit clips/s", "bare clips/s", "ratio", "lowest", "highest"
+        )
+    )
     for stage in arguments.networks:
         changes: dict[str, Any] = {}
         if arguments.rows:
@@ -153,7 +155,10 @@ def main() -> None:
         inner = ratios[len(ratios) // 8 : len(ratios) - len(ratios) // 8]
         speeds = [statistics.median(each) for each in zip(*found, strict=True)]
         ratio = statistics.median(ratios)
-        print(f"{stage:<10} {speeds[0]:>12.1f} {speeds[1]:>13.1f} {ratio:>6.3f} {inner[0]:>9.3f} {inner[-1]:>8.3f}", flush=True)
+        print(
+            f"{stage:<10} {speeds[0]:>12.1f} {speeds[1]:>13.1f} {ratio:>6.3f} {inner[0]:>9.3f} {inner[-1]:>8.3f}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

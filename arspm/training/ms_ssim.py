@@ -33,7 +33,7 @@ def ms_ssim(
         window_size, window_sigma: side and standard deviation of the Gaussian window. It is not padded, so both sides
             of the images must exceed 16 * (window_size - 1).
     """
-    # Views, so that the gradients of all scales are summed here, before those of other terms: in float32 the order counts.
+    # Views, so that the gradients of all scales are summed before those of other terms: in float32 the order counts.
     x, y = x.view_as(x), y.view_as(y)
     window = _window(window_size, window_sigma, x.shape[1], x.device)
     similarities = []

@@ -155,7 +155,7 @@ def excerpt(spectrogram: Tensor) -> Tensor:
     spectrogram: (batch, 2, freq, time). The excerpt keeps the voice but not all words. Uses torch's default generator.
     """
     frames = spectrogram.shape[-1] // 2
-    first = torch.randint(spectrogram.shape[-1] - frames + 1, ()).tolist()  # drawn on the CPU
+    [first] = torch.randint(spectrogram.shape[-1] - frames + 1, (1,)).tolist()  # drawn on the CPU
     return spectrogram[..., first : first + frames]
 
 

@@ -49,10 +49,9 @@ def test_no_report_has_a_step_that_is_not_finite(step, checkpoint_steps):
     # without validation batches in between, so that a step's clip has the step's number
     task = scripted(losses, validated)._replace(objective="train_loss", maximise=False)
     reports = train(task, recipe, "gender", num_score_steps=0, batches=lambda _: iter(batches(2 * NUM_STEPS)))
-    seen = []
+    seen: list[int] = []
     with pytest.raises(NonFiniteLoss, match=rf"^the loss of step {step} is nan; the batch's clips: clip {step}\. Look"):
-        for report in reports:
-            seen.append(report.progress.step)
+        seen.extend(report.progress.step for report in reports)
     assert all(reported <= step for reported in seen)
 
 

@@ -7,7 +7,6 @@ device, which on a CPU cannot be told from others.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
