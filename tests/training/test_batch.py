@@ -97,6 +97,9 @@ def test_stored_arrays_are_copied_only_by_their_conversion(channels_last):
                 copied.append(tuple(args[0].shape))
             return func(*args, **(kwargs or {}))
 
+    with Copies():  # the first use imports modules
+        to_batch({CLIP_ID: [""], SPECTROGRAM: np.zeros((1, 2, 3, 4), np.float16)}, CPU)
+    copied.clear()
     tracemalloc.start()  # it sees numpy's memory, but not torch's
     with Copies():
         batch = to_batch({CLIP_ID: [""] * 64, **stored}, CPU, channels_last=channels_last)

@@ -218,7 +218,9 @@ def test_every_stage_uses_all_parameters_in_every_step(one_and_two_workers, stag
     folders = [two.with_name(f"two-stage-{stage}-of-{rank}") for rank in (0, 1)]
     assert len({(folder / "model.safetensors").read_bytes() for folder in folders}) == 1
     if stage in ("decoder", "encoder"):  # the others have dropout or augmentation, which depend on the rank
-        alone, together = (progress_of(folder)["epochs"] for folder in (one.with_name(f"one-stage-{stage}-of-0"), folders[0]))
+        alone, together = (
+            progress_of(folder)["epochs"] for folder in (one.with_name(f"one-stage-{stage}-of-0"), folders[0])
+        )
         for epoch, other in zip(alone, together, strict=True):
             assert other["train_loss"] == pytest.approx(epoch["train_loss"], rel=0.01)
 
