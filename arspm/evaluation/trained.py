@@ -39,7 +39,8 @@ class TrainedModel(NamedTuple):
 
     @property
     def best_angle(self) -> float:
-        return min(value for _, value in self.curve)
+        """Validation angle of the epoch whose weights are kept; the least of all, unless few rows were held out."""
+        return self.history["epochs"][self.history["best_epoch"] - 1][VALIDATION]
 
 
 def group_by_variant(models: Sequence[TrainedModel]) -> dict[str, list[TrainedModel]]:

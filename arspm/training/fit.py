@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,17 +14,17 @@ from torch import Tensor, nn
 from arspm.config import Recipe
 from arspm.runs import kept_epoch
 from arspm.training import checkpoint
-from arspm.training.batch import to_batch
+from arspm.training.batch import Batch, to_batch
 from arspm.training.batch_norm import convert_batch_norm
 from arspm.training.checkpoint import TrainingState
+from arspm.training.late_check import LateCheck, gathered
+from arspm.training.staging import Stager
 from arspm.training.train_step import (
-    BrokenFigure,
-    NonFiniteLoss,
     Task,
+    broken_figure,
     is_finite,
     learning_rate,
     make_optimizer,
-    non_finite_error,
     score_batch,
     seed_step,
     train_step,
@@ -73,8 +72,12 @@ def fit(
     resume: Path | None = None,
     on_step: Callable[[TrainingState], None] | None = None,
     save_now: Callable[[TrainingState], bool] | None = None,
+    on_wait: Callable[[float], None] | None = None,
 ) -> Iterator[Report]:
     """Train to the recipe's last epoch. Yields a Report when a checkpoint is due, at the same steps on all ranks.
+
+    Between two reports the host never waits for the device. Batches are read and copied to it in advance (`staging`),
+    and a step is checked while the next one runs (`late_check`). No report has a step that is not checked.
 
     Args:
         task: the network with its loss and validation figures.
@@ -82,16 +85,19 @@ def fit(
         seed: with step and rank, determines each step's random numbers.
         num_steps, num_score_steps: training and validation steps per epoch.
         batches: `batches(progress)` returns this worker's batches from that state on, as columns for `to_batch`. Each
-            epoch has `num_steps` training batches, then `num_score_steps` validation batches.
+            epoch has `num_steps` training batches, then `num_score_steps` validation batches. It is iterated over in
+            another thread, a few batches ahead.
         worker: rank, world size, device. With several workers, the process group must be initialised.
         config: stored in checkpoints.
         resume: folder of the checkpoint to resume from. Yields nothing if that training is finished.
-        on_step: called after each training step.
+        on_step: called after each training step. The history may lack that step's point until the next.
         save_now: called after each training step; True requests a checkpoint. It must return the same value on every
             rank.
+        on_wait: called for each batch, including validation, with the seconds that the loop waited for it.
 
     Raises:
-        NonFiniteLoss: the loss or a gradient of a step is NaN or infinite. All ranks raise it at the same step.
+        NonFiniteLoss: the loss or a gradient of a step is NaN or infinite. All ranks raise it after the same step, the
+            next one or the epoch's last.
         BrokenFigure: a validation figure of some clips is NaN or infinite. All ranks raise it after the same epoch.
         ValueError: the checkpoint cannot be restored, or `task.objective` is not among an epoch's figures.
     """
@@ -108,13 +114,29 @@ def fit(
     if worker.world_size > 1:
         convert_batch_norm(model, worker.device)  # statistics over the global batch, as with one worker
         wrapped = nn.parallel.DistributedDataParallel(
-            model, device_ids=[worker.device] if worker.device.type == "cuda" else None
+            model,
+            device_ids=[worker.device] if worker.device.type == "cuda" else None,
+            broadcast_buffers=False,  # all workers compute the same statistics
+            gradient_as_bucket_view=True,
+            static_graph=not recipe.compile,  # every step uses every parameter; torch.compile has a graph of its own
         )
     if recipe.compile:
         wrapped = torch.compile(wrapped)  # type: ignore[assignment]
 
-    source = batches(progress)
     point_steps = max(1, num_steps // HISTORY_POINTS_PER_EPOCH)
+    check = LateCheck(worker.device, worker.world_size, progress, point_steps)
+    staged = Stager(batches(progress), worker.device)
+    wait_seconds = 0.0
+
+    def next_batch() -> Batch:
+        nonlocal wait_seconds
+        before = time.monotonic()
+        columns = next(staged)
+        seconds = time.monotonic() - before
+        wait_seconds += seconds
+        if on_wait is not None:
+            on_wait(seconds)
+        return to_batch(columns, worker.device, channels_last=recipe.channels_last)
 
     def make_report(figures: dict[str, Any]) -> Report:
         def save(folder: Path) -> None:
@@ -122,111 +144,81 @@ def fit(
 
         return Report(figures, save, progress, progress.epoch >= recipe.epochs)
 
-    while progress.epoch < recipe.epochs:
-        started, wait_seconds, sums = time.monotonic(), 0.0, _Sums(worker, progress.sums)
-        first_step = progress.step_in_epoch
-        wrapped.train()
-        while progress.step_in_epoch < num_steps:
-            before = time.monotonic()
-            columns = next(source)
-            wait_seconds += time.monotonic() - before
-            seed_step(seed, progress.step, worker.rank)
-            batch = to_batch(columns, worker.device, channels_last=recipe.channels_last)
-            rate = learning_rate(recipe, progress.step, num_steps)
-            terms = train_step(
-                task, wrapped, optimizer, batch, rate=rate, precision=recipe.precision, loss_weight=worker.loss_weight
-            )
-            if not _agreed(is_finite(terms["loss"], model), worker):
-                raise _step_error(float(terms["loss"]), progress.step, batch.clip_ids, worker)
-            rows = len(batch.clip_ids)
-            sums.add({f"train_{name}": rows * _sum_and_count(value) for name, value in terms.items()})
-            progress.step += 1
-            progress.step_in_epoch += 1
-            _record_loss(progress, float(terms["loss"]), point_steps)
-            if on_step is not None:
-                on_step(progress)
-            due = recipe.checkpoint_steps is not None and progress.step % recipe.checkpoint_steps == 0
-            requested = save_now is not None and save_now(progress)  # called at every step, on every rank
-            if (due or requested) and progress.step_in_epoch < num_steps:
-                progress.sums = sums.totals()
-                yield make_report({"epoch": progress.epoch, "step": progress.step})
-        train_seconds = time.monotonic() - started
+    try:
+        while progress.epoch < recipe.epochs:
+            started, wait_seconds, sums = time.monotonic(), 0.0, _Sums(worker, progress.sums)
+            first_step = progress.step_in_epoch
+            wrapped.train()
+            while progress.step_in_epoch < num_steps:
+                batch = next_batch()
+                seed_step(seed, progress.step, worker.rank)
+                terms = train_step(
+                    task,
+                    wrapped,
+                    optimizer,
+                    batch,
+                    rate=learning_rate(recipe, progress.step, num_steps),
+                    precision=recipe.precision,
+                    loss_weight=worker.loss_weight,
+                )
+                check.add(progress.step, batch.clip_ids, terms["loss"], is_finite(terms["loss"], model))
+                sums.add([f"train_{name}" for name in terms], _sums_and_counts(terms.values(), len(batch.clip_ids)))
+                progress.step += 1
+                progress.step_in_epoch += 1
+                if on_step is not None:
+                    on_step(progress)
+                due = recipe.checkpoint_steps is not None and progress.step % recipe.checkpoint_steps == 0
+                requested = save_now is not None and save_now(progress)  # called at every step, on every rank
+                if (due or requested) and progress.step_in_epoch < num_steps:
+                    check.finish()
+                    progress.sums = sums.totals()
+                    yield make_report({"epoch": progress.epoch, "step": progress.step})
+            check.finish()
+            train_seconds, train_wait = time.monotonic() - started, wait_seconds
 
-        model.eval()
-        if worker.world_size > 1:
-            # Validate with the BatchNorm statistics of rank 0, which saves the checkpoint.
-            for buffer in model.buffers():
-                torch.distributed.broadcast(buffer, 0)
-        broken: BrokenFigure | None = None
-        for _ in range(num_score_steps):
-            batch = to_batch(next(source), worker.device, channels_last=recipe.channels_last)
-            try:
-                scores = score_batch(task, model, batch, precision=recipe.precision)
-            except BrokenFigure as error:  # raised below, so that the other workers do not wait for this one
-                broken = broken or error.in_epoch(progress.epoch + 1)
-                continue
-            sums.add({f"val_{name}": value for name, value in scores.items()})
-        if num_score_steps and not _agreed(torch.tensor(broken is None, device=worker.device), worker):
-            raise next(each for each in _gathered(broken, worker) if each is not None)
-        figures, counts = sums.means()
-        num_clips = (progress.step_in_epoch - first_step) * recipe.global_batch_size
-        figures |= {
-            "epoch": progress.epoch + 1,
-            "step": progress.step,
-            "learning_rate": learning_rate(recipe, progress.step - 1, num_steps),
-            "clips_per_second": num_clips / max(train_seconds, 1e-9),
-            "data_wait": wait_seconds / max(train_seconds, 1e-9),  # fraction of the training time
-            "epoch_seconds": time.monotonic() - started,  # training and validation
-        }
-        if task.objective not in figures:
-            raise ValueError(
-                f"the objective {task.objective} was not measured in epoch {progress.epoch + 1}; "
-                f"the measured figures are {', '.join(sorted(figures))}"
-            )
-        progress.num_held_out = 0 if task.objective == kept_epoch.TRAIN_LOSS else counts[task.objective]
-        by = kept_epoch.chosen_by(task.objective, progress.num_held_out)
-        kept = None if progress.best_epoch is None else progress.epochs[progress.best_epoch - 1]
-        if kept is None or kept_epoch.is_better(figures, kept, by, maximise=task.maximise):
-            progress.best, progress.best_epoch, progress.chosen_by = figures[by], progress.epoch + 1, by
-            best = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
-        progress.epochs.append(figures)
-        progress.epoch += 1
-        progress.step_in_epoch = 0
-        progress.sums = {}
-        yield make_report(figures)
+            model.eval()
+            scores = []
+            for _ in range(num_score_steps):
+                scores.append(score_batch(task, model, next_batch(), precision=recipe.precision))
+                sums.add([f"val_{name}" for name in scores[-1].names], scores[-1].totals)
+            # All workers compare notes, so that none waits for another that has raised an error.
+            for broken in gathered(broken_figure(scores), worker.world_size) if scores else []:
+                if broken is not None:
+                    raise broken.in_epoch(progress.epoch + 1)
+            figures, counts = sums.means()
+            num_clips = (progress.step_in_epoch - first_step) * recipe.global_batch_size
+            figures |= {
+                "epoch": progress.epoch + 1,
+                "step": progress.step,
+                "learning_rate": learning_rate(recipe, progress.step - 1, num_steps),
+                "clips_per_second": num_clips / max(train_seconds, 1e-9),
+                "data_wait": train_wait / max(train_seconds, 1e-9),  # fraction of the training time
+                "epoch_seconds": time.monotonic() - started,  # training and validation
+            }
+            if task.objective not in figures:
+                raise ValueError(
+                    f"the objective {task.objective} was not measured in epoch {progress.epoch + 1}; "
+                    f"the measured figures are {', '.join(sorted(figures))}"
+                )
+            progress.num_held_out = 0 if task.objective == kept_epoch.TRAIN_LOSS else counts[task.objective]
+            by = kept_epoch.chosen_by(task.objective, progress.num_held_out)
+            kept = None if progress.best_epoch is None else progress.epochs[progress.best_epoch - 1]
+            if kept is None or kept_epoch.is_better(figures, kept, by, maximise=task.maximise):
+                progress.best, progress.best_epoch, progress.chosen_by = figures[by], progress.epoch + 1, by
+                best = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+            progress.epochs.append(figures)
+            progress.epoch += 1
+            progress.step_in_epoch = 0
+            progress.sums = {}
+            yield make_report(figures)
+    finally:
+        staged.close()
 
 
-def _agreed(condition: Tensor, worker: WorkerContext) -> bool:
-    """Return whether a condition, a boolean scalar, is true on all workers. A collective call."""
-    if worker.world_size > 1:
-        condition = condition.int()
-        torch.distributed.all_reduce(condition, op=torch.distributed.ReduceOp.MIN)
-    return bool(condition)
-
-
-def _gathered(value: Any, worker: WorkerContext) -> list[Any]:
-    """Return every worker's value, by rank. A collective call."""
-    if worker.world_size == 1:
-        return [value]
-    values: list[Any] = [None] * worker.world_size
-    torch.distributed.all_gather_object(values, value)
-    return values
-
-
-def _step_error(loss: float, step: int, clip_ids: list[str], worker: WorkerContext) -> NonFiniteLoss:
-    """Return the error of a step that is not finite, the same on all workers. A collective call.
-
-    It names the clips of the workers whose loss is not finite. If all losses are finite, it names the clips of all
-    workers, because the gradient is that of all.
-    """
-    workers = _gathered((loss, clip_ids), worker)
-    broken = [each for each in workers if not math.isfinite(each[0])] or workers
-    return non_finite_error(broken[0][0], step, [clip for _, clips in broken for clip in clips])
-
-
-def _sum_and_count(value: Tensor) -> Tensor:
-    """Return a scalar as a sum over one value: (2,) float64, the value and 1."""
-    return torch.stack([value.double(), torch.ones_like(value, dtype=torch.float64)])
+def _sums_and_counts(means: Iterable[Tensor], rows: int) -> Tensor:
+    """Return means over a batch as sums over its rows, with the number of rows: (figures, 2) float64."""
+    sums = rows * torch.stack([value.double() for value in means])
+    return torch.stack([sums, torch.full_like(sums, rows)], dim=1)
 
 
 class _Sums:
@@ -237,24 +229,26 @@ class _Sums:
 
     def __init__(self, worker: WorkerContext, initial: Mapping[str, list[float]]):
         self._worker = worker
-        self._values = {
-            name: torch.tensor(pair if worker.rank == 0 else [0.0, 0.0], dtype=torch.float64, device=worker.device)
-            for name, pair in initial.items()
-        }
+        self._initial = {name: pair if worker.rank == 0 else [0.0, 0.0] for name, pair in initial.items()}
+        self._tables: dict[tuple[str, ...], Tensor] = {}
 
-    def add(self, pairs: Mapping[str, Tensor]) -> None:
-        for name, pair in pairs.items():
-            self._values[name] = self._values[name] + pair if name in self._values else pair
+    def add(self, names: Sequence[str], pairs: Tensor) -> None:
+        """Add figures' sums and counts, (figures, 2). The training figures come together, and those of validation."""
+        key = tuple(names)
+        if key not in self._tables:
+            initial = [self._initial.pop(name, [0.0, 0.0]) for name in names]
+            self._tables[key] = torch.tensor(initial, dtype=torch.float64, device=self._worker.device)
+        self._tables[key] = self._tables[key] + pairs
 
     def totals(self) -> dict[str, list[float]]:
         """Return each figure's sum and count over all workers. A collective call: every rank must make it."""
-        names = sorted(self._values)
-        if not names:
+        if not self._tables:
             return {}
-        table = torch.stack([self._values[name] for name in names])
+        names = [name for key in self._tables for name in key]
+        table = torch.cat(list(self._tables.values()))
         if self._worker.world_size > 1:
             torch.distributed.all_reduce(table)
-        return dict(zip(names, table.tolist(), strict=True))
+        return dict(sorted(zip(names, table.tolist(), strict=True)))
 
     def means(self) -> tuple[dict[str, Any], dict[str, int]]:
         """Return each figure's mean over all workers, and the number of its values. Without figures without values."""
@@ -263,11 +257,3 @@ class _Sums:
             {name: total / count for name, (total, count) in totals.items()},
             {name: int(count) for name, (_, count) in totals.items()},
         )
-
-
-def _record_loss(progress: TrainingState, loss: float, point_steps: int) -> None:
-    """Add a step's loss to the history, which has one point, the mean loss, per `point_steps` steps."""
-    progress.pending = [progress.pending[0] + loss, progress.pending[1] + 1]
-    if progress.pending[1] >= point_steps:
-        progress.losses.append([progress.step, progress.pending[0] / progress.pending[1]])
-        progress.pending = [0.0, 0.0]

@@ -7,18 +7,18 @@ Samples are normalised separately (reading J). All computations are in float32, 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from pytorch_msssim import ms_ssim
 from torch import Tensor
 
+from arspm.training.ms_ssim import ms_ssim
 from arspm.training.zhao import zhao_loss
 
 IMAGE_LOSSES = ("wang", "zhao")
-MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # exponents of Wang et al. 2003, finest scale first
 IDENTITY_LOSSES = ("cosine", "distillation")
 
 
@@ -52,12 +52,14 @@ def cosine_loss(a: Float[Tensor, "batch dim"], b: Float[Tensor, "batch dim"]) ->
         return 1 - (_clamped_unit(a) * _clamped_unit(b)).sum(dim=-1)
 
 
+@lru_cache(maxsize=16)
 def _border_weights(size: int, sigma: float, device: torch.device) -> Float[Tensor, " size"]:
     """Return the weight of each pixel of a line in the sum over the Gaussian-smoothed line."""
-    position = torch.arange(size, dtype=torch.float32, device=device)
-    smoothing = torch.exp(-((position[:, None] - position) ** 2) / (2 * sigma**2))
-    smoothing = smoothing / smoothing.sum(dim=1, keepdim=True)  # normalised over the pixels inside the image
-    return smoothing.sum(dim=0)
+    with torch.inference_mode(False):  # so that a later training step may use it
+        position = torch.arange(size, dtype=torch.float32, device=device)
+        smoothing = torch.exp(-((position[:, None] - position) ** 2) / (2 * sigma**2))
+        smoothing = smoothing / smoothing.sum(dim=1, keepdim=True)  # normalised over the pixels inside the image
+        return smoothing.sum(dim=0)
 
 
 def gaussian_weighted_l1(
@@ -131,15 +133,7 @@ def image_loss(
             f"a side, got {side}: choose a smaller window_size"
         )
     with _in_float32(x):
-        similarity = ms_ssim(
-            x.float(),
-            y.float(),
-            data_range=1.0,
-            size_average=False,
-            win_size=window_size,
-            win_sigma=window_sigma,
-            weights=list(MS_SSIM_WEIGHTS),
-        )
+        similarity = ms_ssim(x.float(), y.float(), window_size=window_size, window_sigma=window_sigma)
     return alpha * (1 - similarity) + (1 - alpha) * gaussian_weighted_l1(x, y, sigma=l1_sigma)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,8 @@ from arspm.training.batch import Batch
 from arspm.training.losses import cosine_loss, face_decoder_loss, image_loss, tri_item_loss
 from arspm.training.train_step import Task
 
+M = TypeVar("M", bound=nn.Module)
+
 
 def encoder_task(config: Config, prior: FacePrior, hidden: nn.Linear, identity: nn.Linear) -> Task:
     """Return the task of the speech encoder (eq. 7).
@@ -31,6 +34,7 @@ def encoder_task(config: Config, prior: FacePrior, hidden: nn.Linear, identity: 
     """
     for module in (prior, hidden, identity):
         freeze(module)
+    prior = in_precision(prior, config.training.encoder.precision)
     weights, use_excerpts = config.loss, config.training.encoder.augment
 
     def loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -66,6 +70,7 @@ def decoder_task(config: Config, network: VGGFace) -> Task:
     of the real ones.
     """
     freeze(network)
+    network = in_precision(network, config.training.decoder.precision)
     settings: dict[str, Any] = {
         "alpha": config.decoder_loss.alpha,
         "window_size": config.decoder_loss.ms_ssim_window,
@@ -150,7 +155,7 @@ def excerpt(spectrogram: Tensor) -> Tensor:
     spectrogram: (batch, 2, freq, time). The excerpt keeps the voice but not all words. Uses torch's default generator.
     """
     frames = spectrogram.shape[-1] // 2
-    first = int(torch.randint(spectrogram.shape[-1] - frames + 1, ()))
+    [first] = torch.randint(spectrogram.shape[-1] - frames + 1, (1,)).tolist()  # drawn on the CPU
     return spectrogram[..., first : first + frames]
 
 
@@ -181,6 +186,21 @@ def augment(face: Tensor) -> Tensor:
 def freeze(module: nn.Module) -> None:
     """Freeze: eval mode, no parameter gradients. Gradients still flow through the module to its inputs."""
     module.eval().requires_grad_(False)
+
+
+def in_precision(module: M, precision: str) -> M:
+    """Return a frozen module for use under `autocast` with this precision. For "bf16", a copy; otherwise the module.
+
+    Autocast casts weights that need no gradient again at every use. In the copy, the layers that autocast runs in
+    bfloat16 have such weights already, so the results are the same. All other layers and buffers stay in float32.
+    """
+    if precision != "bf16":
+        return module
+    cast = copy.deepcopy(module)
+    for layer in cast.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            layer.to(torch.bfloat16)
+    return cast
 
 
 def _correct(logits: Tensor, classes: Tensor) -> Tensor:

@@ -85,29 +85,53 @@ def train_step(
     return {name: value.detach() for name, value in terms.items()}
 
 
-@torch.no_grad()
-def score_batch(task: Task, model: nn.Module, batch: Batch, *, precision: str) -> dict[str, Tensor]:
-    """Return each figure's sum and count over the batch's rows, (2,) float64. Rows of weight 0 do not count.
+class Scores(NamedTuple):
+    """The figures of a validation batch, on the device. Rows of weight 0, which only fill the last step, do not count.
 
-    Raises BrokenFigure, with the clips, if a figure of a row that counts is NaN or infinite.
+    `totals`: each figure's sum and count over the rows that count, (figures, 2) float64. `values`: (figures, batch)
+    float64. `broken`: whether a figure of a row that counts is NaN or infinite, (figures, batch).
     """
+
+    names: list[str]
+    clip_ids: list[str]
+    totals: Tensor
+    values: Tensor
+    broken: Tensor
+
+
+@torch.no_grad()
+def score_batch(task: Task, model: nn.Module, batch: Batch, *, precision: str) -> Scores:
+    """Return the figures of a batch's rows. Does not wait for the device, so `broken_figure` checks them afterwards."""
     with autocast(batch.weight.device, precision):
         figures = task.score(model, batch)
-    counted = batch.weight > 0
-    totals = {}
-    for name, values in figures.items():
-        if (broken := counted & ~values.isfinite()).any():
-            ids = [clip for clip, bad in zip(batch.clip_ids, broken.tolist(), strict=True) if bad]
-            raise BrokenFigure(f"val_{name} is {values[broken][0].item()} for {_named(ids)}. {_ADVICE}")
-        totals[name] = torch.stack([values.double()[counted].sum(), counted.sum().double()])
-    return totals
+    values = torch.stack([each.double() for each in figures.values()])
+    counted = (batch.weight > 0).expand_as(values)
+    sums = values.where(counted, 0.0).sum(dim=1)  # not a product with the weights: 0 * NaN is NaN
+    totals = torch.stack([sums, counted.sum(dim=1).double()], dim=1)
+    return Scores(list(figures), batch.clip_ids, totals, values, counted & ~values.isfinite())
+
+
+def broken_figure(scores: Sequence[Scores]) -> BrokenFigure | None:
+    """Return the error of the first batch that has a NaN or infinite figure, with its clips, or None if none has one.
+
+    Waits for the device.
+    """
+    if not scores or not any(found := torch.stack([each.broken.any() for each in scores]).tolist()):
+        return None
+    first = scores[found.index(True)]
+    for name, values, broken in zip(first.names, first.values.tolist(), first.broken.tolist(), strict=True):
+        rows = [row for row, bad in enumerate(broken) if bad]
+        if rows:
+            ids = _named([first.clip_ids[row] for row in rows])
+            return BrokenFigure(f"val_{name} is {values[rows[0]]} for {ids}. {_ADVICE}")
+    return None
 
 
 def is_finite(loss: Tensor, model: nn.Module) -> Tensor:
     """Return whether the loss and the gradients of a step are finite, a boolean scalar on the device.
 
     With DDP the gradients are those of all workers. The optimiser has then used them already, so a training that is not
-    finite must end here: no checkpoint has been written since.
+    finite must end before its next checkpoint: see `late_check`.
     """
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     return loss.isfinite() & torch.nn.utils.get_total_norm(gradients, torch.inf).isfinite()
@@ -126,7 +150,10 @@ def _named(clip_ids: Sequence[str]) -> str:
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
-    """Seed torch for one step by (seed, step, rank), so that checkpoints need no state of the random generator."""
+    """Seed torch for one step by (seed, step, rank), so that checkpoints need no state of the random generator.
+
+    A CUDA generator's seed is kept on the host and passed to each kernel, so this does not wait for the device.
+    """
     torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1))
 
 

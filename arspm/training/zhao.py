@@ -6,6 +6,8 @@ have the same Gaussian, and the image is halved from scale to scale (`losses.ima
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -59,14 +61,16 @@ def zhao_loss(
         return alpha * (1 - similarity) + (1 - alpha) * error
 
 
+@lru_cache(maxsize=16)
 def _smoothing(size: int, sigma: float, device: torch.device) -> Float[Tensor, "scale size size"]:
     """Return the matrices that smooth a line of pixels at each scale, finest first.
 
     Products with these matrices take a quarter of the time of convolutions on a CPU. Outside the line are zeros.
     """
-    position = torch.arange(size, dtype=torch.float32, device=device)
-    offset = torch.arange(-int(2 * sigma), int(2 * sigma) + 1, dtype=torch.float32, device=device)
-    sigmas = sigma / 2 ** torch.arange(NUM_SCALES - 1, -1, -1, dtype=torch.float32, device=device)[:, None, None]
-    apart = position[:, None] - position
-    weights = torch.exp(-(apart**2) / (2 * sigmas**2)) / torch.exp(-(offset**2) / (2 * sigmas**2)).sum(-1, True)
-    return weights * (apart.abs() <= offset[-1])
+    with torch.inference_mode(False):  # so that a later training step may use it
+        position = torch.arange(size, dtype=torch.float32, device=device)
+        offset = torch.arange(-int(2 * sigma), int(2 * sigma) + 1, dtype=torch.float32, device=device)
+        sigmas = sigma / 2 ** torch.arange(NUM_SCALES - 1, -1, -1, dtype=torch.float32, device=device)[:, None, None]
+        apart = position[:, None] - position
+        weights = torch.exp(-(apart**2) / (2 * sigmas**2)) / torch.exp(-(offset**2) / (2 * sigmas**2)).sum(-1, True)
+        return weights * (apart.abs() <= offset[-1])

@@ -47,6 +47,16 @@ def by_name(found):
     return {row["variant"]: row for row in found["variants"]}
 
 
+def test_the_angle_of_a_model_is_that_of_its_kept_epoch():
+    """Not the least one: with few validation rows, the training loss chooses the epoch that is kept."""
+    model = trained("neutral", 0, 30, [(10, 50.0), (20, 38.0), (30, 41.0)])
+    assert model.best_angle == 38.0
+    kept = model._replace(history={**model.history, "best_epoch": 3})
+    assert kept.best_angle == 41.0
+    figures = by_name(compared([kept]))["neutral"]["figures"]
+    assert figures["val_cos_degrees"]["mean"] == 41.0
+
+
 def test_means_and_standard_deviations_are_over_seeds():
     row = by_name(compared())["neutral+fc"]
     values = [27.5 + seed + statistics.mean(np.arange(8) / 10) for seed in (0, 1)]

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import tracemalloc
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from arspm.corpus.genders import UNKNOWN
 from arspm.corpus.schema import CLIP_ID, FACE_FEATURE, GENDER, IDENTITY, SPECTROGRAM, WAVEFORM
@@ -72,6 +76,42 @@ def test_a_batch_copies_its_arrays():
     batch = to_batch({CLIP_ID: ["a"], SPECTROGRAM: stored}, CPU)
     batch.spectrogram.add_(1)
     assert (stored == 0).all()
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_stored_arrays_are_copied_only_by_their_conversion(channels_last):
+    """Once each, into the batch's own memory, and once more if the layout changes. torch would warn about read-only arrays; warnings are errors here."""
+    rng = np.random.default_rng(0)
+    stored = {
+        SPECTROGRAM: read_only(rng.standard_normal((64, 2, 64, 80)).astype(np.float16)),
+        FACE: read_only(rng.integers(0, 256, (64, 64, 64, 3), dtype=np.uint8)),
+        FACE_FEATURE: read_only(rng.standard_normal((64, 4096)).astype(np.float32)),
+        WEIGHT: read_only(np.ones(64, np.float32)),
+    }
+    before = {name: values.copy() for name, values in stored.items()}
+    copied = []
+
+    class Copies(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func.name().partition(".")[0] in ("aten::_to_copy", "aten::copy_", "aten::clone"):
+                copied.append(tuple(args[0].shape))
+            return func(*args, **(kwargs or {}))
+
+    with Copies():  # the first use imports modules
+        to_batch({CLIP_ID: [""], SPECTROGRAM: np.zeros((1, 2, 3, 4), np.float16)}, CPU)
+    copied.clear()
+    tracemalloc.start()  # it sees numpy's memory, but not torch's
+    with Copies():
+        batch = to_batch({CLIP_ID: [""] * 64, **stored}, CPU, channels_last=channels_last)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < min(stored[name].nbytes for name in (SPECTROGRAM, FACE, FACE_FEATURE))
+    changed_layout = (64, 2, 64, 80) if channels_last else (64, 3, 64, 64)  # faces are stored channels-last
+    assert sorted(copied) == sorted([(64, 2, 64, 80), (64, 3, 64, 64), (64, 4096), (64,), changed_layout])
+    for tensor in (batch.spectrogram, batch.face, batch.face_feature, batch.weight):
+        tensor.zero_()
+    for name, values in stored.items():
+        np.testing.assert_array_equal(values, before[name])
 
 
 @pytest.mark.parametrize("channels_last", [False, True])

@@ -14,6 +14,7 @@ import torch
 
 from arspm.training.batch import to_batch
 from tests.training.conftest import progress_of
+from tests.training.random_data import STAGES
 
 WORKER = """
 import gc
@@ -28,6 +29,7 @@ from arspm.training.fit import WorkerContext, fit
 from arspm.training.train_step import BrokenFigure, NonFiniteLoss, Task
 from arspm.config.presets import preset
 from arspm.corpus.schema import CLIP_ID, GENDER, IDENTITY, SPECTROGRAM
+from tests.training.random_data import STAGES, make_task, smoke, train
 
 CONFIG = override(preset("smoke"), {
     "training.vggface.checkpoint_steps": 2, "training.vggface.augment": False, "vggface.dropout": 0.0,
@@ -107,12 +109,21 @@ def work_on_broken(rank, world_size, folder):
         except (NonFiniteLoss, BrokenFigure) as error:
             Path(f"{folder}-{broken}-{rank}").write_text(str(error))
 
+def work_on_stages(rank, world_size, folder):
+    # both workers have the same rows, so that without dropout they learn what one worker learns from them
+    for stage in STAGES:
+        torch.manual_seed(0)
+        recipe = getattr(smoke().training, stage)
+        *_, last = train(make_task(stage, smoke()), recipe, stage, worker=WorkerContext(rank, world_size))
+        last.save(Path(f"{folder}-stage-{stage}-of-{rank}"))
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     rank, folder = int(sys.argv[1]), Path(sys.argv[2])
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}.meeting", rank=rank, world_size=2)
     work_on_broken(rank, 2, folder)
     work_on_gender(rank, 2, folder)
+    work_on_stages(rank, 2, folder)
     work(rank, 2, folder)
     work(rank, 2, Path(f"{folder}-resumed"), Path(sys.argv[3]))
     work(rank, 2, Path(f"{folder}-uneven"), ends=(0, 3, 8))
@@ -197,6 +208,21 @@ def test_all_workers_validate_the_network_that_is_saved(one_and_two_workers):
     assert progress_of(folders[0])["epochs"][0]["val_accuracy"] == pytest.approx(
         float(score["accuracy"].mean()), rel=1e-5
     )
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_uses_all_parameters_in_every_step(one_and_two_workers, stage):
+    """DDP relies on it. BatchNorm's statistics, which DDP does not broadcast, are equal on all workers."""
+    one, two = one_and_two_workers
+    PROGRAM["work_on_stages"](0, 1, one)
+    folders = [two.with_name(f"two-stage-{stage}-of-{rank}") for rank in (0, 1)]
+    assert len({(folder / "model.safetensors").read_bytes() for folder in folders}) == 1
+    if stage in ("decoder", "encoder"):  # the others have dropout or augmentation, which depend on the rank
+        alone, together = (
+            progress_of(folder)["epochs"] for folder in (one.with_name(f"one-stage-{stage}-of-0"), folders[0])
+        )
+        for epoch, other in zip(alone, together, strict=True):
+            assert other["train_loss"] == pytest.approx(epoch["train_loss"], rel=0.01)
 
 
 def test_what_is_not_finite_on_one_worker_is_the_same_error_on_all(one_and_two_workers):

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+import pytorch_msssim
 import torch
 
 from arspm.model.face_decoder import FaceDecoder
@@ -18,6 +19,7 @@ from arspm.training.losses import (
     image_loss,
     tri_item_loss,
 )
+from arspm.training.ms_ssim import ms_ssim
 from tests.training.naive_losses import image_pair, naive_cosine_loss, naive_ms_ssim, naive_smoothing, naive_terms
 
 SMALL_WINDOW = {"window_size": 3, "l1_sigma": 2.0}  # for 64-pixel images
@@ -92,6 +94,37 @@ def test_the_first_term_is_ms_ssim(size, window_size):
     ]
     assert all(0.05 < value < 0.95 for value in similarity)
     np.testing.assert_allclose(1 - loss.numpy(), similarity, atol=2e-5)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(("height", "width", "window_size"), [(64, 64, 3), (97, 65, 5), (176, 176, 11)])
+def test_ms_ssim_equals_pytorch_msssims_bit_for_bit(memory_format, height, width, window_size):
+    """Value and gradient, also where the gradient is added to that of another term."""
+    pairs = [torch.rand(2, 3, height, width) for _ in range(2)]
+    x, y = (each.to(memory_format=memory_format) for each in (pairs[0], 0.7 * pairs[0] + 0.3 * pairs[1]))
+    results = []
+    for function in (
+        lambda x, y: ms_ssim(x, y, window_size=window_size, window_sigma=1.2),
+        lambda x, y: pytorch_msssim.ms_ssim(
+            x, y, data_range=1.0, size_average=False, win_size=window_size, win_sigma=1.2
+        ),
+    ):
+        leaf = x.clone().requires_grad_()
+        similarity = function(leaf, y)
+        (0.84 * (1 - similarity) + gaussian_weighted_l1(leaf, y, sigma=2.0)).mean().backward()
+        results.append((similarity.detach(), leaf.grad))
+    for ours, theirs in zip(*results, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("form", ["wang", "zhao"])
+def test_constants_that_were_made_in_inference_mode_serve_in_training(form):
+    x = torch.rand(1, 3, 48, 48)
+    with torch.inference_mode():
+        image_loss(x, x, window_size=3, window_sigma=1.1, l1_sigma=1.7, form=form)
+    other = torch.rand(1, 3, 48, 48, requires_grad=True)
+    image_loss(other, x, window_size=3, window_sigma=1.1, l1_sigma=1.7, form=form).sum().backward()
+    assert other.grad.abs().max() > 0
 
 
 def test_image_loss_is_equation_4():

@@ -39,7 +39,8 @@ def made_up_clips(feature_dim: int) -> Batch:
 
 def angle(task: Task, rows: Batch) -> float:
     """Return the mean angle between speech and face features in eval mode, in degrees."""
-    total, count = score_batch(task, task.model.eval(), rows, precision="fp32")["cos_degrees"]
+    scores = score_batch(task, task.model.eval(), rows, precision="fp32")
+    total, count = scores.totals[scores.names.index("cos_degrees")]
     assert count == CLIPS
     return float(total / count)
 

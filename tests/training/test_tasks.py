@@ -288,6 +288,44 @@ def test_augmentation_repeats_the_edges_of_uniform_faces():
         assert changed.flatten(1).std(dim=1).max() < 1e-5  # edges are repeated, not filled with black
 
 
+@pytest.mark.parametrize("stage", ["encoder", "decoder"])
+def test_frozen_weights_that_are_cast_once_give_the_results_of_autocast_bit_for_bit(stage):
+    """Losses, gradients and validation figures; the networks that the caller passed stay in float32."""
+    results = []
+    for precision in ("fp32", "bf16"):  # with fp32 nothing is cast here, and autocast casts at every use
+        torch.manual_seed(0)
+        config = override(SMOKE, {f"training.{stage}.precision": precision})
+        if stage == "encoder":
+            task, frozen, *_ = encoder(config)
+            rows = speech_batch()
+        else:
+            frozen, rows = speech_portrait.vggface(config, 5), face_batch()
+            task = tasks.decoder_task(config, frozen)
+        task.model.eval()
+        with torch.autocast("cpu", torch.bfloat16):
+            terms, figures = task.loss(task.model, rows), task.score(task.model, rows)
+        terms["loss"].backward()
+        gradients = [parameter.grad for parameter in task.model.parameters()]
+        results.append([*terms.values(), *figures.values(), *gradients])
+        assert {parameter.dtype for parameter in frozen.parameters()} == {torch.float32}
+    for expected, found in zip(*results, strict=True):
+        assert torch.equal(expected, found)
+
+
+def test_only_the_layers_that_autocast_runs_in_bfloat16_are_cast():
+    classifier = speech_portrait.gender_classifier(SMOKE)
+    cast = tasks.in_precision(classifier, "bf16")
+    dtypes = {name: value.dtype for name, value in cast.state_dict().items() if value.is_floating_point()}
+    norms = {name for name, module in cast.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    assert norms
+    for name, dtype in dtypes.items():
+        assert dtype == (torch.float32 if name.rpartition(".")[0] in norms else torch.bfloat16), name
+    network = tasks.in_precision(speech_portrait.vggface(SMOKE, 5), "bf16")
+    assert network.mean.dtype == torch.float32  # pixels are normalised in float32
+    assert network.fc7.weight.dtype == torch.bfloat16
+    assert tasks.in_precision(classifier, "fp32") is classifier
+
+
 @pytest.mark.parametrize("stage", ["encoder", "decoder", "gender", "vggface"])
 def test_bf16_gives_about_the_same_loss(stage):
     if stage == "encoder":

@@ -13,6 +13,7 @@ from arspm.training.batch import WEIGHT, to_batch
 from arspm.training.train_step import (
     BrokenFigure,
     Task,
+    broken_figure,
     learning_rate,
     make_optimizer,
     score_batch,
@@ -109,15 +110,22 @@ def test_rows_that_only_fill_the_last_step_are_not_validated_on():
     batch = to_batch(
         {CLIP_ID: list("abcd"), WEIGHT: np.float32([1, 1, 0, 1]), GENDER: np.array([1, 3, 50, 5])}, torch.device("cpu")
     )
-    assert score_batch(task, task.model, batch, precision="fp32")["x"].tolist() == [9, 3]
+    scores = score_batch(task, task.model, batch, precision="fp32")
+    assert (scores.names, scores.totals.tolist()) == (["x"], [[9, 3]])
 
 
 def test_a_figure_that_is_not_finite_is_an_error_that_names_the_clips():
     """Not a smaller number of clips: of 20, NaN, 22 and NaN degrees the mean would be 21."""
     batch = to_batch({CLIP_ID: list("abcde"), WEIGHT: np.float32([1, 1, 1, 1, 0])}, torch.device("cpu"))
     degrees = torch.tensor([20, torch.nan, 22, torch.inf, torch.nan])
-    task = Task(nn.Linear(1, 1), lambda *_: {}, lambda *_: {"x": degrees}, "val_x", True)
-    with pytest.raises(BrokenFigure, match=r"^val_x is nan for b, d\. Look at these clips"):
-        score_batch(task, task.model, batch, precision="fp32")
+    figures = {"whole": torch.ones(5), "x": degrees}
+    task = Task(nn.Linear(1, 1), lambda *_: {}, lambda *_: figures, "val_x", True)
+    broken = score_batch(task, task.model, batch, precision="fp32")
     degrees[1], degrees[3] = 21, 23
-    assert score_batch(task, task.model, batch, precision="fp32")["x"].tolist() == [86, 4]  # e only fills the step
+    whole = score_batch(task, task.model, batch, precision="fp32")
+    assert whole.totals.tolist() == [[4, 4], [86, 4]]  # e only fills the step
+    assert broken_figure([whole, whole]) is None
+    assert broken_figure([]) is None
+    error = broken_figure([whole, broken])
+    assert isinstance(error, BrokenFigure)
+    assert str(error).startswith("val_x is nan for b, d. Look at these clips")

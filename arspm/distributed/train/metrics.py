@@ -6,10 +6,6 @@ waiting for data are rates of counters: those sum over workers and stay valid wh
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from typing import TypeVar
-
 from ray.util.metrics import Counter, Gauge
 
 from arspm import storage
@@ -32,8 +28,6 @@ GAUGES = {
     LOSS: "Mean loss of this worker's batches since the previous point of the history, which has about 20 an epoch",
 }
 
-T = TypeVar("T")
-
 
 class Meter:
     """Exports one worker's training metrics.
@@ -51,13 +45,9 @@ class Meter:
         self._recipe, self._num_steps = recipe, num_steps
         self._clips_per_step = recipe.global_batch_size * worker.loss_weight / worker.world_size
 
-    def watch(self, batches: Iterator[T]) -> Iterator[T]:
-        """Yield the same batches, counting the time until each arrives as waiting."""
-        requested = time.monotonic()
-        for batch in batches:
-            self._counters[DATA_WAIT].inc(max(time.monotonic() - requested, 1e-9))  # Ray rejects 0
-            yield batch
-            requested = time.monotonic()
+    def wait(self, seconds: float) -> None:
+        """Count the time that the training loop has waited for a batch."""
+        self._counters[DATA_WAIT].inc(max(seconds, 1e-9))  # Ray rejects 0
 
     def step(self, progress: TrainingState) -> None:
         """Export the metrics after a step. Call it at every step: Ray drops a gauge that was not set for seconds."""

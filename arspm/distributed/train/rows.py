@@ -153,6 +153,7 @@ def train(
     resume: Path | None,
     on_step: Callable[[TrainingState], None] | None = None,
     save_now: Callable[[TrainingState], bool] | None = None,
+    on_wait: Callable[[float], None] | None = None,
 ) -> Iterator[Report]:
     """Run the training loop of `training.fit` over a stage's rows, in a worker or a trial.
 
@@ -172,6 +173,7 @@ def train(
         resume=resume,
         on_step=on_step,
         save_now=save_now,
+        on_wait=on_wait,
     )
 
 

@@ -64,10 +64,11 @@ def train_worker(settings: dict[str, Any]) -> None:
             rows,
             task,
             worker,
-            feed=lambda progress: meter.watch(feed(progress)),
+            feed=feed,
             resume=resume,
             on_step=on_step,
             save_now=_preemption_check(worker),
+            on_wait=meter.wait,
         )
         with _naming_source(source, resume):
             for report in reports:

@@ -94,9 +94,10 @@ def _in_this_actor(config: Config, setup: Setup, number: int) -> None:
             rows,
             task,
             worker,
-            feed=lambda progress: meter.watch(feed(progress)),
+            feed=feed,
             resume=resume,
             on_step=meter.step,
+            on_wait=meter.wait,
         )
         saved = time.monotonic()
         for report in reports:
