@@ -34,7 +34,7 @@ def ms_ssim(
         # The library converts the exponents by Tensor.new_tensor, which copies a list from the host, and warns of a
         # tensor.
         warnings.filterwarnings("ignore", "To copy construct from a tensor")
-        return pytorch_msssim.ms_ssim(  # type: ignore[no-any-return]
+        return pytorch_msssim.ms_ssim(
             x,
             y,
             data_range=1.0,
