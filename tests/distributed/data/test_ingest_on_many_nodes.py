@@ -58,7 +58,7 @@ workers = [
 ]
 tasks = Tasks(cpus=0.5)
 source = ingest.open_stream(readings, plan, world_size=num_nodes, tasks=tasks, kinds_of_row=types)
-steps = ray.get([worker.train.remote(source, rank) for rank, worker in enumerate(workers)], timeout=240)
+steps = ray.get([worker.train.remote(source, rank) for rank, worker in enumerate(workers)], timeout=500)
 assert steps == [2 * order.num_steps] * num_nodes
 print(f"{len(nodes)} nodes, {sum(steps)} batches", flush=True)
 ray.shutdown()
@@ -68,6 +68,7 @@ cluster.shutdown()
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.long
 def test_sixteen_workers_on_sixteen_nodes_read_in_the_planned_order(write_corpus: Callable[..., Any]) -> None:
     """Each node has one of its two CPUs left for readers. With an execution for each worker, none would get any."""
     corpus, _ = write_corpus({"train": (40, 40, 40)})
@@ -77,7 +78,7 @@ def test_sixteen_workers_on_sixteen_nodes_read_in_the_planned_order(write_corpus
         cwd=Path(corpus).parent,
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.splitlines()[-1] == "16 nodes, 240 batches"
