@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -113,13 +114,7 @@ def fit(
     wrapped: nn.Module = model
     if worker.world_size > 1:
         convert_batch_norm(model, worker.device)  # statistics over the global batch, as with one worker
-        wrapped = nn.parallel.DistributedDataParallel(
-            model,
-            device_ids=[worker.device] if worker.device.type == "cuda" else None,
-            broadcast_buffers=False,  # all workers compute the same statistics
-            gradient_as_bucket_view=True,
-            static_graph=not recipe.compile,  # every step uses every parameter; torch.compile has a graph of its own
-        )
+        wrapped = _distributed(model, recipe, worker.device)
     if recipe.compile:
         wrapped = torch.compile(wrapped)  # type: ignore[assignment]
 
@@ -213,6 +208,22 @@ def fit(
             yield make_report(figures)
     finally:
         staged.close()
+
+
+def _distributed(model: nn.Module, recipe: Recipe, device: torch.device) -> nn.Module:
+    """Return a model that averages its gradients over the workers. Its buffers are not sent from rank 0 at every step.
+
+    They are BatchNorm's statistics, and all workers compute the same ones, from the global batch.
+    """
+    ddp: Any = nn.parallel.DistributedDataParallel
+    renamed = "forward_sync_buffers" in inspect.signature(ddp).parameters  # newer versions warn about the old name
+    return ddp(
+        model,
+        device_ids=[device] if device.type == "cuda" else None,
+        gradient_as_bucket_view=True,
+        static_graph=not recipe.compile,  # every step uses every parameter; torch.compile has a graph of its own
+        **{"forward_sync_buffers" if renamed else "broadcast_buffers": False},
+    )
 
 
 def _sums_and_counts(means: Iterable[Tensor], rows: int) -> Tensor:

@@ -80,7 +80,10 @@ def test_a_batch_copies_its_arrays():
 
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_stored_arrays_are_copied_only_by_their_conversion(channels_last):
-    """Once each, into the batch's own memory, and once more if the layout changes. torch would warn about read-only arrays; warnings are errors here."""
+    """Once each, into the batch's own memory, and once more if the layout changes.
+
+    torch would warn about read-only arrays; warnings are errors here.
+    """
     rng = np.random.default_rng(0)
     stored = {
         SPECTROGRAM: read_only(rng.standard_normal((64, 2, 64, 80)).astype(np.float16)),
