@@ -108,4 +108,7 @@ def test_the_constants_of_the_image_loss_are_made_once(form):
     with Operations():
         losses.image_loss(x, y, window_size=3, form=form).sum().backward()
     assert [maker.cache_info().misses for maker in makers] == made
-    assert not {"aten::arange", "aten::_to_copy", "aten::copy_", "aten::lift_fresh"} & set(operations)
+    # pytorch-msssim copies the exponents, once and on the device.
+    assert "aten::arange" not in operations
+    assert operations.count("aten::_to_copy") <= 1
+    assert operations.count("aten::lift_fresh") <= 1
