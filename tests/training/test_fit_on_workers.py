@@ -156,7 +156,7 @@ def one_and_two_workers(tmp_path_factory) -> tuple[Path, Path]:
         for rank in (0, 1)
     ]
     for worker in workers:
-        _, errors = worker.communicate(timeout=120)
+        _, errors = worker.communicate(timeout=240)
         assert worker.returncode == 0, errors
     return one, two
 
