@@ -10,7 +10,7 @@ _GPU_WORKER = {"cpus": 4, "gpus": 1}
 PAPER = override(
     Config(preset="paper"),
     {f"resources.{stage}.{name}": value for stage in TRAINED_STAGES for name, value in _GPU_WORKER.items()}
-    # At the paper's batch of 16, steps of the encoder and of the gender classifier are bound by kernel launches, so more
+    # At the paper's batch of 16, steps of the encoder and of the gender classifier are bound by kernel launches: more
     # GPUs would not make them faster.
     | {f"resources.{stage}.num_workers": 4 for stage in ("vggface", "decoder")}
     | {f"training.{stage}.precision": "bf16" for stage in TRAINED_STAGES}
