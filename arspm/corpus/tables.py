@@ -23,7 +23,8 @@ MANIFEST = "manifest.json"
 # Limits on a manifest's numbers, because arrays of these sizes are allocated before any file is opened.
 _MAX_SHARD_ROWS, _MAX_ROWS = 1_000_000, 100_000_000
 _MAX_GROUP_BYTES = 4 << 30
-_THREADS = 8  # files read at once: decoding releases the GIL, and reading from S3 waits
+# Files read at once: decoding releases the GIL, and reading from S3 waits. It bounds the memory of scattered rows.
+_THREADS = 4
 _TENSORS = (schema.SPECTROGRAM, schema.WAVEFORM, schema.FACE_FEATURE)
 _REBUILD = "delete it and the _SUCCESS.json of the stage that wrote it, then submit again"
 _TEXTS = (schema.CLIP_ID, schema.VIDEO_ID, schema.GENDER, schema.IDENTITY, schema.PREDICTED_GENDER)

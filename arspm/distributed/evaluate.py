@@ -54,7 +54,7 @@ def evaluate(config: Config, run: str, fingerprint: str) -> tuple[dict[str, Any]
         },
         "speech_length": measures.speech_length_rows(test, bootstrap),
         "probes": measures.probe_rows(config, run, test, pictures, bootstrap),
-        "craniofacial": measures.craniofacial_correlations(config, test, pictures, bootstrap),
+        "craniofacial": measures.craniofacial_correlations(config, run, test, pictures, bootstrap),
         "prior_pictures": portraits.write_prior_pictures(run, networks, files),
         "portraits": portraits.write_portraits(config, run, test, networks, files),
     }

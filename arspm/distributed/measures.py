@@ -18,6 +18,7 @@ from arspm.config import Config
 from arspm.corpus import schema
 from arspm.distributed.data import infer
 from arspm.distributed.data.oracle import true_causes
+from arspm.distributed.data.preprocess import YUNET
 from arspm.distributed.predictions import REAL, Networks, Predictions, ages_of, model_name, training_faces
 from arspm.evaluation import craniofacial, judges, metrics, probes, retrieval, table4
 from arspm.evaluation.judges import Pictures
@@ -182,9 +183,12 @@ def probe_rows(
 
 
 @contextlib.contextmanager
-def landmark_finder(config: Config) -> Iterator[str | None]:
+def landmark_finder(config: Config, run: str) -> Iterator[str | None]:
     """Yield the local path of the YuNet file that finds landmarks in pictures; None if none is configured."""
     uri = config.evaluate.landmarks or config.face.detector
+    if not config.evaluate.landmarks and uri == "yunet":  # the copy with which the run's faces were found
+        uri = storage.join(stages.folder(run, "preprocess"), YUNET)
+        uri = uri if storage.exists(uri) else ""
     if uri == "yunet":
         yield str(model_file(uri))
     elif uri.endswith(".onnx"):
@@ -195,10 +199,10 @@ def landmark_finder(config: Config) -> Iterator[str | None]:
 
 
 def craniofacial_correlations(
-    config: Config, test: Predictions, pictures: list[Pictures], bootstrap: dict[str, Any]
+    config: Config, run: str, test: Predictions, pictures: list[Pictures], bootstrap: dict[str, Any]
 ) -> dict[str, Any]:
     """Return correlations of facial measurements between real faces and portraits, or the reason why there are none."""
-    with landmark_finder(config) as path:
+    with landmark_finder(config, run) as path:
         if path is None:
             return {"reason": "dlib's HOG gives no landmarks; set evaluate.landmarks=yunet, or to a YuNet file"}
         real, portrait = (craniofacial.landmarks(pictures[index].jpegs, path) for index in (0, -1))

@@ -138,7 +138,7 @@ def _recognizer_space(
         path = stack.enter_context(storage.local_copy(uri))
         recognizer, sha256 = Recognizer(path, declared), storage.describe(str(path))["sha256"]
         aligned_in_corpus = declared.alignment != "arcface" or config.face.crop == "aligned"
-        find = None if aligned_in_corpus else stack.enter_context(landmark_finder(config))
+        find = None if aligned_in_corpus else stack.enter_context(landmark_finder(config, run))
         found: dict[str, float] = {}
 
         def embed(kind: str, indices: Sequence[int]) -> Any:

@@ -41,6 +41,8 @@ from arspm.runs.progress import print_progress
 
 log = logging.getLogger(__name__)
 
+YUNET = "yunet.onnx"  # copy of the built-in YuNet in the stage's folder
+
 
 def preprocess(config: Config, run: str, fingerprint: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Write the corpus of a run. Returns its files (path relative to the run -> size and hash) and figures.
@@ -114,7 +116,7 @@ def _with_model_files(config: Config, run: str) -> Config:
     """Return the configuration with the path of a copy of YuNet in the run: workers may have no connection."""
     if config.face.detector != "yunet":
         return config
-    uri = storage.join(run, "preprocess", "yunet.onnx")
+    uri = storage.join(run, "preprocess", YUNET)
     storage.upload(model_file("yunet"), uri)
     return override(config, {"face.detector": uri})
 
