@@ -16,7 +16,7 @@ ALL = set(STAGES)
 # The fields on which no stage's result depends: they name a run, or change its speed.
 NOT_IN_ANY_FINGERPRINT = {
     "preset",
-    "ingest.prefetch_batches",
+    *(f"ingest.{name}" for name in ("prefetch_batches", "path", "cache_gib", "cache_folder")),
     "data.inventory_minutes",
     "provenance",
     "max_hashed_gib",

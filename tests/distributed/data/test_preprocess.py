@@ -245,7 +245,7 @@ class Failing:
     def __init__(self, times: int) -> None:
         self.times, self.calls = times, 0
 
-    def __call__(self, row: ClipRow) -> str:
+    def __call__(self, row: ClipRow, following: ClipRow | None) -> str:
         self.calls += 1
         if self.calls <= self.times:
             raise RuntimeError("Traceback ...\nthe process that decodes clips ended with -9")
@@ -254,10 +254,10 @@ class Failing:
 
 def test_a_clip_that_fails_for_no_fault_of_its_own_is_tried_twice() -> None:
     row = ClipRow(1, "a_1_2", "a", 1.0, 2.0, None, None, "a.mp4")
-    assert making._twice(once := Failing(1), row) == "prepared"
+    assert making._twice(once := Failing(1), row, None) == "prepared"
     assert once.calls == 2
     with pytest.raises(DroppedClip) as caught:
-        making._twice(twice := Failing(2), row)
+        making._twice(twice := Failing(2), row, None)
     assert twice.calls == 2
     assert caught.value.reason is schema.DropReason.internal_error
     assert caught.value.detail == "the process that decodes clips ended with -9"
