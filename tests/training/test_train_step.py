@@ -14,6 +14,7 @@ from arspm.training.train_step import (
     BrokenFigure,
     Task,
     broken_figure,
+    is_finite,
     learning_rate,
     make_optimizer,
     score_batch,
@@ -86,6 +87,22 @@ def test_random_numbers_follow_from_seed_step_and_rank():
 
     assert draw(0, 1, 2) == draw(0, 1, 2)
     assert len({draw(*key) for key in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 1, 1))}) == 5
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 3e38])
+@pytest.mark.parametrize("where", ["loss", "first", "last"])
+def test_one_value_of_the_loss_or_of_a_gradient_that_is_not_finite_is_found(bad, where):
+    """And many large ones are not taken for one: their sum would be infinite."""
+    model = nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 2))
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, 3e38)
+    loss = torch.tensor(2.0)
+    assert is_finite(loss, model)
+    if where == "loss":
+        loss.fill_(bad)
+    else:
+        [*model.parameters()][0 if where == "first" else -1].grad.view(-1)[-1] = bad
+    assert bool(is_finite(loss, model)) == np.isfinite(bad)
 
 
 @pytest.mark.parametrize("stage", STAGES)
