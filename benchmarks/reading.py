@@ -33,6 +33,7 @@ from arspm.distributed.data import ingest, node_cache
 from arspm.distributed.data.readings import Plan, Reading, kinds
 from arspm.distributed.train.feed import array_batches
 from arspm.runs import stages
+from arspm.training.batch import host_tensor
 from arspm.training.order import Order, groups
 from benchmarks.feed import write_corpus
 
@@ -61,7 +62,7 @@ def plain_pyarrow(reading: Reading, epochs: int) -> Epochs:
                     columns[name] = schema.tensors(table[name], schema.tensor_type(file.schema_arrow.field(name)))
                 size = len(next(iter(columns.values())))
                 for begin in range(0, size, BATCH):
-                    yield {name: _tensor(values[begin : begin + BATCH]) for name, values in columns.items()}
+                    yield {name: host_tensor(values[begin : begin + BATCH]) for name, values in columns.items()}
 
     return (epoch() for _ in range(epochs))
 
@@ -74,7 +75,7 @@ def plain_ray_data(reading: Reading, epochs: int) -> Epochs:
 
     def epoch() -> Iterator[torch.Tensor]:
         for table in data.iter_batches(batch_size=BATCH, batch_format="pyarrow", prefetch_batches=4):
-            yield _tensor(schema.tensors(table[name], kind))
+            yield host_tensor(schema.tensors(table[name], kind))
 
     return (epoch() for _ in range(epochs))
 
@@ -239,18 +240,9 @@ def _by_epoch(batches: Iterator[dict[str, Any]], num_steps: int, epochs: int) ->
     def epoch() -> Iterator[dict[str, torch.Tensor]]:
         for _ in range(num_steps):
             batch = next(batches)
-            yield {name: _tensor(value) for name, value in batch.items() if isinstance(value, np.ndarray)}
+            yield {name: host_tensor(value) for name, value in batch.items() if isinstance(value, np.ndarray)}
 
     return (epoch() for _ in range(epochs))
-
-
-def _tensor(values: np.ndarray) -> torch.Tensor:
-    """Return an array as a tensor that shares its memory."""
-    return (
-        torch.from_numpy(values)
-        if values.flags.writeable
-        else torch.frombuffer(memoryview(values).cast("B"), dtype=torch.uint8)
-    )
 
 
 def _wanted(reading: Reading) -> list[tuple[str, Any]]:
