@@ -128,6 +128,7 @@ def main() -> None:
                     "resources.encoder.num_workers": 1,
                     "resources.encoder.gpus": int(device.type == "cuda"),
                     "resources.read.num_tasks": readers,
+                    "ingest.path": "stream",
                     "training.encoder.epochs": arguments.epochs,
                     "training.encoder.global_batch_size": rows,
                     "training.encoder.precision": arguments.precision,
