@@ -137,12 +137,21 @@ def test_too_few_or_badly_spaced_key_frames_are_not_enough(tmp_path: Path) -> No
         np.testing.assert_array_equal(media.frames, decode_clip(path).frames)
 
 
-def test_a_key_frame_that_is_not_complete_is_not_taken(tmp_path: Path) -> None:
-    """x264's intra refresh renews the picture bit by bit: its "key frames" are complete half a second later."""
-    path = write(tmp_path, "h264", 15, options={"x264-params": "intra-refresh=1:keyint=15:bframes=0"})
+INTRA_REFRESH = "intra-refresh=1:keyint=15:bframes=0"
+
+
+@pytest.mark.parametrize("options", [INTRA_REFRESH, "tff=1:interlaced=1"], ids=["intra_refresh", "interlaced"])
+def test_a_key_frame_that_may_not_be_the_whole_picture_is_not_taken(tmp_path: Path, options: str) -> None:
+    """x264's intra refresh renews the picture bit by bit. Half of an interlaced frame may be in the next packet."""
+    path = write(tmp_path, "h264", 15, options={"x264-params": options})
     media = decode_clip(path, key_frames=True)
     assert not media.has_only_key_frames
     require_same_pictures(path, media)
+
+
+def test_decoding_begins_where_the_picture_becomes_complete_in_time(tmp_path: Path) -> None:
+    """With intra refresh, the "key frames" are complete half a second later."""
+    path = write(tmp_path, "h264", 15, options={"x264-params": INTRA_REFRESH})
     part = decode_clip(path, part=(3.05, 5.05), key_frames=True)
     assert part.frame_seconds[0] == pytest.approx(0.03, abs=0.005), "decoding begins before the last key frame"
     require_same_pictures(path, part, 3.05)
@@ -154,14 +163,6 @@ def test_key_frames_of_old_codecs_are_not_taken(tmp_path: Path) -> None:
     media = decode_clip(path, key_frames=True)
     assert media.num_decoded > 140
     np.testing.assert_array_equal(media.frames, decode_clip(path).frames)
-
-
-def test_interlaced_key_frames_are_not_taken(tmp_path: Path) -> None:
-    """Half of such a frame may be in the next packet."""
-    path = write(tmp_path, "h264", 15, options={"x264-params": "tff=1:interlaced=1"})
-    media = decode_clip(path, key_frames=True)
-    assert not media.has_only_key_frames
-    require_same_pictures(path, media)
 
 
 def write_with_keys(path: Path, gop: int, forced: tuple[int, ...]) -> Path:
