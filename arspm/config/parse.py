@@ -15,7 +15,6 @@ from arspm.storage import uris
 
 _MAX_PROBLEMS = 20  # in one error
 _MAX_CHARACTERS = 100  # of a name or a value in an error
-_FORMER_FIELDS = ((("resources", "trial"), "share_gib"),)
 _SHORT_REPR = reprlib.Repr()  # the first items of each list, three levels deep
 _SHORT_REPR.maxlevel, _SHORT_REPR.maxlong, _SHORT_REPR.maxother = 3, 1000, 1000
 _SHORT_REPR.maxstring = 10_000  # long enough for `uris.redact_text` to recognize URIs
@@ -63,7 +62,7 @@ def override(config: Config, changes: Mapping[str, Any]) -> Config:
 def from_dict(tree: Mapping[str, Any]) -> Config:
     """Return the configuration of a tree of plain values. Raises one ConfigError that lists all problems."""
     try:
-        return Config.model_validate(_without_former_fields(tree))
+        return Config.model_validate(tree)
     except ValidationError as error:
         problems = []
         for each in error.errors()[: _MAX_PROBLEMS + 1]:
@@ -74,20 +73,6 @@ def from_dict(tree: Mapping[str, Any]) -> Config:
                 message = each["msg"].removeprefix("Value error, ")
                 problems.append(f"{name}: {message} (got {quote_value(each['input'])})" if name else message)
         raise config_error(problems) from None
-
-
-def _without_former_fields(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a tree without the fields that manifests of earlier versions have; no result depended on these."""
-    kept = dict(tree)
-    for path, name in _FORMER_FIELDS:
-        branch: Any = kept
-        for part in path:
-            if not isinstance(branch, dict) or not isinstance(branch.get(part), Mapping):
-                break
-            branch[part] = branch = dict(branch[part])
-        else:
-            branch.pop(name, None)
-    return kept
 
 
 def dump(config: Config) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError, WrapValidator, field_validator
+from pydantic import Field, ValidationError, WrapValidator, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from arspm.config.fields import Count, NonNegative, Section
@@ -83,6 +83,12 @@ class Trial(Workers):
     """A trial of a sweep. With one worker it runs inside Tune's actor."""
 
     num_workers: Count = 1  # workers of each trial
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_former_field(cls, value: Any) -> Any:
+        """Accept the manifests of earlier versions. No result depended on `share_gib`."""
+        return {name: each for name, each in value.items() if name != "share_gib"} if isinstance(value, dict) else value
 
 
 class Resources(Section):

@@ -139,3 +139,12 @@ def test_errors_do_not_mention_pydantic():
 def test_text_that_is_not_a_configuration_is_refused(text):
     with pytest.raises(ConfigError):
         load(text)
+
+
+def test_a_manifest_of_an_earlier_version_still_loads():
+    """`resources.trial.share_gib` is no more; as a setting it is unknown."""
+    tree = Config().model_dump()
+    tree["resources"]["trial"]["share_gib"] = 2.0
+    assert from_dict(tree) == Config()
+    with pytest.raises(ConfigError, match=r"resources\.trial\.share_gib"):
+        override(Config(), {"resources.trial.share_gib": 1})
