@@ -108,8 +108,8 @@ def read_rows(split: Split, wanted: Mapping[str, Sequence[str]], rows: np.ndarra
     """Return rows of some columns, in the order of `rows`.
 
     `wanted` maps a family to its columns; `clip_id` is always added. Returns column -> array (rows, *shape) for tensor
-    columns, and column -> pa.Array for other columns. Families and shards are read concurrently. Raises ValueError if
-    the families' clip ids differ, or a family has fewer rows than the manifest says.
+    columns, and column -> pa.Array for other columns. A few files are read at once, to bound memory. Raises ValueError
+    if the families' clip ids differ, or a family has fewer rows than the manifest says.
     """
     starts = np.cumsum([0, *split.group_sizes()])
     groups_of_shard = np.cumsum([0] + [len(_cut(size, split.rows_per_group)) for size in split.shard_rows])
@@ -153,11 +153,8 @@ def read_rows(split: Split, wanted: Mapping[str, Sequence[str]], rows: np.ndarra
         for family, columns in wanted.items()
         for shard, into in zip(shards, positions, strict=True)
     ]
-    if len(jobs) == 1:
-        parts = [read_shard(*jobs[0])]
-    else:
-        with ThreadPoolExecutor(min(_THREADS, len(jobs))) as pool:
-            parts = list(pool.map(lambda job: read_shard(*job), jobs))
+    with ThreadPoolExecutor(_THREADS) as pool:
+        parts = list(pool.map(lambda job: read_shard(*job), jobs))
 
     in_order = pa.array(np.argsort(np.concatenate(positions)))
     result: dict[str, Any] = dict(tensors)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import ray
@@ -26,7 +26,7 @@ from ray.data.datasource import Datasource, ReadTask
 from arspm.config import Tasks
 from arspm.corpus import schema
 from arspm.distributed import ray_private
-from arspm.distributed.data.readings import Plan, Reading, batch, part_of, read
+from arspm.distributed.data.readings import Plan, Reading, part_of, read, steps
 
 T = TypeVar("T")
 
@@ -38,17 +38,10 @@ _MAX_READERS = 16  # each is an operator of the execution, on which Ray Data's s
 _COPIES = 3  # of a part that a read task holds at most: as read, gathered, and serialized
 
 
-class Stream(NamedTuple):
-    """What all workers of a training share of its execution. `splits`: Ray Data's iterators, by rank."""
-
-    splits: Sequence[Any]
-    world_size: int
-
-
 def open_stream(
     readings: Sequence[Reading], plan: Plan, *, world_size: int, tasks: Tasks, kinds_of_row: Mapping[str, Any]
-) -> Stream:
-    """Return the execution that reads a plan for all workers, `tasks.num_tasks` of which run for each worker.
+) -> list[ray.data.DataIterator]:
+    """Return each worker's iterator, by rank, of the execution that reads a plan. `tasks.num_tasks` run per worker.
 
     All readings must have the same columns and the same global batch size. Needs a Ray connection.
     """
@@ -80,13 +73,13 @@ def open_stream(
         for source in sources
     ]
     joined = data[0].union(*data[1:]) if len(data) > 1 else data[0]
-    return Stream(joined.streaming_split(world_size, equal=False), world_size)
+    return joined.streaming_split(world_size, equal=False)
 
 
 def stream(
     readings: Sequence[Reading],
     plan: Plan,
-    source: Stream,
+    splits: Sequence[Any],
     *,
     rank: int,
     kinds_of_row: Mapping[str, schema.TensorType],
@@ -94,30 +87,28 @@ def stream(
 ) -> Iterator[dict[str, Any]]:
     """Yield one worker's batches of a plan, one per step: column -> array (rows, *shape); `clip_id` is a list.
 
-    Every worker must iterate at the same time. The arrays are views of Ray's object store, and cannot be written to.
+    splits: what `open_stream` returned. Every worker must iterate at the same time. The arrays are views of Ray's object
+    store, and cannot be written to.
     """
-    order = readings[0].order
-    prefetch = math.ceil(prefetch_batches / order.window_steps)
-    blocks = source.splits[rank].iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=prefetch)
+    world_size = len(splits)
+    prefetch = math.ceil(prefetch_batches / readings[0].order.window_steps)
+    blocks = splits[rank].iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=prefetch)
     for expected, block in enumerate(original_errors(blocks)):
         number = block[_PART].to_pylist()
-        if number != [expected * source.world_size + rank]:
+        if number != [expected * world_size + rank]:
             raise RuntimeError(
-                f"Ray Data gave worker {rank} of {source.world_size} the parts {number} instead of part "
-                f"{expected * source.world_size + rank}: this release of Ray orders blocks in another way"
+                f"Ray Data gave worker {rank} of {world_size} the parts {number} instead of part "
+                f"{expected * world_size + rank}: this release of Ray orders blocks in another way"
             )
         entry = plan[expected]
         reading = readings[entry.reading]
-        part = part_of(reading, entry, rank, source.world_size)
+        part = part_of(reading, entry, rank, world_size)
         columns = {
-            name: schema.tensors(block[name], kind._replace(shape=(*part.rows.shape, *kind.shape)))[0]
+            name: schema.tensors(block[name], kind._replace(shape=(part.rows.size, *kind.shape)))[0]
             for name, kind in kinds_of_row.items()
         }
         [clip_ids] = block[schema.CLIP_ID].to_pylist()
-        size = part.rows.shape[1]
-        for step, (rows, weights) in enumerate(zip(part.rows, part.weights, strict=True)):
-            of_step = {name: values[step] for name, values in columns.items()}
-            yield batch(reading, of_step, clip_ids[step * size : (step + 1) * size], rows, weights)
+        yield from steps(reading, part, columns, clip_ids)
 
 
 class _Reader(Datasource):

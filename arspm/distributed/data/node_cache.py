@@ -36,6 +36,8 @@ _META, _IDS = "entry.json", "clip_ids.parquet"
 _THREADS = 4  # shards read at once
 _PARTIAL = ".partial"
 
+Types = Mapping[str, schema.TensorType]  # of a reading's columns, by name
+
 
 class Arrays(NamedTuple):
     """All rows of a reading's split. `columns`: column -> array (rows, *shape), read-only.
@@ -55,7 +57,11 @@ class Arrays(NamedTuple):
 
 def num_bytes(reading: Reading) -> int:
     """Return the size of a reading's rows, decoded."""
-    return reading.split.num_rows * sum(kind.num_bytes for kind in kinds(reading).values())
+    return _num_bytes(reading, kinds(reading))
+
+
+def _num_bytes(reading: Reading, types: Types) -> int:
+    return reading.split.num_rows * sum(kind.num_bytes for kind in types.values())
 
 
 def default_folder() -> Path:
@@ -84,9 +90,11 @@ def open_arrays(reading: Reading, folder: Path, max_bytes: float) -> Arrays:
         locks = []
         for family, names in reading.wanted.items():
             part = reading._replace(wanted={family: names})
-            locks.append(opened.enter_context((folder / f"{_key(part)}.lock").open("a")))
+            types = kinds(part)  # read from storage
+            entry = folder / _key(part, types)
+            locks.append(opened.enter_context((folder / f"{entry.name}.lock").open("a")))
             fcntl.flock(locks[-1], fcntl.LOCK_SH)  # in use
-            own, ids[family] = _open_entry(part, folder, max_bytes)
+            own, ids[family] = _open_entry(part, types, entry, max_bytes)
             columns |= own
         first, *others = ids.values()
         if not all(first.equals(other) for other in others):
@@ -102,16 +110,14 @@ def read_arrays(reading: Reading) -> Arrays:
     return Arrays(columns, _fill(reading, columns))
 
 
-def _open_entry(reading: Reading, folder: Path, max_bytes: float) -> tuple[dict[str, Any], pa.Array]:
+def _open_entry(reading: Reading, types: Types, entry: Path, max_bytes: float) -> tuple[dict[str, Any], pa.Array]:
     """Return the columns and clip ids of a one-family reading, whose lock is held."""
-    key = _key(reading)
-    entry = folder / key
     if not _is_complete(entry):
-        with (folder / "writing.lock").open("a") as writing:
+        with (entry.parent / "writing.lock").open("a") as writing:
             fcntl.flock(writing, fcntl.LOCK_EX)
             if not _is_complete(entry):  # no other process wrote it in between
-                _make_room(folder, key, num_bytes(reading), max_bytes)
-                _write(reading, entry)
+                _make_room(entry, _num_bytes(reading, types), max_bytes)
+                _write(reading, types, entry)
     meta = entry / _META
     os.utime(meta)  # the time of its last use
     names = json.loads(meta.read_text())["columns"]
@@ -119,7 +125,7 @@ def _open_entry(reading: Reading, folder: Path, max_bytes: float) -> tuple[dict[
     return columns, pq.read_table(entry / _IDS)[schema.CLIP_ID].combine_chunks()
 
 
-def _key(reading: Reading) -> str:
+def _key(reading: Reading, types: Types) -> str:
     """Return the name of a one-family reading's entry."""
     [(family, columns)] = reading.wanted.items()
     split = reading.split
@@ -127,7 +133,7 @@ def _key(reading: Reading) -> str:
         "format": _FORMAT,
         "written": reading.written[family],
         "split": [split.uri, split.shards, split.shard_rows],
-        "columns": {name: list(kind) for name, kind in kinds(reading).items()},
+        "columns": {name: list(kind) for name, kind in types.items()},
         "family": [family, list(columns)],
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
@@ -143,7 +149,7 @@ def _is_complete(entry: Path) -> bool:
         return False
 
 
-def _write(reading: Reading, entry: Path) -> None:
+def _write(reading: Reading, types: Types, entry: Path) -> None:
     """Write an entry beside its place, then move it there."""
     partial = entry.with_name(entry.name + _PARTIAL)
     shutil.rmtree(entry, ignore_errors=True)
@@ -153,7 +159,7 @@ def _write(reading: Reading, entry: Path) -> None:
             name: np.lib.format.open_memmap(
                 partial / f"{name}.npy", "w+", np.dtype(kind.dtype), (reading.split.num_rows, *kind.shape)
             )
-            for name, kind in kinds(reading).items()
+            for name, kind in types.items()
         }
         for name in columns:
             _reserve(partial / f"{name}.npy")
@@ -184,14 +190,15 @@ def _fill(reading: Reading, columns: Mapping[str, np.ndarray]) -> pa.Array:
         return pa.array([clip_id for part in parts for clip_id in part], pa.string())
 
 
-def _make_room(folder: Path, key: str, needed: int, max_bytes: float) -> None:
-    """Remove entries that are not in use, those used least recently first, until `needed` bytes fit.
+def _make_room(new: Path, needed: int, max_bytes: float) -> None:
+    """Remove entries that are not in use, those used least recently first, until the new one's `needed` bytes fit.
 
     Entries that were not used for MAX_DAYS are removed in any case.
     """
+    folder = new.parent
     for path in folder.glob(f"*{_PARTIAL}"):
         shutil.rmtree(path)  # of a killed process: only one writes at a time
-    entries = {path.parent: path.stat().st_mtime for path in folder.glob(f"*/{_META}") if path.parent.name != key}
+    entries = {path.parent: path.stat().st_mtime for path in folder.glob(f"*/{_META}") if path.parent != new}
     used = {entry: sum(path.stat().st_size for path in entry.iterdir()) for entry in entries}
     left = sum(used.values()) + needed
     for entry in sorted(entries, key=entries.__getitem__):

@@ -110,12 +110,13 @@ def read_batches(readings: Sequence[Reading], plan: Plan) -> Iterator[dict[str, 
         reading = readings[entry.reading]
         part = part_of(reading, entry, rank=0, world_size=1)
         columns, clip_ids = read(reading, part.rows.ravel())
-        yield from _steps(reading, part, columns, clip_ids)
+        yield from steps(reading, part, columns, clip_ids)
 
 
-def _steps(
+def steps(
     reading: Reading, part: Window, columns: Mapping[str, np.ndarray], clip_ids: list[str]
 ) -> Iterator[dict[str, Any]]:
+    """Yield the batches of a part, one per step, as views of its rows, which are in the order of the steps."""
     size = part.rows.shape[1]
     for step, (rows, weights) in enumerate(zip(part.rows, part.weights, strict=True)):
         own = slice(step * size, (step + 1) * size)

@@ -14,12 +14,13 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import ray.data
 import torch
 import torch.distributed
 
 from arspm.config import Config
 from arspm.distributed.data import node_cache
-from arspm.distributed.data.ingest import Stream, open_stream, stream
+from arspm.distributed.data.ingest import open_stream, stream
 from arspm.distributed.data.node_cache import Arrays
 from arspm.distributed.data.readings import Plan, Reading, batch, kinds, part_of, read_batches
 from arspm.distributed.train.rows import Rows
@@ -33,7 +34,8 @@ RESIDENT_FRACTION = 0.6
 _CHUNK_ROWS = 256  # copied to the device at once
 
 Batches = Iterator[dict[str, Any]]
-Share = Callable[[Callable[[], Stream]], Stream]
+Splits = Sequence[ray.data.DataIterator]
+Share = Callable[[Callable[[], Splits]], Splits]
 
 
 def open_feed(
@@ -46,41 +48,27 @@ def open_feed(
     `ingest.path` demands is not possible.
     """
     path = agreed_path(config, rows.readings, worker)
-    epochs = getattr(config.training, stage).epochs
-    if path == "stream":
-        kinds_of_row = kinds(rows.train)
-        settings: dict[str, Any] = {
-            "rank": worker.rank,
-            "kinds_of_row": kinds_of_row,
-            "prefetch_batches": config.ingest.prefetch_batches,
-        }
+    readings, epochs = rows.readings, getattr(config.training, stage).epochs
+    types = kinds(rows.train) if path == "stream" and share is not None else {}
 
-        def streamed(progress: TrainingState) -> Batches:
-            plan = Plan(rows.readings, epochs, progress.epoch, progress.step_in_epoch)
-            if share is None:
-                return read_batches(rows.readings, plan)
-            source = share(
-                lambda: open_stream(
-                    rows.readings,
-                    plan,
-                    world_size=worker.world_size,
-                    tasks=config.resources.read,
-                    kinds_of_row=kinds_of_row,
-                )
-            )
-            return stream(rows.readings, plan, source, **settings)
+    def feed(progress: TrainingState) -> Batches:
+        plan = Plan(readings, epochs, progress.epoch, progress.step_in_epoch)
+        if path != "stream":
+            return _from_memory(plan)
+        if share is None:
+            return read_batches(readings, plan)
+        size, tasks, ahead = worker.world_size, config.resources.read, config.ingest.prefetch_batches
+        splits = share(lambda: open_stream(readings, plan, world_size=size, tasks=tasks, kinds_of_row=types))
+        return stream(readings, plan, splits, rank=worker.rank, kinds_of_row=types, prefetch_batches=ahead)
 
-        return streamed
-
-    def from_memory(progress: TrainingState) -> Batches:
-        plan = Plan(rows.readings, epochs, progress.epoch, progress.step_in_epoch)
+    def _from_memory(plan: Plan) -> Batches:
         with contextlib.ExitStack() as opened:
-            arrays = [_open(config, reading, path, worker.device) for reading in rows.readings]
+            arrays = [_open(config, reading, path, worker.device) for reading in readings]
             for each in arrays:
                 opened.callback(each.close)
-            yield from array_batches(rows.readings, plan, arrays, worker.rank, worker.world_size)
+            yield from array_batches(readings, plan, arrays, worker.rank, worker.world_size)
 
-    return from_memory
+    return feed
 
 
 def array_batches(

@@ -82,8 +82,9 @@ def gather_rows(stage: str, config: Config, run: str) -> Rows:
         if not keep_val.any():
             raise NothingToLearn("labels.csv labels no speaker's sex in the validation split")
     orders = (_order(stage, config, train, keep=keep), _order(stage, config, val, keep=keep_val, shuffle=False))
+    written = _written(run)
     readings = [
-        Reading(split, order, wanted, config.image_size, label, _written(run, name))
+        Reading(split, order, wanted, config.image_size, label, written.get(name, {}))
         for name, split, order, label in zip(("train", "val"), (train, val), orders, labels, strict=True)
     ]
     return Rows(readings[0], readings[1], 0, selection.figures)
@@ -213,25 +214,29 @@ def _identity_rows(config: Config, run: str, train: tables.Split, selection: fil
     held_out = np.zeros(len(names), bool)
     held_out[last[np.bincount(classes_of_rows) > 1][::5]] = True
     labels, wanted = {schema.IDENTITY: classes}, _wanted("vggface", config)
+    written = _written(run).get("train", {})
 
     def reading(keep: np.ndarray, shuffle: bool) -> Reading:
         order = _order("vggface", config, train, keep=keep, shuffle=shuffle)
-        return Reading(train, order, wanted, config.image_size, labels, _written(run, "train"))
+        return Reading(train, order, wanted, config.image_size, labels, written)
 
     val = reading(held_out, False) if held_out.any() else None
     return Rows(reading(selection.keep & ~held_out, True), val, len(known), selection.figures)
 
 
-def _written(run: str, split: str) -> dict[str, str]:
-    """Return for each family of a split a hash of its files, as the manifests of the stages that wrote them say."""
-    files: dict[str, list[tuple[str, Any]]] = {}
+def _written(run: str) -> dict[str, dict[str, str]]:
+    """Return, for each split and family, a hash of its files, as the manifests of the stages that wrote them say."""
+    files: dict[str, dict[str, list[tuple[str, Any]]]] = {}
     for stage in ("preprocess", "features"):
         manifest = stages.success(run, stage)
         for path, described in ({} if manifest is None else manifest.files).items():
-            folder, _, _ = path.rpartition("/")
-            if folder.startswith(f"{stages.CORPUS}/{split}/"):
-                files.setdefault(folder.rpartition("/")[2], []).append((path, described.get("sha256")))
-    return {family: hashlib.sha256(json.dumps(sorted(own)).encode()).hexdigest() for family, own in files.items()}
+            corpus, *names = path.split("/")
+            if corpus == stages.CORPUS and len(names) == 3:  # split, family and file
+                files.setdefault(names[0], {}).setdefault(names[1], []).append((path, described.get("sha256")))
+    return {
+        split: {family: hashlib.sha256(json.dumps(sorted(own)).encode()).hexdigest() for family, own in by.items()}
+        for split, by in files.items()
+    }
 
 
 def _of_sex(config: Config, split: tables.Split) -> np.ndarray:

@@ -15,8 +15,7 @@ import ray.train.torch
 
 from arspm import config as configuration
 from arspm import storage
-from arspm.distributed.data.ingest import Stream
-from arspm.distributed.train.feed import open_feed
+from arspm.distributed.train.feed import Splits, open_feed
 from arspm.distributed.train.metrics import Meter
 from arspm.distributed.train.rows import make_task, train
 from arspm.runs.progress import print_progress
@@ -88,8 +87,8 @@ def train_worker(settings: dict[str, Any]) -> None:
                 ray.train.get_all_reported_checkpoints(ray.train.CheckpointConsistencyMode.COMMITTED)
 
 
-def _share(worker: WorkerContext, make: Callable[[], Stream]) -> Stream:
-    """Return on every worker the stream that rank 0 makes and owns. A collective call."""
+def _share(worker: WorkerContext, make: Callable[[], Splits]) -> Splits:
+    """Return on every worker the execution's iterators that rank 0 makes and owns. A collective call."""
     if worker.world_size == 1:
         return make()
     reference = [ray.put(make())] if worker.rank == 0 else []  # a reference, because a broadcast is at most 1 kB

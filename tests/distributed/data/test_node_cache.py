@@ -17,7 +17,7 @@ import pytest
 
 from arspm.corpus import schema
 from arspm.distributed.data import node_cache
-from arspm.distributed.data.readings import Reading
+from arspm.distributed.data.readings import Reading, kinds
 from arspm.media.jpeg import decode_jpeg
 from arspm.training.batch import FACE
 from tests.distributed.data.test_readings import FACE_SIZE, Columns, readings
@@ -167,7 +167,7 @@ def test_the_least_recently_used_entry_that_is_not_in_use_makes_room(
         return open_arrays(speech._replace(written={"speech": name}), cache, 2.5 * size)
 
     def made(name: str) -> str:
-        return node_cache._key(speech._replace(written={"speech": name}))
+        return node_cache._key(speech._replace(written={"speech": name}), kinds(speech))
 
     in_use = open_as("a")
     for name in ("b", "c"):
