@@ -87,8 +87,8 @@ def stream(
 ) -> Iterator[dict[str, Any]]:
     """Yield one worker's batches of a plan, one per step: column -> array (rows, *shape); `clip_id` is a list.
 
-    splits: what `open_stream` returned. Every worker must iterate at the same time. The arrays are views of Ray's object
-    store, and cannot be written to.
+    splits: what `open_stream` returned. Every worker must iterate at the same time. The arrays are views of Ray's
+    object store, and cannot be written to.
     """
     world_size = len(splits)
     prefetch = math.ceil(prefetch_batches / readings[0].order.window_steps)
