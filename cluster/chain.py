@@ -51,6 +51,7 @@ def run_chain(
     prefix: str,
     capacity: Callable[[], Resources],
     conflict: Callable[[], str] = lambda: "",
+    stop: Callable[[], bool] = lambda: False,
     on_event: Callable[[events.Event], None] = lambda event: None,
     until: str | None = None,
     max_retries: int = 2,
@@ -69,6 +70,8 @@ def run_chain(
     capacity: returns the cluster's total resources. A stage that exceeds them runs alone.
     conflict: returns the reason why this run is locked, or an empty text. It is called before each submission; a
         reason fails the stage.
+
+    stop: True ends the chain as Ctrl-C does.
 
     Infrastructure failures are retried up to `max_retries` times, with `backoff_seconds` doubling each time. Ctrl-C
     stops the running jobs, waits up to `stop_seconds` for them and returns; unfinished stages are marked cancelled.
@@ -92,6 +95,9 @@ def run_chain(
     try:
         while chain.waiting or chain.running:
             ended = len(chain.outcomes)
+            if stop():
+                chain.cancel(stop_seconds, poll_seconds)
+                break
             chain.settle()
             chain.admit()
             chain.poll()

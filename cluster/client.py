@@ -79,6 +79,15 @@ def connect(address: str) -> Any:
             raise ClusterError(f"{address} answers, but is not a Ray head: {_first_line(error)}") from error
 
 
+def session(client: Any) -> str:
+    """Return the name of the cluster's session, which no other cluster has, and which a new head does not keep."""
+    reply = client._do_request("GET", "/api/version")  # no public method returns it
+    try:
+        return str(reply.json()["session_name"])
+    except (ValueError, KeyError, TypeError):
+        raise ClusterError("the Ray head does not name its session: this release needs Ray 2.40 or newer") from None
+
+
 def _token_error(address: str, message: str) -> str:
     """Return an error message for a request without a token, or with the wrong one. `message`: Ray's."""
     if message.startswith("Authentication required"):

@@ -15,7 +15,7 @@ from typing import Any
 
 from arspm.config.studies import STUDIES
 from arspm.config.variants import TABLE4, VARIANTS
-from arspm.runs import reused, stages
+from arspm.runs import lease, reused, stages
 from cluster import chain, client, events
 from cluster.graph import Stage
 from jobs.ablation_plan import STAGES, Model, plan
@@ -24,9 +24,11 @@ from jobs.submission import (
     PYTHON,
     check_reused,
     job_prefix,
+    lease_holder,
     own_cluster_address,
     resources_of,
     save_config,
+    sharing,
     source,
     submitted_by,
 )
@@ -50,8 +52,28 @@ def run_ablation(
     those of this process). Raises ValueError if no model could be trained, or for a file of the run that is not what
     its manifest lists.
     """
+    jobs_client = client.connect(address)
+    holder = lease_holder(jobs_client, address, models[0].config, invocation)
+    with lease.hold(run, holder, say=lambda line: on_event(events.Warned(stage="ablation", text=line))) as held:
+        complete = _run_ablation(run, models, missing, jobs_client, holder, held, on_event, study, invocation)
+        if held.lost:
+            raise lease.LeaseLost(held.lost)
+    return complete
+
+
+def _run_ablation(
+    run: str,
+    models: Sequence[Model],
+    missing: Sequence[Mapping[str, Any]],
+    jobs_client: Any,
+    holder: lease.Holder,
+    held: lease.Lease,
+    on_event: Callable[[events.Event], None],
+    study: str,
+    invocation: Mapping[str, Any] | None,
+) -> bool | None:
     started = time.monotonic()
-    outcomes = _run_stages(run, models, address, on_event, invocation)
+    outcomes = _run_stages(run, models, jobs_client, holder, held, on_event, invocation)
     if any(outcome.status == "cancelled" for outcome in outcomes.values()):
         return None
     complete, absent = [], [*missing]
@@ -81,12 +103,13 @@ def run_ablation(
 def _run_stages(
     run: str,
     models: Sequence[Model],
-    address: str,
+    jobs_client: Any,
+    holder: lease.Holder,
+    held: lease.Lease,
     on_event: Callable[[events.Event], None],
     invocation: Mapping[str, Any] | None,
 ) -> dict[str, chain.Outcome]:
     """Run the models' stages as one chain. Its stages are named STAGE-SLUG."""
-    jobs_client = client.connect(address)
     by_name: dict[str, tuple[Model, str]] = {}
     chain_stages = []
     for model in models:
@@ -95,7 +118,7 @@ def _run_stages(
             name = f"{stage}-{model.slug}"
             by_name[name] = model, stage
             where = ["--run", model.run, "--config", config_uri, "--fingerprint", model.fingerprints[stage]]
-            where += submitted_by(model.config, invocation)
+            where += [*submitted_by(model.config, invocation), *sharing(holder)]
             entrypoint = shlex.join([*PYTHON, f"jobs.{stage}", *where])
             needs = () if stage == "encoder" else (f"encoder-{model.slug}",)
             chain_stages.append(Stage(name, needs, entrypoint, *resources_of(model.config, stage)))
@@ -117,6 +140,7 @@ def _run_stages(
         fingerprint=fingerprint,
         prefix=job_prefix(run),
         capacity=lambda: client.capacity(jobs_client),
+        stop=lambda: bool(held.lost),
         on_event=on_event,
     )
 

@@ -13,7 +13,7 @@ from typing import Any
 from arspm import config as configuration
 from arspm import storage
 from arspm.config import Config
-from arspm.runs import inventory, reused, stages
+from arspm.runs import inventory, lease, reused, stages
 from arspm.runs.gender_weights import find_gender_weights
 from cluster import chain, client, events
 from cluster.errors import ClusterError
@@ -25,9 +25,11 @@ from jobs.submission import (
     PYTHON,
     check_reused,
     job_prefix,
+    lease_holder,
     own_cluster_address,
     resources_of,
     save_config,
+    sharing,
     source,
     submitted_by,
 )
@@ -51,7 +53,8 @@ def submit_run(
     The input files are listed here, so that new files are found; the stages' jobs read the stored listing.
     Raises ClusterError when no cluster answers there, FileNotFoundError for missing inputs, and ConfigError or
     ValueError for inputs that cannot end in a report, for a `gender.weights` that cannot be used, or for a file of a
-    reused stage that is not what its manifest lists.
+    reused stage that is not what its manifest lists. Raises LeaseHeld if another cluster works on the run, and
+    LeaseLost, after its jobs were stopped, if one has taken over.
     """
     inputs = inventory.find_inputs(config)
     if config.gender.weights:
@@ -62,20 +65,27 @@ def submit_run(
     inventory.write_inventory(run, config.data, fingerprints["preprocess"], inputs.trees)
     config_uri = save_config(config, run)
     jobs_client = client.connect(address)
-    chain_stages = _chain_stages(config, run, config_uri, fingerprints, invocation)
+    holder = lease_holder(jobs_client, address, config, invocation)
+    more = [*submitted_by(config, invocation), *sharing(holder)]
+    chain_stages = _chain_stages(config, run, config_uri, fingerprints, more)
     planned = [stage.name for stage in select_stages(chain_stages, until)]
-    _check_reused(config, run, planned, fingerprints, on_event)
-    return chain.run_chain(
-        chain_stages,
-        runner=client.RayJobs(jobs_client, working_dir=source(), metadata={"run": run}),
-        is_done=lambda stage: stages.done(run, stage.name, fingerprints[stage.name]),
-        fingerprint=lambda stage: fingerprints[stage.name],
-        prefix=job_prefix(run),
-        capacity=lambda: client.capacity(jobs_client),
-        conflict=lambda: _conflict(jobs_client, run, fingerprints),
-        on_event=on_event,
-        until=until,
-    )
+    with lease.hold(run, holder, say=lambda line: on_event(events.Warned(stage="submit", text=line))) as held:
+        _check_reused(config, run, planned, fingerprints, on_event)
+        outcomes = chain.run_chain(
+            chain_stages,
+            runner=client.RayJobs(jobs_client, working_dir=source(), metadata={"run": run}),
+            is_done=lambda stage: stages.done(run, stage.name, fingerprints[stage.name]),
+            fingerprint=lambda stage: fingerprints[stage.name],
+            prefix=job_prefix(run),
+            capacity=lambda: client.capacity(jobs_client),
+            conflict=lambda: _conflict(jobs_client, run, fingerprints),
+            stop=lambda: bool(held.lost),
+            on_event=on_event,
+            until=until,
+        )
+        if held.lost:
+            raise lease.LeaseLost(held.lost)
+    return outcomes
 
 
 def _check_reused(
@@ -147,9 +157,9 @@ def cancel(run: str, address: str) -> list[Job]:
 
 
 def _chain_stages(
-    config: Config, run: str, config_uri: str, fingerprints: Mapping[str, str], invocation: Mapping[str, Any] | None
+    config: Config, run: str, config_uri: str, fingerprints: Mapping[str, str], more: Sequence[str]
 ) -> list[Stage]:
-    where = ["--run", run, "--config", config_uri, *submitted_by(config, invocation)]
+    where = ["--run", run, "--config", config_uri, *more]
     return [
         Stage(
             name,

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import typer
 
 from arspm.config import ConfigError
+from arspm.runs.lease import LeaseHeld, LeaseLost
 from cluster.errors import ClusterError
 from jobs.commands import ablation, chain, corpus, data, download, head, portraits, sweep
 
@@ -33,7 +34,7 @@ def readable(command: Callable[[], object]) -> int:
         command()
     except typer.Exit as ended:
         return ended.exit_code
-    except (ConfigError, ClusterError, ValueError, OSError) as error:
+    except (ConfigError, ClusterError, LeaseHeld, LeaseLost, ValueError, OSError) as error:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
         return 1

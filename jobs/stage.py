@@ -15,7 +15,8 @@ from typing import Any
 from arspm import config as configuration
 from arspm import storage
 from arspm.config import Config
-from arspm.runs import inventory, reused, stages
+from arspm.runs import inventory, lease, reused, stages
+from arspm.runs.lease import Holder
 from arspm.storage.retries import without_credentials
 from cluster.job import EXIT_TEMPORARY
 
@@ -37,6 +38,7 @@ def main(stage: str, work: Work) -> None:
         action="store_true",
         help="run in this process, without Ray, as one worker: for a debugger (default: on the Ray cluster)",
     )
+    parser.add_argument("--cluster", type=json.loads, metavar="JSON", help="whose lease on the run this job shares")
     parser.add_argument(
         "--submitted-by",
         type=json.loads,
@@ -46,7 +48,8 @@ def main(stage: str, work: Work) -> None:
     arguments = parser.parse_args()
     with readable_end(stage), _in_this_process() if arguments.local else nullcontext():
         config = configuration.load(storage.read_bytes(arguments.config))
-        run_stage(stage, work, arguments.run, config, arguments.fingerprint, arguments.submitted_by)
+        holder = None if arguments.cluster is None else Holder(**arguments.cluster)
+        run_stage(stage, work, arguments.run, config, arguments.fingerprint, arguments.submitted_by, holder)
 
 
 @contextmanager
@@ -69,12 +72,16 @@ def run_stage(
     config: Config,
     fingerprint: str | None = None,
     invocation: dict[str, Any] | None = None,
+    holder: Holder | None = None,
 ) -> None:
     """Run a stage and write its manifest, unless the stage is done. `invocation`: see `stages.commit`.
 
+    holder: whose lease on the run is held meanwhile (default: this process's own).
+
     Raises FileNotFoundError if an upstream stage is not done. Raises ValueError, before anything is removed, for
     another fingerprint than `expected_fingerprint`, or if a file of an upstream stage is missing or has another size
-    than its manifest says; and if an upstream stage was run again while this one ran.
+    than its manifest says; and if an upstream stage was run again while this one ran. Raises LeaseHeld if another
+    cluster works on the run, and LeaseLost, without a manifest, if one has taken over.
     """
     claimed = fingerprint
     if fingerprint is None:
@@ -88,24 +95,32 @@ def run_stage(
             f"done in {run} (expected {expected[:12]}): the configuration, the clips or an upstream stage has "
             "changed; run `arspm submit` again, or leave --fingerprint out"
         )
-    upstream = stages.upstream(run, stage)
-    reused.require_sizes(run, reused.built_on([stage]), shards=stage != "report")
-    stages.begin(run, stage, fingerprint)
-    started = time.monotonic()
-    files, figures = work(config, run, fingerprint)
-    seconds = time.monotonic() - started
-    if stages.upstream(run, stage) != upstream:
-        raise ValueError("an upstream stage was run again meanwhile, so this result is outdated; run the stage again")
-    stages.commit(
-        run,
-        stage,
-        fingerprint=fingerprint,
-        config=config,
-        files=files,
-        seconds=seconds,
-        figures=figures,
-        invocation=invocation,
-    )
+    with lease.hold(run, holder or lease.this_process(), interrupt=True, say=print) as held:
+        if stages.done(run, stage, fingerprint):  # by another cluster, while we waited
+            print(f"{stage} is done already")
+            return
+        upstream = stages.upstream(run, stage)
+        reused.require_sizes(run, reused.built_on([stage]), shards=stage != "report")
+        held.require()
+        stages.begin(run, stage, fingerprint)
+        started = time.monotonic()
+        files, figures = work(config, run, fingerprint)
+        seconds = time.monotonic() - started
+        if stages.upstream(run, stage) != upstream:
+            raise ValueError(
+                "an upstream stage was run again meanwhile, so this result is outdated; run the stage again"
+            )
+        held.require()
+        stages.commit(
+            run,
+            stage,
+            fingerprint=fingerprint,
+            config=config,
+            files=files,
+            seconds=seconds,
+            figures=figures,
+            invocation=invocation,
+        )
 
 
 def expected_fingerprint(stage: str, run: str, config: Config, claimed: str | None = None) -> str:

@@ -16,10 +16,11 @@ from arspm import config as configuration
 from arspm import storage
 from arspm.config import Config, ResourceRequest, Workers
 from arspm.runs import reused
+from arspm.runs.lease import Holder
+from arspm.runs.processes import process_name
 from arspm.runs.provenance import COMMIT_FILE, code_commit, own_invocation
 from arspm.runs.stages import STAGES
-from cluster import client, events
-from cluster.head import find_head
+from cluster import client, events, head
 from cluster.package import stage_package
 
 CONFIGS = "configs"  # folder of a run
@@ -58,6 +59,23 @@ def submitted_by(config: Config, invocation: Mapping[str, Any] | None = None) ->
     if config.provenance != "all":
         return []
     return ["--submitted-by", json.dumps(invocation or own_invocation())]
+
+
+def lease_holder(jobs_client: Any, address: str, config: Config, invocation: Mapping[str, Any] | None = None) -> Holder:
+    """Return the holder of leases for all drivers and jobs of the cluster at `address`.
+
+    invocation: as in `submitted_by`.
+    """
+    own = head.current()
+    process = process_name(own.pid) if own is not None and own.address == client.normalize_address(address) else ""
+    asked = (invocation or own_invocation()) if config.provenance == "all" else {}
+    user = f"{asked['user']}@{asked['host']}" if {"user", "host"} <= asked.keys() else ""
+    return Holder(client.session(jobs_client), address, process, user)
+
+
+def sharing(holder: Holder) -> list[str]:
+    """Return the words of a job's command line with which it shares its driver's lease."""
+    return ["--cluster", json.dumps(holder._asdict())]
 
 
 def check_reused(
@@ -115,7 +133,7 @@ def total_resources(*groups: tuple[int, ResourceRequest]) -> Resources:
 
 def own_cluster_address() -> str:
     """Return the URL of the Jobs API of the cluster that this process runs on."""
-    address = find_head()
+    address = head.find_head()
     if address is None:
         import ray
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from arspm import config as configuration
-from arspm.runs import reused, sweeps
+from arspm.runs import lease, reused, sweeps
 from jobs.console import sentence
 from jobs.stage import readable_end
 from jobs.submission import check_reused
@@ -28,11 +29,14 @@ def main() -> None:
     parser.add_argument(
         "--max-concurrent", type=int, help="maximum number of concurrent trials (default: all that fit)"
     )
+    parser.add_argument("--cluster", type=json.loads, metavar="JSON", help="see the stages' programs")
     parser.add_argument("--log", choices=TRACKERS, action="append", default=[], help="also log to a tracker")
     arguments = parser.parse_args()
     with readable_end("sweep"):
         folder = sweeps.folder(arguments.run, arguments.name)
-        results = tune(arguments.run, folder, arguments.max_concurrent, arguments.log)
+        holder = lease.this_process() if arguments.cluster is None else lease.Holder(**arguments.cluster)
+        with lease.hold(folder, holder, interrupt=True, say=print):
+            results = tune(arguments.run, folder, arguments.max_concurrent, arguments.log)
     sys.exit(0 if results["state"] == "finished" else 1)
 
 

@@ -11,11 +11,11 @@ from typing import Any
 
 from arspm import config as configuration
 from arspm import storage
-from arspm.runs import sweeps
+from arspm.runs import lease, sweeps
 from cluster import chain, client, events
 from cluster.errors import ClusterError
 from cluster.graph import Stage
-from jobs.submission import PYTHON, job_prefix, source, total_resources
+from jobs.submission import PYTHON, job_prefix, lease_holder, sharing, source, total_resources
 from jobs.sweep_plan import save
 
 
@@ -29,40 +29,49 @@ def run_sweep(
 ) -> chain.Outcome:
     """Submit the sweep's job, or attach to the one that is running, and wait for it.
 
-    `extra`: further words of the job's command line.
+    `extra`: further words of the job's command line. Raises LeaseHeld if another cluster runs this sweep, and
+    LeaseLost, after the job was stopped, if one has taken over.
     """
     jobs_client = client.connect(address)
-    stage_name, stem = job_names(run, sweep)
-    require_one_driver(run, stage_name, stem, jobs_client)
-    save(folder, sweep)
-    trial = configuration.from_dict(sweep["config"]).resources.trial  # without resources for one, no sweep can start
-    resources = total_resources((trial.num_workers, trial))
-    stage = Stage(stage_name, (), entrypoint(run, sweep["name"], extra), *resources)
-    outcomes = chain.run_chain(
-        [stage],
-        runner=client.RayJobs(jobs_client, working_dir=source(), metadata={"run": run}),
-        is_done=lambda _: finished_results(folder, sweep["num_trials"]),
-        fingerprint=lambda _: _fingerprint(sweep),
-        prefix=job_prefix(run),
-        capacity=lambda: client.capacity(jobs_client),
-        on_event=on_event,
-    )
+    config = configuration.from_dict(sweep["config"])
+    holder = lease_holder(jobs_client, address, config)
+    with lease.hold(folder, holder, say=lambda line: on_event(events.Warned(stage="sweep", text=line))) as held:
+        stage_name, stem = job_names(run, sweep)
+        require_one_driver(run, stage_name, stem, jobs_client)
+        save(folder, sweep)
+        trial = config.resources.trial  # without resources for one, no sweep can start
+        resources = total_resources((trial.num_workers, trial))
+        stage = Stage(stage_name, (), entrypoint(run, sweep["name"], [*extra, *sharing(holder)]), *resources)
+        outcomes = chain.run_chain(
+            [stage],
+            runner=client.RayJobs(jobs_client, working_dir=source(), metadata={"run": run}),
+            is_done=lambda _: finished_results(folder, sweep["num_trials"]),
+            fingerprint=lambda _: _fingerprint(sweep),
+            prefix=job_prefix(run),
+            capacity=lambda: client.capacity(jobs_client),
+            stop=lambda: bool(held.lost),
+            on_event=on_event,
+        )
+        if held.lost:
+            raise lease.LeaseLost(held.lost)
     return outcomes[stage.name]
 
 
 def detach(run: str, folder: str, sweep: Mapping[str, Any], address: str, extra: Sequence[str] = ()) -> str:
     """Submit the sweep's job and return its id. A later `run_sweep` attaches to it."""
     jobs_client = client.connect(address)
+    holder = lease_holder(jobs_client, address, configuration.from_dict(sweep["config"]))
     stage_name, stem = job_names(run, sweep)
     require_one_driver(run, stage_name, stem, jobs_client)
-    save(folder, sweep)
+    with lease.hold(folder, holder, say=print):
+        save(folder, sweep)
     attempt = 1
     while (job := client.info(jobs_client, f"{stem}-{attempt}")) is not None and not job.active:
         attempt += 1
     return client.submit(
         jobs_client,
         submission_id=f"{stem}-{attempt}",
-        entrypoint=entrypoint(run, sweep["name"], extra),
+        entrypoint=entrypoint(run, sweep["name"], [*extra, *sharing(holder)]),
         working_dir=source(),
         metadata={"run": run, "stage": stage_name},
     )

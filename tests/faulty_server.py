@@ -1,4 +1,4 @@
-"""An HTTP proxy in front of a real S3 server that injects the faults that a test asks for."""
+"""An HTTP proxy in front of a real S3 server that injects faults, or imitates a store that lacks something."""
 
 from __future__ import annotations
 
@@ -29,6 +29,12 @@ TRUNCATED = "half of the body, then a closed connection"
 RESET_BODY = "half of the body, then a reset"
 STALLED_BODY = "half of the body, then nothing"
 
+# What a store lacks. It replies to such a request as if it had the missing function, or says that it has none.
+NO_CONDITIONS = "501 for If-None-Match"
+IGNORED_CONDITIONS = "success in place of 412"
+NO_EMPTY_OBJECTS = "400 for an object without bytes"
+MD5_TO_DELETE = "400 for DeleteObjects without Content-MD5"
+
 # Replies as S3 sends them.
 ERROR = "<Error><Code>{}</Code><Message>{}</Message>{}<RequestId>4442587FB7D0A2F9</RequestId></Error>"
 REPLIES = {
@@ -51,6 +57,16 @@ REPLIES = {
 }
 
 
+LACKING = {
+    NO_CONDITIONS: (
+        501,
+        ERROR.format("NotImplemented", "A header you provided implies functionality that is not implemented", ""),
+    ),
+    NO_EMPTY_OBJECTS: (400, ERROR.format("EntityTooSmall", "Your proposed upload is smaller than allowed", "")),
+    MD5_TO_DELETE: (400, ERROR.format("InvalidRequest", "Missing required header for this request: Content-MD5", "")),
+}
+
+
 class Rule(NamedTuple):
     """Inject a fault into the next `times` requests of a method (any if empty) whose path and query contain a text."""
 
@@ -63,7 +79,8 @@ class Rule(NamedTuple):
 class FaultyServer(ThreadingHTTPServer):
     """A proxy that forwards requests to `upstream` (http://host:port) and injects faults.
 
-    `requests`: method -> number of requests. `injected`: fault -> how often it was injected.
+    `requests`: method -> number of requests. `injected`: fault -> how often it was injected. `lacks`: what the store
+    that is imitated lacks.
     """
 
     daemon_threads = True
@@ -74,6 +91,7 @@ class FaultyServer(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         self.requests: Counter[str] = Counter()
         self.injected: Counter[str] = Counter()
+        self.lacks: set[str] = set()
         self._rules: list[Rule] = []
         self._lock = threading.Lock()
         self.closing = threading.Event()
@@ -120,7 +138,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _handle(self) -> None:
         body = self._request_body()
         fault = self.server.fault_for(self.command, self.path)
-        if fault in REPLIES:
+        if missing := self._missing(body):
+            self._send_error(*LACKING[missing])
+        elif fault in REPLIES:
             self._send_error(*REPLIES[fault])
         elif fault == RESET:
             self._reset()
@@ -128,6 +148,16 @@ class _Handler(BaseHTTPRequestHandler):
             self._stall()
         else:
             self._forward(body, fault)
+
+    def _missing(self, body: bytes) -> str:
+        """Return what the request needs and the imitated store lacks, "" if nothing."""
+        query = urlsplit(self.path).query.split("&")
+        needed = {
+            NO_CONDITIONS: "If-None-Match" in self.headers and self.command == "PUT",
+            NO_EMPTY_OBJECTS: self.command == "PUT" and not body,
+            MD5_TO_DELETE: self.command == "POST" and "delete" in query and "Content-MD5" not in self.headers,
+        }
+        return next((name for name, is_needed in needed.items() if is_needed and name in self.server.lacks), "")
 
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _handle
 
@@ -161,6 +191,12 @@ class _Handler(BaseHTTPRequestHandler):
             content = reply.read()
         if fault == LOST_REPLY:
             self._reset()
+            return
+        if reply.status == 412 and IGNORED_CONDITIONS in self.server.lacks:
+            self.send_response_only(200)
+            self.send_header("ETag", '"d41d8cd98f00b204e9800998ecf8427e"')
+            self.send_header("Content-Length", "0")
+            self.end_headers()
             return
         length = reply.getheader("Content-Length", "0") if self.command == "HEAD" else str(len(content))
         self.send_response_only(reply.status)

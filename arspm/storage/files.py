@@ -24,6 +24,11 @@ from arspm.storage.listing import list_files
 from arspm.storage.retries import reply_status, retried
 from arspm.storage.uris import is_remote, is_s3, join, local_path
 
+NO_CONDITIONS = (
+    "this store has no conditional writes (If-None-Match), without which two programs could overwrite each other's "
+    "results: use one of the stores in docs/storage.md"
+)
+
 Model = TypeVar("Model", bound=pydantic.BaseModel)
 
 
@@ -91,7 +96,7 @@ def write_json(uri: str, value: Any) -> dict[str, Any]:
 def put_if_absent(uri: str, data: bytes) -> bool:
     """Write a file unless it exists. Return whether this call wrote it.
 
-    Of several concurrent writers exactly one gets True.
+    Of several concurrent writers exactly one gets True. Raises OSError for a store without conditional writes.
     """
     if not is_remote(uri):
         return local_files.put_if_absent(uri, data)
@@ -103,7 +108,10 @@ def put_if_absent(uri: str, data: bytes) -> bool:
         try:
             fs.pipe_file(path, data, mode="create", Metadata=own)  # a PUT with If-None-Match: *
         except OSError as error:
-            if not isinstance(error, FileExistsError) and reply_status(error)[0] != 412:
+            status, code = reply_status(error)
+            if status == 501 or code == "NotImplemented":
+                raise OSError(f"{uri}: {NO_CONDITIONS}") from None
+            if not isinstance(error, FileExistsError) and status != 412:
                 raise
             with contextlib.suppress(FileNotFoundError):
                 return is_s3(uri) and fs.metadata(path, refresh=True).get("writer") == own["writer"]

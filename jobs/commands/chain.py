@@ -10,7 +10,7 @@ import typer
 from arspm import storage
 from arspm.config import DATA_FORMATS, presets
 from arspm.corpus.drops import describe_drops
-from arspm.runs import stages, sweeps
+from arspm.runs import lease, stages, sweeps
 from cluster import events
 from jobs.commands.options import Address, Detach, Run, RunArgument, examples, find_address, parse_changes
 
@@ -107,6 +107,8 @@ def status(run: RunArgument, ray_address: Address = None) -> None:
             print(f"{name:<11} done in {format_duration(done.seconds)}{more}")
         else:
             print(f"{name:<11} not done")
+    if held := lease.describe(run):
+        print(held)
     for name in sweeps.names(run):
         print(f"sweep {name}: {sweeps.summary(run, name)}")
 

@@ -190,6 +190,13 @@ def test_ctrl_c_stops_running_stages_and_cancels_the_others() -> None:
     assert len([event for event in seen if isinstance(event, events.Cancelled)]) == 3
 
 
+def test_a_chain_that_is_told_to_stop_stops_its_stages() -> None:
+    cluster = ScriptedCluster(left=[["RUNNING"] * 99], right=[["RUNNING"] * 99])
+    outcomes = run(cluster, DIAMOND, stop=lambda: len(cluster.submitted) == 3)
+    assert statuses(outcomes) == {"top": "done", "left": "cancelled", "right": "cancelled", "bottom": "cancelled"}
+    assert len(cluster.stopped) == 2
+
+
 def test_a_stage_that_finishes_while_being_cancelled_is_done() -> None:
     class Stubborn(ScriptedCluster):
         def stop(self, submission_id: str) -> None:

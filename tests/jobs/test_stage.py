@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from arspm import storage
 from arspm.config import Config, override
 from arspm.config.presets import preset
 from arspm.media.datasets import read_dataset
-from arspm.runs import inventory, stages
+from arspm.runs import inventory, lease, stages
+from arspm.runs.lease import Holder
 from cluster.errors import ClusterError
 from jobs.chain import submit_run
 from jobs.stage import expected_fingerprint, main
@@ -103,6 +105,41 @@ def test_a_manifest_says_who_submitted_the_stage(start: Callable[..., Any], conf
     found = json.loads((tmp_path / "preprocess" / stages.SUCCESS).read_text())["provenance"]
     assert {name: found[name] for name in told} == told
     assert set(found) == {*told, "commit", "clean"}
+
+
+def test_a_stage_of_a_run_on_which_another_cluster_works_removes_nothing(
+    start: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "BEAT_SECONDS", 0.1)
+    checkpoint = tmp_path / "preprocess" / "train-0" / "checkpoint"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.write_bytes(b"1")
+    holder = Holder("session_a", "http://a:8265")
+    with lease.hold(str(tmp_path), holder):
+        with pytest.raises(SystemExit):
+            start("preprocess", fingerprint=None)
+        assert "error: preprocess: " in (errors := capsys.readouterr().err)
+        assert "the cluster at http://a:8265 works on this run since" in errors
+        assert checkpoint.exists()
+        start("preprocess", work_once, fingerprint=None, cluster=json.dumps(holder._asdict()))  # the same cluster's job
+    assert stages.success(str(tmp_path), "preprocess")
+
+
+def test_a_stage_whose_lease_was_taken_over_ends_without_a_manifest(
+    start: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "BEAT_SECONDS", 0.1)
+
+    def work(config: Config, run: str, fingerprint: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        claim = tmp_path / lease.FOLDER / "1.json"
+        (tmp_path / lease.FOLDER / "2.json").write_bytes(claim.read_bytes())
+        time.sleep(60)  # interrupted
+        return {}, {}
+
+    with pytest.raises(SystemExit):
+        start("preprocess", work, fingerprint=None)
+    assert "took over this run, so this program ends\n" in capsys.readouterr().err
+    assert stages.success(str(tmp_path), "preprocess") is None
 
 
 def test_another_fingerprint_replaces_the_stage_and_all_its_files(

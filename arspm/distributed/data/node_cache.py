@@ -29,6 +29,7 @@ import pyarrow.parquet as pq
 
 from arspm.corpus import schema
 from arspm.distributed.data.readings import Reading, kinds, read
+from arspm.runs.processes import boot_id
 
 MAX_DAYS = 7  # after which an entry that nobody used is removed
 _FORMAT = 1  # of entries; an entry of another format has another name
@@ -144,7 +145,7 @@ def _is_complete(entry: Path) -> bool:
     try:
         meta = json.loads((entry / _META).read_text())
         sizes = meta["bytes"].items()
-        return meta["boot"] == _boot() and all((entry / name).stat().st_size == size for name, size in sizes)
+        return meta["boot"] == boot_id() and all((entry / name).stat().st_size == size for name, size in sizes)
     except (OSError, ValueError, KeyError, AttributeError):
         return False
 
@@ -166,7 +167,7 @@ def _write(reading: Reading, types: Types, entry: Path) -> None:
         clip_ids = _fill(reading, columns)
         pq.write_table(pa.table({schema.CLIP_ID: clip_ids}), partial / _IDS)
         sizes = {path.name: path.stat().st_size for path in partial.iterdir()}
-        (partial / _META).write_text(json.dumps({"boot": _boot(), "columns": list(columns), "bytes": sizes}))
+        (partial / _META).write_text(json.dumps({"boot": boot_id(), "columns": list(columns), "bytes": sizes}))
         partial.rename(entry)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -236,9 +237,3 @@ def _reserve(path: Path) -> None:
     """Allocate a file's blocks, so that a full disk is an error here and not a bus error when the array is written."""
     with path.open("r+b") as file:
         os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-
-
-def _boot() -> str:
-    """Return the id of the machine's last boot, "" where the kernel does not tell it."""
-    path = Path("/proc/sys/kernel/random/boot_id")
-    return path.read_text().strip() if path.exists() else ""
