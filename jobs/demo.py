@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from arspm.report.words import format_duration
@@ -14,18 +15,21 @@ from jobs.commands.chain import submit
 from jobs.commands.data import synth
 
 NUM_SPEAKERS, CLIPS_PER_SPEAKER = 240, 3
+FPS = 5  # a face is looked for in three frames of a clip, and nobody watches these
 
 
 def demo(folder: Path, preset: str, num_speakers: int) -> None:
     """Write synthetic clips beside the folder unless they exist, then run or resume the chain in the folder."""
     started = time.monotonic()
     clips = folder.with_name(folder.name + "-clips")
-    if not clips.exists():
-        print(f"writing clips of {num_speakers} synthetic speakers to {clips}", flush=True)
-        synth(str(clips), num_speakers=num_speakers, clips_per_speaker=CLIPS_PER_SPEAKER, seed=0)
     own_head = head.current() is None
-    print(f"Ray answers at {head.up().address}", flush=True)
     try:
+        with ThreadPoolExecutor(1) as beside:  # a head mostly waits while it starts
+            running = beside.submit(head.up)
+            if not clips.exists():
+                print(f"writing clips of {num_speakers} synthetic speakers to {clips}", flush=True)
+                synth(str(clips), num_speakers=num_speakers, clips_per_speaker=CLIPS_PER_SPEAKER, seed=0, fps=FPS)
+            print(f"Ray answers at {running.result().address}", flush=True)
         submit(
             run=str(folder),
             csv=str(clips / "avspeech.csv"),

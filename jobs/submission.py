@@ -17,10 +17,10 @@ from arspm import storage
 from arspm.config import Config, ResourceRequest, Workers
 from arspm.runs import reused
 from arspm.runs.lease import Holder
-from arspm.runs.processes import process_name
 from arspm.runs.provenance import COMMIT_FILE, code_commit, own_invocation
 from arspm.runs.stages import STAGES
-from cluster import client, events, head
+from cluster import client, events
+from cluster.head import find_head
 from cluster.package import stage_package
 
 CONFIGS = "configs"  # folder of a run
@@ -66,11 +66,9 @@ def lease_holder(jobs_client: Any, address: str, config: Config, invocation: Map
 
     invocation: as in `submitted_by`.
     """
-    own = head.current()
-    process = process_name(own.pid) if own is not None and own.address == client.normalize_address(address) else ""
     asked = (invocation or own_invocation()) if config.provenance == "all" else {}
     user = f"{asked['user']}@{asked['host']}" if {"user", "host"} <= asked.keys() else ""
-    return Holder(client.session(jobs_client), address, process, user)
+    return Holder(client.session(jobs_client), address, user)
 
 
 def sharing(holder: Holder) -> list[str]:
@@ -133,7 +131,7 @@ def total_resources(*groups: tuple[int, ResourceRequest]) -> Resources:
 
 def own_cluster_address() -> str:
     """Return the URL of the Jobs API of the cluster that this process runs on."""
-    address = head.find_head()
+    address = find_head()
     if address is None:
         import ray
 

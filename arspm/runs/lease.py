@@ -2,9 +2,9 @@
 
 A *claim* is a file `_lease/<number>.json`, written with put-if-absent; the highest number counts. The drivers and jobs
 of the cluster that wrote it are the lease's members. Each keeps rewriting its own file `_lease/<number>-<member>.json`
-and removes it at its end. Another cluster may write the next number when the claim has no members left, when the
-process that the claim names has ended on this same machine, or when no member's file has changed for EXPIRY_SECONDS.
-That time is measured by whoever watches, so clocks are never compared.
+and removes it at its end. Another cluster may write the next number when the claim has no members left, when all their
+processes ran on this same machine and have ended, or when no member's file has changed for EXPIRY_SECONDS. That time is
+measured by whoever watches, so clocks are never compared.
 
 A member notices a higher number within BEAT_SECONDS, and asks for it before it removes or completes anything. A process
 that was stopped for longer than EXPIRY_SECONDS may still write for that long after it continues.
@@ -23,7 +23,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timezone
 from typing import NamedTuple
 
@@ -50,25 +50,22 @@ class Holder(NamedTuple):
     """Who asks for a lease.
 
     cluster: an id that all drivers and jobs of a cluster have, and no other. where: its address, for messages.
-    process: the name (`process_name`) of a process without which the cluster is gone; "" if there is none to name.
     user: for messages; "" leaves it out.
     """
 
     cluster: str
     where: str
-    process: str = ""
     user: str = ""
 
 
 def this_process(user: str = "") -> Holder:
     """Return the holder for a process that belongs to no cluster, or to one that it does not know."""
-    return Holder(f"process-{uuid.uuid4().hex}", socket.gethostname(), process_name(os.getpid()), user)
+    return Holder(f"process-{uuid.uuid4().hex}", socket.gethostname(), user)
 
 
 class _Claim(BaseModel):
     cluster: str
     where: str
-    process: str
     user: str
     since: float  # Unix time, for messages
 
@@ -84,9 +81,10 @@ class LeaseLost(RuntimeError):
 class Lease:
     """A member's share in a lease. `lost`: why the lease is lost, "" while it is held."""
 
-    def __init__(self, run: str, number: int, member: str, interrupt: bool):
+    def __init__(self, run: str, cluster: str, number: int, member: str, interrupt: bool):
         self.lost = ""
-        self._run, self._number, self._member, self._interrupt = run, number, member, interrupt
+        self._run, self._cluster, self._number, self._member = run, cluster, number, member
+        self._interrupt = interrupt
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
         self._thread.start()
@@ -112,7 +110,7 @@ class Lease:
                 self._look()
                 if self.lost:
                     return self._end_process() if self._interrupt else None
-                storage.write_json(_member_file(self._run, self._number, self._member), {"beats": beats})
+                _write_member(self._run, self._number, self._member, beats)
             except Exception as error:  # the storage is away for everyone, so nobody can take over meanwhile
                 log.warning("%s: the lease could not be renewed: %s", self._run, error)
 
@@ -129,6 +127,8 @@ class Lease:
         found = _read(self._run)
         if found is None or found.number < self._number:
             self.lost = f"{self._run}: its lease was removed while this program worked on it"
+        elif found.claim.cluster == self._cluster:
+            self._number = found.number  # another member's claim, written when this one seemed to have ended
         elif found.number > self._number:
             self.lost = f"{self._run}: {_described(found.claim)} took over this run, so this program ends"
 
@@ -155,7 +155,7 @@ def hold(
     run = stages.parent_run(run)
     member = uuid.uuid4().hex[:12]
     number = _acquire(run, holder, member, say)
-    lease = Lease(run, number, member, interrupt)
+    lease = Lease(run, holder.cluster, number, member, interrupt)
     try:
         yield lease
     except BaseException:
@@ -171,8 +171,8 @@ def describe(run: str) -> str:
     found = _read(stages.parent_run(run))
     if found is None or not found.members:
         return ""
-    gone = "; that cluster is gone" if has_ended(found.claim.process) else ""
-    return f"{_described(found.claim)} works on this run since {_time(found.claim.since)}{gone}"
+    state = "worked on this run from" if _all_ended(found.members) else "works on this run since"
+    return f"{_described(found.claim)} {state} {_time(found.claim.since)}"
 
 
 class _Found(NamedTuple):
@@ -189,10 +189,10 @@ def _acquire(run: str, holder: Holder, member: str, say: Callable[[str], None]) 
     while True:
         found = _read(run)
         number = 1 if found is None else found.number + 1
-        if found is not None and found.members and not has_ended(found.claim.process):
-            if found.claim.cluster == holder.cluster:
-                storage.write_json(_member_file(run, found.number, member), {"beats": 1})
-                return found.number
+        if found is not None and found.members and found.claim.cluster == holder.cluster:
+            _write_member(run, found.number, member)
+            return found.number
+        if found is not None and not _all_ended(found.members):
             now = time.monotonic()
             if watched != found.number:
                 watched, seen, unchanged_since = found.number, found.members, now
@@ -215,12 +215,11 @@ def _acquire(run: str, holder: Holder, member: str, say: Callable[[str], None]) 
 def _claim(run: str, number: int, holder: Holder, member: str) -> bool:
     """Write a claim, with its first member. Return whether this number was still free."""
     claim = _Claim(**holder._asdict(), since=time.time())
-    first = _member_file(run, number, member)
-    storage.write_json(first, {"beats": 1})  # before the claim, because a claim without members has ended
+    _write_member(run, number, member)  # before the claim, because a claim without members has ended
     uri = storage.join(run, FOLDER, f"{number}.json")
     data = (claim.model_dump_json(indent=2) + "\n").encode()
     if not storage.put_if_absent(uri, data):
-        storage.remove(first)
+        storage.remove(_member_file(run, number, member))
         return False
     if storage.put_if_absent(uri, data):
         storage.remove(uri)
@@ -249,6 +248,20 @@ def _read(run: str) -> _Found | None:
         raise ValueError(f"{uri}: not a lease; remove the folder if nobody works on this run") from None
     members = {name: data for name, data in found.items() if (match := _MEMBER.match(name)) and int(match[1]) == number}
     return _Found(number, claim, members)
+
+
+def _write_member(run: str, number: int, member: str, beats: int = 1) -> None:
+    storage.write_json(_member_file(run, number, member), {"beats": beats, "process": process_name(os.getpid())})
+
+
+def _all_ended(members: Mapping[str, bytes]) -> bool:
+    """Return whether all members' processes have certainly ended. A damaged file's has not."""
+    processes = []
+    for data in members.values():
+        with contextlib.suppress(ValueError):
+            content = json.loads(data)
+            processes.append(content.get("process") if isinstance(content, dict) else None)
+    return len(processes) == len(members) and all(isinstance(each, str) and has_ended(each) for each in processes)
 
 
 def _member_file(run: str, number: int, member: str) -> str:

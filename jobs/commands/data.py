@@ -25,6 +25,7 @@ def synth(
     num_speakers: Annotated[int, typer.Option(min=1, help="Number of synthetic speakers.")] = 100,
     clips_per_speaker: Annotated[int, typer.Option(min=1, help="Clips of each speaker.")] = 3,
     seed: Annotated[int, typer.Option(min=0, help="Seed; another seed gives other speakers.")] = 0,
+    fps: Annotated[int, typer.Option(min=1, help="Frames per second; half of them take half the time.")] = 10,
 ) -> None:
     """Write talking-head clips of synthetic speakers, in the AVSpeech format."""
     from arspm.synthetic.films import write_corpus
@@ -42,6 +43,6 @@ def synth(
             print(f"{done} of {total} clips, about {(now - started) * (total - done) / done:.0f} s left", flush=True)
 
     summary = write_corpus(
-        out, num_speakers=num_speakers, clips_per_speaker=clips_per_speaker, seed=seed, progress=show
+        out, num_speakers=num_speakers, clips_per_speaker=clips_per_speaker, seed=seed, fps=fps, progress=show
     )
     print(f"wrote {summary.num_clips} clips of {summary.num_speakers} synthetic speakers to {out}")

@@ -131,8 +131,8 @@ def test_a_stage_whose_lease_was_taken_over_ends_without_a_manifest(
     monkeypatch.setattr(lease, "BEAT_SECONDS", 0.1)
 
     def work(config: Config, run: str, fingerprint: str) -> tuple[dict[str, Any], dict[str, Any]]:
-        claim = tmp_path / lease.FOLDER / "1.json"
-        (tmp_path / lease.FOLDER / "2.json").write_bytes(claim.read_bytes())
+        claim = json.loads((tmp_path / lease.FOLDER / "1.json").read_text())
+        (tmp_path / lease.FOLDER / "2.json").write_text(json.dumps(claim | {"cluster": "session_b"}))
         time.sleep(60)  # interrupted
         return {}, {}
 

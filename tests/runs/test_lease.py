@@ -103,6 +103,9 @@ def test_the_lease_of_a_killed_holder_on_another_machine_expires(run: str) -> No
     with holding(run, A) as other:
         other.send_signal(signal.SIGKILL)
         other.wait()
+        [member] = [name for name in storage.files_below(storage.join(run, lease.FOLDER)) if "-" in name]
+        uri = storage.join(run, lease.FOLDER, member)
+        storage.write_json(uri, storage.read_json(uri) | {"process": "another boot/pid:[4026531836]/7/7"})
         started = time.monotonic()
         with lease.hold(run, B, say=told.append) as held:
             held.require()
@@ -112,19 +115,31 @@ def test_the_lease_of_a_killed_holder_on_another_machine_expires(run: str) -> No
     ]
 
 
-def test_the_lease_of_a_process_that_ended_on_this_machine_is_free_at_once(run: str) -> None:
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as head:
-        named = A._replace(process=process_name(head.pid))
-        with holding(run, named) as other:
-            other.send_signal(signal.SIGKILL)
-            other.wait()
-            assert not has_ended(named.process)
-            head.kill()
-            head.wait()
-            assert "that cluster is gone" in lease.describe(run)
-            told: list[str] = []
-            with lease.hold(run, B, say=told.append):
-                assert told == []
+def test_the_lease_of_processes_that_ended_on_this_machine_is_free_at_once(run: str) -> None:
+    told: list[str] = []
+    with holding(run, A) as driver, holding(run, A) as job:
+        driver.send_signal(signal.SIGKILL)
+        driver.wait()
+        with pytest.raises(LeaseHeld), lease.hold(run, B):
+            pass
+        job.send_signal(signal.SIGKILL)
+        job.wait()
+        assert "worked on this run from" in lease.describe(run)
+        with lease.hold(run, B, say=told.append):
+            assert told == []
+
+
+def test_a_cluster_comes_back_to_its_own_lease(run: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A driver was stopped for so long that its job found no sign of life, and wrote the cluster's next claim."""
+    monkeypatch.setattr(lease, "BEAT_SECONDS", 60.0)
+    with lease.hold(run, A) as driver:
+        for name in storage.files_below(storage.join(run, lease.FOLDER)):
+            if "-" in name:
+                storage.remove(storage.join(run, lease.FOLDER, name))
+        with lease.hold(run, A) as job:
+            driver.require()
+            job.require()
+            assert storage.exists(storage.join(run, lease.FOLDER, "2.json"))
 
 
 def test_whoever_is_stopped_for_too_long_ends_with_one_line_when_it_continues(run: str) -> None:
@@ -156,8 +171,7 @@ def test_a_member_that_does_not_react_to_the_interrupt_is_ended(tmp_path: Path) 
 
 
 def test_a_loser_is_told_before_it_completes_anything(run: str) -> None:
-    lost = Holder("session_c", "c", process_name(os.getpid()))
-    with lease.hold(run, lost) as held:
+    with lease.hold(run, Holder("session_c", "c")) as held:
         data = storage.read_bytes(storage.join(run, lease.FOLDER, "1.json"))
         storage.write_bytes(storage.join(run, lease.FOLDER, "2.json"), data.replace(b"session_c", b"session_d"))
         with pytest.raises(LeaseLost, match="took over this run"):
