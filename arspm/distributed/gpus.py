@@ -1,5 +1,7 @@
 """Check that a process which was promised a GPU sees one, and say in one line why it does not.
 
+`python -m arspm.distributed.gpus` checks the node that it runs on.
+
 Ray believes what it was started with: on a node whose container, driver or torch is wrong it still counts GPUs and
 sends work there. `explain` reads only files, so it needs neither torch nor a GPU.
 """
@@ -11,6 +13,7 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -150,3 +153,14 @@ def _node() -> str:
     import ray.util
 
     return f"{socket.gethostname()} ({ray.util.get_node_ip_address()})"
+
+
+def main() -> None:
+    try:
+        require_gpu()
+    except NoGpu as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
