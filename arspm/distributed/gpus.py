@@ -72,8 +72,8 @@ def explain(
 ) -> str:
     """Return why torch sees no GPU, in one line with what to do.
 
-    `version`, `cuda`: torch's and that of the CUDA that it is built with, None for a build without. `own_words`: torch's
-    own error, the answer if nothing else explains it. `root`: where the node's files are.
+    `version`, `cuda`: torch's and that of the CUDA that it is built with, None for a build without. `own_words`:
+    torch's own error, the answer if nothing else explains it. `root`: where the node's files are.
     """
     if cuda is None:
         return f"torch {version} is a build without CUDA; install torch with CUDA there, or use the image with CUDA"

@@ -91,7 +91,10 @@ def test_slurms_signal_before_the_time_limit_reaches_the_chain(tmp_path: Path, w
 @pytest.mark.parametrize(
     ("variables", "line"),
     [
-        ({"ARSPM_INTERFACE": "ib9"}, "error: HOST: no network interface ib9 with an IPv4 address; there is: lo 127.0.0.1"),
+        (
+            {"ARSPM_INTERFACE": "ib9"},
+            "error: HOST: no network interface ib9 with an IPv4 address; there is: lo 127.0.0.1",
+        ),
         ({"SLURM_GPUS_ON_NODE": "1", "CUDA_VISIBLE_DEVICES": ""}, "error: torch sees no GPU on node HOST ("),
     ],
 )
@@ -112,7 +115,12 @@ def test_a_requeued_job_appends_to_its_log() -> None:
 
 @pytest.mark.parametrize(
     ("name", "chosen"),
-    [("", "eno1 10.0.0.7"), ("ib0", "ib0 192.168.4.7"), ("public", "public 8.8.8.8"), ("docker0", "docker0 172.17.0.1")],
+    [
+        ("", "eno1 10.0.0.7"),
+        ("ib0", "ib0 192.168.4.7"),
+        ("public", "public 8.8.8.8"),
+        ("docker0", "docker0 172.17.0.1"),
+    ],
 )
 def test_the_interface_is_the_named_one_or_the_first_private_one(name: str, chosen: str) -> None:
     found = ["lo 127.0.0.1", "docker0 172.17.0.1", "public 8.8.8.8", "eno1 10.0.0.7", "ib0 192.168.4.7"]
