@@ -54,6 +54,7 @@ def submit_run(
     reused stage that is not what its manifest lists.
     """
     inputs = inventory.find_inputs(config)
+    storage.require_empty_files(run)
     if config.gender.weights:
         find_gender_weights(config, run)  # now, because preprocessing comes first and may take hours
     fingerprints = stages.fingerprints(config, inputs.hash)
