@@ -71,6 +71,9 @@ def test_a_worker_without_its_gpu_ends_the_training_before_nccl_starts() -> None
     with pytest.raises(gpus.NoGpu, match="driver 525, needs 580"):
         backend_setup.BackendSetupCallback(config).after_execution_group_start(SimpleNamespace(execute=execute))  # type: ignore[arg-type]
     assert len(called) == 1, "nothing ran before the check"
+    passes = ray.cloudpickle.loads(ray.cloudpickle.dumps(ray_private.torch_config("nccl", lambda: None)))
+    with pytest.raises(AttributeError, match="execute_single"):  # Train's own start follows, which needs real workers
+        backend_setup.BackendSetupCallback(passes).after_execution_group_start(SimpleNamespace(execute=execute))  # type: ignore[arg-type]
     assert inspect.signature(ExecutionGroup.execute).parameters.keys() == {"self", "fn", "fn_args", "fn_kwargs"}
 
     policy = default.DefaultFailurePolicy(ray.train.FailureConfig(max_failures=0))
