@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 _SIOCGIFADDR = 0x8915  # Linux' request for an interface's IPv4 address, see netdevice(7)
-_LOCAL = ("lo", "docker", "br-", "veth", "virbr", "vnet", "cni", "flannel", "cali", "podman", "lxc")
+_LOCAL = ("docker", "br-", "veth", "virbr", "vnet", "cni", "flannel", "cali", "podman", "lxc")
 
 
 class Interface(NamedTuple):
@@ -49,7 +49,8 @@ def choose(found: Sequence[Interface], name: str) -> Interface:
                 return each
         raise ValueError(f"no network interface {name} with an IPv4 address; there is: {there}")
     for each in found:
-        if ipaddress.ip_address(each.address).is_private and not each.name.startswith(_LOCAL):
+        address = ipaddress.ip_address(each.address)
+        if address.is_private and not (address.is_loopback or address.is_link_local or each.name.startswith(_LOCAL)):
             return each
     raise ValueError(f"no network interface has a private IPv4 address; name one by ARSPM_INTERFACE, of: {there}")
 

@@ -49,7 +49,7 @@ def _require_s3_in_pyarrow(uri: str) -> None:
     except ImportError:
         raise ValueError(
             f"{display_uri(uri)}: pyarrow {pyarrow.__version__} was built without S3; install a build with it, such as "
-            "pip's wheel (pip install --force-reinstall --no-deps pyarrow) or conda-forge's libarrow-all, on every node"
+            "pip's wheel (pip install --force-reinstall --no-deps pyarrow) or conda-forge's, on every node"
         ) from None
 
 

@@ -123,7 +123,14 @@ def test_a_requeued_job_appends_to_its_log() -> None:
     ],
 )
 def test_the_interface_is_the_named_one_or_the_first_private_one(name: str, chosen: str) -> None:
-    found = ["lo 127.0.0.1", "docker0 172.17.0.1", "public 8.8.8.8", "eno1 10.0.0.7", "ib0 192.168.4.7"]
+    found = [
+        "lo 127.0.0.1",
+        "docker0 172.17.0.1",
+        "public 8.8.8.8",
+        "usb0 169.254.3.1",
+        "eno1 10.0.0.7",
+        "ib0 192.168.4.7",
+    ]
     assert interface.choose([interface.Interface(*each.split()) for each in found], name) == tuple(chosen.split())
 
 
