@@ -57,6 +57,7 @@ def submit_run(
     LeaseLost, after its jobs were stopped, if one has taken over.
     """
     inputs = inventory.find_inputs(config)
+    storage.require_empty_files(run)
     if config.gender.weights:
         find_gender_weights(config, run)  # now, because preprocessing comes first and may take hours
     fingerprints = stages.fingerprints(config, inputs.hash)

@@ -21,6 +21,8 @@ QUOTING_SLOW_DOWN = "503 SlowDown that quotes the request's credentials"
 DENIED = "403 SignatureDoesNotMatch that quotes the request's credentials"
 NO_SUCH_UPLOAD = "404 NoSuchUpload"
 NONE_DELETED = "200, with an error for the object to delete"
+NO_EMPTY_OBJECT = "400 for an object of 0 bytes"
+NOT_IMPLEMENTED = "501 NotImplemented"
 RESET = "a reset before the reply"
 STALL = "no reply"
 # With these faults, the server has processed the request.
@@ -50,6 +52,8 @@ REPLIES = {
     ),
     QUOTING_SLOW_DOWN: (503, ERROR.format("SlowDown", "Too many requests of {key} with {token}.", "")),
     NO_SUCH_UPLOAD: (404, ERROR.format("NoSuchUpload", "The specified multipart upload does not exist.", "")),
+    NO_EMPTY_OBJECT: (400, ERROR.format("InvalidArgument", "Object must not be empty.", "")),
+    NOT_IMPLEMENTED: (501, ERROR.format("NotImplemented", "A header implies functionality not implemented.", "")),
     NONE_DELETED: (
         200,
         "<DeleteResult><Error><Key>a</Key><Code>InternalError</Code><Message>again</Message></Error></DeleteResult>",

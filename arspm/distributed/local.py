@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import ray.data
-import torch
 
 from arspm.config import Config, Recipe, Tasks, Workers
+from arspm.distributed import gpus
 from arspm.distributed.data.ingest import configure_ray_data, original_errors
 from arspm.distributed.train import rows as training
 from arspm.distributed.train.feed import open_feed
@@ -72,7 +72,7 @@ def train(stage: str, config: Config, run: str, rows: Rows, folder: Path) -> Non
     """Train a stage's network in this process, as a single worker, and write the last checkpoint into a folder."""
     workers: Workers = getattr(config.resources, stage)
     recipe: Recipe = getattr(config.training, stage)
-    context = WorkerContext(device=torch.device("cuda" if workers.gpus else "cpu"))
+    context = WorkerContext(device=gpus.device(workers.gpus))
     feed = open_feed(stage, config, rows, context, share=None)
     task = training.make_task(stage, config, run, context.device, rows)
     reports = training.train(stage, config, rows, task, context, feed=feed, resume=None)

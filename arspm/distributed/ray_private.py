@@ -14,12 +14,13 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ray.data import DataContext
+    from ray.train.torch import TorchConfig
     from ray.tune.schedulers import TrialScheduler
 
 log = logging.getLogger(__name__)
@@ -75,6 +76,31 @@ def nodes_lost_with_notice() -> set[str]:
 
     reasons = (NodeDeathInfo.EXPECTED_TERMINATION, NodeDeathInfo.AUTOSCALER_DRAIN_PREEMPTED)
     return {node["NodeID"] for node in ray.nodes() if not node["Alive"] and node["DeathReason"] in reasons}
+
+
+def torch_config(backend: str, check: Callable[[], None]) -> TorchConfig:
+    """Return Ray Train's torch configuration, with a check that every worker makes before its process group.
+
+    An error of the check ends the training; Train does not retry it.
+
+    Needs: a backend's `on_start` to get a group of workers whose `execute` calls a function on each of them.
+    Why: the function that a worker runs starts after its process group. Without a GPU, NCCL fails there, with a text
+    that names neither the node nor the reason, and that looks like a lost connection.
+    If it breaks: see BackendSetupCallback in ray/train/v2/_internal/callbacks/backend_setup.py.
+    """
+    from ray.train.torch import TorchConfig
+
+    class CheckedBackend(TorchConfig().backend_cls):  # type: ignore[misc]
+        def on_start(self, worker_group: Any, backend_config: Any) -> None:
+            worker_group.execute(check)
+            super().on_start(worker_group, backend_config)
+
+    class CheckedConfig(TorchConfig):
+        @property
+        def backend_cls(self) -> Any:
+            return CheckedBackend
+
+    return CheckedConfig(backend=backend)
 
 
 def listed_checkpoints(folder: str) -> set[str] | None:

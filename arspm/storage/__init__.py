@@ -1,7 +1,7 @@
 """Files under a URI, local or on S3. `uris` checks URIs, `files` reads and writes, `retries` repeats failed operations.
 
-`clients` makes the file systems behind them, `listing` lists large trees, and `local_files` writes local files
-atomically.
+`clients` makes the file systems behind them, `listing` lists large trees, `local_files` writes local files atomically,
+and `requirements` checks what a store can do.
 """
 
 from arspm.storage.clients import arrow_filesystem, filesystem
@@ -25,6 +25,7 @@ from arspm.storage.files import (
     write_json,
 )
 from arspm.storage.listing import FILES, list_files
+from arspm.storage.requirements import require_empty_files
 from arspm.storage.retries import StorageUnavailable, retried
 from arspm.storage.uris import absolute, is_remote, is_s3, join, run_uri
 
@@ -52,6 +53,7 @@ __all__ = [
     "read_model",
     "remove",
     "remove_files",
+    "require_empty_files",
     "retried",
     "run_uri",
     "upload",

@@ -10,7 +10,7 @@ import fsspec
 import pyarrow.fs
 
 from arspm.storage import retries
-from arspm.storage.uris import check, is_remote, is_s3, local_path
+from arspm.storage.uris import check, display_uri, is_remote, is_s3, local_path
 
 
 def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -37,12 +37,30 @@ def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     return fs, fs._strip_protocol(uri)
 
 
+def _require_s3_in_pyarrow(uri: str) -> None:
+    """Raise ValueError, in one line, if the URI is on S3 and pyarrow was built without S3.
+
+    Some builds of conda and of computing centres are.
+    """
+    if not is_s3(uri):
+        return
+    try:
+        from pyarrow.fs import S3FileSystem  # noqa: F401
+    except ImportError:
+        raise ValueError(
+            f"{display_uri(uri)}: pyarrow {pyarrow.__version__} was built without S3; install a build with it, such as "
+            "pip's wheel (pip install --force-reinstall --no-deps pyarrow) or conda-forge's, on every node"
+        ) from None
+
+
 def arrow_filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
     """Return pyarrow's own file system, which is faster for large Parquet files, and the path in it.
 
-    Wrap this call and calls on the file system in `retried`. Raises ValueError for an invalid URI.
+    Wrap this call and calls on the file system in `retried`. Raises ValueError for an invalid URI, or for one on S3 if
+    pyarrow was built without it.
     """
     check(uri)
+    _require_s3_in_pyarrow(uri)
     if not is_remote(uri):
         return pyarrow.fs.LocalFileSystem(), local_path(uri)
     if not is_s3(uri):

@@ -30,7 +30,7 @@ _TRANSIENT |= {"XAmzContentSHA256Mismatch", "NoSuchUpload"}
 # pyarrow raises plain OSErrors: only their text tells them apart.
 _ARROW_TRANSIENT = re.compile(
     r"AWS Error (NETWORK_CONNECTION|SLOW_DOWN|THROTTLING|INTERNAL_FAILURE|SERVICE_UNAVAILABLE|REQUEST_TIMEOUT"
-    r"|UNKNOWN \(HTTP status (408|429|5\d\d)\))"
+    r"|UNKNOWN \(HTTP status (408|429|5(?!01)\d\d)\))"
 )
 _ARROW_DENIED = re.compile(
     r"AWS Error (ACCESS_DENIED|SIGNATURE_DOES_NOT_MATCH|INVALID_ACCESS_KEY_ID|INVALID_CLIENT_TOKEN_ID"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shlex
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +14,10 @@ import pytest
 import yaml
 from moto.utilities.utils import load_resource
 from ray.autoscaler._private.aws import node_provider
+from ray.autoscaler._private.command_runner import DockerCommandRunner
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 from ray.autoscaler._private.util import prepare_config
+from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
 
 REPO = Path(__file__).parents[2]
 TOOLS = Path(sys.executable).parent  # hadolint and shellcheck are installed beside Python
@@ -86,6 +90,31 @@ def launcher_environment() -> dict[str, str]:
     """Return the variables that the launcher adds to the image's environment."""
     words = [shlex.split(option) for option in launcher()["docker"]["run_options"]]
     return dict(word.split("=", 1) for flag, word in words if flag == "--env")
+
+
+def container_start(group: str, runtimes: str = "runc", gpus: bool = False) -> list[str]:
+    """Return the words of `docker run` on a new node of a group, from the launcher's own code.
+
+    runtimes: those of the node's Docker. gpus: whether nvidia-smi finds one there.
+    """
+    config, commands = launcher(), []
+    docker = AutoscalingConfig(config, skip_content_hash=True).get_docker_config(group)
+
+    def over_ssh(command: str, **_: Any) -> bytes:
+        commands.append(command)
+        if command == "nvidia-smi" and not gpus:
+            raise RuntimeError("nvidia-smi: command not found")
+        if ".Runtimes" in command:
+            return runtimes.encode()
+        environment = [f"{name}={value}" for name, value in image_environment().items()]
+        return json.dumps(environment).encode() if ".Config.Env" in command else b""
+
+    own = {"auth_config": config["auth"], "cluster_name": config["cluster_name"], "use_internal_ip": False}
+    runner = DockerCommandRunner(docker, log_prefix="", node_id="", provider=None, process_runner=subprocess, **own)
+    runner.ssh_command_runner.run = over_ssh
+    runner.run_init(as_head=group == config["head_node_type"], file_mounts=config["file_mounts"], sync_run_yet=True)
+    [start] = [shlex.split(command) for command in commands if command.startswith("docker run ")]
+    return start
 
 
 def image_environment() -> dict[str, str]:

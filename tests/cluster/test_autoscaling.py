@@ -40,7 +40,11 @@ def autoscaling() -> dict[str, Any]:
     for name, kind in config["available_node_types"].items():
         resources = {**kind["resources"], "object_store_memory": 200_000_000}
         resources |= {"CPU": CPUS} if name != "head" else {}
-        types[FAKE_HEAD_NODE_TYPE if name == "head" else name] = kind | {"resources": resources, "node_config": {}}
+        types[FAKE_HEAD_NODE_TYPE if name == "head" else name] = kind | {
+            "resources": resources,
+            "node_config": {},
+            "docker": {},
+        }
     return config | {
         # Named by its class: the name "fake_multinode" needs a file that Ray's wheel lacks.
         "provider": {"type": "external", "module": FAKE, "launch_multiple": True, "head_node_id": FAKE_HEAD_NODE_ID}

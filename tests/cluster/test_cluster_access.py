@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
-import subprocess
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
-from ray.autoscaler._private.command_runner import DockerCommandRunner
 
 from cluster import tls
 from cluster.access import token_file
@@ -19,8 +15,8 @@ from tests.cluster.cluster_files import (
     DOCKERFILE,
     SBATCH,
     STORAGE,
+    container_start,
     environment,
-    image_environment,
     launcher,
     launcher_environment,
     manifest,
@@ -72,31 +68,17 @@ def test_no_pod_runs_as_root_or_can_become_root() -> None:
             assert context == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 
 
-@pytest.mark.parametrize("as_head", [True, False])
+@pytest.mark.parametrize("group", launcher()["available_node_types"])
 def test_the_launcher_mounts_token_and_authority_at_the_paths_that_the_container_uses(
-    as_head: bool, monkeypatch: pytest.MonkeyPatch
+    group: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Runs the launcher's own code that starts the container, for a machine that has the image and no container yet."""
-    config, commands = launcher(), []
-
-    def over_ssh(command: str, **_: Any) -> bytes:
-        commands.append(command)
-        environment = [f"{name}={value}" for name, value in image_environment().items()]
-        return json.dumps(environment).encode() if ".Config.Env" in command else b""
-
-    own = {"auth_config": config["auth"], "cluster_name": config["cluster_name"], "use_internal_ip": False}
-    runner = DockerCommandRunner(
-        config["docker"], log_prefix="", node_id="", provider=None, process_runner=subprocess, **own
-    )
-    monkeypatch.setattr(runner.ssh_command_runner, "run", over_ssh)
-    runner.run_init(as_head=as_head, file_mounts=config["file_mounts"], sync_run_yet=True)
-    [start] = [shlex.split(command) for command in commands if command.startswith("docker run ")]
+    config, start = launcher(), container_start(group)
     mounted = {word.rpartition(":")[2] for flag, word in pairwise(start) if flag == "-v"}
 
     [user] = re.findall(r"useradd .* (\w+) ", DOCKERFILE.read_text())
     monkeypatch.setenv("HOME", f"/home/{user}")  # as Docker sets it for the image's user
     monkeypatch.delenv("RAY_AUTH_TOKEN_PATH")
-    start_commands = config["head_start_ray_commands" if as_head else "worker_start_ray_commands"]
+    start_commands = config["head_start_ray_commands" if group == "head" else "worker_start_ray_commands"]
     [authority] = [Path(shlex.split(each)[4]).expanduser() for each in start_commands if "cluster.tls node" in each]
     assert mounted == {str(token_file()), str(authority)}
     folders = re.search(r"install --directory --owner=(\w+) .* --mode=700 (.*)$", DOCKERFILE.read_text(), re.MULTILINE)

@@ -25,6 +25,7 @@ from tests.cluster.cluster_files import (
     SBATCH,
     STORAGE,
     TOOLS,
+    container_start,
     environment,
     launcher,
     launcher_environment,
@@ -63,13 +64,13 @@ def test_all_files_use_the_projects_versions() -> None:
     python = re.search(r"^FROM python:(\d+\.\d+)-", DOCKERFILE.read_text(), re.MULTILINE)[1]
 
     texts = {path.name: path.read_text() for path in [*FILES, DOCUMENT]}
-    tags = [(name, tag) for name, text in texts.items() for tag in re.findall(r"/arspm:([\w.-]+)", text)]
+    tags = [(name, tag) for name, text in texts.items() for tag in re.findall(r"/arspm(?:-cpu)?:([\w.-]+)", text)]
     assert {name for name, _ in tags} == {"Dockerfile", "ray_cluster.yaml", "raycluster.yaml", "cluster.md"}
     assert {tag for _, tag in tags} == {project}
-    images = {launcher()["docker"]["image"]}
-    for pod in pods().values():
-        images |= {container["image"] for container in pod["initContainers"] + pod["containers"]}
-    assert images == {f"registry.example.com/arspm:{project}"}
+    for name, pod in pods().items():
+        image = f"registry.example.com/{'arspm' if name.startswith('gpu') else 'arspm-cpu'}:{project}"
+        assert {each["image"] for each in pod["initContainers"] + pod["containers"]} == {image}
+        assert container_start(name)[-2:] == [image, "bash"]
 
     assert ray_cluster()["rayVersion"] == pins["ray"]
     mypy = tomllib.loads((REPO / "pyproject.toml").read_text())["tool"]["mypy"]["python_version"]

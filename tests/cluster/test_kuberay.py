@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -243,6 +244,15 @@ def test_a_job_with_its_own_cluster_is_checked_completely(values: dict[str, Any]
 def test_the_job_selects_the_cluster_of_the_other_manifest() -> None:
     cluster, job = changed("RayCluster"), changed("RayJob")
     assert job["spec"]["clusterSelector"] == {"ray.io/cluster": cluster["metadata"]["name"]}
+
+
+def test_the_documented_options_for_redis_are_accepted() -> None:
+    text = (MANIFESTS.parents[1] / "docs/cluster.md").read_text()
+    [block] = [each for each in re.findall(r"^```yaml\n(.*?)^```", text, re.M | re.S) if "redisAddress" in each]
+    [(name, options)] = yaml.safe_load(block).items()
+    assert mistakes(changed("RayCluster", **{f"spec/{name}": options})) == []
+    options["redisAdress"] = options.pop("redisAddress")
+    assert mistakes(changed("RayCluster", **{f"spec/{name}": options})) != []
 
 
 def test_a_pods_grace_period_covers_rays_draining() -> None:

@@ -19,7 +19,7 @@ import ray.train
 from ray.data import DataContext
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
-from arspm.distributed import ray_private
+from arspm.distributed import gpus, ray_private
 from arspm.distributed.train.launch import TRAIN_SETTINGS
 from arspm.distributed.tune.tuning import TUNE_SETTINGS
 
@@ -49,6 +49,36 @@ def test_the_throttled_context_can_be_sent_to_other_processes() -> None:
     ray_private.throttle_scheduler(context)
     code = "import ray, sys; ray.cloudpickle.loads(sys.stdin.buffer.read())"
     subprocess.run([sys.executable, "-c", code], input=ray.cloudpickle.dumps(context), cwd=ROOT, check=True)
+
+
+def test_a_worker_without_its_gpu_ends_the_training_before_nccl_starts() -> None:
+    """Train's own classes around it: they call `on_start` with the workers, and do not retry its error."""
+    from ray.train.v2._internal.callbacks import backend_setup
+    from ray.train.v2._internal.execution.failure_handling import default
+    from ray.train.v2._internal.execution.worker_group import ExecutionGroup
+
+    def check() -> None:
+        raise gpus.NoGpu("torch sees no GPU on node a (10.0.0.1): driver 525, needs 580")
+
+    def execute(function: Any, *arguments: Any, **named: Any) -> list[Any]:
+        called.append(function)
+        return [function(*arguments, **named)]
+
+    called: list[Any] = []
+    sent = ray.cloudpickle.dumps(ray_private.torch_config("nccl", check))
+    config = ray.cloudpickle.loads(sent)  # as it reaches Train's controller
+    assert config.backend == "nccl"
+    with pytest.raises(gpus.NoGpu, match="driver 525, needs 580"):
+        backend_setup.BackendSetupCallback(config).after_execution_group_start(SimpleNamespace(execute=execute))  # type: ignore[arg-type]
+    assert len(called) == 1, "nothing ran before the check"
+    passes = ray.cloudpickle.loads(ray.cloudpickle.dumps(ray_private.torch_config("nccl", lambda: None)))
+    with pytest.raises(AttributeError, match="execute_single"):  # Train's own start follows, which needs real workers
+        backend_setup.BackendSetupCallback(passes).after_execution_group_start(SimpleNamespace(execute=execute))  # type: ignore[arg-type]
+    assert inspect.signature(ExecutionGroup.execute).parameters.keys() == {"self", "fn", "fn_args", "fn_kwargs"}
+
+    policy = default.DefaultFailurePolicy(ray.train.FailureConfig(max_failures=0))
+    error = ray.train.ControllerError(gpus.NoGpu("no GPU"))
+    assert policy.make_decision(training_failed_error=error) == default.FailureDecision.RAISE
 
 
 def test_death_reasons_that_are_a_notice_have_their_numbers(monkeypatch: pytest.MonkeyPatch) -> None:

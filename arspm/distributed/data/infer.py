@@ -18,6 +18,7 @@ from arspm import storage
 from arspm.config import Config
 from arspm.corpus import genders, schema, tables
 from arspm.corpus.prune import RECEIPTS
+from arspm.distributed import gpus
 from arspm.distributed.local import map_with_actors
 from arspm.media import audio
 from arspm.media.jpeg import decode_jpeg, encode_jpeg
@@ -101,7 +102,7 @@ def predict(config: Config, run: str, split_name: str = "test") -> tuple[pa.Tabl
 
 
 class ShardActor:
-    """Base of the actors. Networks are loaded at first use, because Ray garbles a constructor's errors.
+    """Base of the actors. Device and networks are made at first use, because Ray garbles a constructor's errors.
 
     Calling an actor with an item writes one shard. It returns the file's "path" in the run, its "bytes" and "sha256",
     and the number of its "rows".
@@ -109,7 +110,10 @@ class ShardActor:
 
     def __init__(self, splits: dict[str, tables.Split], config: str, run: str):
         self._splits, self._config, self._run = splits, configuration.load(config), run
-        self._device = device(self._config)
+
+    @functools.cached_property
+    def _device(self) -> torch.device:
+        return device(self._config)
 
     def write_family(self, family: str, item: dict[str, Any], table: pa.Table) -> dict[str, Any]:
         """Write a shard of a family and its receipt. Returns the result of the call."""
@@ -240,10 +244,13 @@ def map_shards(
 
 
 def device(config: Config) -> torch.device:
-    """Return the device of an actor's network. Also limits torch to the configured number of threads."""
+    """Return the device of an actor's network. Also limits torch to the configured number of threads.
+
+    Raises NoGpu, in one line, if the actor was promised a GPU and torch sees none.
+    """
     if config.resources.threads_per_worker:
         torch.set_num_threads(config.resources.threads_per_worker)
-    return torch.device("cuda" if config.resources.infer.gpus else "cpu")
+    return gpus.device(config.resources.infer.gpus)
 
 
 def _arrow_array(values: Any) -> pa.Array:

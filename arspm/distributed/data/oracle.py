@@ -124,12 +124,15 @@ def true_causes(uri: str, video_ids: Sequence[str]) -> dict[str, np.ndarray]:
 class _OracleActor:
     """An actor that draws a speaker's people and averages their features.
 
-    Its networks are loaded at first use, because Ray garbles a constructor's errors.
+    Its device and networks are made at first use, because Ray garbles a constructor's errors.
     """
 
     def __init__(self, config: str, run: str):
         self._config, self._run = configuration.load(config), run
-        self._device = device(self._config)
+
+    @functools.cached_property
+    def _device(self) -> torch.device:
+        return device(self._config)
 
     @functools.cached_property
     def _network(self) -> VGGFace:

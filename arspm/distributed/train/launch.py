@@ -21,7 +21,7 @@ from arspm import config as configuration
 from arspm import storage
 from arspm.config import Config, Workers
 from arspm.corpus import filters
-from arspm.distributed import local, ray_private
+from arspm.distributed import gpus, local, ray_private
 from arspm.distributed.train.rows import Rows, gather_rows, require_measurable
 from arspm.distributed.train.worker import train_worker
 from arspm.report.training_words import kept_epoch
@@ -119,7 +119,7 @@ def fit_on_workers(
                 use_gpu=workers.gpus > 0,
                 resources_per_worker=workers.bundle,
             ),
-            torch_config=TorchConfig(backend="nccl" if workers.gpus else "gloo"),
+            torch_config=ray_private.torch_config("nccl", gpus.require_gpu) if workers.gpus else TorchConfig("gloo"),
             run_config=ray.train.RunConfig(
                 name=name,
                 storage_path=storage_path,

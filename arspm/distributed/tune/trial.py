@@ -21,6 +21,7 @@ from torch import nn
 from arspm import storage
 from arspm.config import Config, ResourceRequest, override
 from arspm.corpus import schema, tables
+from arspm.distributed import gpus
 from arspm.distributed.train import launch
 from arspm.distributed.train.feed import open_feed
 from arspm.distributed.train.metrics import Meter
@@ -79,7 +80,7 @@ def trial_config(config: Config, changes: Mapping[str, Any]) -> Config:
 
 
 def _in_this_actor(config: Config, setup: Setup, number: int) -> None:
-    worker = WorkerContext(device=torch.device("cuda" if config.resources.trial.gpus else "cpu"))
+    worker = WorkerContext(device=gpus.device(config.resources.trial.gpus))
     rows = gather_rows(STAGE, config, setup.run)
     feed = open_feed(STAGE, config, rows, worker, share=lambda make: make())
     task = encoder_task(config, setup.guides, worker.device)
