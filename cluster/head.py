@@ -34,6 +34,7 @@ from cluster.host import (
     is_head_process,
     listening_ports,
     machine_id,
+    mark_option,
     marked_processes,
     memory_bytes,
     private_directory,
@@ -181,7 +182,16 @@ def _start(
     }
     options |= {} if num_cpus is None else {"num-cpus": num_cpus}
     options |= {} if num_gpus is None else {"num-gpus": num_gpus}
-    command = [sys.executable, *_RAY, "start", "--head", "--block", "--no-monitor", "--disable-usage-stats"]
+    command = [
+        sys.executable,
+        mark_option(head.id),
+        *_RAY,
+        "start",
+        "--head",
+        "--block",
+        "--no-monitor",
+        "--disable-usage-stats",
+    ]
     command += [f"--{name}={value}" for name, value in options.items()]
     # Before its first process exists: `down` finds them by the mark, whatever happens to this process from here on.
     record.write(head)

@@ -34,7 +34,6 @@ def head_environment(address: str, extra: Mapping[str, str]) -> dict[str, str]:
         # new worker to import torch.
         "RAY_idle_worker_killing_time_threshold_ms": "120000",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the future default; otherwise every ray.init warns
-        "DO_NOT_TRACK": "1",  # MLflow's client, and others
         "GLOO_SOCKET_IFNAME": loopback,
         "NCCL_SOCKET_IFNAME": loopback,
     }

@@ -11,18 +11,30 @@ from pathlib import Path
 from typing import Any
 
 import ray  # noqa: F401  makes its own copy of psutil importable
-from psutil import CONN_LISTEN, STATUS_ZOMBIE, Error, NoSuchProcess, Process, process_iter
+from psutil import CONN_LISTEN, STATUS_ZOMBIE, AccessDenied, Error, NoSuchProcess, Process, process_iter
 
 from cluster.errors import ClusterError
 
 MARK = "ARSPM_HEAD_ID"  # environment variable of every process of a head; its value is the head's id
 
 
+def mark_option(mark: str) -> str:
+    """Return an option of Python that has no effect, but that shows a head's id in its process's command line."""
+    return f"-X{MARK.lower()}={mark}"
+
+
+def _has_mark(process: Any, mark: str) -> bool:
+    try:
+        return process.environ().get(MARK) == mark
+    except AccessDenied:  # it is in another user namespace
+        return mark_option(mark) in process.cmdline()
+
+
 def is_head_process(pid: int, mark: str) -> bool:
-    """Return whether the process with this pid is alive and has this mark in its environment."""
+    """Return whether the process with this pid is alive and has this mark."""
     try:
         process = Process(pid)
-        return process.status() != STATUS_ZOMBIE and process.environ().get(MARK) == mark
+        return process.status() != STATUS_ZOMBIE and _has_mark(process, mark)
     except (Error, OSError, ValueError, OverflowError):  # the last two: not a valid pid
         return False
 
@@ -51,7 +63,7 @@ def marked_processes(head_pid: int, mark: str) -> list[Any]:
     for process in process_iter():
         with contextlib.suppress(Error, OSError):
             # Check both: a worker's title overwrites its environment, and a job's driver has its own session.
-            if os.getsid(process.pid) == session or process.environ().get(MARK) == mark:
+            if os.getsid(process.pid) == session or _has_mark(process, mark):
                 marked[process.pid] = process
                 marked.update((child.pid, child) for child in process.children(recursive=True))
     alive = []

@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-_LOOPBACK = ("localhost", "127.0.0.1", "::1", "127.0.0.0/8")  # as NO_PROXY lists it; not every program reads the last
+# As NO_PROXY lists this machine. Not every program reads the network; the last two are the services that give a machine
+# or a container of AWS its credentials, which a proxy would ask for its own.
+_LOCAL = ("localhost", "127.0.0.1", "::1", "127.0.0.0/8", "169.254.169.254", "169.254.170.2")
 
 
 def is_loopback(host: str) -> bool:
@@ -61,7 +63,7 @@ def _with_loopback(no_proxy: str) -> str:
     entries = [entry.strip() for entry in no_proxy.split(",") if entry.strip()]
     if entries == ["*"]:  # all hosts, but only if it is the only entry
         return "*"
-    return ",".join(dict.fromkeys([*entries, *_LOOPBACK]))
+    return ",".join(dict.fromkeys([*entries, *_LOCAL]))
 
 
 def _answers_for_loopback(environment: Mapping[str, str]) -> bool:

@@ -115,7 +115,7 @@ def test_a_clusters_own_head_needs_no_proxy(monkeypatch: pytest.MonkeyPatch) -> 
 
 # --- what the head's processes and its jobs are given
 
-LOOPBACK = "localhost,127.0.0.1,::1,127.0.0.0/8"
+LOOPBACK = "localhost,127.0.0.1,::1,127.0.0.0/8,169.254.169.254,169.254.170.2"
 
 
 @pytest.mark.parametrize(
