@@ -3,80 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import logging
-import os
+import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlencode
 
-from cluster.access import auth_headers, token_file
+from cluster.connection import connect, normalize_address
 from cluster.errors import ClusterError, Unreachable
 from cluster.job import Job, Resources
 from cluster.logs import Tail
 
-_REQUEST_SECONDS = 60.0
-_ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
-# Loggers of Ray that report connections and uploads at INFO, which would end up between a command's own lines. Two of
-# them set their own level, so a level on the parent "ray" has no effect. A name that a later Ray lacks does no harm.
-_CHATTY_LOGGERS = (
-    "ray.dashboard.modules.dashboard_sdk",
-    "ray.dashboard.modules.job.sdk",
-    "ray._private.runtime_env.packaging",
-)
+__all__ = ["connect", "normalize_address"]  # re-exported: they begin every use of this module
 
-
-def normalize_address(address: str) -> str:
-    """Return an address, `HOST:PORT` or a URL, as `http(s)://HOST:PORT`.
-
-    Raises ClusterError if it cannot be the address of a dashboard.
-    """
-    address = address.strip().rstrip("/")
-    parts = urlsplit(address if "://" in address else f"http://{address}")
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ClusterError(f"{address!r} is not the address of a Ray dashboard: write it as http://HOST:8265")
-    return parts.geturl()
-
-
-def connect(address: str) -> Any:
-    """Return a `JobSubmissionClient` that is connected to the head at `address`.
-
-    Raises Unreachable if nothing answers there, and ClusterError if the answer is not a head's or refuses the token.
-    """
-    import requests
-    from ray.exceptions import AuthenticationError
-    from ray.job_submission import JobSubmissionClient
-
-    class Client(JobSubmissionClient):
-        # Every request passes through this private method, and the public ones take no timeout.
-        def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
-            options.setdefault("timeout", _REQUEST_SECONDS)  # Ray's default is to wait forever
-            try:
-                return super()._do_request(method, endpoint, **options)
-            except AuthenticationError as error:
-                raise ClusterError(_token_error(address, str(error))) from None
-            except (requests.ConnectionError, requests.Timeout):
-                raise Unreachable(
-                    f"no Ray head answers at {address}: start one with `arspm up`, or pass --ray-address"
-                ) from None
-
-    address = normalize_address(address)
-    headers = auth_headers(address)
-    if not headers and os.environ.get("RAY_AUTH_MODE", "").lower() == "token":
-        raise ClusterError(
-            f"RAY_AUTH_MODE=token, but there is no token in {token_file()}: `arspm up` creates one for a local head; "
-            "for another head, set RAY_AUTH_TOKEN_PATH to the file with its token"
-        )
-    for name in _CHATTY_LOGGERS:
-        logging.getLogger(name).setLevel(logging.WARNING)
-    with _unset(_ADDRESS_VARIABLES):  # Ray would prefer them to the argument
-        try:
-            return Client(address, headers=headers)
-        except ClusterError:
-            raise
-        except Exception as error:
-            raise ClusterError(f"{address} answers, but is not a Ray head: {_first_line(error)}") from error
+_MAX_NODES = 10_000  # the largest limit that Ray's State API accepts by default
 
 
 def session(client: Any) -> str:
@@ -86,30 +27,6 @@ def session(client: Any) -> str:
         return str(reply.json()["session_name"])
     except (ValueError, KeyError, TypeError):
         raise ClusterError("the Ray head does not name its session: this release needs Ray 2.40 or newer") from None
-
-
-def _token_error(address: str, message: str) -> str:
-    """Return an error message for a request without a token, or with the wrong one. `message`: Ray's."""
-    if message.startswith("Authentication required"):
-        return (
-            f"the Ray head at {address} requires a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to the file "
-            "with the token (or RAY_AUTH_TOKEN to the token)"
-        )
-    source = "RAY_AUTH_TOKEN" if os.environ.get("RAY_AUTH_TOKEN") else str(token_file())
-    return (
-        f"the Ray head at {address} refuses the token in {source}: set RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN to the "
-        "token that it was started with"
-    )
-
-
-@contextlib.contextmanager
-def _unset(names: Sequence[str]) -> Iterator[None]:
-    """Remove these environment variables for the duration of the block."""
-    kept = {name: os.environ.pop(name) for name in names if name in os.environ}
-    try:
-        yield
-    finally:
-        os.environ.update(kept)
 
 
 def submit(
@@ -236,17 +153,37 @@ def cancel(client: Any, metadata: Mapping[str, str], stop_seconds: float = 75.0)
 
 
 def capacity(client: Any) -> Resources:
-    """Return the total resources of the cluster's live nodes. A cluster that scales from zero starts with few."""
-    with _as_unreachable("cannot list the cluster's nodes"):
-        answer = client._do_request("GET", "/api/v0/nodes?detail=1")
-        answer.raise_for_status()
-        nodes = [node for node in answer.json()["data"]["result"]["result"] if node["state"] == "ALIVE"]
-    totals = [node["resources_total"] for node in nodes]
+    """Return the total resources of the cluster's live nodes. A cluster that scales from zero starts with few.
+
+    Raises Unreachable if the head does not list all of them.
+    """
+    totals = [node["resources_total"] for node in _live_nodes(client)]
     return Resources(
         num_cpus=sum(total.get("CPU", 0) for total in totals),
         num_gpus=sum(total.get("GPU", 0) for total in totals),
         memory_bytes=sum(total.get("memory", 0) for total in totals),
     )
+
+
+def _live_nodes(client: Any) -> list[dict[str, Any]]:
+    """Return what Ray's State API tells of every live node. By default it lists 100 nodes, dead ones included."""
+    query = {"filter_keys": "state", "filter_predicates": "=", "filter_values": "ALIVE", "detail": 1}
+    limit = _MAX_NODES
+    with _as_unreachable("cannot list the cluster's nodes"):
+        answer = client._do_request("GET", f"/api/v0/nodes?{urlencode({**query, 'limit': limit})}")
+        if lower := re.search(r"supported limit (\d+)", answer.text[:1000]) if not answer.ok else None:
+            limit = int(lower[1])  # of a head with a setting of its own
+            answer = client._do_request("GET", f"/api/v0/nodes?{urlencode({**query, 'limit': limit})}")
+        answer.raise_for_status()
+        listed = answer.json()["data"]["result"]
+        nodes = [node for node in listed["result"] if node["state"] == "ALIVE"]
+        num_nodes = listed["num_filtered"]
+    if num_nodes > len(listed["result"]):
+        raise Unreachable(
+            f"the head lists only {limit:,} of its {num_nodes:,} live nodes: start it with "
+            f"RAY_MAX_LIMIT_FROM_API_SERVER={num_nodes} or more"
+        )
+    return nodes
 
 
 @contextlib.contextmanager

@@ -131,9 +131,10 @@ def _wait_for_notice(metadata_url: str, grace_seconds: float) -> tuple[float, st
 
 
 def _request(metadata_url: str, path: str, **options: Any) -> bytes:
-    with urllib.request.urlopen(
-        urllib.request.Request(metadata_url + path, **options), timeout=_REQUEST_SECONDS
-    ) as answer:
+    opener = urllib.request.build_opener(
+        urllib.request.ProxyHandler({})
+    )  # a proxy cannot reach it, and must not see it
+    with opener.open(urllib.request.Request(metadata_url + path, **options), timeout=_REQUEST_SECONDS) as answer:
         return answer.read()
 
 

@@ -7,9 +7,7 @@ prevent both. `ray stop` stops every Ray on the machine; a state file records wh
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import getpass
-import json
+import http.client
 import os
 import shutil
 import signal
@@ -18,21 +16,32 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 import uuid
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from pydantic import TypeAdapter
-
+from cluster import record
 from cluster.access import auth_headers, ensure_token, state_home, token_file
-from cluster.client import normalize_address
+from cluster.connection import normalize_address
 from cluster.errors import ClusterError
 from cluster.head_environment import head_environment
-from cluster.host import MARK, free_port, is_free, is_head_process, marked_processes, memory_bytes, private_directory
+from cluster.host import (
+    MARK,
+    free_port,
+    is_free,
+    is_head_process,
+    listening_ports,
+    machine_id,
+    mark_option,
+    marked_processes,
+    memory_bytes,
+    private_directory,
+    user_name,
+)
+from cluster.proxies import without_loopback
+from cluster.record import Head
 
 _GIB = 1 << 30
 # `ray start` without the Ray Client server. The program also resets SIGINT, the signal that stops the head's jobs. This
@@ -40,22 +49,8 @@ _GIB = 1 << 30
 _RAY = ("-m", "arspm.distributed.ray_private")
 
 
-@dataclass(frozen=True)
-class Head:
-    """A local head.
-
-    address: URL of the dashboard and the Jobs API. gcs_address: for `ray.init`. pid: of `ray start --block`, which runs
-    the head's other processes. id: their mark, see `cluster.host.MARK`.
-    """
-
-    address: str
-    gcs_address: str
-    pid: int
-    id: str
-    temp_dir: str
-    session_dir: str
-    started_at: float
-    started_by: str
+class _PortTaken(Exception):
+    """Another program took the dashboard's port while the head started."""
 
 
 def up(
@@ -77,19 +72,30 @@ def up(
 
     Raises ClusterError with the last line of the log if the head does not start in time.
     """
-    with _lock():
-        head = _read()
+    with record.locked():
+        head = record.read()
         if head is not None:
-            if is_head_process(head.pid, head.id) and _answers(head.address, patience_seconds=30):
+            if head.session_dir and is_head_process(head.pid, head.id) and _answers(head, patience_seconds=30):
                 return head
             _stop(head, grace_seconds=5)
-        return _start(num_cpus, num_gpus, object_store_memory, temp_dir, dashboard_port, env or {}, timeout_seconds)
+        record.remove_earlier()
+        for port in (dashboard_port if is_free(dashboard_port) else free_port(), free_port(), free_port()):
+            with contextlib.suppress(_PortTaken):
+                return _start(num_cpus, num_gpus, object_store_memory, temp_dir, port, env or {}, timeout_seconds)
+    raise ClusterError(
+        "the local Ray head did not start: other programs took three ports, one after another; try again"
+    )
 
 
 def down(*, grace_seconds: float = 15.0) -> Head | None:
-    """Stop the head that `up` started, with its jobs but no other Ray. Return that head, or None if there was none."""
-    with _lock():
-        head = _read()
+    """Stop the head that `up` started on this machine, with its jobs but no other Ray.
+
+    Return that head, or None if there was none.
+    """
+    if record.read() is None:  # and create no state directory
+        return None
+    with record.locked():
+        head = record.read()
         if head is not None:
             _stop(head, grace_seconds)
         return head
@@ -97,8 +103,17 @@ def down(*, grace_seconds: float = 15.0) -> Head | None:
 
 def current() -> Head | None:
     """Return this user's head if its process is alive, otherwise None."""
-    head = _read()
+    head = record.read()
     return head if head is not None and is_head_process(head.pid, head.id) else None
+
+
+def heads_elsewhere() -> str:
+    """Return a remark on this user's heads on other machines that share the state directory; empty if there is none."""
+    hosts = [
+        f"{head.host} (since {time.strftime('%Y-%m-%d %H:%M', time.localtime(head.started_at))})"
+        for head in record.elsewhere()
+    ]
+    return f"; a head was started on {', '.join(hosts)}, where it is reached and stopped" if hosts else ""
 
 
 def find_head(address: str | None = None) -> str | None:
@@ -119,6 +134,7 @@ def client_env(head: Head) -> dict[str, str]:
         "RAY_API_SERVER_ADDRESS": head.address,
         "RAY_AUTH_MODE": "token",
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # with 1, ray.init replaces 127.0.0.1 by the public address
+        **without_loopback(os.environ),
     }
     if not os.environ.get("RAY_AUTH_TOKEN"):
         env["RAY_AUTH_TOKEN_PATH"] = str(token_file())
@@ -141,13 +157,23 @@ def _start(
     address_file = root / "ray_current_cluster"
     address_file.unlink(missing_ok=True)
     _prune(root)
-    address = f"http://127.0.0.1:{dashboard_port if is_free(dashboard_port) else free_port()}"
-    identity = uuid.uuid4().hex
+    head = Head(
+        address=f"http://127.0.0.1:{dashboard_port}",
+        gcs_address="",
+        pid=0,
+        id=uuid.uuid4().hex,
+        temp_dir=str(private),
+        session_dir="",
+        started_at=time.time(),
+        started_by=f"{user_name()}@{socket.gethostname()}",
+        host=socket.gethostname(),
+        machine=machine_id(),
+    )
     options = {
         "node-ip-address": "127.0.0.1",
         "port": 0,
         "dashboard-host": "127.0.0.1",
-        "dashboard-port": urlsplit(address).port,
+        "dashboard-port": dashboard_port,
         "dashboard-agent-listen-port": 0,
         "min-worker-port": 0,
         "max-worker-port": 0,
@@ -156,41 +182,62 @@ def _start(
     }
     options |= {} if num_cpus is None else {"num-cpus": num_cpus}
     options |= {} if num_gpus is None else {"num-gpus": num_gpus}
-    flags = [f"--{name}={value}" for name, value in options.items()]
-    log_path = state_home() / "head.log"
-    with log_path.open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, *_RAY, "start", "--head", "--block", "--no-monitor", "--disable-usage-stats", *flags],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            cwd=root,
-            env={**head_environment(address), **extra_env, MARK: identity},
-        )
-    head = Head(
-        address=address,
-        gcs_address="",
-        pid=process.pid,
-        id=identity,
-        temp_dir=str(private),
-        session_dir="",
-        started_at=time.time(),
-        started_by=f"{getpass.getuser()}@{socket.gethostname()}",
-    )
-    _write(head)
+    command = [
+        sys.executable,
+        mark_option(head.id),
+        *_RAY,
+        "start",
+        "--head",
+        "--block",
+        "--no-monitor",
+        "--disable-usage-stats",
+    ]
+    command += [f"--{name}={value}" for name, value in options.items()]
+    # Before its first process exists: `down` finds them by the mark, whatever happens to this process from here on.
+    record.write(head)
+    try:
+        with record.path_of(".log").open("wb") as log:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                cwd=root,
+                env={**head_environment(head.address, extra_env), MARK: head.id},
+            )
+        head = replace(head, pid=process.pid)
+        record.write(head)
+        _wait_for(head, process, address_file, timeout_seconds)
+        process.returncode = 0  # the head outlives this process: prevents Popen's warning about a running child
+        session = next(root.glob(f"session_*_{head.pid}"))
+        head = replace(head, gcs_address=address_file.read_text().strip(), session_dir=str(session))
+        record.write(head)
+    except BaseException:  # Ctrl-C, too
+        _stop(head, grace_seconds=5)
+        raise
+    return head
+
+
+def _wait_for(head: Head, process: subprocess.Popen[bytes], address_file: Path, timeout_seconds: float) -> None:
+    """Wait until the head answers. Raises ClusterError if it ends or the time is up, and _PortTaken."""
+    port = urlsplit(head.address).port or 0
     deadline = time.time() + timeout_seconds
-    while not (address_file.is_file() and _answers(head.address)):
+    while not (address_file.is_file() and _answers(head)):
+        # Ray goes on without a dashboard if its port is taken, and writes this file last.
+        if (address_file.is_file() or process.poll() is not None) and not is_free(port) and not _listens(head, port):
+            raise _PortTaken
         if process.poll() is not None or time.time() > deadline:
             problem = "did not start" if process.poll() is not None else f"did not answer within {timeout_seconds:g} s"
-            _stop(head, grace_seconds=5)
+            log_path = record.path_of(".log")
             raise ClusterError(f"the local Ray head {problem}: {_last_line(log_path)} (log: {log_path})")
         time.sleep(0.1)
-    process.returncode = 0  # the head outlives this process: prevents Popen's warning about a running child
-    session = next(root.glob(f"session_*_{head.pid}"))
-    head = replace(head, gcs_address=address_file.read_text().strip(), session_dir=str(session))
-    _write(head)
-    return head
+
+
+def _listens(head: Head, port: int) -> bool:
+    """Return whether one of the head's processes listens on this port, as far as this process may see that."""
+    ports = listening_ports(marked_processes(head.pid, head.id))
+    return port in ports or not ports
 
 
 def _stop(head: Head, grace_seconds: float) -> None:
@@ -212,7 +259,7 @@ def _stop(head: Head, grace_seconds: float) -> None:
     for part in Path(head.session_dir or "/nowhere").glob("*/"):
         if part.name != "logs":
             shutil.rmtree(part, ignore_errors=True)  # spilled objects, unpacked code, sockets
-    _state_file().unlink(missing_ok=True)
+    record.remove()
 
 
 def _prune(root: Path, keep: int = 4) -> None:
@@ -221,48 +268,25 @@ def _prune(root: Path, keep: int = 4) -> None:
         shutil.rmtree(session, ignore_errors=True)
 
 
-def _answers(address: str, patience_seconds: float = 0.0) -> bool:
-    """Return whether a dashboard answers at this address, now or within `patience_seconds`."""
+def _answers(head: Head, patience_seconds: float = 0.0) -> bool:
+    """Return whether the head's dashboard answers, now or within `patience_seconds`.
+
+    Without a proxy, and only one of the head's own processes is sent the token.
+    """
+    where = urlsplit(head.address)
     deadline = time.time() + patience_seconds
     while True:
-        request = urllib.request.Request(f"{address}/api/version", headers=auth_headers(address))
-        try:
-            # Without a proxy: the address is on this machine.
-            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=5):
-                return True
-        except urllib.error.HTTPError as error:
-            error.close()
-            if error.code in (401, 403):
-                return True  # alive, but with another token: `connect` reports that
-        except OSError:
-            pass
+        connection = http.client.HTTPConnection(where.hostname or "", where.port, timeout=5)
+        with contextlib.suppress(OSError, http.client.HTTPException), contextlib.closing(connection):
+            connection.connect()
+            if _listens(head, where.port or 0):
+                connection.request("GET", "/api/version", headers=auth_headers(head.address))
+                # 401 and 403: alive, but with another token, which `connect` reports
+                if connection.getresponse().status in (200, 401, 403):
+                    return True
         if time.time() > deadline:
             return False
         time.sleep(0.2)
-
-
-def _state_file() -> Path:
-    return state_home() / "head.json"
-
-
-def _read() -> Head | None:
-    try:
-        return TypeAdapter(Head).validate_json(_state_file().read_bytes(), strict=True)
-    except (FileNotFoundError, ValueError):
-        return None
-
-
-def _write(head: Head) -> None:
-    partial = _state_file().with_suffix(".partial")
-    partial.write_text(json.dumps(asdict(head), indent=2) + "\n")
-    partial.replace(_state_file())
-
-
-@contextlib.contextmanager
-def _lock() -> Iterator[None]:
-    with (state_home() / "head.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _default_temp_dir() -> Path:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from cluster.access import token_file
-from cluster.host import free_port
+from cluster.host import free_port, user_name
+from cluster.proxies import without_loopback
 
 _PRODUCT = Path(__file__).resolve().parents[1]  # the directory with this package and those beside it
 
 
-def head_environment(address: str) -> dict[str, str]:
+def head_environment(address: str, extra: Mapping[str, str]) -> dict[str, str]:
     """Return the environment for a head whose dashboard is at `address`: this process's own, with Ray's settings.
 
     The user's own settings take precedence over `defaults`, but not over `fixed`, on which security depends.
+    extra: takes precedence over all.
     """
+    own = {**os.environ, **extra}
     loopback = "lo" if sys.platform == "linux" else "lo0"
     defaults = {
         "RAY_JOB_STOP_SIGNAL": "SIGINT",  # the only signal on which Ray Train stops in an orderly way
@@ -37,6 +41,8 @@ def head_environment(address: str) -> dict[str, str]:
         "RAY_AUTH_MODE": "token",
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # with 1, Ray replaces 127.0.0.1 by the public address
         "RAY_USAGE_STATS_ENABLED": "0",
+        # With 0 alone, Ray 2.60 still reports once that it is off. No request can be sent to this URL.
+        "RAY_USAGE_STATS_REPORT_URL": "off://",
         "RAY_API_SERVER_ADDRESS": address,  # for jobs that submit jobs
         "DASHBOARD_METRIC_PORT": str(free_port()),
         # Jobs run `python`, which must be this one.
@@ -47,5 +53,7 @@ def head_environment(address: str) -> dict[str, str]:
     # In a source tree that is not installed: the head starts in another directory and would not find the product.
     if _PRODUCT.name not in ("site-packages", "dist-packages"):
         fixed["PYTHONPATH"] = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), str(_PRODUCT))))
-    inherited = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    return {**defaults, **inherited, **fixed}
+    if user_name().isdecimal():  # without a name; libraries such as torch's compiler ask for one, and fail
+        defaults["USER"] = user_name()
+    inherited = {name: value for name, value in own.items() if name != "RAY_ADDRESS"}
+    return {**defaults, **inherited, **fixed, **extra, **without_loopback(own)}

@@ -3,24 +3,38 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
 import os
 import socket
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import ray  # noqa: F401  makes its own copy of psutil importable
-from psutil import STATUS_ZOMBIE, Error, NoSuchProcess, Process, process_iter
+from psutil import CONN_LISTEN, STATUS_ZOMBIE, AccessDenied, Error, NoSuchProcess, Process, process_iter
 
 from cluster.errors import ClusterError
 
 MARK = "ARSPM_HEAD_ID"  # environment variable of every process of a head; its value is the head's id
 
 
+def mark_option(mark: str) -> str:
+    """Return an option of Python that has no effect, but that shows a head's id in its process's command line."""
+    return f"-X{MARK.lower()}={mark}"
+
+
+def _has_mark(process: Any, mark: str) -> bool:
+    try:
+        return process.environ().get(MARK) == mark
+    except AccessDenied:  # it is in another user namespace
+        return mark_option(mark) in process.cmdline()
+
+
 def is_head_process(pid: int, mark: str) -> bool:
-    """Return whether the process with this pid is alive and has this mark in its environment."""
+    """Return whether the process with this pid is alive and has this mark."""
     try:
         process = Process(pid)
-        return process.status() != STATUS_ZOMBIE and process.environ().get(MARK) == mark
+        return process.status() != STATUS_ZOMBIE and _has_mark(process, mark)
     except (Error, OSError, ValueError, OverflowError):  # the last two: not a valid pid
         return False
 
@@ -42,13 +56,14 @@ def marked_processes(head_pid: int, mark: str) -> list[Any]:
     """Return all live processes of a head (as psutil.Process).
 
     These are the processes in the session of the head's process, those with this mark, and their descendants.
+    head_pid: 0 if it is unknown; then the mark alone decides.
     """
     marked: dict[int, Any] = {}
-    session = head_pid if _owns_session(head_pid, mark) else None
+    session = head_pid if head_pid and _owns_session(head_pid, mark) else None
     for process in process_iter():
         with contextlib.suppress(Error, OSError):
             # Check both: a worker's title overwrites its environment, and a job's driver has its own session.
-            if os.getsid(process.pid) == session or process.environ().get(MARK) == mark:
+            if os.getsid(process.pid) == session or _has_mark(process, mark):
                 marked[process.pid] = process
                 marked.update((child.pid, child) for child in process.children(recursive=True))
     alive = []
@@ -57,6 +72,35 @@ def marked_processes(head_pid: int, mark: str) -> list[Any]:
             if process.pid != os.getpid() and process.status() != STATUS_ZOMBIE:
                 alive.append(process)
     return alive
+
+
+def listening_ports(processes: Iterable[Any]) -> set[int]:
+    """Return the TCP ports on which these processes (psutil.Process) listen."""
+    ports = set()
+    for process in processes:
+        with contextlib.suppress(Error):
+            ports |= {each.laddr.port for each in process.net_connections(kind="tcp") if each.status == CONN_LISTEN}
+    return ports
+
+
+def machine_id() -> str:
+    """Return an id of this machine since its start, or of this container: elsewhere, pids mean other processes.
+
+    On Linux: the boot's id and the namespaces of pids and host names. Elsewhere: the host's name.
+    """
+    parts = []
+    with contextlib.suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        parts += [os.readlink(f"/proc/self/ns/{kind}") for kind in ("pid", "uts")]
+    return " ".join(parts) or socket.gethostname()
+
+
+def user_name() -> str:
+    """Return this user's name, or the number of a user without one."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
 
 
 def private_directory(path: Path) -> Path:

@@ -22,6 +22,7 @@ import pytest
 
 from cluster import client as jobs
 from cluster.access import token_file
+from tests.cluster.listeners import Proxy
 
 REPO = Path(__file__).parents[1]
 OURS = ("arspm", "jobs", "cluster", "tune_spaces")
@@ -170,6 +171,23 @@ def test_the_cluster_refuses_a_driver_without_the_token(head: Any) -> None:
 def test_the_heads_files_are_closed_to_other_users(head: Any) -> None:
     for path in (Path(head.temp_dir), Path(os.environ["ARSPM_HOME"]), token_file()):
         assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
+
+
+# --- nothing calls home
+
+
+@pytest.mark.slow
+def test_no_library_reports_its_use() -> None:
+    """Those that do begin when they are imported; each of their requests would pass through this proxy."""
+    program = (
+        "import time, arspm.media.speech, arspm.evaluation.onnx_faces, arspm.distributed.tune.tuning\n"
+        "import jobs.cli, sys; assert 'onnxruntime' in sys.modules; time.sleep(15)"
+    )
+    environment = {name: value for name, value in os.environ.items() if "TELEMETRY" not in name}
+    with Proxy() as proxy:
+        proxies = dict.fromkeys(("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"), proxy.url)
+        subprocess.run([sys.executable, "-c", program], cwd=REPO, env={**environment, **proxies}, check=True)
+        assert proxy.received == []
 
 
 # --- what our code must not use

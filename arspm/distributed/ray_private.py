@@ -167,18 +167,44 @@ def head_node() -> dict[str, float]:
     return {"node:__internal_head__": 0.001}
 
 
-def main() -> None:
-    """Run the `ray` command line, whose `start --head` then does not open the Ray Client server's port.
+def dashboard_modules() -> set[str]:
+    """Return the names of the dashboard's modules, without the one that reports usage.
 
-    Needs: the function by which ray.scripts.scripts decides whether to start that server.
-    Why: `ray start` has no option that turns the server off.
-    If it breaks: see how `start` in ray/scripts/scripts.py computes `ray_client_server_port`.
+    Needs: Ray's own list of modules, and the module's name.
+    Why: with RAY_USAGE_STATS_ENABLED=0 this module of Ray 2.60 still sends one report, that reports are disabled, and
+    before that it asks the metadata services of three clouds where it runs. No setting turns the module off.
+    If it breaks: see how DashboardHead in ray/dashboard/head.py chooses its modules.
+    """
+    from ray.dashboard.subprocesses.module import SubprocessModule
+    from ray.dashboard.utils import DashboardHeadModule, get_all_modules
+
+    found = [*get_all_modules(DashboardHeadModule), *get_all_modules(SubprocessModule)]
+    return {each.__name__ for each in found} - {"UsageStatsHead"}
+
+
+def main() -> None:
+    """Run the `ray` command line, whose `start --head` then starts neither the Ray Client server nor usage reports.
+
+    Needs: the function by which ray.scripts.scripts decides whether to start that server; the function that starts
+    Ray's processes, and the dashboard's option for the modules to load.
+    Why: `ray start` has no option that turns the server off, and passes none on to the dashboard.
+    If it breaks: see how `start` in ray/scripts/scripts.py computes `ray_client_server_port`, and how
+    `start_api_server` in ray/_private/services.py starts the dashboard.
     """
     # A program started in the background inherits an ignored SIGINT. The head's jobs would inherit it too, and SIGINT
     # is the signal that stops them.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    from ray._private import ray_constants, services
     from ray.scripts import scripts
 
+    start_process = services.start_ray_process
+
+    def start(command: list[str], process_type: str, *arguments: Any, **options: Any) -> Any:
+        if process_type == ray_constants.PROCESS_TYPE_DASHBOARD:
+            command = [*command, f"--modules-to-load={','.join(sorted(dashboard_modules()))}"]
+        return start_process(command, process_type, *arguments, **options)
+
+    services.start_ray_process = start
     scripts.get_ray_client_dependency_error = lambda: ImportError("turned off")
     sys.argv[0] = "ray"
     scripts.main()

@@ -27,4 +27,5 @@ def down() -> None:
     from cluster import head
 
     stopped = head.down()
-    print("nothing to stop" if stopped is None else f"stopped the Ray head at {stopped.address}")
+    nothing = f"nothing to stop{head.heads_elsewhere()}"
+    print(nothing if stopped is None else f"stopped the Ray head at {stopped.address}")

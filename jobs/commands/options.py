@@ -40,9 +40,11 @@ def parse_changes(texts: Sequence[str] | None) -> dict[str, str]:
 
 def find_address(url: str | None) -> str:
     """Return the URL of the cluster's dashboard. Raises ClusterError when there is no cluster."""
-    from cluster.head import find_head
+    from cluster.head import find_head, heads_elsewhere
 
     address = find_head(url)
     if address is None:
-        raise ClusterError("no Ray head: start one on this machine with `arspm up`, or pass --ray-address")
+        raise ClusterError(
+            "no Ray head: start one on this machine with `arspm up`, or pass --ray-address" + heads_elsewhere()
+        )
     return address

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from cluster import head as heads
+from cluster import record
 from cluster.access import auth_headers, ensure_token, state_home, token_file
 from cluster.client import connect, normalize_address
 from cluster.errors import ClusterError, Unreachable
@@ -144,17 +145,17 @@ def test_our_own_packages_are_staged_completely_and_are_small() -> None:
 def test_a_state_file_of_a_dead_head_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ARSPM_HOME", str(tmp_path))
     for text in ("", "{}", "not json"):
-        (tmp_path / "head.json").write_text(text)
+        record.path_of(".json").write_text(text)
         assert heads.current() is None
     # Another program now has the pid and leads its own session: it must survive.
     with subprocess.Popen(["sleep", "60"], start_new_session=True) as stranger:
         gone = heads.Head("http://127.0.0.1:1", "", stranger.pid, "mark", str(tmp_path / "t"), "", 0.0, "me")
-        heads._write(gone)
+        record.write(gone)
         assert heads.find_head() is None
         assert heads.down(grace_seconds=0) == gone
         assert stranger.poll() is None
         stranger.kill()
-    assert not (tmp_path / "head.json").exists()
+    assert not record.path_of(".json").exists()
     assert heads.down() is None
 
 

@@ -170,8 +170,11 @@ def test_asha_compares_with_the_replayed_trial(value: float, decision: str) -> N
 
 def test_ray_start_opens_no_ray_client_port(monkeypatch: pytest.MonkeyPatch) -> None:
     """`main` is run up to the command itself, which is then asked whether it would start the server."""
+    from ray._private import ray_constants, services
     from ray.scripts import scripts
 
+    started: list[list[str]] = []
+    monkeypatch.setattr(services, "start_ray_process", lambda command, *_, **__: started.append(command))
     assert scripts.get_ray_client_dependency_error() is None, "the server would start otherwise"
     monkeypatch.setattr(scripts, "get_ray_client_dependency_error", scripts.get_ray_client_dependency_error)
     commands: list[list[str]] = []
@@ -187,6 +190,21 @@ def test_ray_start_opens_no_ray_client_port(monkeypatch: pytest.MonkeyPatch) -> 
     assert scripts.get_ray_client_dependency_error() is not None
     start = inspect.getsource(scripts.start.callback)
     assert "has_ray_client = get_ray_client_dependency_error() is None" in start
+    for process_type in (ray_constants.PROCESS_TYPE_RAYLET, ray_constants.PROCESS_TYPE_DASHBOARD):
+        services.start_ray_process(["python", "program"], process_type, fate_share=True)
+    assert started[0] == ["python", "program"]
+    assert started[1][:2] == started[0]
+    assert set(started[1][2].removeprefix("--modules-to-load=").split(",")) == ray_private.dashboard_modules()
+    api_server = inspect.getsource(services.start_api_server)
+    assert "start_ray_process(\n            command,\n            ray_constants.PROCESS_TYPE_DASHBOARD," in api_server
+
+
+def test_the_dashboard_has_all_modules_but_the_one_that_reports_usage() -> None:
+    from ray.dashboard.modules.usage_stats.usage_stats_head import UsageStatsHead
+
+    modules = ray_private.dashboard_modules()
+    assert UsageStatsHead.__name__ not in modules
+    assert {"JobHead", "NodeHead", "StateHead", "TrainHead"} <= modules
 
 
 def test_the_program_is_ray_s_command_line() -> None:

@@ -13,7 +13,7 @@ from random import Random
 import pytest
 import yaml
 
-from cluster import events
+from cluster import events, record
 from cluster.cost import CLUSTER, cost_table, text
 from cluster.errors import ClusterError
 from cluster.head import Head, current
@@ -132,8 +132,8 @@ def head_state(path: Path, processes: Path) -> None:
     """Read the head's state, which checks in `processes` (/proc) whether the process exists."""
     home = path.parent / "home"  # `current` restricts the permissions of this folder
     home.mkdir(exist_ok=True)
-    shutil.copy(path, home)
     os.environ["ARSPM_HOME"] = str(home)
+    shutil.copy(path, record.path_of(".json"))
     found = current()
     assert found is None  # no such process
 
