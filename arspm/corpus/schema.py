@@ -258,7 +258,7 @@ def table_of(columns: Mapping[str, Any]) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
 
 
-def columns_of(table: pa.Table) -> dict[str, np.ndarray | pa.ChunkedArray]:
+def columns_of(table: pa.Table) -> dict[str, Any]:
     """Return a table's columns: tensor columns as arrays (rows, *shape), without a copy if they are one chunk."""
     return {
         field.name: tensors(table[field.name], tensor_type(field)) if field.metadata else table[field.name]

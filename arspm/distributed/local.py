@@ -25,7 +25,7 @@ from arspm.distributed.train.rows import Rows
 from arspm.training.fit import WorkerContext
 
 _ITEM, _SCHEMA = "item", "schema"  # columns of a row with a table
-_COPIES = 3  # of a table that a reader holds at most
+_COPIES = 3  # of a table that a process holds at most: as read, decoded, and serialized
 
 _IN_PROCESS: ContextVar[bool] = ContextVar("in_process", default=False)
 
@@ -77,67 +77,73 @@ def map_tables_with_actors(
     tasks: Tasks,
     *,
     read: Callable[[Item], pa.Table],
+    write: Callable[[Item, pa.Table], Item],
     table_bytes: int,
-    readers: Tasks | None,
+    helpers: Tasks | None,
 ) -> Iterator[Item]:
-    """Yield the results of calling `actor(*arguments)` with each item and `read(item)`, in the order of the items.
+    """Yield `write(item, actor(*arguments)(read(item)))` of each item, in the order of the items.
 
-    readers: tasks beside each actor that read ahead of it, so that a GPU does not wait for reading and decoding. None:
-    the actors read for themselves, and need no CPUs but their own. table_bytes: the largest size of a table.
+    helpers: tasks beside each actor that read for it and write its results, so that a GPU waits for neither. None: the
+    actors do both themselves, and need no CPUs but their own. table_bytes: the largest size of a table.
     """
     memory = _COPIES * table_bytes
-    if is_in_process() or readers is None:
-        yield from map_with_actors(_ReadingActor, (read, actor, arguments), items, tasks, memory=memory)
+    if is_in_process() or helpers is None:
+        alone = (read, actor, arguments, write)
+        yield from map_with_actors(_ActorWithoutHelpers, alone, items, tasks, memory=memory)
         return
     num_actors = min(tasks.num_tasks, len(items))
-    num_readers = min(readers.num_tasks * num_actors, len(items))
+    num_helpers = min(helpers.num_tasks * num_actors, len(items))
+    one_table: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
+    actors = one_table | tasks.remote_options | {"compute": ray.data.ActorPoolStrategy(size=num_actors)}
+    helping = one_table | _options(helpers, memory) | {"compute": ray.data.TaskPoolStrategy(size=num_helpers)}
     configure_ray_data()
-    data = ray.data.from_items(list(items), override_num_blocks=len(items))
-    tables = data.map_batches(
-        _reading_task(read),
-        batch_size=1,
-        batch_format="pyarrow",
-        compute=ray.data.TaskPoolStrategy(size=num_readers),
-        **_options(readers, memory),
-    )
-    results = tables.map_batches(
-        _FedActor,
-        fn_constructor_args=(actor, arguments),
-        batch_size=1,
-        batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(size=num_actors),
-        **tasks.remote_options,
-    )
-    yield from original_errors(results.iter_rows())
+    data: ray.data.Dataset = ray.data.from_items(list(items), override_num_blocks=len(items))
+    data = data.map_batches(_reading(read), **helping)
+    data = data.map_batches(_ActorWithHelpers, fn_constructor_args=(actor, arguments), **actors)
+    data = data.map_batches(_writing(write), **helping)
+    yield from original_errors(data.iter_rows())
 
 
-class _ReadingActor:
-    """An actor that reads an item's table itself."""
+class _ActorWithoutHelpers:
+    """An actor that also reads and writes."""
 
-    def __init__(self, read: Callable[[Item], pa.Table], actor: type, arguments: tuple[Any, ...]):
-        self._read, self._actor = read, actor(*arguments)
+    def __init__(
+        self,
+        read: Callable[[Item], pa.Table],
+        actor: type,
+        arguments: tuple[Any, ...],
+        write: Callable[[Item, pa.Table], Item],
+    ):
+        self._read, self._actor, self._write = read, actor(*arguments), write
 
     def __call__(self, item: Item) -> Item:
-        result: Item = self._actor(item, self._read(item))
-        return result
+        return self._write(item, self._actor(self._read(item)))
 
 
-class _FedActor:
-    """An actor that gets the tables which tasks have read."""
+class _ActorWithHelpers:
+    """An actor that gets the tables which tasks have read, and returns those which tasks write."""
 
     def __init__(self, actor: type, arguments: tuple[Any, ...]):
         self._actor = actor(*arguments)
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        return pa.Table.from_pylist([self._actor(*_unpacked(block))])
+        item, table = _unpacked(block)
+        return _packed(item, self._actor(table))
 
 
-def _reading_task(read: Callable[[Item], pa.Table]) -> Callable[[pa.Table], pa.Table]:
+def _reading(read: Callable[[Item], pa.Table]) -> Callable[[pa.Table], pa.Table]:
     def read_one(block: pa.Table) -> pa.Table:
         [item] = block.to_pylist()
         return _packed(item, read(item))
 
     return read_one
+
+
+def _writing(write: Callable[[Item, pa.Table], Item]) -> Callable[[pa.Table], pa.Table]:
+    def write_one(block: pa.Table) -> pa.Table:
+        return pa.Table.from_pylist([write(*_unpacked(block))])
+
+    return write_one
 
 
 def _packed(item: Item, table: pa.Table) -> pa.Table:

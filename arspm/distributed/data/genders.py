@@ -12,7 +12,7 @@ import torch
 
 from arspm.config import Config
 from arspm.corpus import genders, schema
-from arspm.distributed.data.infer import ShardActor, make_family, speech_column
+from arspm.distributed.data.infer import ShardActor, make_family, speech_column, write_family
 from arspm.model.gender_classifier import GenderClassifier
 from arspm.runs import stages
 from arspm.training import artifacts
@@ -44,7 +44,7 @@ class _GenderPredictor(ShardActor):
     def wanted(config: Config) -> Mapping[str, Sequence[str]]:
         return {"speech": (speech_column(config),)}
 
-    def __call__(self, item: dict[str, Any], rows: pa.Table) -> dict[str, Any]:
+    def __call__(self, rows: pa.Table) -> pa.Table:
         ids: list[str] = []
         names: list[str] = []
         confidences: list[float] = []
@@ -61,5 +61,6 @@ class _GenderPredictor(ShardActor):
                 "network by gender.weights"
             )
         kind = schema.genders_schema()
-        table = pa.table([ids, names, pa.array(confidences, pa.float32())], schema=kind)
-        return self.write_family(genders.FAMILY, item, table)
+        return pa.table([ids, names, pa.array(confidences, pa.float32())], schema=kind)
+
+    write = staticmethod(functools.partial(write_family, genders.FAMILY))

@@ -1,7 +1,8 @@
 """Run trained networks over whole splits, one shard at a time, in Ray Data actors.
 
 Each shard is read as a whole, so each of its row groups is read once, and the network sees it in batches of
-`evaluate.batch_size`. With GPUs, Ray Data's tasks read and decode the shards for the actors.
+`evaluate.batch_size`. With GPUs, Ray Data's tasks read and decode the shards for the
+actors, and write what they return.
 """
 
 from __future__ import annotations
@@ -105,15 +106,27 @@ def predict(config: Config, run: str, split_name: str = "test") -> tuple[pa.Tabl
     return pa.concat_tables([tables.read_table(storage.join(run, path)) for path in files]), files
 
 
+def write_family(
+    family: str, splits: dict[str, tables.Split], run: str, item: dict[str, Any], table: pa.Table
+) -> dict[str, Any]:
+    """Write a shard of a family and its receipt. Returns what `ShardActor.write` returns."""
+    split, shard = splits[item["split"]], item["shard"]
+    described = tables.write_table(split.path(family, shard), table, split.rows_per_group)
+    # Written last, so it proves that the shard is complete.
+    receipt = storage.join(RECEIPTS, family, f"{item['split']}-{split.shards[shard]}.json")
+    storage.write_json(storage.join(stages.corpus(run), receipt), {"key": item["key"], **described})
+    path = f"{stages.CORPUS}/{item['split']}/{family}/{split.shards[shard]}.parquet"
+    return {"path": path, **described, "rows": len(table)}
+
+
 class ShardActor:
     """Base of the actors. Networks are loaded at first use, because Ray garbles a constructor's errors.
 
-    Calling an actor with an item and the table of `read_shard` writes one shard. It returns the file's "path" in the
-    run, its "bytes" and "sha256", and the number of its "rows".
+    Calling an actor with the table of `read_shard` returns the table for `write`.
     """
 
-    def __init__(self, splits: dict[str, tables.Split], config: str, run: str):
-        self._splits, self._config, self._run = splits, configuration.load(config), run
+    def __init__(self, config: str, run: str):
+        self._config, self._run = configuration.load(config), run
         self._device = device(self._config)
 
     @staticmethod
@@ -121,7 +134,12 @@ class ShardActor:
         """Return the columns to read, by family; the clip ids are always read."""
         raise NotImplementedError
 
-    def __call__(self, item: dict[str, Any], rows: pa.Table) -> dict[str, Any]:
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        raise NotImplementedError
+
+    @staticmethod
+    def write(splits: dict[str, tables.Split], run: str, item: dict[str, Any], table: pa.Table) -> dict[str, Any]:
+        """Write an item's shard. Returns the file's "path" in the run, "bytes", "sha256", and the number of "rows"."""
         raise NotImplementedError
 
     def batches(self, rows: pa.Table) -> Iterator[dict[str, Any]]:
@@ -129,16 +147,6 @@ class ShardActor:
         columns, size = schema.columns_of(rows), self._config.evaluate.batch_size
         for begin in range(0, len(rows), size):
             yield {name: values[begin : begin + size] for name, values in columns.items()}
-
-    def write_family(self, family: str, item: dict[str, Any], table: pa.Table) -> dict[str, Any]:
-        """Write a shard of a family and its receipt. Returns the result of the call."""
-        split, shard = self._splits[item["split"]], item["shard"]
-        described = tables.write_table(split.path(family, shard), table, split.rows_per_group)
-        # Written last, so it proves that the shard is complete.
-        receipt = storage.join(RECEIPTS, family, f"{item['split']}-{split.shards[shard]}.json")
-        storage.write_json(storage.join(stages.corpus(self._run), receipt), {"key": item["key"], **described})
-        path = f"{stages.CORPUS}/{item['split']}/{family}/{split.shards[shard]}.parquet"
-        return {"path": path, **described, "rows": len(table)}
 
     @functools.cached_property
     def _network(self) -> VGGFace:
@@ -152,7 +160,7 @@ class _FeatureMaker(ShardActor):
     def wanted(config: Config) -> Mapping[str, Sequence[str]]:
         return {"faces": (schema.FACE_JPEG,)}
 
-    def __call__(self, item: dict[str, Any], rows: pa.Table) -> dict[str, Any]:
+    def __call__(self, rows: pa.Table) -> pa.Table:
         dtype = self._config.vggface.feature_dtype
         features = []
         for part in self.batches(rows):
@@ -160,8 +168,9 @@ class _FeatureMaker(ShardActor):
             with torch.no_grad():
                 features.append(self._network.features(batch.face).float().cpu().numpy().astype(dtype))
         columns = [rows[schema.CLIP_ID], schema.tensor_column(np.concatenate(features))]
-        written = pa.Table.from_arrays(columns, schema=schema.features_schema(self._config.feature_dim, dtype))
-        return self.write_family("features", item, written)
+        return pa.Table.from_arrays(columns, schema=schema.features_schema(self._config.feature_dim, dtype))
+
+    write = staticmethod(functools.partial(write_family, "features"))
 
 
 class _Predictor(ShardActor):
@@ -184,12 +193,17 @@ class _Predictor(ShardActor):
         classifier = artifacts.load_gender_classifier(self._run, self._config)
         return None if classifier is None else classifier.to(self._device)
 
-    def __call__(self, item: dict[str, Any], rows: pa.Table) -> dict[str, Any]:
-        split, shard = self._splits[item["split"]], item["shard"]
-        predicted = [schema.table_of(self._predict(part)) for part in self.batches(rows)]
-        path = f"evaluate/{PREDICTIONS}/{item['split']}-{split.shards[shard]}.parquet"
-        table = pa.concat_tables(predicted)
-        described = tables.write_table(storage.join(self._run, path), table, split.rows_per_group)
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        return pa.concat_tables([schema.table_of(self._predict(part)) for part in self.batches(rows)]).combine_chunks()
+
+    @staticmethod
+    def write(splits: dict[str, tables.Split], run: str, item: dict[str, Any], table: pa.Table) -> dict[str, Any]:
+        split = splits[item["split"]]
+        path = f"evaluate/{PREDICTIONS}/{item['split']}-{split.shards[item['shard']]}.parquet"
+        columns = schema.columns_of(table)
+        for name in (schema.PORTRAIT_JPEG, schema.FACE_TO_FACE_JPEG):
+            columns[name] = [encode_jpeg(pixels) for pixels in columns[name]]
+        described = tables.write_table(storage.join(run, path), schema.table_of(columns), split.rows_per_group)
         return {"path": path, **described, "rows": len(table)}
 
     @torch.no_grad()
@@ -215,14 +229,19 @@ class _Predictor(ShardActor):
         }
         columns[schema.HEARD_GENDER] = gender.cpu().numpy()
         columns[schema.HEARD_CONFIDENCE] = confidence.cpu().numpy()
-        columns[schema.PORTRAIT_JPEG], columns[schema.FACE_TO_FACE_JPEG] = to_jpegs(portrait), to_jpegs(face_to_face)
+        # As pixels, which `write` encodes.
+        columns[schema.PORTRAIT_JPEG], columns[schema.FACE_TO_FACE_JPEG] = to_pixels(portrait), to_pixels(face_to_face)
         return columns | {name: values.float().cpu().numpy() for name, values in features.items()}
 
 
 def to_jpegs(images: torch.Tensor) -> list[bytes]:
     """Return images as JPEG files. images: (rows, 3, height, width), RGB in [0, 1]."""
-    pixels = (images * 255).round().byte().permute(0, 2, 3, 1).contiguous().cpu().numpy()
-    return [encode_jpeg(each) for each in pixels]
+    return [encode_jpeg(each) for each in to_pixels(images)]
+
+
+def to_pixels(images: torch.Tensor) -> np.ndarray:
+    """Return images as 8-bit RGB, (rows, height, width, 3). images: (rows, 3, height, width), RGB in [0, 1]."""
+    return (images * 255).round().byte().permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
 def map_shards(
@@ -234,18 +253,18 @@ def map_shards(
     """
     if not items:
         return []
-    arguments = (splits, configuration.dump(config), run)
     wanted = actor.wanted(config)
     kinds = decoded_kinds(splits[items[0]["split"]].only(items[0]["shard"]), wanted, config.image_size)
     largest = max(splits[item["split"]].shard_rows[item["shard"]] for item in items)
     made = map_tables_with_actors(
         actor,
-        arguments,
+        (configuration.dump(config), run),
         items,
         config.resources.infer,
         read=functools.partial(read_shard, splits, wanted, config.image_size),
+        write=functools.partial(actor.write, splits, run),
         table_bytes=largest * sum(kind.num_bytes for kind in kinds.values()),
-        readers=config.resources.read if config.resources.infer.gpus else None,
+        helpers=config.resources.read if config.resources.infer.gpus else None,
     )
     total = sum(splits[item["split"]].shard_rows[item["shard"]] for item in items)
     done, results = 0, []

@@ -26,7 +26,7 @@ from arspm.training import artifacts, checkpoint
 
 SIZES = {"train": (13, 7), "val": (4,), "test": (6, 5)}
 NUM_GROUPS = {"train": 6, "val": 1, "test": 4}  # of four rows
-INFER, READ = Tasks(num_tasks=2, cpus=0.5), Tasks(num_tasks=1, cpus=0.1)
+INFER, HELP = Tasks(num_tasks=2, cpus=0.5), Tasks(num_tasks=1, cpus=0.1)
 
 
 @pytest.fixture(params=[schema.WAVEFORM, schema.SPECTROGRAM])
@@ -85,9 +85,9 @@ def test_each_row_group_is_read_once(run: tuple[str, Config], monkeypatch: pytes
 
 @pytest.mark.ray
 @pytest.mark.parametrize("actor", [infer._FeatureMaker, infer._Predictor, genders._GenderPredictor])
-@pytest.mark.parametrize("readers", [READ, None], ids=["tasks read", "actors read"])
+@pytest.mark.parametrize("helpers", [HELP, None], ids=["with helpers", "actors alone"])
 def test_files_are_those_of_one_process(
-    driver: None, run: tuple[str, Config], actor: type[infer.ShardActor], readers: Tasks | None
+    driver: None, run: tuple[str, Config], actor: type[infer.ShardActor], helpers: Tasks | None
 ) -> None:
     """To the last bit, with the same results in the same order, whoever reads."""
     uri, config = run
@@ -101,12 +101,13 @@ def test_files_are_those_of_one_process(
     def results() -> list[dict[str, Any]]:
         made = local.map_tables_with_actors(
             actor,
-            (splits, configuration.dump(config), uri),
+            (configuration.dump(config), uri),
             items,
             INFER,
             read=functools.partial(infer.read_shard, splits, actor.wanted(config), config.image_size),
+            write=functools.partial(actor.write, splits, uri),
             table_bytes=10**6,
-            readers=readers,
+            helpers=helpers,
         )
         return list(made)
 
@@ -121,67 +122,71 @@ def test_files_are_those_of_one_process(
 
 
 @pytest.mark.ray
-def test_tables_reach_the_actors_as_they_were_read(driver: None) -> None:
-    """Of 150 MB, more than Ray Data's usual block, and with nulls; read in other processes than the actors'."""
+def test_tables_go_through_the_actors_as_they_are(driver: None) -> None:
+    """Of 150 MB, more than Ray Data's usual block, and with nulls; read and written in other processes."""
     rng = np.random.default_rng(0)
     rows = rng.integers(0, 256, (4, 1000, 1000), dtype=np.uint8)
 
+    def copies(number: int) -> int:
+        return 37 if number == 3 else 1
+
     def read(item: dict[str, Any]) -> pa.Table:
         number = item["number"]
-        return schema.table_of(
-            {
-                "rows": np.tile(rows + number, (37 if number == 3 else 1, 1, 1)),
-                "names": pa.array(["a", None, "c", None] * (37 if number == 3 else 1)),
-                "process": [os.getpid()] * (4 * 37 if number == 3 else 4),
-            }
-        )
+        names = pa.array(["a", None, "c", None] * copies(number))
+        columns = {"rows": np.tile(rows + number, (copies(number), 1, 1)), "names": names}
+        return schema.table_of(columns | {"readers": [os.getpid()] * len(names)})
 
     class Actor:
         def __init__(self, text: str):
             self._text = text
 
-        def __call__(self, item: dict[str, Any], table: pa.Table) -> dict[str, Any]:
-            columns = schema.columns_of(table)
-            same = np.array_equal(columns["rows"][-4:], rows + item["number"])
-            names = columns["names"].to_pylist()[:4]
-            readers = set(columns["process"].to_pylist())
-            found = {"number": item["number"], "same": same, "names": names, "rows": len(table), "text": self._text}
-            return found | {"own": os.getpid() in readers, "copied": columns["rows"].flags.writeable}
+        def __call__(self, table: pa.Table) -> pa.Table:
+            assert not schema.columns_of(table)["rows"].flags.writeable, "a view of the object store"
+            return table.append_column("actors", [[os.getpid()] * len(table)]).append_column(
+                "texts", [[self._text] * len(table)]
+            )
 
-    items = [{"number": number} for number in range(6)]
-    found = list(
-        local.map_tables_with_actors(
-            Actor, ("arguments",), items, INFER, read=read, table_bytes=150 * 10**6, readers=READ
-        )
-    )
-    assert found == [
-        {
-            "number": number,
-            "same": True,
-            "names": ["a", None, "c", None],
-            "rows": 4 * 37 if number == 3 else 4,
-            "text": "arguments",
-            "own": False,
-            "copied": False,
+    def write(item: dict[str, Any], table: pa.Table) -> dict[str, Any]:
+        columns = schema.columns_of(table)
+        expected = np.tile(rows + item["number"], (copies(item["number"]), 1, 1))
+        [reader], [actor] = set(columns["readers"].to_pylist()), set(columns["actors"].to_pylist())
+        return {
+            "number": item["number"],
+            "same": np.array_equal(columns["rows"], expected),
+            "names": columns["names"].to_pylist()[-4:],
+            "text": columns["texts"].to_pylist()[-1],
+            "alone": actor in (reader, os.getpid()),
         }
-        for number in range(6)
-    ]
+
+    found = local.map_tables_with_actors(
+        Actor,
+        ("arguments",),
+        [{"number": number} for number in range(6)],
+        INFER,
+        read=read,
+        write=write,
+        table_bytes=150 * 10**6,
+        helpers=HELP,
+    )
+    same = {"same": True, "names": ["a", None, "c", None], "text": "arguments", "alone": False}
+    assert list(found) == [{"number": number, **same} for number in range(6)]
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("readers", [READ, None], ids=["tasks read", "actors read"])
-def test_a_damaged_shard_is_named(driver: None, run: tuple[str, Config], readers: Tasks | None) -> None:
+@pytest.mark.parametrize("helpers", [HELP, None], ids=["with helpers", "actors alone"])
+def test_a_damaged_shard_is_named(driver: None, run: tuple[str, Config], helpers: Tasks | None) -> None:
     uri, config = run
     splits = {"val": tables.open_split(stages.corpus(uri), "val")}
     Path(splits["val"].path("faces", 0)).write_bytes(b"PAR1")
     made = local.map_tables_with_actors(
         infer._FeatureMaker,
-        (splits, configuration.dump(config), uri),
+        (configuration.dump(config), uri),
         [{"split": "val", "shard": 0, "key": ""}],
         INFER,
         read=functools.partial(infer.read_shard, splits, infer._FeatureMaker.wanted(config), config.image_size),
+        write=functools.partial(infer._FeatureMaker.write, splits, uri),
         table_bytes=10**6,
-        readers=readers,
+        helpers=helpers,
     )
     with pytest.raises(ValueError, match=r"val/faces/shard-00000\.parquet: not an intact Parquet file"):
         list(made)
