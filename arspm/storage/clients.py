@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import threading
 from typing import cast
 
 import fsspec
@@ -15,6 +16,7 @@ from arspm.storage import retries
 from arspm.storage.uris import check, is_remote, is_s3, local_path
 
 _IO_THREADS = 32
+_one_client = threading.Lock()
 
 
 def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -54,7 +56,8 @@ def arrow_filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
     path = uri.split("://", 1)[1]
     settings = tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
     limits = retries.CONNECT_SECONDS, retries.READ_SECONDS, _tries_per_request()
-    return _arrow_s3(path.split("/", 1)[0], *limits, settings, os.getpid()), path
+    with _one_client:  # threads that start together would each make one, and each of these its own connections
+        return _arrow_s3(path.split("/", 1)[0], *limits, settings, os.getpid()), path
 
 
 @functools.lru_cache(maxsize=16)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -74,13 +75,15 @@ def test_a_damaged_footer_is_not_kept(faulty: FaultyFolder) -> None:
 
 
 def test_files_of_a_bucket_share_a_client(faulty: FaultyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Until the environment that it is made from changes."""
+    """Also threads that start together; until the environment that it is made from changes."""
 
     def client(name: str) -> Any:
         return storage.arrow_filesystem(faulty.file(name))[0]
 
-    made = client("a/one.parquet")
-    assert client("b/two.parquet") is made
+    with ThreadPoolExecutor(8) as pool:
+        first, *others = pool.map(client, ["a/one.parquet", "b/two.parquet"] * 4)
+    assert all(other is first for other in others)
+    made = first
     monkeypatch.setenv("AWS_SESSION_TOKEN", "another")
     other = client("b/two.parquet")
     assert other is not made
