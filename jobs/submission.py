@@ -117,7 +117,8 @@ def _resources_of_section(config: Config, section: str) -> Resources:
     group, read = getattr(config.resources, section), config.resources.read
     if isinstance(group, Workers):
         return total_resources((group.most, group), (group.most * read.num_tasks, read))
-    return total_resources((group.num_tasks, group))
+    readers = group.num_tasks * read.num_tasks if section == "infer" and group.gpus else 0
+    return total_resources((group.num_tasks, group), (readers, read))
 
 
 def total_resources(*groups: tuple[int, ResourceRequest]) -> Resources:

@@ -100,7 +100,7 @@ class Resources(Section):
     encoder: Workers = Workers()
     trial: Trial = Trial()
     preprocess: Tasks = Tasks()
-    read: Tasks = Tasks()  # tasks that read the corpus for training
+    read: Tasks = Tasks()  # tasks that read the corpus beside each training worker, and each `infer` task with a GPU
     infer: Tasks = Tasks()  # tasks that run trained networks
     threads_per_worker: Count | None = None  # torch threads per process; None: torch's default
     max_failures: Annotated[int, Field(ge=0)] = 3  # lost workers or nodes after which a stage or trial fails

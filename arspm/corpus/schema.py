@@ -14,8 +14,9 @@ numpy alone can read them.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from enum import Enum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -210,9 +211,7 @@ def tensors(column: pa.ChunkedArray | pa.Array, kind: TensorType) -> np.ndarray:
 
     Raises ValueError if a cell does not have the type's number of bytes.
     """
-    array = column
-    if isinstance(column, pa.ChunkedArray):  # combine_chunks copies even a single chunk
-        array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+    array = one_array(column)
     if len(array) == 0:
         return np.empty((0, *kind.shape), kind.dtype)
     wide = pa.types.is_large_binary(array.type)
@@ -233,6 +232,38 @@ def tensor_column(values: np.ndarray) -> pa.Array:
     offsets = np.arange(len(rows) + 1, dtype=offset) * width
     data = pa.py_buffer(rows.reshape(-1).view(np.uint8))
     return pa.Array.from_buffers(kind, len(rows), [None, pa.py_buffer(offsets), data])
+
+
+def one_array(column: pa.ChunkedArray | pa.Array) -> pa.Array:
+    """Return a column as one array, without a copy if it is one chunk; combine_chunks copies even a single chunk."""
+    if isinstance(column, pa.Array):
+        return column
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
+def table_of(columns: Mapping[str, Any]) -> pa.Table:
+    """Return columns as a table: arrays of two or more dimensions as tensor columns, others as Arrow's own types.
+
+    columns: arrays (rows, *shape), Arrow arrays, or lists. Copies no tensors if possible.
+    """
+    fields, arrays = [], []
+    for name, values in columns.items():
+        if isinstance(values, np.ndarray) and values.ndim > 1:
+            arrays.append(tensor_column(values))
+            fields.append(tensor_field(name, values.dtype.str, values.shape[1:]).with_type(arrays[-1].type))
+        else:
+            is_arrow = isinstance(values, (pa.Array, pa.ChunkedArray))
+            arrays.append(one_array(values) if is_arrow else pa.array(values))
+            fields.append(pa.field(name, arrays[-1].type))
+    return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
+
+
+def columns_of(table: pa.Table) -> dict[str, Any]:
+    """Return a table's columns: tensor columns as arrays (rows, *shape), without a copy if they are one chunk."""
+    return {
+        field.name: tensors(table[field.name], tensor_type(field)) if field.metadata else table[field.name]
+        for field in table.schema
+    }
 
 
 def _keys() -> list[pa.Field]:

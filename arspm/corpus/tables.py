@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import hashlib
 import io
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any, NamedTuple
 
@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field
 
 from arspm import storage
 from arspm.corpus import schema
+from arspm.corpus.parquet_files import REBUILD, first_line, opened
 
 MANIFEST = "manifest.json"
 
@@ -25,8 +26,9 @@ _MAX_SHARD_ROWS, _MAX_ROWS = 1_000_000, 100_000_000
 _MAX_GROUP_BYTES = 4 << 30
 # Files read at once: decoding releases the GIL, and reading from S3 waits. It bounds the memory of scattered rows.
 _THREADS = 4
+# Files of which small columns are read at once from remote storage, where each takes several round trips.
+_SMALL_THREADS = 32
 _TENSORS = (schema.SPECTROGRAM, schema.WAVEFORM, schema.FACE_FEATURE)
-_REBUILD = "delete it and the _SUCCESS.json of the stage that wrote it, then submit again"
 _TEXTS = (schema.CLIP_ID, schema.VIDEO_ID, schema.GENDER, schema.IDENTITY, schema.PREDICTED_GENDER)
 
 
@@ -129,7 +131,7 @@ def read_rows(split: Split, wanted: Mapping[str, Sequence[str]], rows: np.ndarra
         pieces = _read_groups(uri, names, needed - groups_of_shard[shard], split.rows_per_group)
         table = _first_rows(pieces, sizes)
         if len(table) < sizes.sum():
-            raise ValueError(f"{split.uri}: {family} has fewer rows than the manifest says; {_REBUILD}")
+            raise ValueError(f"{split.uri}: {family} has fewer rows than the manifest says; {REBUILD}")
         # The index of each row in the table of the groups read.
         begins = np.cumsum([0, *sizes])
         index = begins[np.searchsorted(needed, group)] + rows[into] - starts[group]
@@ -144,7 +146,7 @@ def read_rows(split: Split, wanted: Mapping[str, Sequence[str]], rows: np.ndarra
                 if name not in tensors:
                     tensors[name] = np.empty((len(rows), *kind.shape), kind.dtype)
             if (tensors[name].dtype, tensors[name].shape[1:]) != (np.dtype(kind.dtype), tuple(kind.shape)):
-                raise ValueError(f"{uri}: {name} has another dtype or shape than in other shards; {_REBUILD}")
+                raise ValueError(f"{uri}: {name} has another dtype or shape than in other shards; {REBUILD}")
             _gather(table[name], kind, index, tensors[name], into)
         return others
 
@@ -163,7 +165,7 @@ def read_rows(split: Split, wanted: Mapping[str, Sequence[str]], rows: np.ndarra
         for name in own[0]:
             values = pa.concat_arrays([part[name] for part in own]).take(in_order)
             if name == schema.CLIP_ID and not values.equals(result.setdefault(name, values)):
-                raise ValueError(f"{split.uri}: {family} has other clip ids than the other families; {_REBUILD}")
+                raise ValueError(f"{split.uri}: {family} has other clip ids than the other families; {REBUILD}")
             result[name] = values
     return result
 
@@ -175,13 +177,13 @@ def tensor_kinds(split: Split, wanted: Mapping[str, Sequence[str]]) -> dict[str,
         uri = split.path(family, 0)
 
         def read(uri: str = uri) -> pa.Schema:
-            with _opened(uri) as parquet:
+            with opened(uri) as parquet:
                 return parquet.schema_arrow
 
         found = storage.retried(uri, read)
         for name in columns:
             if name not in found.names:
-                raise ValueError(f"{uri}: no column {name}; {_REBUILD}")
+                raise ValueError(f"{uri}: no column {name}; {REBUILD}")
             if name in _TENSORS:
                 kinds[name] = schema.tensor_type(found.field(name))
     return kinds
@@ -193,7 +195,7 @@ def read_columns(split: Split, family: str, columns: Sequence[str]) -> pa.Table:
     def read(shard: int) -> pa.Table:
         return read_table(split.path(family, shard), columns).slice(0, split.shard_rows[shard])
 
-    with ThreadPoolExecutor(_THREADS) as pool:
+    with ThreadPoolExecutor(_SMALL_THREADS if storage.is_remote(split.uri) else _THREADS) as pool:
         return pa.concat_tables(pool.map(read, range(len(split.shards))))
 
 
@@ -202,8 +204,8 @@ def read_table(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
 
     def read() -> pa.Table:
         # Not pq.read_table, which calls a file without one of the columns invalid.
-        with _opened(uri) as parquet:
-            table = parquet.read(columns=None if columns is None else list(columns))
+        with opened(uri) as parquet:
+            table = parquet.read(columns=None if columns is None else list(columns), use_threads=False)
         table = _checked(uri, table, columns or ())
         return table if columns is None else table.select(columns)
 
@@ -217,14 +219,14 @@ def take_rows(uri: str, rows: Sequence[int]) -> pa.Table:
     """
 
     def read() -> pa.Table:
-        with _opened(uri) as parquet:
+        with opened(uri) as parquet:
             sizes = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
             starts = np.cumsum([0, *sizes])
             if max(rows) >= starts[-1]:
-                raise ValueError(f"{uri}: fewer rows than its receipt says; {_REBUILD}")
+                raise ValueError(f"{uri}: fewer rows than its receipt says; {REBUILD}")
             group_of_row = np.searchsorted(starts, rows, side="right") - 1
             groups = np.unique(group_of_row)
-            table = _checked(uri, parquet.read_row_groups(groups.tolist()), ())
+            table = _checked(uri, parquet.read_row_groups(groups.tolist(), use_threads=False), ())
             begins = np.cumsum([0, *np.array(sizes)[groups]])
             index = begins[np.searchsorted(groups, group_of_row)] + np.asarray(rows) - starts[group_of_row]
             return table.take(pa.array(index))
@@ -269,51 +271,22 @@ def _cut(rows: int, size: int) -> list[int]:
 
 def _read_groups(uri: str, columns: list[str], groups: np.ndarray, rows_per_group: int) -> list[pa.Table]:
     def read() -> list[pa.Table]:
-        with _opened(uri) as parquet:
+        with opened(uri) as parquet:
             if groups[-1] >= parquet.num_row_groups:
-                raise ValueError(f"{uri}: fewer rows than the manifest says; {_REBUILD}")
+                raise ValueError(f"{uri}: fewer rows than the manifest says; {REBUILD}")
             for group in map(parquet.metadata.row_group, groups.tolist()):
                 if group.num_rows > rows_per_group or group.total_byte_size > _MAX_GROUP_BYTES:
-                    raise ValueError(f"{uri}: a row group is larger than the manifest says; {_REBUILD}")
-            return [_checked(uri, parquet.read_row_group(int(group), columns=columns), columns) for group in groups]
+                    raise ValueError(f"{uri}: a row group is larger than the manifest says; {REBUILD}")
+            read = functools.partial(parquet.read_row_group, columns=columns, use_threads=False)
+            return [_checked(uri, read(group), columns) for group in groups.tolist()]
 
     return storage.retried(uri, read)
-
-
-@contextlib.contextmanager
-def _opened(uri: str) -> Iterator[pq.ParquetFile]:
-    """Open a Parquet file whose pages are verified when they are read."""
-    fs, path = storage.arrow_filesystem(uri)
-    with (
-        _damaged_file_named(uri),
-        fs.open_input_file(path) as file,
-        pq.ParquetFile(file, pre_buffer=True, page_checksum_verification=True) as parquet,
-    ):
-        yield parquet
-
-
-@contextlib.contextmanager
-def _damaged_file_named(uri: str) -> Iterator[None]:
-    """Raise ValueError with the URI if pyarrow finds the file damaged.
-
-    pyarrow then raises an ArrowException or an OSError without errno; storage errors have an errno or "AWS Error".
-    """
-    try:
-        yield
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, FileNotFoundError) and "AWS Error" not in str(error):
-            raise FileNotFoundError(f"{uri}: no such file") from None
-        if isinstance(error, OSError) and (error.errno is not None or "AWS Error" in str(error)):
-            raise
-        line = _first_line(error)
-        line = line if line.isprintable() else repr(line)
-        raise ValueError(f"{uri}: not an intact Parquet file ({line}); {_REBUILD}") from None
 
 
 def _checked(uri: str, table: pa.Table, columns: Sequence[str]) -> pa.Table:
     """Return the table. Raises ValueError if a column is missing or repeated, or a tensor or text column is invalid."""
     if missing := [name for name in columns if table.column_names.count(name) != 1]:
-        raise ValueError(f"{uri}: no column {', '.join(missing)}; {_REBUILD}")
+        raise ValueError(f"{uri}: no column {', '.join(missing)}; {REBUILD}")
     for field in table.schema:
         column = table[field.name]
         try:
@@ -326,16 +299,12 @@ def _checked(uri: str, table: pa.Table, columns: Sequence[str]) -> pa.Table:
             # A damaged file may have invalid offsets and text. This reads everything but the large cells' bytes.
             column.validate(full=pa.types.is_string(field.type))
         except (ValueError, pa.ArrowException) as error:
-            raise ValueError(f"{uri}: {_first_line(error)}; {_REBUILD}") from None
+            raise ValueError(f"{uri}: {first_line(error)}; {REBUILD}") from None
         if field.name in _TENSORS and not (field.metadata and b"dtype" in field.metadata):
-            raise ValueError(f"{uri}: column {field.name} does not hold tensors; {_REBUILD}")
+            raise ValueError(f"{uri}: column {field.name} does not hold tensors; {REBUILD}")
         if field.name in _TEXTS and not pa.types.is_string(field.type):
-            raise ValueError(f"{uri}: column {field.name} must be text, not {str(field.type)[:100]}; {_REBUILD}")
+            raise ValueError(f"{uri}: column {field.name} must be text, not {str(field.type)[:100]}; {REBUILD}")
     return table
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0][:200]
 
 
 def _first_rows(pieces: list[pa.Table], sizes: np.ndarray) -> pa.Table:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
+import threading
 from typing import cast
 
 import fsspec
+import pyarrow
 import pyarrow.fs
 
 from arspm.storage import retries
 from arspm.storage.uris import check, display_uri, is_remote, is_s3, local_path
+
+_IO_THREADS = 32
+_one_client = threading.Lock()
 
 
 def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -66,17 +72,39 @@ def arrow_filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
     if not is_s3(uri):
         return pyarrow.fs.FileSystem.from_uri(uri)
     path = uri.split("://", 1)[1]
+    settings = tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
+    limits = retries.CONNECT_SECONDS, retries.READ_SECONDS, _tries_per_request()
+    with _one_client:  # threads that start together would each make one, and each of these its own connections
+        return _arrow_s3(path.split("/", 1)[0], *limits, settings, os.getpid()), path
+
+
+@functools.lru_cache(maxsize=16)
+def _arrow_s3(
+    bucket: str,
+    connect_seconds: float,
+    read_seconds: float,
+    tries: int,
+    settings: tuple[tuple[str, str], ...],
+    pid: int,
+) -> pyarrow.fs.S3FileSystem:
+    """Return the file system of a bucket, which keeps connections and credentials. Threads may share it.
+
+    settings: the environment variables that it reads, so that a change of them gets another one. pid: of this process,
+    because a forked one must not use its parent's connections.
+    """
     # from_uri looks up the bucket's region, but takes no options and no key with a space or a bracket.
     # The constructor does not read the endpoint from the environment.
-    of_bucket, _ = pyarrow.fs.FileSystem.from_uri("s3://" + path.split("/", 1)[0])
-    fs = pyarrow.fs.S3FileSystem(
+    of_bucket, _ = pyarrow.fs.FileSystem.from_uri(f"s3://{bucket}")
+    # By default, pyarrow's threads send eight requests at once.
+    pyarrow.set_io_thread_count(max(_IO_THREADS, pyarrow.io_thread_count()))
+    environment = dict(settings)
+    return pyarrow.fs.S3FileSystem(
         region=cast(pyarrow.fs.S3FileSystem, of_bucket).region,
-        endpoint_override=os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"),
-        connect_timeout=retries.CONNECT_SECONDS,
-        request_timeout=retries.READ_SECONDS,
-        retry_strategy=pyarrow.fs.AwsStandardS3RetryStrategy(max_attempts=_tries_per_request()),
+        endpoint_override=environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL"),
+        connect_timeout=connect_seconds,
+        request_timeout=read_seconds,
+        retry_strategy=pyarrow.fs.AwsStandardS3RetryStrategy(max_attempts=tries),
     )
-    return fs, path
 
 
 def _tries_per_request() -> int:

@@ -73,11 +73,12 @@ def test_the_autoscaler_starts_the_intended_group(
 def test_the_papers_preset_starts_the_intended_nodes(
     read: Callable[[], dict[str, Any]], stage: str, changes: dict[str, Any], launched: dict[str, int]
 ) -> None:
-    """One stage on an empty cluster; training's workers start together, and its read tasks beside them."""
+    """One stage on an empty cluster; training's workers start together, and read tasks beside them and beside infer."""
     resources = override(PAPER, {f"resources.{name}": value for name, value in changes.items()}).resources
     workload = getattr(resources, stage)
     if isinstance(workload, Tasks):
-        assert to_launch(read(), [workload.bundle] * workload.num_tasks) == launched
+        readers = [resources.read.bundle] * (workload.num_tasks * resources.read.num_tasks if workload.gpus else 0)
+        assert to_launch(read(), [workload.bundle] * workload.num_tasks + readers) == launched
     else:
         readers = [resources.read.bundle] * (workload.num_workers * resources.read.num_tasks)
         assert to_launch(read(), readers, [workload.bundle] * workload.num_workers) == launched

@@ -1,13 +1,13 @@
 """The measures of evaluate, compared with the same figures computed naively from the networks and the corpus.
 
-The actors run here one after the other instead of in Ray. Everything else is as in the stage.
+The actors run in this process instead of in Ray. Everything else is as in the stage.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,14 +19,12 @@ import pytest
 import torch
 from scipy.spatial import distance
 
-from arspm import config as configuration
 from arspm import storage
-from arspm.config import Config, override
+from arspm.config import override
 from arspm.config.presets import preset
 from arspm.config.variants import VARIANTS
 from arspm.corpus import schema
-from arspm.distributed import evaluate, measures
-from arspm.distributed.data import infer
+from arspm.distributed import evaluate, local, measures
 from arspm.distributed.data.oracle import ORACLE
 from arspm.distributed.predictions import model_name
 from arspm.evaluation import recognition, table4
@@ -82,7 +80,7 @@ class Run(NamedTuple):
 
 
 @pytest.fixture
-def run(write_corpus: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+def run(write_corpus: Callable[..., Any], tmp_path: Path) -> Iterator[Run]:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
@@ -119,13 +117,8 @@ def run(write_corpus: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.Mo
     for stage, figures in (("gender", {"train_accuracy": 0.9, "val_accuracy": 0.8}), ("oracle", {"num_draws": 4})):
         stages.commit(str(tmp_path), stage, fingerprint="f" * 64, config=CONFIG, files={}, seconds=1.0, figures=figures)
 
-    def one_by_one(actor: Any, items: Any, splits: Any, config: Config, uri: str) -> list[dict[str, Any]]:
-        made = actor(splits, configuration.dump(config), uri)
-        rows = [made(item) for item in items]
-        return [{row["path"]: {"bytes": row["bytes"], "sha256": row["sha256"]}} for row in rows]
-
-    monkeypatch.setattr(infer, "map_shards", one_by_one)
-    return made
+    with local.in_process():
+        yield made
 
 
 def naive(found: np.ndarray, truth: np.ndarray) -> dict[str, np.ndarray]:

@@ -232,6 +232,8 @@ def test_the_stage_requests_the_resources_of_its_predictions() -> None:
     assert resources_of(predicting, "gender").num_cpus == 4 * 2  # after training
     assert resources_of(override(config, {"gender.weights": "runs/vox1"}), "gender").num_cpus == 4 * 2
     assert resources_of(predicting, "prior").num_cpus == 0
+    on_gpus = override(predicting, {"resources.infer.gpus": 0.5, "resources.read.num_tasks": 3})
+    assert resources_of(on_gpus, "features").num_cpus == 4 * 2 + 4 * 3 * 0.5  # which read for the networks
 
 
 # --- what gender.weights may name

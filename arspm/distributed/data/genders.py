@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,8 @@ import pyarrow as pa
 import torch
 
 from arspm.config import Config
-from arspm.corpus import genders, schema, tables
-from arspm.distributed.data.infer import ShardActor, make_family
+from arspm.corpus import genders, schema
+from arspm.distributed.data.infer import ShardActor, make_family, speech_column, write_family
 from arspm.model.gender_classifier import GenderClassifier
 from arspm.runs import stages
 from arspm.training import artifacts
@@ -39,15 +40,15 @@ class _GenderPredictor(ShardActor):
         assert classifier is not None, "it was written before"
         return classifier.to(self._device)
 
-    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
-        split = self._splits[item["split"]].only(item["shard"])
-        speech = schema.WAVEFORM if self._config.data.storage == "waveform" else schema.SPECTROGRAM
+    @staticmethod
+    def wanted(config: Config) -> Mapping[str, Sequence[str]]:
+        return {"speech": (speech_column(config),)}
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
         ids: list[str] = []
         names: list[str] = []
         confidences: list[float] = []
-        for begin in range(0, split.num_rows, self._config.evaluate.batch_size):
-            rows = np.arange(begin, min(begin + self._config.evaluate.batch_size, split.num_rows))
-            part = tables.read_rows(split, {"speech": (speech,)}, rows)
+        for part in self.batches(rows):
             batch = to_batch({**part, schema.CLIP_ID: part[schema.CLIP_ID].to_pylist()}, self._device)
             with torch.no_grad():
                 confidence, number = self._classifier.predict(batch.spectrogram)
@@ -60,5 +61,6 @@ class _GenderPredictor(ShardActor):
                 "network by gender.weights"
             )
         kind = schema.genders_schema()
-        table = pa.table([ids, names, pa.array(confidences, pa.float32())], schema=kind)
-        return self.write_family(genders.FAMILY, item, table)
+        return pa.table([ids, names, pa.array(confidences, pa.float32())], schema=kind)
+
+    write = staticmethod(functools.partial(write_family, genders.FAMILY))

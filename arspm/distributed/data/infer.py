@@ -1,4 +1,9 @@
-"""Run trained networks over whole splits, one shard at a time, in Ray Data actors."""
+"""Run trained networks over whole splits, one shard at a time, in Ray Data actors.
+
+Each shard is read as a whole, so each of its row groups is read once, and the network sees it in batches of
+`evaluate.batch_size`. With GPUs, Ray Data's tasks read and decode the shards for the
+actors, and write what they return.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,7 @@ import contextlib
 import functools
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,9 +24,10 @@ from arspm.config import Config
 from arspm.corpus import genders, schema, tables
 from arspm.corpus.prune import RECEIPTS
 from arspm.distributed import gpus
-from arspm.distributed.local import map_with_actors
+from arspm.distributed.data.readings import decoded_kinds, read_decoded
+from arspm.distributed.local import map_tables_with_actors
 from arspm.media import audio
-from arspm.media.jpeg import decode_jpeg, encode_jpeg
+from arspm.media.jpeg import encode_jpeg
 from arspm.model.gender_classifier import GenderClassifier
 from arspm.model.speech_portrait import SpeechPortrait
 from arspm.model.vggface import VGGFace
@@ -101,29 +107,50 @@ def predict(config: Config, run: str, split_name: str = "test") -> tuple[pa.Tabl
     return pa.concat_tables([tables.read_table(storage.join(run, path)) for path in files]), files
 
 
+def write_family(
+    family: str, splits: dict[str, tables.Split], run: str, item: dict[str, Any], table: pa.Table
+) -> dict[str, Any]:
+    """Write a shard of a family and its receipt. Returns what `ShardActor.write` returns."""
+    split, shard = splits[item["split"]], item["shard"]
+    described = tables.write_table(split.path(family, shard), table, split.rows_per_group)
+    # Written last, so it proves that the shard is complete.
+    receipt = storage.join(RECEIPTS, family, f"{item['split']}-{split.shards[shard]}.json")
+    storage.write_json(storage.join(stages.corpus(run), receipt), {"key": item["key"], **described})
+    path = f"{stages.CORPUS}/{item['split']}/{family}/{split.shards[shard]}.parquet"
+    return {"path": path, **described, "rows": len(table)}
+
+
 class ShardActor:
     """Base of the actors. Device and networks are made at first use, because Ray garbles a constructor's errors.
 
-    Calling an actor with an item writes one shard. It returns the file's "path" in the run, its "bytes" and "sha256",
-    and the number of its "rows".
+    Calling an actor with the table of `read_shard` returns the table for `write`.
     """
 
-    def __init__(self, splits: dict[str, tables.Split], config: str, run: str):
-        self._splits, self._config, self._run = splits, configuration.load(config), run
+    def __init__(self, config: str, run: str):
+        self._config, self._run = configuration.load(config), run
 
     @functools.cached_property
     def _device(self) -> torch.device:
         return device(self._config)
 
-    def write_family(self, family: str, item: dict[str, Any], table: pa.Table) -> dict[str, Any]:
-        """Write a shard of a family and its receipt. Returns the result of the call."""
-        split, shard = self._splits[item["split"]], item["shard"]
-        described = tables.write_table(split.path(family, shard), table, split.rows_per_group)
-        # Written last, so it proves that the shard is complete.
-        receipt = storage.join(RECEIPTS, family, f"{item['split']}-{split.shards[shard]}.json")
-        storage.write_json(storage.join(stages.corpus(self._run), receipt), {"key": item["key"], **described})
-        path = f"{stages.CORPUS}/{item['split']}/{family}/{split.shards[shard]}.parquet"
-        return {"path": path, **described, "rows": len(table)}
+    @staticmethod
+    def wanted(config: Config) -> Mapping[str, Sequence[str]]:
+        """Return the columns to read, by family; the clip ids are always read."""
+        raise NotImplementedError
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        raise NotImplementedError
+
+    @staticmethod
+    def write(splits: dict[str, tables.Split], run: str, item: dict[str, Any], table: pa.Table) -> dict[str, Any]:
+        """Write an item's shard. Returns the file's "path" in the run, "bytes", "sha256", and the number of "rows"."""
+        raise NotImplementedError
+
+    def batches(self, rows: pa.Table) -> Iterator[dict[str, Any]]:
+        """Yield the rows in batches of `evaluate.batch_size`: tensor columns as arrays, others as Arrow arrays."""
+        columns, size = schema.columns_of(rows), self._config.evaluate.batch_size
+        for begin in range(0, len(rows), size):
+            yield {name: values[begin : begin + size] for name, values in columns.items()}
 
     @functools.cached_property
     def _network(self) -> VGGFace:
@@ -133,24 +160,33 @@ class ShardActor:
 class _FeatureMaker(ShardActor):
     """An actor that writes a shard of face features for each shard of faces."""
 
-    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
-        split, shard = self._splits[item["split"]], item["shard"]
+    @staticmethod
+    def wanted(config: Config) -> Mapping[str, Sequence[str]]:
+        return {"faces": (schema.FACE_JPEG,)}
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
         dtype = self._config.vggface.feature_dtype
-        table = tables.read_columns(split.only(shard), "faces", (schema.CLIP_ID, schema.FACE_JPEG))
         features = []
-        for begin in range(0, len(table), self._config.evaluate.batch_size):
-            part = table[schema.FACE_JPEG].slice(begin, self._config.evaluate.batch_size).to_pylist()
-            faces = np.stack([decode_jpeg(picture, self._config.image_size) for picture in part])
-            batch = to_batch({schema.CLIP_ID: [""] * len(part), FACE: faces}, self._device)
+        for part in self.batches(rows):
+            batch = to_batch({schema.CLIP_ID: part[schema.CLIP_ID].to_pylist(), FACE: part[FACE]}, self._device)
             with torch.no_grad():
                 features.append(self._network.features(batch.face).float().cpu().numpy().astype(dtype))
-        columns = [table[schema.CLIP_ID], schema.tensor_column(np.concatenate(features))]
-        written = pa.Table.from_arrays(columns, schema=schema.features_schema(self._config.feature_dim, dtype))
-        return self.write_family("features", item, written)
+        columns = [rows[schema.CLIP_ID], schema.tensor_column(np.concatenate(features))]
+        return pa.Table.from_arrays(columns, schema=schema.features_schema(self._config.feature_dim, dtype))
+
+    write = staticmethod(functools.partial(write_family, "features"))
 
 
 class _Predictor(ShardActor):
     """An actor that writes a shard of predictions for each shard of speech and face features."""
+
+    @staticmethod
+    def wanted(config: Config) -> Mapping[str, Sequence[str]]:
+        return {
+            "speech": (schema.VIDEO_ID, speech_column(config)),
+            "features": (schema.FACE_FEATURE,),
+            "faces": (schema.GENDER, schema.AGE, schema.IDENTITY),
+        }
 
     @functools.cached_property
     def _model(self) -> SpeechPortrait:
@@ -161,38 +197,22 @@ class _Predictor(ShardActor):
         classifier = artifacts.load_gender_classifier(self._run, self._config)
         return None if classifier is None else classifier.to(self._device)
 
-    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
-        split, shard = self._splits[item["split"]], item["shard"]
-        one_shard = split.only(shard)
-        rows = np.arange(one_shard.num_rows)
-        speech = schema.WAVEFORM if self._config.data.storage == "waveform" else schema.SPECTROGRAM
-        wanted = {
-            "speech": (schema.VIDEO_ID, speech),
-            "features": (schema.FACE_FEATURE,),
-            "faces": (schema.GENDER, schema.AGE, schema.IDENTITY),
-        }
-        columns: dict[str, list[Any]] = {}
-        for begin in range(0, len(rows), self._config.evaluate.batch_size):
-            part = tables.read_rows(one_shard, wanted, rows[begin : begin + self._config.evaluate.batch_size])
-            for name, values in self._predict(part, speech).items():
-                columns.setdefault(name, []).append(values)
-        fields, arrays = [], []
-        for name, pieces in columns.items():
-            if isinstance(pieces[0], np.ndarray) and pieces[0].ndim == 2:
-                fields.append(schema.tensor_field(name, "float32", pieces[0].shape[1:]))
-                arrays.append(schema.tensor_column(np.concatenate(pieces)))
-            else:
-                values = pa.concat_arrays([_arrow_array(piece) for piece in pieces])
-                fields.append(pa.field(name, values.type))
-                arrays.append(values)
-        table = pa.Table.from_arrays(arrays, schema=pa.schema(fields))
-        path = f"evaluate/{PREDICTIONS}/{item['split']}-{split.shards[shard]}.parquet"
-        described = tables.write_table(storage.join(self._run, path), table, split.rows_per_group)
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        return pa.concat_tables([schema.table_of(self._predict(part)) for part in self.batches(rows)]).combine_chunks()
+
+    @staticmethod
+    def write(splits: dict[str, tables.Split], run: str, item: dict[str, Any], table: pa.Table) -> dict[str, Any]:
+        split = splits[item["split"]]
+        path = f"evaluate/{PREDICTIONS}/{item['split']}-{split.shards[item['shard']]}.parquet"
+        columns = schema.columns_of(table)
+        for name in (schema.PORTRAIT_JPEG, schema.FACE_TO_FACE_JPEG):
+            columns[name] = [encode_jpeg(pixels) for pixels in columns[name]]
+        described = tables.write_table(storage.join(run, path), schema.table_of(columns), split.rows_per_group)
         return {"path": path, **described, "rows": len(table)}
 
     @torch.no_grad()
-    def _predict(self, part: dict[str, Any], speech: str) -> dict[str, Any]:
-        inputs = {name: part[name] for name in (speech, schema.FACE_FEATURE)}
+    def _predict(self, part: dict[str, Any]) -> dict[str, Any]:
+        inputs = {name: part[name] for name in (speech_column(self._config), schema.FACE_FEATURE)}
         batch = to_batch({schema.CLIP_ID: part[schema.CLIP_ID].to_pylist(), **inputs}, self._device)
         feature = self._model.feature(batch.spectrogram).float()
         portrait, face_to_face = self._model.decoder(feature), self._model.decoder(batch.face_feature)
@@ -213,14 +233,19 @@ class _Predictor(ShardActor):
         }
         columns[schema.HEARD_GENDER] = gender.cpu().numpy()
         columns[schema.HEARD_CONFIDENCE] = confidence.cpu().numpy()
-        columns[schema.PORTRAIT_JPEG], columns[schema.FACE_TO_FACE_JPEG] = to_jpegs(portrait), to_jpegs(face_to_face)
+        # As pixels, which `write` encodes.
+        columns[schema.PORTRAIT_JPEG], columns[schema.FACE_TO_FACE_JPEG] = to_pixels(portrait), to_pixels(face_to_face)
         return columns | {name: values.float().cpu().numpy() for name, values in features.items()}
 
 
 def to_jpegs(images: torch.Tensor) -> list[bytes]:
     """Return images as JPEG files. images: (rows, 3, height, width), RGB in [0, 1]."""
-    pixels = (images * 255).round().byte().permute(0, 2, 3, 1).contiguous().cpu().numpy()
-    return [encode_jpeg(each) for each in pixels]
+    return [encode_jpeg(each) for each in to_pixels(images)]
+
+
+def to_pixels(images: torch.Tensor) -> np.ndarray:
+    """Return images as 8-bit RGB, (rows, height, width, 3). images: (rows, 3, height, width), RGB in [0, 1]."""
+    return (images * 255).round().byte().permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
 def map_shards(
@@ -232,15 +257,40 @@ def map_shards(
     """
     if not items:
         return []
-    arguments = (splits, configuration.dump(config), run)
+    wanted = actor.wanted(config)
+    kinds = decoded_kinds(splits[items[0]["split"]].only(items[0]["shard"]), wanted, config.image_size)
+    largest = max(splits[item["split"]].shard_rows[item["shard"]] for item in items)
+    made = map_tables_with_actors(
+        actor,
+        (configuration.dump(config), run),
+        items,
+        config.resources.infer,
+        read=functools.partial(read_shard, splits, wanted, config.image_size),
+        write=functools.partial(actor.write, splits, run),
+        table_bytes=largest * sum(kind.num_bytes for kind in kinds.values()),
+        helpers=config.resources.read if config.resources.infer.gpus else None,
+    )
     total = sum(splits[item["split"]].shard_rows[item["shard"]] for item in items)
     done, results = 0, []
     print_progress(0, total, "clips")
-    for row in map_with_actors(actor, arguments, items, config.resources.infer):
+    for row in made:
         done += row["rows"]
         print_progress(done, total, "clips")
         results.append({row["path"]: {"bytes": row["bytes"], "sha256": row["sha256"]}})
     return results
+
+
+def read_shard(
+    splits: dict[str, tables.Split], wanted: Mapping[str, Sequence[str]], face_size: int, item: dict[str, Any]
+) -> pa.Table:
+    """Return the clip ids and the wanted columns of an item's shard, with decoded faces: FACE in place of FACE_JPEG."""
+    split = splits[item["split"]].only(item["shard"])
+    return schema.table_of(read_decoded(split, wanted, face_size, np.arange(split.num_rows)))
+
+
+def speech_column(config: Config) -> str:
+    """Return the column of the speech family."""
+    return schema.WAVEFORM if config.data.storage == "waveform" else schema.SPECTROGRAM
 
 
 def device(config: Config) -> torch.device:
@@ -251,9 +301,3 @@ def device(config: Config) -> torch.device:
     if config.resources.threads_per_worker:
         torch.set_num_threads(config.resources.threads_per_worker)
     return gpus.device(config.resources.infer.gpus)
-
-
-def _arrow_array(values: Any) -> pa.Array:
-    if isinstance(values, pa.ChunkedArray):
-        return values.combine_chunks()
-    return values if isinstance(values, pa.Array) else pa.array(values)

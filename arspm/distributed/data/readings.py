@@ -77,23 +77,38 @@ def part_of(reading: Reading, entry: Entry, rank: int, world_size: int) -> Windo
 
 def kinds(reading: Reading) -> dict[str, schema.TensorType]:
     """Return the types of the tensor columns that a reading has, faces decoded, from the corpus's Parquet schemas."""
-    found = tables.tensor_kinds(reading.split, reading.wanted)
-    if any(schema.FACE_JPEG in columns for columns in reading.wanted.values()):
-        found[FACE] = schema.TensorType("|u1", (reading.face_size, reading.face_size, 3))
+    return decoded_kinds(reading.split, reading.wanted, reading.face_size)
+
+
+def decoded_kinds(
+    split: tables.Split, wanted: Mapping[str, Sequence[str]], face_size: int
+) -> dict[str, schema.TensorType]:
+    """Return the types of the tensor columns of `read_decoded`."""
+    found = tables.tensor_kinds(split, wanted)
+    if any(schema.FACE_JPEG in columns for columns in wanted.values()):
+        found[FACE] = schema.TensorType("|u1", (face_size, face_size, 3))
     return found
 
 
 def read(reading: Reading, rows: np.ndarray) -> tuple[dict[str, np.ndarray], list[str]]:
     """Return the tensor columns of some rows, faces decoded, (rows, *shape) each, and the rows' clip ids."""
-    columns = tables.read_rows(reading.split, reading.wanted, rows)
+    columns = read_decoded(reading.split, reading.wanted, reading.face_size, rows)
     clip_ids = columns.pop(schema.CLIP_ID).to_pylist()
+    return columns, clip_ids
+
+
+def read_decoded(
+    split: tables.Split, wanted: Mapping[str, Sequence[str]], face_size: int, rows: np.ndarray
+) -> dict[str, Any]:
+    """Return what `tables.read_rows` returns, with FACE, (rows, face_size, face_size, 3), in place of FACE_JPEG."""
+    columns = tables.read_rows(split, wanted, rows)
     if schema.FACE_JPEG in columns:
         jpegs = columns.pop(schema.FACE_JPEG)
-        faces = np.empty((len(rows), reading.face_size, reading.face_size, 3), np.uint8)
+        faces = np.empty((len(rows), face_size, face_size, 3), np.uint8)
         for row, jpeg in enumerate(jpegs):
-            faces[row] = decode_jpeg(jpeg.as_py(), reading.face_size)
+            faces[row] = decode_jpeg(jpeg.as_py(), face_size)
         columns[FACE] = faces
-    return columns, clip_ids
+    return columns
 
 
 def batch(
