@@ -63,7 +63,9 @@ def main() -> None:
     if arguments.seeds < 2:
         parser.error("--seeds: an interval needs at least 2")
     run = storage.absolute(arguments.run)
-    print("| network | batch | seed | steps | kept epoch | kept | last | CPU seconds |\n|---|---|---|---|---|---|---|---|")
+    print(
+        "| network | batch | seed | steps | kept epoch | kept | last | CPU seconds |\n|---|---|---|---|---|---|---|---|"
+    )
     summaries = []
     for stage in arguments.stages:
         base = stages.finished_config(run, "features")

@@ -27,8 +27,8 @@ CORPUS = "corpus"  # the folder of a run in which preprocess and features write
 VARIANTS = "_variants"  # the folder of a run with its variants: runs that share the stages before the encoder with it
 _NOT_SHARED = ("encoder", "evaluate", "report")  # the stages that each variant runs itself
 FORMAT = 3  # increase when a stage's output changes for the same configuration: finished stages then run again
-# Fields that were added since FORMAT was last increased, with their defaults. At its default, such a field is left out of
-# fingerprints, so that stages that finished before stay done.
+# Fields that were added since FORMAT was last increased, with their defaults. At its default, such a field is left out
+# of fingerprints, so that stages that finished before stay done.
 _ADDED = (("warmup_epochs", 0.0),)
 
 
