@@ -42,7 +42,9 @@ def make_columns(stage: str, config: Config, rows: int, seed: int) -> dict[str, 
         schema.FACE_FEATURE: rng.standard_normal((rows, config.feature_dim)).astype(config.vggface.feature_dtype),
         WEIGHT: np.ones(rows, np.float32),
     }
-    if stage == "encoder":
+    if stage == "encoder" and config.data.storage == "waveform":
+        columns[schema.WAVEFORM] = rng.integers(-3000, 3000, (rows, *schema.WAVEFORM_SHAPE), dtype=np.int16)
+    elif stage == "encoder":
         columns[schema.SPECTROGRAM] = rng.standard_normal((rows, *schema.SPECTROGRAM_SHAPE)).astype(np.float16)
     else:
         columns[FACE] = rng.integers(0, 256, (rows, config.image_size, config.image_size, 3), dtype=np.uint8)
@@ -148,6 +150,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10, help="steps per measurement (default: 10)")
     parser.add_argument("--rounds", type=int, default=16, help="measurements of each loop (default: 16)")
     parser.add_argument("--rows", type=int, help="batch size (default: the preset's)")
+    parser.add_argument("--storage", choices=("waveform", "spectrogram"), help="of the speech (default: the preset's)")
     parser.add_argument("--threads", type=int, help="torch's threads (default: torch's own choice)")
     parser.add_argument("--precision", choices=("fp32", "bf16"), help="precision of training (default: the preset's)")
     arguments = parser.parse_args()
@@ -160,6 +163,8 @@ def main() -> None:
         changes: dict[str, Any] = {}
         if arguments.rows:
             changes[f"training.{stage}.global_batch_size"] = arguments.rows
+        if arguments.storage:
+            changes["data.storage"] = arguments.storage
         if arguments.precision:
             changes[f"training.{stage}.precision"] = arguments.precision
         found = compare(stage, override(PRESETS[arguments.preset], changes), arguments.steps, arguments.rounds, device)

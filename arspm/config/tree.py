@@ -47,11 +47,11 @@ class Data(Section):
     min_speech_seconds: NonNegative = 0.3  # clips with less speech in the sound that is used are dropped
     filter: str = ""  # which training clips are used, by what was measured: "face_score > 0.5 and voiced_seconds > 2"
     max_internal_errors: Fraction = 0.01  # fraction of the clips that may fail for no fault of their own
-    storage: Literal["spectrogram", "waveform"] = "spectrogram"  # waveform: a third of the size, STFT during training
+    storage: Literal["spectrogram", "waveform"] = "waveform"  # waveform: a third of the size, STFT during training
     split: Literal["hash", "hq-voxceleb"] = "hash"  # hq-voxceleb: SF2F's split, by the rows of VoxCeleb's metadata
     val_fraction: Fraction = 0.02  # fraction of the video ids in the val split, chosen by hash (S)
     test_fraction: Fraction = 0.02  # fraction of the video ids in the test split, chosen by hash (S)
-    rows_per_shard: Annotated[int, Field(ge=1, le=3400)] = 384  # rows in each Parquet file; 384 spectrograms: 236 MB
+    rows_per_shard: Annotated[int, Field(ge=1, le=3400)] = 384  # rows in each Parquet file; 384 waveforms: 74 MB
     rows_per_group: Count = 64  # rows in each Parquet row group, the unit of reading
 
 
@@ -169,6 +169,7 @@ class Recipe(Section):
     learning_rate: Positive = 1e-3  # Adam's initial learning rate
     decay: Positive = 0.9  # factor on the learning rate after every `decay_epochs` epochs
     decay_epochs: Count = 2  # epochs between two decays of the learning rate
+    warmup_epochs: NonNegative = 0.0  # first epochs, in which the learning rate rises linearly from 0; 0: none
     beta1: Fraction = 0.5  # Adam's beta1
     beta2: Fraction = 0.999  # Adam's beta2
     eps: Positive = 1e-4  # Adam's epsilon
@@ -288,7 +289,13 @@ class Config(Section):
                 f"{portrait_size} pixels"
             )
         for stage in TRAINED_STAGES:
-            batch, lanes = getattr(self.training, stage).global_batch_size, self.ingest.num_lanes
+            recipe: Recipe = getattr(self.training, stage)
+            if recipe.warmup_epochs > recipe.epochs:
+                problems.append(
+                    f"training.{stage}.warmup_epochs: must be at most training.{stage}.epochs = {recipe.epochs}, not "
+                    f"{recipe.warmup_epochs:g}"
+                )
+            batch, lanes = recipe.global_batch_size, self.ingest.num_lanes
             if batch % lanes:
                 problems.append(
                     f"training.{stage}.global_batch_size: must be a multiple of ingest.num_lanes = {lanes}, not {batch}"

@@ -27,6 +27,9 @@ CORPUS = "corpus"  # the folder of a run in which preprocess and features write
 VARIANTS = "_variants"  # the folder of a run with its variants: runs that share the stages before the encoder with it
 _NOT_SHARED = ("encoder", "evaluate", "report")  # the stages that each variant runs itself
 FORMAT = 3  # increase when a stage's output changes for the same configuration: finished stages then run again
+# Fields that were added since FORMAT was last increased, with their defaults. At its default, such a field is left out
+# of fingerprints, so that stages that finished before stay done.
+_ADDED = (("warmup_epochs", 0.0),)
 
 
 class Stage(NamedTuple):
@@ -292,7 +295,10 @@ def versions() -> dict[str, str]:
 
 
 def _field(config: Config, path: str) -> Any:
+    """Return a field, or a section as a dictionary, for a fingerprint."""
     value: Any = config.model_dump(mode="json")
     for part in path.split("."):
         value = value[part]
+    if isinstance(value, dict):
+        return {name: each for name, each in value.items() if (name, each) not in _ADDED}
     return value

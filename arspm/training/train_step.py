@@ -45,9 +45,15 @@ class BrokenFigure(ValueError):
 
 
 def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
-    """Return a step's learning rate: times `decay` after every `decay_epochs` epochs (section 4.1, reading M)."""
+    """Return a step's learning rate: times `decay` after every `decay_epochs` epochs (section 4.1, reading M).
+
+    In the first `warmup_epochs` it is multiplied by a factor that rises linearly from step to step and ends at 1
+    (gradual warm-up, section 2.2 of Goyal et al. 2017). The paper has no warm-up.
+    """
     epoch = step // steps_per_epoch
-    return recipe.learning_rate * recipe.decay ** (epoch // recipe.decay_epochs)
+    rate = recipe.learning_rate * recipe.decay ** (epoch // recipe.decay_epochs)
+    warmup_steps = recipe.warmup_epochs * steps_per_epoch
+    return rate * (step + 1) / warmup_steps if step + 1 < warmup_steps else rate
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Adam:

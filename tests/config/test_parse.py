@@ -142,9 +142,11 @@ def test_text_that_is_not_a_configuration_is_refused(text):
 
 
 def test_a_manifest_of_an_earlier_version_still_loads():
-    """`resources.trial.share_gib` is no more; as a setting it is unknown."""
+    """`resources.trial.share_gib` is no more; as a setting it is unknown. Recipes had no `warmup_epochs`."""
     tree = Config().model_dump()
     tree["resources"]["trial"]["share_gib"] = 2.0
+    for recipe in tree["training"].values():
+        del recipe["warmup_epochs"]
     assert from_dict(tree) == Config()
     with pytest.raises(ConfigError, match=r"resources\.trial\.share_gib"):
         override(Config(), {"resources.trial.share_gib": 1})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any, get_args
 
 import pydantic
@@ -20,7 +21,7 @@ from arspm.config import (
     load,
     override,
 )
-from arspm.config.presets import PRESETS, preset
+from arspm.config.presets import PRESETS, large_batch, preset
 from arspm.corpus import schema
 from arspm.media import datasets
 from arspm.model import cbam, face_decoder, speech_encoder, trunks, vggface
@@ -87,6 +88,7 @@ def test_workers_are_a_number_or_a_range():
         ({"data.val_fraction": 0.5, "data.test_fraction": 0.5}, "data.val_fraction"),
         ({"ingest.num_lanes": 3}, "training.vggface.global_batch_size"),
         ({"training.encoder.global_batch_size": 20}, "training.encoder.global_batch_size"),
+        ({"training.encoder.epochs": 3, "training.encoder.warmup_epochs": 3.5}, "training.encoder.warmup_epochs"),
         ({"training.encoder.global_batch_size": 48, "ingest.window_rows": 8}, "ingest.window_rows"),
         ({"resources.gender.num_workers": 16}, "resources.gender.num_workers"),
         ({"resources.gender.num_workers": 6}, "resources.gender.num_workers"),
@@ -111,6 +113,7 @@ def test_invalid_combinations_of_fields_are_refused(changes, field):
     [
         {"data.val_fraction": 0.5, "data.test_fraction": 0.49},
         {"training.encoder.global_batch_size": 24, "ingest.window_rows": 9},
+        {"training.encoder.epochs": 3, "training.encoder.warmup_epochs": 3},
         {"resources.gender.num_workers": 8},
         {"resources.gender.num_workers": "[3, 7]"},
         {"speech_encoder.head": "none", "speech_encoder.fusion": "sum"},
@@ -228,8 +231,41 @@ def test_a_preset_is_valid_and_survives_saving(name):
 
 
 def test_an_unknown_preset_is_refused_with_the_names():
-    with pytest.raises(ConfigError, match="papr: there is no such preset; there are paper, demo, smoke"):
+    with pytest.raises(ConfigError, match="papr: there is no such preset; there are paper, many-gpus, demo, smoke"):
         preset("papr")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_store_waveforms_where_training_runs_on_gpus(name):
+    config = preset(name)
+    gpus = {getattr(config.resources, stage).gpus for stage in TRAINED_STAGES}
+    assert gpus == ({1} if config.data.storage == "waveform" else {0})
+
+
+def test_the_preset_for_many_gpus_trains_the_papers_networks_with_larger_batches():
+    """Everything but the batches, what follows from them, and the machines is the paper's."""
+    many, paper = preset("many-gpus"), preset("paper")
+    rescaled = ("global_batch_size", "learning_rate", "eps", "warmup_epochs")
+    allowed = {f"training.{stage}.{name}" for stage in TRAINED_STAGES for name in rescaled}
+    for name in field_names():
+        if name not in {"preset", "ingest.num_lanes"} | allowed and not name.startswith("resources."):
+            assert attrgetter(name)(many) == attrgetter(name)(paper), name
+    for stage in TRAINED_STAGES:
+        recipe, workers = getattr(many.training, stage), getattr(many.resources, stage)
+        assert recipe.global_batch_size // workers.most >= 16  # rows of a GPU; with fewer, a step takes as long
+
+
+@pytest.mark.parametrize("stage", TRAINED_STAGES)
+def test_a_larger_batch_scales_adam_by_its_square_root(stage):
+    demo = preset("demo")
+    changed = override(demo, large_batch(demo, stage, 256, 2))
+    small, large = getattr(demo.training, stage), getattr(changed.training, stage)
+    assert (large.global_batch_size, large.warmup_epochs) == (256, 2)
+    assert large.learning_rate == pytest.approx(4 * small.learning_rate)
+    assert large.eps == pytest.approx(small.eps / 4)
+    assert large == small.model_copy(
+        update={name: getattr(large, name) for name in ("global_batch_size", "learning_rate", "eps", "warmup_epochs")}
+    )
 
 
 def test_the_paper_preset_has_the_papers_numbers():

@@ -63,7 +63,10 @@ def test_all_invalid_settings_are_reported_before_anything_starts(tmp_path: Path
     [
         (["submit", "--run", "r"], "no clips given; pass --csv CSV --clips FOLDER\n"),
         (["submit", "--run", "r", "--format", "folder"], "no clips given; pass --format folder --clips FOLDER\n"),
-        (["submit", "--run", "r", "--preset", "huge"], "there is no such preset; there are paper, demo, smoke"),
+        (
+            ["submit", "--run", "r", "--preset", "huge"],
+            "there is no such preset; there are paper, many-gpus, demo, smoke",
+        ),
         (["submit", "--run", "r", "--set", "seed"], "--set seed: write it as name=value"),
         (["generate", "--run", "nowhere", "--out", "o", "a.wav"], "stage encoder is not done"),
         (["report", "nowhere"], "stage evaluate is not done"),

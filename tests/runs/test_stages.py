@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -60,6 +61,7 @@ ENCODER_AND_AFTER = {"encoder", "evaluate", "report"}
         ("speech_encoder.cbam", "parallel", ENCODER_AND_AFTER),
         ("prior.kind", "female", ENCODER_AND_AFTER),
         ("training.encoder.epochs", 3, ENCODER_AND_AFTER),
+        ("training.encoder.warmup_epochs", 2, ENCODER_AND_AFTER),
         ("prior.num_faces", 3, {"prior"} | ENCODER_AND_AFTER),
         ("face_decoder.width", 0.5, DECODER_AND_AFTER),
         ("decoder_loss.alpha", 0.5, DECODER_AND_AFTER),
@@ -76,7 +78,7 @@ ENCODER_AND_AFTER = {"encoder", "evaluate", "report"}
         ("ingest.subset", 5, ALL - {"preprocess"}),
         ("ingest.window_rows", 512, ALL - {"preprocess"}),
         ("seed", 1, ALL - {"preprocess"}),
-        ("data.storage", "waveform", ALL),
+        ("data.storage", "spectrogram", ALL),
         ("face.margin", 0.0, ALL),
         ("data.filter", "face_score > 0.5", ALL - {"preprocess"}),
         ("evaluate.num_resamples", 10, {"evaluate", "report"}),
@@ -108,6 +110,20 @@ def test_every_field_is_read_by_a_stage_or_listed_as_read_by_none():
         assert any(covers(read, name) for name in field_names()), f"{read} is neither a field nor a section"
     unread = {name for name in field_names() if not any(covers(read, name) for read in reads)}
     assert unread == NOT_IN_ANY_FINGERPRINT
+
+
+def test_a_field_that_was_added_later_leaves_finished_stages_done():
+    """The fingerprint as it was computed before recipes had `warmup_epochs`."""
+    tree = Config().model_dump(mode="json")
+    assert tree["training"]["gender"].pop("warmup_epochs") == 0
+    read = {}
+    for path in STAGES["gender"].reads:
+        read[path] = tree
+        for part in path.split("."):
+            read[path] = read[path][part]
+    parts = {"format": stages.FORMAT, "stage": "gender", "config": read, "needs": {"preprocess": "p"}}
+    earlier = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    assert stages.fingerprint(Config(), "gender", {"preprocess": "p"}) == earlier
 
 
 def test_each_stage_has_its_own_fingerprint():

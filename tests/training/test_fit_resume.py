@@ -15,8 +15,12 @@ from tests.training.random_data import NUM_STEPS, STAGES, make_task, smoke, trai
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_resumed_training_equals_an_uninterrupted_one_bit_for_bit(stage, tmp_path):
-    """Weights, best weights, optimizer and history, after resuming within an epoch and at the end of one."""
+    """Weights, best weights, optimizer and history, after resuming within an epoch and at the end of one.
+
+    The warm-up takes six steps, so the first two resumed trainings begin within it.
+    """
     changes = {f"training.{stage}.checkpoint_steps": 3, f"training.{stage}.epochs": 3}
+    changes |= {f"training.{stage}.warmup_epochs": 1.5}
     augment = {f"training.{name}.augment": True for name in STAGES}
     config = smoke(**changes, **augment, vggface__dropout=0.5)
     recipe = getattr(config.training, stage)

@@ -50,6 +50,19 @@ def test_another_recipe():
     assert [learning_rate(recipe, step, 1) for step in range(7)] == pytest.approx([0.5] * 3 + [0.05] * 3 + [0.005])
 
 
+def test_the_rate_rises_from_step_to_step_in_the_warm_up():
+    """Four steps per epoch, so a warm-up of 1.5 epochs has six. The decay is that of a recipe without a warm-up."""
+    recipe = Recipe(learning_rate=0.6, decay=0.5, decay_epochs=2, warmup_epochs=1.5)
+    expected = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.6, 0.6, 0.3]
+    assert [learning_rate(recipe, step, 4) for step in range(9)] == pytest.approx(expected)
+    longer = recipe.model_copy(update={"warmup_epochs": 3.0})
+    plain = recipe.model_copy(update={"warmup_epochs": 0.0})
+    for step in range(16):
+        factor = min(1, (step + 1) / 12)
+        assert learning_rate(longer, step, 4) == pytest.approx(factor * learning_rate(plain, step, 4))
+    assert learning_rate(longer, 11, 4) == learning_rate(plain, 11, 4)
+
+
 def test_the_optimizer_steps_at_the_scheduled_rate():
     """Adam's first step is lr * g / (|g| + eps), so with g = 1 the change of the weight is the learning rate."""
     moves = []

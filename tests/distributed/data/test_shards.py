@@ -191,7 +191,7 @@ def test_a_key_changes_with_all_that_decides_what_a_clip_becomes() -> None:
         ),
     ]
     settings = [
-        *({"data__storage": "waveform"}, {"data__seconds": "speech"}, {"data__max_seconds": 8}),
+        *({"data__storage": "spectrogram"}, {"data__seconds": "speech"}, {"data__max_seconds": 8}),
         *({"data__tolerance_seconds": 0.1}, {"data__min_speech_seconds": 1}, {"face__min_score": 0.5}),
     ]
     every = [keys({}), *(keys(row) for row in changed), *(keys({}, **each) for each in settings)]
