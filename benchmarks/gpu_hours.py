@@ -1,8 +1,8 @@
 """Predicts hours and USD of a training with the preset `paper` on GPUs, by the model of `benchmarks.step_model`.
 
-Steps and loop are those of docs/figures.md, which were measured on one H100. Reading and preparing come from the results
-of `python -m benchmarks`, and prices from cluster/prices.yaml and below. No network between GPUs was measured, so it is
-an option. docs/performance.md lists the assumptions.
+Steps and loop are those of docs/figures.md, which were measured on one H100. Reading and preparing come from the
+results of `python -m benchmarks`, and prices from cluster/prices.yaml and below. No network between GPUs was measured,
+so it is an option. docs/performance.md lists the assumptions.
 """
 
 from __future__ import annotations

@@ -36,6 +36,7 @@ from benchmarks.feed import write_corpus
 from benchmarks.ways import BASE, BATCH, OURS, PEERS, WAYS, reading_of
 
 NUM_FILLS = 3  # of the node's cache
+RAY_WAYS = {"stream", "plain Ray Data"}
 
 
 class Epochs(NamedTuple):
@@ -128,7 +129,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     os.environ["ARSPM_CACHE"] = str(arguments.folder / "cache")
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+    if RAY_WAYS & set(arguments.ways):
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
     figures: dict[str, Any] = {}
     ratios: dict[str, results.Spread] = {}
     for storage in arguments.storage:
