@@ -65,13 +65,18 @@ def measure_rounds(num_rounds: int) -> list[dict[int, Any]]:
             ]
             for size in WORKERS
         }
+        processes = [process for group in groups.values() for process in group]
         found = []
-        for number in range(num_rounds + 1):
-            order = WORKERS if number % 2 else reversed(WORKERS)
-            turns = {size: _turn(groups[size], [16, 8, 4] if size == 1 else []) for size in order}
-            found.append({size: turns[size] for size in WORKERS})
-        for process in (process for group in groups.values() for process in group):
-            process.communicate()
+        try:
+            for number in range(num_rounds + 1):
+                order = WORKERS if number % 2 else reversed(WORKERS)
+                turns = {size: _turn(groups[size], [16, 8, 4] if size == 1 else []) for size in order}
+                found.append({size: turns[size] for size in WORKERS})
+            for process in processes:
+                process.communicate()
+        finally:
+            for process in processes:
+                process.kill()
         return found[1:]
 
 
