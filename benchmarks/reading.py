@@ -17,6 +17,7 @@ Streaming is not among them: it needs numpy < 2.2.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import shutil
 import statistics
@@ -36,6 +37,7 @@ from benchmarks.feed import write_corpus
 from benchmarks.ways import BASE, BATCH, OURS, PEERS, WAYS, reading_of
 
 NUM_FILLS = 3  # of the node's cache
+STORE_BYTES = 6 << 30  # of Ray's object store, of which Ray Data uses a half: two windows of spectrograms
 RAY_WAYS = {"stream", "plain Ray Data"}
 
 
@@ -130,7 +132,14 @@ def main() -> None:
     torch.set_num_threads(1)
     os.environ["ARSPM_CACHE"] = str(arguments.folder / "cache")
     if RAY_WAYS & set(arguments.ways):
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+        logging.getLogger("ray.data").setLevel(logging.WARNING)
+        ray.init(
+            num_cpus=2,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="error",
+            object_store_memory=STORE_BYTES,
+        )
     figures: dict[str, Any] = {}
     ratios: dict[str, results.Spread] = {}
     for storage in arguments.storage:

@@ -65,7 +65,11 @@ def plain_ray_data(reading: Reading, epochs: int) -> Epochs:
     """ray.data.read_parquet of the speech alone; it cannot join the families without a shuffle."""
     [(_, [name]), *_] = _wanted(reading)
     kind = kinds(reading)[name]
-    data = ray.data.read_parquet([reading.split.path("speech", shard) for shard in range(len(reading.split.shards))])
+    context = ray.data.DataContext()  # without the settings of `stream`, which are this process's
+    context.enable_progress_bars = context.print_on_execution_start = False
+    with ray.data.DataContext.current(context):
+        files = [reading.split.path("speech", shard) for shard in range(len(reading.split.shards))]
+        data = ray.data.read_parquet(files)
 
     def epoch() -> Iterator[torch.Tensor]:
         for table in data.iter_batches(batch_size=BATCH, batch_format="pyarrow", prefetch_batches=4):
