@@ -6,10 +6,11 @@ milliseconds to the first batch of an epoch, and the rate as a multiple of plain
 is filled.
 
 Repeats go round all ways, so that other load hits all of them, and ratios are those of two ways in the same repeat.
-Epochs before the measured ones are left out. They are several for `stream`, whose readers are some windows ahead, and it
-reads on for as many after the measured ones. Otherwise the rows that were read ahead would count in one direction only.
-A window has 64 rows of each lane, 512 together, instead of the paper's 256: a window of 2,048 spectrograms takes 1.3 GB,
-and with several of them Ray's object store overflows to the disk of a small machine.
+Epochs before the measured ones are left out. They are several for `stream`, whose readers are some windows ahead, and
+it reads on for as many after the measured ones. Otherwise the rows that were read ahead would count in one direction
+only. A window has 64 rows of each lane, 512 together, instead of the paper's 256: a window of 2,048 spectrograms takes
+1.3 GB, and several of them do not fit into Ray's object store on a small machine. Ray runs only while a way that needs
+it is measured, since its processes are busy when idle, too.
 
 Row order: pyarrow reads in the order of the files; all others shuffle. The peers need the extra `bench`. MosaicML
 Streaming is not among them: it needs numpy < 2.2.
@@ -18,11 +19,14 @@ Streaming is not among them: it needs numpy < 2.2.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import shutil
 import statistics
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,7 +64,7 @@ class Measured(NamedTuple):
 
 def epochs_of(name: str, epochs: int) -> Epochs:
     """Return how many epochs of a way to read."""
-    return Epochs(2, 3 * epochs, 2) if name == "stream" else Epochs(1, epochs, 0)
+    return Epochs(2, 2 * epochs, 2) if name == "stream" else Epochs(1, epochs, 0)
 
 
 def measure(name: str, reading: Reading, epochs: Epochs) -> Measured:
@@ -101,8 +105,28 @@ def compare(reading: Reading, names: list[str], epochs: int, repeats: int) -> di
     found: dict[str, list[Measured]] = {name: [] for name in names}
     for repeat in range(repeats):
         for name in names if repeat % 2 else reversed(names):
-            found[name].append(measure(name, reading, epochs_of(name, epochs)))
+            with running_ray() if name in RAY_WAYS else contextlib.nullcontext():
+                found[name].append(measure(name, reading, epochs_of(name, epochs)))
+            print(f"repeat {repeat + 1}: {name}: {found[name][-1].rate:,.0f} rows/s", file=sys.stderr, flush=True)
     return found
+
+
+@contextlib.contextmanager
+def running_ray() -> Iterator[None]:
+    """Run Ray on two cores of this machine."""
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    ray.init(
+        "local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="error",
+        object_store_memory=STORE_BYTES,
+    )
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
 def ratios_of(storage: str, found: dict[str, list[Measured]]) -> dict[str, results.Spread]:
@@ -124,7 +148,7 @@ def main() -> None:
     parser.add_argument("--storage", nargs="+", default=["spectrogram", "waveform"])
     parser.add_argument("--clips", type=int, default=2048, help="(default: 2048)")
     parser.add_argument(
-        "--epochs", type=int, default=4, help="measured in each repeat, three times as many of stream (default: 4)"
+        "--epochs", type=int, default=3, help="measured in each repeat, twice as many of stream (default: 3)"
     )
     parser.add_argument("--repeats", type=int, default=5, help="(default: 5)")
     parser.add_argument("--window-rows", type=int, default=64, help="rows of a lane in a window (default: 64)")
@@ -133,15 +157,6 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     os.environ["ARSPM_CACHE"] = str(arguments.folder / "cache")
-    if RAY_WAYS & set(arguments.ways):
-        logging.getLogger("ray.data").setLevel(logging.WARNING)
-        ray.init(
-            num_cpus=2,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="error",
-            object_store_memory=STORE_BYTES,
-        )
     figures: dict[str, Any] = {}
     ratios: dict[str, results.Spread] = {}
     for storage in arguments.storage:
@@ -178,7 +193,6 @@ def main() -> None:
             quartiles = f"({rate['low']:,.0f} to {rate['high']:,.0f})"
             print(f"{name:<36} {rate['median']:8,.0f} {quartiles:>20} {way['first_ms']['median']:10.1f} ms {shown}")
     results.write(arguments.json, figures, ratios)
-    ray.shutdown()
 
 
 if __name__ == "__main__":

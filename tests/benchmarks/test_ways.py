@@ -62,7 +62,7 @@ def test_a_stream_is_measured_over_many_windows_and_reads_on_after_them() -> Non
     assert epochs_of("cache", 4) == Epochs(1, 4, 0)
     stream = epochs_of("stream", 4)
     assert stream.before == stream.after > 0
-    assert stream.measured == 12
+    assert stream.measured == 8
 
 
 def test_filling_the_cache_leaves_nothing(tmp_path: Path) -> None:
