@@ -20,7 +20,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import logging
+import multiprocessing
 import os
 import shutil
 import statistics
@@ -85,6 +87,14 @@ def measure(name: str, reading: Reading, epochs: Epochs) -> Measured:
     return Measured(rows / seconds, statistics.median(firsts), max(firsts))
 
 
+def end_workers() -> None:
+    """End the worker processes of a way that was measured; LitData's would go on reading while the next is measured."""
+    gc.collect()
+    for child in multiprocessing.active_children():
+        child.terminate()
+        child.join()
+
+
 def num_rows(batch: Any) -> int:
     """Return how many rows a batch has."""
     return len(batch if isinstance(batch, torch.Tensor) else next(iter(batch.values())))
@@ -107,6 +117,7 @@ def compare(reading: Reading, names: list[str], epochs: int, repeats: int) -> di
         for name in names if repeat % 2 else reversed(names):
             with running_ray() if name in RAY_WAYS else contextlib.nullcontext():
                 found[name].append(measure(name, reading, epochs_of(name, epochs)))
+            end_workers()
             print(f"repeat {repeat + 1}: {name}: {found[name][-1].rate:,.0f} rows/s", file=sys.stderr, flush=True)
     return found
 
