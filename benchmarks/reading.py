@@ -159,9 +159,9 @@ def main() -> None:
     parser.add_argument("--storage", nargs="+", default=["spectrogram", "waveform"])
     parser.add_argument("--clips", type=int, default=2048, help="(default: 2048)")
     parser.add_argument(
-        "--epochs", type=int, default=3, help="measured in each repeat, twice as many of stream (default: 3)"
+        "--epochs", type=int, default=2, help="measured in each repeat, twice as many of stream (default: 2)"
     )
-    parser.add_argument("--repeats", type=int, default=5, help="(default: 5)")
+    parser.add_argument("--repeats", type=int, default=4, help="(default: 4)")
     parser.add_argument("--window-rows", type=int, default=64, help="rows of a lane in a window (default: 64)")
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
     parser.add_argument("--json", type=Path, default=None, help="also write the results there")

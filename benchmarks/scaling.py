@@ -3,8 +3,9 @@
     python -m benchmarks.scaling
 
 One, two and four processes train the demo's encoder with the product's own loop, over gloo, on this machine. The model
-predicts their clips per second from steps of one process, from all-reduces and from the number of cores; `overlap` is
-0, because on a CPU the exchange takes processor time as well. The groups take turns.
+predicts their clips per second from steps of one process, from such steps while a second process computes, too, from
+all-reduces and from the number of cores. `overlap` is 0, because on a CPU the exchange takes processor time as well.
+The groups take turns.
 
 Then `benchmarks.gpu_hours` predicts a training on GPUs. The options are its assumptions.
 """
@@ -28,22 +29,27 @@ from benchmarks.step_model import Network, Traffic, exchange_seconds, fit_line, 
 
 WORKERS = (1, 2, 4)  # of the check
 ROUNDS = 9
+CROWDED_ROWS = 8
+ROWS = {1: [16, 8, 4], 2: [CROWDED_ROWS]}  # of the steps without exchange, by the number of processes
 
 
 def predict_speeds(
     rounds: Sequence[Mapping[int, Any]], traffic: Traffic, cores: int, batch: int = 16
 ) -> list[dict[int, float]]:
-    """Return clips per second by number of workers, for each round, from one process's steps and from all-reduces."""
+    """Return clips per second by number of workers, for each round, from steps without exchange and from all-reduces."""
     predicted = []
     for found in rounds:
         compute = fit_line({float(rows): seconds for rows, seconds in found[1]["step"].items()})
+        crowding = found[2]["step"][str(CROWDED_ROWS)] / compute.at(CROWDED_ROWS)
         speeds = {}
         for workers in found:
             exchange = 0.0
             if workers > 1:
                 calls = fit_line({float(size): seconds for size, seconds in found[workers]["all_reduce"].items()})
                 exchange = exchange_seconds(traffic, calls)
-            speeds[workers] = batch / step_seconds(compute, batch / workers, workers, cores, exchange)
+            speeds[workers] = batch / step_seconds(
+                compute, batch / workers, workers, cores, exchange, crowding=crowding if workers > 1 else 1.0
+            )
         predicted.append(speeds)
     return predicted
 
@@ -70,7 +76,7 @@ def measure_rounds(num_rounds: int) -> list[dict[int, Any]]:
         try:
             for number in range(num_rounds + 1):
                 order = WORKERS if number % 2 else reversed(WORKERS)
-                turns = {size: _turn(groups[size], [16, 8, 4] if size == 1 else []) for size in order}
+                turns = {size: _turn(groups[size], ROWS.get(size, [])) for size in order}
                 found.append({size: turns[size] for size in WORKERS})
             for process in processes:
                 process.communicate()
@@ -133,6 +139,7 @@ def main() -> None:
     figures = {
         "options": {name: value for name, value in vars(arguments).items() if name not in ("json", "measured")},
         "step": medians(rounds, 1, "step"),
+        "crowded_step": medians(rounds, 2, "step"),
         "all_reduce": {str(size): medians(rounds, size, "all_reduce") for size in WORKERS if size > 1},
         "traffic": {"demo encoder": demo._asdict(), **{name: each._asdict() for name, each in paper.items()}},
         "check": check,

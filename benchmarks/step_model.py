@@ -2,12 +2,13 @@
 
 A step of one worker takes
 
-    compute = (fixed + rows x per_row) x max(1, workers / cores)
+    compute = (fixed + rows x per_row) x crowding x max(1, workers / cores)
     exchange = messages x latency + bytes / bandwidth, for the gradients' average and BatchNorm's statistics
     step = max(compute + max(0, exchange - overlap x compute), rows / rate of reading)
 
-On CPUs, more workers than cores share the cores; the second factor of `compute` is 1 on GPUs, which have a worker each.
-`fixed` and `per_row` are fitted to steps of one process, `latency` and `bandwidth` to all-reduces of several sizes.
+On CPUs, more workers than cores share the cores, and workers share the memory's bandwidth: `crowding` is how much
+longer a step takes while another process computes. Both factors are 1 on GPUs, which have a worker each. `fixed` and
+`per_row` are fitted to steps of one process, `latency` and `bandwidth` to all-reduces of several sizes.
 """
 
 from __future__ import annotations
@@ -80,10 +81,11 @@ def step_seconds(
     exchange: float,
     overlap: float = 0.0,
     read_rate: float = math.inf,
+    crowding: float = 1.0,
 ) -> float:
     """Return the seconds of a step of `rows` rows per worker; see the module's docstring.
 
     cores: on which the workers compute; math.inf on GPUs. read_rate: rows per second that reach each worker.
     """
-    computing = compute.at(rows) * max(1.0, workers / cores)
+    computing = compute.at(rows) * crowding * max(1.0, workers / cores)
     return max(computing + max(0.0, exchange - overlap * computing), rows / read_rate)
