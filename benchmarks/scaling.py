@@ -36,7 +36,7 @@ ROWS = {1: [16, 8, 4], 2: [CROWDED_ROWS]}  # of the steps without exchange, by t
 def predict_speeds(
     rounds: Sequence[Mapping[int, Any]], traffic: Traffic, cores: int, batch: int = 16
 ) -> list[dict[int, float]]:
-    """Return clips per second by number of workers, for each round, from steps without exchange and from all-reduces."""
+    """Return clips per second by number of workers, for each round, from steps alone and from all-reduces."""
     predicted = []
     for found in rounds:
         compute = fit_line({float(rows): seconds for rows, seconds in found[1]["step"].items()})
