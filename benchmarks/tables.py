@@ -169,7 +169,7 @@ def _hours(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _short(hours: float) -> str:
-    return f"{hours:.1f}" if hours < 10 else f"{hours:.0f}"
+    return f"{hours:.2f}" if hours < 1 else f"{hours:.1f}" if hours < 10 else f"{hours:.0f}"
 
 
 TABLES: dict[str, Callable[[Section], str]] = {
