@@ -10,7 +10,7 @@ help:
 	@echo "make test-all  the tests that make test leaves out: slow ones, several nodes (about 45 minutes)"
 	@echo "make faults    kill and cut off nodes of a running cluster, and compare results (half an hour)"
 	@echo "make check     format, lint, types, import contracts"
-	@echo "make bench     measure the figures in docs/"
+	@echo "make bench     measure the figures of docs/performance.md, and compare (20 minutes; BENCH='reading overhead' for some)"
 	@echo "make clean     remove .venv and runs/"
 
 .venv/installed: pyproject.toml constraints.txt
@@ -47,7 +47,8 @@ faults: .venv/installed
 	@$(BIN)/python -m pytest -m faults tests/faults
 
 bench: .venv/installed
-	@$(BIN)/python -m benchmarks.paper_size
+	@$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,bench]'
+	@$(BIN)/python -m benchmarks $(BENCH)
 
 clean:
 	rm -rf .venv runs

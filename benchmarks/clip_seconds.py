@@ -27,10 +27,11 @@ from arspm.media.prepare import prepare
 from arspm.media.speech import voice_activity_detector
 from arspm.synthetic.films import film
 from arspm.synthetic.people import sample_speakers
+from benchmarks import results
 
 SECONDS = 6  # of a clip
 LONG_SECONDS = 600  # of a whole video
-CLIP_BEGINS = 431.3
+CLIP_BEGINS = 0.7189  # of a whole video
 CORE_HOUR_DOLLARS = 0.2807 / 16  # cluster/prices.yaml: c6i.4xlarge, spot, 16 virtual cores
 NUM_CLIPS = 290_000
 
@@ -64,7 +65,7 @@ def write_video(path: Path, size: tuple[int, int], fps: int, codec: str, seconds
     return path
 
 
-def kinds(folder: Path) -> Iterator[tuple[str, ClipRow]]:
+def kinds(folder: Path, long_seconds: int) -> Iterator[tuple[str, ClipRow]]:
     """Yield the name of each kind of video and a row of it; the files are written unless they exist."""
     hd = (1280, 720)
     fast = {"preset": "veryfast", "g": "120"}
@@ -81,14 +82,14 @@ def kinds(folder: Path) -> Iterator[tuple[str, ClipRow]]:
         "clip, 1280 x 720, HEVC, a key frame every second": ("short.mp4", hd, 30, "libx265", SECONDS, short),
         "clip, 1280 x 720, AV1": ("av1.mp4", hd, 30, "libsvtav1", SECONDS, av1),
         "clip, 1920 x 1080, H.264": ("large.mp4", (1920, 1080), 30, "libx264", SECONDS, fast),
-        "6 s of a video of 10 minutes, 1280 x 720, H.264": ("whole.mp4", hd, 30, "libx264", LONG_SECONDS, fast),
-        "6 s of a video of 10 minutes, 1280 x 720, VP9": ("whole.webm", hd, 30, "libvpx-vp9", LONG_SECONDS, vp9),
+        f"6 s of a video of {long_seconds} s, 1280 x 720, H.264": ("whole.mp4", hd, 30, "libx264", long_seconds, fast),
+        f"6 s of a video of {long_seconds} s, 1280 x 720, VP9": ("whole.webm", hd, 30, "libvpx-vp9", long_seconds, vp9),
     }
     for kind, (name, size, fps, codec, seconds, options) in files.items():
         path = folder / name
         if not path.exists():
             write_video(path, size, fps, codec, seconds, **options)
-        begin = CLIP_BEGINS if seconds == LONG_SECONDS else 0.0
+        begin = CLIP_BEGINS * seconds if seconds == long_seconds else 0.0
         yield kind, ClipRow(1, "a", "a", begin, begin + SECONDS, 0.5, 0.5, str(path))
 
 
@@ -112,7 +113,11 @@ def seconds_of(work: Callable[[], object]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="folder of the videos, written at the first run")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=9, help="(default: 9)")
+    parser.add_argument(
+        "--long-seconds", type=int, default=LONG_SECONDS, help=f"length of the whole videos (default: {LONG_SECONDS})"
+    )
+    parser.add_argument("--json", type=Path, default=None, help="also write the results there")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
@@ -120,7 +125,7 @@ def main() -> None:
     config = override(Config(), {"face.detector": "hog"})
     make_detector("hog")
     voice_activity_detector()
-    rows = dict(kinds(arguments.folder))
+    rows = dict(kinds(arguments.folder, arguments.long_seconds))
     measured: dict[str, list[tuple[float, ...]]] = {kind: [] for kind in rows}
     for number in range(arguments.rounds + 1):
         for kind, row in rows.items():
@@ -133,6 +138,18 @@ def main() -> None:
             each = tuple(seconds_of(work) for work in works)
             if number:  # the first round loads libraries
                 measured[kind].append(each)
+    figures = {
+        kind: {
+            name: results.spread(column)
+            for name, column in zip(("every_frame", "decoded", "prepared"), zip(*values, strict=True), strict=True)
+        }
+        for kind, values in measured.items()
+    }
+    ratios = {
+        f"{kind}: decoding every frame / preparing": results.spread(value[0] / value[2] for value in values)
+        for kind, values in measured.items()
+    }
+    results.write(arguments.json, figures, ratios)
     print("| kind | every frame | decoded | prepared (range) | after decoding | core hours of 290,000 | dollars |")
     print("|---|---|---|---|---|---|---|")
     for kind, values in measured.items():

@@ -34,6 +34,7 @@ from arspm.distributed.train.launch import train_stage
 from arspm.model import speech_portrait
 from arspm.runs import stages
 from arspm.training import artifacts
+from benchmarks import results
 from benchmarks.paper_size import measure
 
 KINDS = ("waveform", "spectrogram")
@@ -83,10 +84,10 @@ def write_upstream(config: Config, run: Path) -> None:
         safetensors.torch.save_file(contiguous, run / stage / name)
 
 
-def train(config: Config, clips: int) -> tuple[float, float]:
-    """Return clips per second and the fraction of time spent waiting for batches, as medians over epochs.
+def train(config: Config, clips: int) -> tuple[list[float], list[float]]:
+    """Return clips per second and the fraction of time spent waiting for batches, for each epoch after the first.
 
-    The first epoch, which includes start-up, is left out.
+    The first epoch includes start-up.
     """
     with tempfile.TemporaryDirectory(prefix="arspm-") as folder:
         run = Path(folder)
@@ -94,7 +95,7 @@ def train(config: Config, clips: int) -> tuple[float, float]:
         write_upstream(config, run)
         train_stage("encoder", config, str(run), "0" * 64)
         epochs = json.loads((run / "encoder" / artifacts.HISTORY).read_text())["epochs"][1:]
-    return tuple(statistics.median(epoch[name] for epoch in epochs) for name in ("clips_per_second", "data_wait"))  # type: ignore[return-value]
+    return [each["clips_per_second"] for each in epochs], [each["data_wait"] for each in epochs]
 
 
 def main() -> None:
@@ -111,12 +112,15 @@ def main() -> None:
     parser.add_argument(
         "--precision", choices=("fp32", "bf16"), default="bf16", help="precision of training (default: bf16)"
     )
+    parser.add_argument("--json", type=Path, default=None, help="also write the results there")
     arguments = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     ray.init(include_dashboard=False, log_to_driver=False, logging_level="warning")
     print(
         "{:<12} {:>5} {:>8} {:>10} {:>10} {:>6}".format("stored", "batch", "readers", "clips/s", "no reading", "wait")
     )
+    figures: list[dict[str, Any]] = []
+    ratios: dict[str, results.Spread] = {}
     for rows in arguments.rows:
         recipe = Recipe(precision=arguments.precision)
         unfed = measure("encoder", rows, _STEPS, recipe, device, PRESETS[arguments.preset])
@@ -133,9 +137,17 @@ def main() -> None:
                     "training.encoder.global_batch_size": rows,
                     "training.encoder.precision": arguments.precision,
                 }
-                speed, wait = train(override(PRESETS[arguments.preset], changes), arguments.clips)
+                speeds, waits = train(override(PRESETS[arguments.preset], changes), arguments.clips)
+                speed, wait = statistics.median(speeds), statistics.median(waits)
                 limit = rows / unfed["seconds_median"]
+                name = f"{kind}, batch {rows}, {readers} readers"
+                ratios[f"{name}: clips/s / no reading"] = results.spread(each / limit for each in speeds)
+                figures.append(
+                    {"stored": kind, "batch": rows, "readers": readers}
+                    | {"clips_per_second": results.spread(speeds), "no_reading": limit, "wait": results.spread(waits)}
+                )
                 print(f"{kind:<12} {rows:>5} {readers:>8} {speed:>10.0f} {limit:>10.0f} {wait:>6.0%}", flush=True)
+    results.write(arguments.json, figures, ratios)
 
 
 if __name__ == "__main__":

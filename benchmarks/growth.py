@@ -13,8 +13,10 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from arspm.synthetic.films import write_corpus
+from benchmarks import results
 
 ROWS_PER_VIDEO, SECONDS, STEP = 10, 1.5, 1.0  # rows overlap by half a second
 ARSPM = [sys.executable, "-m", "jobs.cli"]
@@ -38,7 +40,8 @@ def write_inputs(folder: Path, num_rows: int) -> list[list[str]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="new folder")
-    parser.add_argument("--rows", type=int, default=5000)
+    parser.add_argument("--rows", type=int, default=5000, help="(default: 5000)")
+    parser.add_argument("--json", type=Path, default=None, help="also write the results there")
     arguments = parser.parse_args()
     folder, count = arguments.folder, arguments.rows
     rows = write_inputs(folder, count)
@@ -49,6 +52,7 @@ def main() -> None:
     steps += [("one row more", int(count * 0.9) + 1, [])]
     steps += [("other labels for a speaker", int(count * 0.9) + 1, [])]
     steps += [("5 % to test in place of 2 %", int(count * 0.9) + 1, ["--set", "data.test_fraction=0.05"])]
+    figures: list[dict[str, Any]] = []
     subprocess.run([*ARSPM, "up"], check=True)
     print("| step | rows | reused | relabelled | copied | decoded | seconds |\n|---|---|---|---|---|---|---|")
     try:
@@ -64,11 +68,13 @@ def main() -> None:
                 sys.exit(done.stdout + done.stderr)
             manifest = json.loads((folder / "run/preprocess/_SUCCESS.json").read_text())
             work = manifest["figures"]["work"]
-            cells = [name, number, *work.values(), f"{manifest['seconds']:.1f}"]
+            figures.append({"step": name, "rows": number, **work, "seconds": round(manifest["seconds"], 1)})
+            cells = figures[-1].values()
             print("|", " | ".join(map(str, cells)), "|", flush=True)
         subprocess.run([*ARSPM, "prune", str(folder / "run"), "--yes"], check=True)
     finally:
         subprocess.run([*ARSPM, "down"], check=True)
+    results.write(arguments.json, figures, {})
 
 
 if __name__ == "__main__":

@@ -4,10 +4,10 @@ Trains the encoder and the decoder on random batches in memory, in the preset's 
 once with `training.fit`, and once with a bare loop of the same network, loss and optimiser over one batch that is
 already on the device. The two alternate in this process, on the same cores. Prints a line per network:
 
-    network     fit clips/s  bare clips/s  ratio    lowest  highest    cpu
+    network     fit clips/s  bare clips/s  ratio       low     high    cpu
 
 The speeds are medians over the rounds. `ratio` is the median of the rounds' ratios, each of two measurements that
-follow each other; the goal is 0.95 or more. `lowest` and `highest` are the ratio's range without the outer eighths.
+follow each other; the goal is 0.95 or more. `low` and `high` are the ratio's quartiles.
 `cpu` is the median ratio of the processor times, bare to fit: where other programs use the same cores, it is the
 steadier figure.
 """
@@ -15,9 +15,9 @@ steadier figure.
 from __future__ import annotations
 
 import argparse
-import statistics
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,6 +29,7 @@ from arspm.corpus import schema
 from arspm.training.batch import FACE, WEIGHT, to_batch
 from arspm.training.fit import WorkerContext, fit
 from arspm.training.train_step import Task, autocast, make_optimizer
+from benchmarks import results
 from benchmarks.paper_size import make_task
 
 NETWORKS = ("encoder", "decoder")
@@ -54,11 +55,23 @@ def make_columns(stage: str, config: Config, rows: int, seed: int) -> dict[str, 
 
 
 class Fit:
-    """`training.fit` over batches in memory, one epoch of `steps` per measurement, without validation."""
+    """`training.fit` over batches in memory, one epoch of `steps` per measurement, without validation.
 
-    def __init__(self, task: Task, config: Config, stage: str, steps: int, device: torch.device):
+    With several workers, every one of them measures at the same time, and the clips are those of all.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        config: Config,
+        stage: str,
+        steps: int,
+        device: torch.device,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
         recipe = getattr(config.training, stage).model_copy(update={"epochs": 1_000_000})
-        rows = recipe.global_batch_size
+        rows = recipe.global_batch_size // world_size
         columns = [make_columns(stage, config, rows, seed) for seed in range(_NUM_BATCHES)]
 
         def batches(_: Any) -> Iterator[dict[str, Any]]:
@@ -72,7 +85,7 @@ class Fit:
             num_steps=steps,
             num_score_steps=0,
             batches=batches,
-            worker=WorkerContext(device=device),
+            worker=WorkerContext(rank, world_size, device),
             config={},
         )
 
@@ -153,12 +166,15 @@ def main() -> None:
     parser.add_argument("--storage", choices=("waveform", "spectrogram"), help="of the speech (default: the preset's)")
     parser.add_argument("--threads", type=int, help="torch's threads (default: torch's own choice)")
     parser.add_argument("--precision", choices=("fp32", "bf16"), help="precision of training (default: the preset's)")
+    parser.add_argument("--json", type=Path, default=None, help="also write the results there")
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    titles = ("network", "fit clips/s", "bare clips/s", "ratio", "lowest", "highest", "cpu")
+    titles = ("network", "fit clips/s", "bare clips/s", "ratio", "low", "high", "cpu")
     print("{:<10} {:>12} {:>13} {:>6} {:>9} {:>8} {:>6}".format(*titles))
+    figures: dict[str, Any] = {}
+    ratios: dict[str, results.Spread] = {}
     for stage in arguments.networks:
         changes: dict[str, Any] = {}
         if arguments.rows:
@@ -168,12 +184,14 @@ def main() -> None:
         if arguments.precision:
             changes[f"training.{stage}.precision"] = arguments.precision
         found = compare(stage, override(PRESETS[arguments.preset], changes), arguments.steps, arguments.rounds, device)
-        ratios = sorted(each.fit_speed / each.bare_speed for each in found)
-        inner = ratios[len(ratios) // 8 : len(ratios) - len(ratios) // 8]
-        speeds = [statistics.median(each) for each in list(zip(*found, strict=True))[:2]]
-        cpu = statistics.median(each.bare_cpu / each.fit_cpu for each in found)
-        figures = f"{statistics.median(ratios):>6.3f} {inner[0]:>9.3f} {inner[-1]:>8.3f} {cpu:>6.3f}"
-        print(f"{stage:<10} {speeds[0]:>12.1f} {speeds[1]:>13.1f} {figures}", flush=True)
+        speeds = [results.spread(each) for each in list(zip(*found, strict=True))[:2]]
+        ratio = results.spread(each.fit_speed / each.bare_speed for each in found)
+        cpu = results.spread(each.bare_cpu / each.fit_cpu for each in found)
+        figures[stage] = {"clips_per_second": speeds[0], "bare_clips_per_second": speeds[1]}
+        ratios |= {f"{stage}: fit / bare loop": ratio, f"{stage}: fit / bare loop, processor time": cpu}
+        shown = f"{ratio['median']:>6.3f} {ratio['low']:>9.3f} {ratio['high']:>8.3f} {cpu['median']:>6.3f}"
+        print(f"{stage:<10} {speeds[0]['median']:>12.1f} {speeds[1]['median']:>13.1f} {shown}", flush=True)
+    results.write(arguments.json, figures, ratios)
 
 
 if __name__ == "__main__":

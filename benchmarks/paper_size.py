@@ -1,4 +1,4 @@
-"""Measures one training step of each network at the paper's size: `python -m benchmarks.paper_size`, or `make bench`.
+"""Measures one training step of each network at the paper's size: `python -m benchmarks.paper_size`.
 
 Prints a line about the machine, then one JSON object per network: parameters, batch size, step times in seconds, peak
 memory in GiB, the last loss. Each network is measured in its own process; without a GPU, peak memory is that process's
@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from arspm.model.speech_portrait import FacePrior
 from arspm.training import tasks
 from arspm.training.batch import Batch
 from arspm.training.train_step import Task, make_optimizer, train_step
+from benchmarks import results
 
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {  # name: stage, changes to the paper's configuration
     "encoder": ("encoder", {}),
@@ -141,6 +143,7 @@ def main() -> None:
     parser.add_argument(
         "--here", action="store_true", help="measure one network in this process, without a memory limit"
     )
+    parser.add_argument("--json", type=Path, default=None, help="also write the results there")
     arguments = parser.parse_args()
     if unknown := [name for name in arguments.networks if name not in NETWORKS]:
         parser.error(f"there is no network {', '.join(unknown)}; there are {', '.join(NETWORKS)}")
@@ -156,8 +159,12 @@ def main() -> None:
     print(f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}, median of {steps} steps", flush=True)
     options = ["--rows", str(rows), "--steps", str(steps), "--precision", arguments.precision]
     options += ["--compile"] if arguments.compile else []
+    figures = []
     for each in arguments.networks:
-        print(measure_in_process(each, options, arguments.limit_gib), flush=True)
+        line = measure_in_process(each, options, arguments.limit_gib)
+        print(line, flush=True)
+        figures.append(json.loads(line))
+    results.write(arguments.json, figures, {})
 
 
 if __name__ == "__main__":

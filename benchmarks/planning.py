@@ -21,17 +21,24 @@ from arspm.config import Config, override
 from arspm.distributed.data.shards import assign_splits, content_keys, plan_shards
 from arspm.media.datasets import read_dataset
 from arspm.runs import inventory
+from benchmarks import results
 
 ALPHABET = np.array(list("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"))
 ROWS_PER_VIDEO = 9  # AVSpeech: 2.6 million rows of 290,000 videos
 
 
 @contextmanager
-def timed(what: str) -> Iterator[None]:
-    started = time.monotonic()
+def timed(what: str, figures: dict[str, dict[str, float]]) -> Iterator[None]:
+    """Print how long the block takes, and its processor time and peak memory, and add them to the figures."""
+    started, before = time.monotonic(), time.process_time()
     yield
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"{what}: {time.monotonic() - started:.1f} s; peak memory so far {peak:.2f} GiB", flush=True)
+    figures[what] = {
+        "seconds": round(time.monotonic() - started, 2),
+        "cpu_seconds": round(time.process_time() - before, 2),
+        "peak_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+    }
+    shown = figures[what]
+    print(f"{what}: {shown['seconds']:.1f} s; peak memory so far {shown['peak_gib']:.2f} GiB", flush=True)
 
 
 def write_inputs(folder: Path, num_rows: int, num_files: int, clips: str) -> None:
@@ -66,6 +73,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="new folder for the inputs; reused if it exists")
     parser.add_argument("--rows", type=int, default=2_600_000)
     parser.add_argument("--files", type=int, default=300_000)
+    parser.add_argument("--json", type=Path, default=None, help="also write the results there")
     parser.add_argument("--clips", help="folder of the files, local or on S3 (default: FOLDER/clips)")
     arguments = parser.parse_args()
     clips, run = arguments.clips or f"{arguments.folder}/clips", f"{arguments.folder}/run"
@@ -74,18 +82,20 @@ def main() -> None:
         write_inputs(arguments.folder, arguments.rows, arguments.files, clips)
         print("wrote the inputs; run the same command again to measure without their memory")
         return
+    figures: dict[str, dict[str, float]] = {}
     config = override(Config(), {"data.csv": f"{arguments.folder}/avspeech.csv", "data.clips": clips})
-    with timed("listing and hash"):
+    with timed("listing and hash", figures):
         listed = inventory.find_inputs(config)
-    with timed("inventory: write and read"):
+    with timed("inventory: write and read", figures):
         inventory.write_inventory(run, config.data, "f", listed.trees)
         trees = inventory.read_inventory(run, config.data, "f")
-    with timed("rows, files and labels"):
+    with timed("rows, files and labels", figures):
         dataset = read_dataset(config.data, trees)
     usable = dataset.rows.usable()
-    with timed("splits and shards"):
+    with timed("splits and shards", figures):
         split_of, _ = assign_splits(usable.table["video_id"].unique().to_pylist(), 0.02, 0.02)
         shards = plan_shards(usable, content_keys(usable, config), split_of, config.data.rows_per_shard)
+    results.write(arguments.json, {"rows": len(dataset.rows), "files": len(usable), "steps": figures}, {})
     print(f"{len(dataset.rows):,} rows, {len(usable):,} with a file, {len(shards):,} shards")
 
 
