@@ -74,7 +74,11 @@ MANY_GPUS = override(
     | large_batch(PAPER, "decoder", 512, 2)
     | large_batch(PAPER, "encoder", 512, 2),
 )
-"""TODO"""
+"""The paper's networks on 32 GPUs: batches of 512 (256 for the gender classifier), the learning rates of `large_batch`.
+
+With 64 lanes, 1, 2, 4 ... up to 64 workers can share a batch. `python -m benchmarks.large_batch` compares such a recipe
+with that of the small batch on a run's data; at the paper's size it has not been measured.
+"""
 
 
 _TWO_CORES = {
