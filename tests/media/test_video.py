@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,13 @@ CODECS = {
 }
 # Of 150 frames, at most this many are decoded: those to which others refer. The other decoders leave none out.
 REFERENCES = {"h264": 80, "h264, open": 80, "hevc": 70, "hevc, open": 70, "av1": 80}
+
+
+@pytest.fixture(autouse=True)
+def _usual_priority() -> Iterator[None]:
+    """SVT-AV1, run as root, gives the calling thread real-time priority, which later tests' browsers would inherit."""
+    yield
+    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 @pytest.fixture(autouse=True, scope="module")
