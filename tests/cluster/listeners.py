@@ -98,6 +98,7 @@ class Proxy:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._socket.shutdown(socket.SHUT_RDWR)  # wakes `accept`, which would otherwise serve one more connection
         self._socket.close()
 
     def _serve(self) -> None:

@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -125,20 +124,36 @@ def test_a_stage_of_a_run_on_which_another_cluster_works_removes_nothing(
     assert stages.success(str(tmp_path), "preprocess")
 
 
-def test_a_stage_whose_lease_was_taken_over_ends_without_a_manifest(
-    start: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(lease, "BEAT_SECONDS", 0.1)
+TAKEN_OVER = """
+import json, sys, time
+from pathlib import Path
+from arspm import config as configuration
+from arspm.runs import lease
+from jobs.stage import readable_end, run_stage
 
-    def work(config: Config, run: str, fingerprint: str) -> tuple[dict[str, Any], dict[str, Any]]:
-        claim = json.loads((tmp_path / lease.FOLDER / "1.json").read_text())
-        (tmp_path / lease.FOLDER / "2.json").write_text(json.dumps(claim | {"cluster": "session_b"}))
-        time.sleep(60)  # interrupted
-        return {}, {}
+run = Path(sys.argv[1])
+lease.BEAT_SECONDS = 0.1
 
-    with pytest.raises(SystemExit):
-        start("preprocess", work, fingerprint=None)
-    assert "took over this run, so this program ends\n" in capsys.readouterr().err
+def work(config, run_uri, fingerprint):
+    claim = json.loads((run / lease.FOLDER / "1.json").read_text())
+    (run / lease.FOLDER / "2.json").write_text(json.dumps(claim | {"cluster": "session_b"}))
+    time.sleep(60)  # interrupted
+    return {}, {}
+
+with readable_end("preprocess"):
+    run_stage("preprocess", work, str(run), configuration.load((run / "config.json").read_bytes()))
+"""
+
+
+def test_a_stage_whose_lease_was_taken_over_ends_without_a_manifest(config: Config, tmp_path: Path) -> None:
+    """In a process of its own, because the loss of a lease interrupts the process."""
+    (tmp_path / "config.json").write_text(configuration.dump(config))
+    done = subprocess.run(
+        [sys.executable, "-c", TAKEN_OVER, str(tmp_path)], cwd=REPO, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(f"error: preprocess: {tmp_path}: the cluster at")
+    assert done.stderr.endswith(" took over this run, so this program ends\n")
     assert stages.success(str(tmp_path), "preprocess") is None
 
 
