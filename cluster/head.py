@@ -208,8 +208,10 @@ def _start(
             )
         head = replace(head, pid=process.pid)
         record.write(head)
-        _wait_for(head, process, address_file, timeout_seconds)
-        process.returncode = 0  # the head outlives this process: prevents Popen's warning about a running child
+        try:
+            _wait_for(head, process, address_file, timeout_seconds)
+        finally:  # the head outlives this process, or `_stop` ends it: prevents Popen's warning about a running child
+            process.returncode = 0
         session = next(root.glob(f"session_*_{head.pid}"))
         head = replace(head, gcs_address=address_file.read_text().strip(), session_dir=str(session))
         record.write(head)
