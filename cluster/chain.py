@@ -54,6 +54,7 @@ def run_chain(
     stop: Callable[[], bool] = lambda: False,
     on_event: Callable[[events.Event], None] = lambda event: None,
     until: str | None = None,
+    max_concurrent: int | None = None,
     max_retries: int = 2,
     poll_seconds: float = 0.5,
     backoff_seconds: float = 5.0,
@@ -67,7 +68,9 @@ def run_chain(
         done.
     prefix: a job's id is `<prefix>-<stage>-<first 8 characters of the fingerprint>-<attempt>`. If a job with this id
         is live, the chain attaches to it and submits nothing.
-    capacity: returns the cluster's total resources. A stage that exceeds them runs alone.
+    capacity: returns the cluster's resources. A stage waits until it fits beside the running ones, and one that exceeds
+        them runs alone. On a cluster that grows, stages are submitted at once and wait in Ray for nodes.
+    max_concurrent: limit of stages that run at the same time (default: none).
     conflict: returns the reason why this run is locked, or an empty text. It is called before each submission; a
         reason fails the stage.
 
@@ -88,6 +91,7 @@ def run_chain(
         capacity,
         conflict,
         on_event,
+        max_concurrent,
         max_retries,
         backoff_seconds,
         unreachable_seconds,
@@ -112,6 +116,7 @@ def run_chain(
 class _Waiting:
     stage: Stage
     queued: bool = False  # everything the stage needs is done, and the stage itself is not
+    warned: bool = False  # that it requests more than the cluster has
     not_before: float = 0.0
     retries: int = 0
     started_at: float | None = None  # of its first job
@@ -140,6 +145,7 @@ class _Chain:
     capacity: Callable[[], Resources]
     conflict: Callable[[], str]
     on_event: Callable[[events.Event], None]
+    max_concurrent: int | None
     max_retries: int
     backoff_seconds: float
     unreachable_seconds: float
@@ -147,6 +153,8 @@ class _Chain:
     running: dict[str, _Running] = field(default_factory=dict)
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     unreachable_since: float | None = None
+    free_drivers: int = 0  # as of the latest look at the cluster
+    head_is_full: bool = False
 
     def __post_init__(self) -> None:
         self.waiting = {stage.name: _Waiting(stage) for stage in self.order}
@@ -170,6 +178,8 @@ class _Chain:
     def admit(self) -> None:
         """Submit the queued stages, in order, that fit beside the running ones."""
         ready = [wait for wait in self.waiting.values() if wait.queued and wait.not_before <= time.time()]
+        if self.max_concurrent is not None:
+            ready = ready[: max(0, self.max_concurrent - len(self.running))]
         try:
             total = self.capacity() if ready else Resources()
         except Unreachable:  # the head may be restarting
@@ -178,19 +188,21 @@ class _Chain:
                 raise
             return
         self.unreachable_since = None
+        self.free_drivers = len(ready) if total.free_drivers is None else total.free_drivers
+        self.head_is_full = self.head_is_full and self.free_drivers <= 0
         for wait in ready:
             missing = missing_resources(wait.stage, [run.waiting.stage for run in self.running.values()], total)
-            if missing and self.running:
+            if missing and self.running and not total.grows:
                 continue
-            if missing:
-                text = f"requests {missing}; submitted anyway"
+            if missing and not wait.warned:
+                text = f"requests {missing}; " + ("waits for more nodes" if total.grows else "submitted anyway")
                 self.on_event(events.Warned(stage=wait.stage.name, text=text))
+                wait.warned = True
             self._start(wait)
 
     def _start(self, wait: _Waiting) -> None:
         """Attach to the live job of this stage and fingerprint, or submit one under the next unused id."""
         name = wait.stage.name
-        wait.started_at = wait.started_at or time.time()
         id_prefix = job_id_prefix(self.prefix, name, self.fingerprint(wait.stage))
         attempt = 1
         try:
@@ -198,16 +210,26 @@ class _Chain:
                 attempt += 1
             if job is None and (reason := self.conflict()):
                 return self._fail(wait, reason, "")
+            if job is None and self.free_drivers <= 0:
+                return self._wait_for_driver(wait)
+            wait.started_at = wait.started_at or time.time()
             # Listed as running before it is submitted: a Ctrl-C in between then still stops the job.
             run = self.running[name] = _Running(wait, f"{id_prefix}{attempt}")
             del self.waiting[name]
             if job is None:
                 self.runner.submit(run.submission_id, stage=name, entrypoint=wait.stage.entrypoint)
+                self.free_drivers -= 1
         except Unreachable as error:
             return self._retry(wait, str(error), f"{id_prefix}{attempt}")
         except ClusterError as error:
             return self._fail(wait, str(error), f"{id_prefix}{attempt}")
         self.on_event(events.Started(stage=name, submission_id=run.submission_id, attached=job is not None))
+
+    def _wait_for_driver(self, wait: _Waiting) -> None:
+        if not self.head_is_full:
+            text = "waits: the drivers of other jobs fill the head's memory (docs/cluster.md, Size of the head)"
+            self.on_event(events.Warned(stage=wait.stage.name, text=text))
+        self.head_is_full = True
 
     def poll(self) -> None:
         """Report new log lines, and settle the stages whose jobs have ended."""

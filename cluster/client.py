@@ -17,6 +17,8 @@ from cluster.logs import Tail
 
 __all__ = ["connect", "normalize_address"]  # re-exported: they begin every use of this module
 
+DRIVER_BYTES = 800e6  # of one job's processes on the head; measured in docs/cluster.md, Size of the head
+_NODE_GROUP = "ray.io/node-group"  # label that Ray derives from RAY_NODE_TYPE_NAME
 _MAX_NODES = 10_000  # the largest limit that Ray's State API accepts by default
 
 
@@ -153,16 +155,44 @@ def cancel(client: Any, metadata: Mapping[str, str], stop_seconds: float = 75.0)
 
 
 def capacity(client: Any) -> Resources:
-    """Return the total resources of the cluster's live nodes. A cluster that scales from zero starts with few.
+    """Return the total resources of the cluster's live nodes, whether it grows, and the room for drivers on its head.
 
-    Raises Unreachable if the head does not list all of them.
+    A cluster grows if an autoscaler started one of its nodes: Ray's launcher and KubeRay name the group of each node.
+    Raises Unreachable if the head does not list all nodes.
     """
-    totals = [node["resources_total"] for node in _live_nodes(client)]
+    nodes = _live_nodes(client)
+    totals = [node["resources_total"] for node in nodes]
+    heads = [node["resources_total"].get("memory", 0) for node in nodes if node.get("is_head_node")]
     return Resources(
         num_cpus=sum(total.get("CPU", 0) for total in totals),
         num_gpus=sum(total.get("GPU", 0) for total in totals),
         memory_bytes=sum(total.get("memory", 0) for total in totals),
+        grows=any(_NODE_GROUP in (node.get("labels") or {}) for node in nodes),
+        free_drivers=_max_drivers(heads[0]) - _num_active(client) if heads else None,
     )
+
+
+def require_driver_room(client: Any) -> None:
+    """Raise ClusterError if the head has no memory for the driver of a detached chain beside the jobs that run.
+
+    Such a driver submits further jobs, so it takes the room of two. Otherwise drivers could fill the head, and none of
+    them could submit anything.
+    """
+    room = capacity(client)
+    if room.free_drivers is not None and room.free_drivers < 2:
+        raise ClusterError(
+            f"the head has memory for no further driver beside its {_num_active(client)} jobs: wait until some have "
+            "ended, run the command without --detach, or use a larger head (docs/cluster.md, Size of the head)"
+        )
+
+
+def _max_drivers(head_memory_bytes: float) -> int:
+    """Return how many jobs' drivers fit into the memory that the head node offers. One always may run."""
+    return max(1, int(head_memory_bytes / DRIVER_BYTES))
+
+
+def _num_active(client: Any) -> int:
+    return sum(job.active for job in list_jobs(client, {}))
 
 
 def _live_nodes(client: Any) -> list[dict[str, Any]]:

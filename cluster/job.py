@@ -23,11 +23,17 @@ _RAY_MESSAGE = re.compile(r"Runtime env is setting up\.$|^Running entrypoint for
 
 @dataclass(frozen=True)
 class Resources:
-    """The total resources of a cluster."""
+    """The total resources of a cluster.
+
+    grows: an autoscaler adds nodes, so the totals are not the cluster's limit.
+    free_drivers: number of further jobs whose drivers the head has memory for; None if that is not known.
+    """
 
     num_cpus: float = 0
     num_gpus: float = 0
     memory_bytes: float = 0
+    grows: bool = False
+    free_drivers: int | None = None
 
 
 @dataclass(frozen=True)

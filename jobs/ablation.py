@@ -43,19 +43,22 @@ def run_ablation(
     address: str,
     on_event: Callable[[events.Event], None],
     study: str = "",
+    max_concurrent: int | None = None,
     invocation: Mapping[str, Any] | None = None,
 ) -> bool | None:
     """Train and measure the models that are not done, as many in parallel as fit, then write the page.
 
-    `study`: the models' study, "" for none. Returns whether every model is there, or None after Ctrl-C: finished models
-    are kept and the page is not written. `invocation`: the command, user and host that the manifests record (default:
-    those of this process). Raises ValueError if no model could be trained, or for a file of the run that is not what
-    its manifest lists.
+    `max_concurrent`: limit of jobs that run at the same time. `study`: the models' study, "" for none. `invocation`:
+    the command, user and host that the manifests record (default: those of this process). Returns whether every model
+    is there, or None after Ctrl-C: finished models are kept and the page is not written. Raises ValueError if no model
+    could be trained, or for a file of the run that is not what its manifest lists.
     """
     jobs_client = client.connect(address)
     holder = lease_holder(jobs_client, address, models[0].config, invocation)
     with lease.hold(run, holder, say=lambda line: on_event(events.Warned(stage="ablation", text=line))) as held:
-        complete = _run_ablation(run, models, missing, jobs_client, holder, held, on_event, study, invocation)
+        complete = _run_ablation(
+            run, models, missing, jobs_client, holder, held, on_event, study, max_concurrent, invocation
+        )
         if held.lost:
             raise lease.LeaseLost(held.lost)
     return complete
@@ -70,10 +73,11 @@ def _run_ablation(
     held: lease.Lease,
     on_event: Callable[[events.Event], None],
     study: str,
+    max_concurrent: int | None,
     invocation: Mapping[str, Any] | None,
 ) -> bool | None:
     started = time.monotonic()
-    outcomes = _run_stages(run, models, jobs_client, holder, held, on_event, invocation)
+    outcomes = _run_stages(run, models, jobs_client, holder, held, on_event, max_concurrent, invocation)
     if any(outcome.status == "cancelled" for outcome in outcomes.values()):
         return None
     complete, absent = [], [*missing]
@@ -107,6 +111,7 @@ def _run_stages(
     holder: lease.Holder,
     held: lease.Lease,
     on_event: Callable[[events.Event], None],
+    max_concurrent: int | None,
     invocation: Mapping[str, Any] | None,
 ) -> dict[str, chain.Outcome]:
     """Run the models' stages as one chain. Its stages are named STAGE-SLUG."""
@@ -142,6 +147,7 @@ def _run_stages(
         capacity=lambda: client.capacity(jobs_client),
         stop=lambda: bool(held.lost),
         on_event=on_event,
+        max_concurrent=max_concurrent,
     )
 
 
@@ -153,13 +159,20 @@ def detach(
     models: Sequence[Model],
     address: str,
     study: str = "",
+    max_concurrent: int | None = None,
 ) -> str:
-    """Submit the driver as a job and return the job's id. `changes`: texts of --set. `models`: those of the plan."""
+    """Submit the driver as a job and return the job's id. `changes`: texts of --set. `models`: those of the plan.
+
+    Raises ClusterError if the head has no room for it.
+    """
+    jobs_client = client.connect(address)
+    client.require_driver_room(jobs_client)
     command = [*PYTHON, "jobs.ablation", "--run", run, "--seeds", str(num_seeds)]
     command += ["--study", study] if study else ["--variants", ",".join(variants)]
+    command += ["--max-concurrent", str(max_concurrent)] if max_concurrent else []
     command += submitted_by(models[0].config) if models else []
     return client.submit(
-        client.connect(address),
+        jobs_client,
         submission_id=f"{job_prefix(run)}-{DRIVER}-{int(time.time())}",
         entrypoint=shlex.join(command + [word for change in changes for word in ("--set", change)]),
         working_dir=source(),
@@ -175,6 +188,7 @@ def main() -> None:
     parser.add_argument("--study", choices=STUDIES, default="", help="train a study's arms instead of --variants")
     parser.add_argument("--seeds", type=int, default=3, help="number of models per variant (default: 3)")
     parser.add_argument("--set", action="append", default=[], help="change one field, e.g. training.encoder.epochs=9")
+    parser.add_argument("--max-concurrent", type=int, help="limit of concurrent jobs (default: none)")
     parser.add_argument("--submitted-by", type=json.loads, metavar="JSON", help="see the stages' programs")
     arguments = parser.parse_args()
     models, missing = plan(
@@ -187,7 +201,14 @@ def main() -> None:
     with watch() as on_event:
         address = own_cluster_address()
         complete = run_ablation(
-            arguments.run, models, missing, address, on_event, arguments.study, arguments.submitted_by
+            arguments.run,
+            models,
+            missing,
+            address,
+            on_event,
+            arguments.study,
+            arguments.max_concurrent,
+            arguments.submitted_by,
         )
     sys.exit(0 if complete else 1)
 

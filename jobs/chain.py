@@ -43,12 +43,14 @@ def submit_run(
     address: str,
     *,
     until: str | None = None,
+    max_concurrent: int | None = None,
     on_event: Callable[[events.Event], None],
     invocation: Mapping[str, Any] | None = None,
 ) -> dict[str, chain.Outcome]:
     """Run a configuration's stages on the cluster at `address` and wait for them. Finished stages are reused.
 
-    `invocation`: the command, user and host that the manifests record (default: those of this process).
+    `max_concurrent`: limit of stages that run at the same time. `invocation`: the command, user and host that the
+    manifests record (default: those of this process).
 
     The input files are listed here, so that new files are found; the stages' jobs read the stored listing.
     Raises ClusterError when no cluster answers there, FileNotFoundError for missing inputs, and ConfigError or
@@ -83,6 +85,7 @@ def submit_run(
             stop=lambda: bool(held.lost),
             on_event=on_event,
             until=until,
+            max_concurrent=max_concurrent,
         )
         if held.lost:
             raise lease.LeaseLost(held.lost)
@@ -124,14 +127,17 @@ def _conflict(jobs_client: Any, run: str, fingerprints: Mapping[str, str]) -> st
     return ""
 
 
-def detach(config: Config, run: str, address: str, until: str | None) -> str:
-    """Submit the chain's driver as a job and return the job's id."""
+def detach(config: Config, run: str, address: str, until: str | None, max_concurrent: int | None = None) -> str:
+    """Submit the chain's driver as a job and return its id. Raises ClusterError if the head has no room for it."""
     jobs_client = client.connect(address)
+    client.require_driver_room(jobs_client)
     command = [*PYTHON, "jobs.chain", "--run", run, "--config", save_config(config, run), *submitted_by(config)]
+    command += ["--until", until] if until else []
+    command += ["--max-concurrent", str(max_concurrent)] if max_concurrent else []
     return client.submit(
         jobs_client,
         submission_id=f"{job_prefix(run)}-{DRIVER}-{int(time.time())}",
-        entrypoint=shlex.join(command + (["--until", until] if until else [])),
+        entrypoint=shlex.join(command),
         working_dir=source(),
         metadata={"run": run, "stage": DRIVER},
     )
@@ -178,6 +184,7 @@ def main() -> None:
     parser.add_argument("--run", required=True, help="run directory: a local path or s3://bucket/prefix")
     parser.add_argument("--config", required=True, help="complete configuration: URI of a JSON file")
     parser.add_argument("--until", help="last stage to run (default: report)")
+    parser.add_argument("--max-concurrent", type=int, help="limit of concurrent stages (default: none)")
     parser.add_argument("--submitted-by", type=json.loads, metavar="JSON", help="see the stages' programs")
     arguments = parser.parse_args()
     config = configuration.load(storage.read_bytes(arguments.config))
@@ -187,6 +194,7 @@ def main() -> None:
             arguments.run,
             own_cluster_address(),
             until=arguments.until,
+            max_concurrent=arguments.max_concurrent,
             on_event=on_event,
             invocation=arguments.submitted_by,
         )

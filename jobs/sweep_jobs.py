@@ -63,6 +63,7 @@ def detach(run: str, folder: str, sweep: Mapping[str, Any], address: str, extra:
     holder = lease_holder(jobs_client, address, configuration.from_dict(sweep["config"]))
     stage_name, stem = job_names(run, sweep)
     require_one_driver(run, stage_name, stem, jobs_client)
+    client.require_driver_room(jobs_client)
     with lease.hold(folder, holder, say=print):
         save(folder, sweep)
     attempt = 1

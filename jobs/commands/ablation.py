@@ -10,7 +10,7 @@ from arspm import storage
 from arspm.config import ConfigError
 from arspm.config.studies import STUDIES
 from arspm.config.variants import TABLE4
-from jobs.commands.options import Address, Detach, Run, examples, find_address, parse_changes
+from jobs.commands.options import Address, Detach, MaxConcurrent, Run, examples, find_address, parse_changes
 
 app = typer.Typer()
 
@@ -42,6 +42,7 @@ def ablation(
             "VARIANT:name=value. Repeatable.",
         ),
     ] = None,
+    max_concurrent: MaxConcurrent = None,
     detach: Detach = False,
     ray_address: Address = None,
 ) -> None:
@@ -66,11 +67,11 @@ def ablation(
         print(f"{gap['variant']}, seed {gap['seed']}: left out, {gap['reason']}")
     address = find_address(ray_address)
     if detach:
-        job = driver.detach(run, names, num_seeds, set_ or [], models, address, study or "")
+        job = driver.detach(run, names, num_seeds, set_ or [], models, address, study or "", max_concurrent)
         print(f"submitted {job}, which drives the ablation")
         return
     with watch() as on_event:
-        complete = driver.run_ablation(run, models, missing, address, on_event, study or "")
+        complete = driver.run_ablation(run, models, missing, address, on_event, study or "", max_concurrent)
     if complete is None:
         raise typer.Exit(130)
     print(f"ablation: {storage.join(run, ablation_folder(study or ''), 'index.html')}")

@@ -12,7 +12,16 @@ from arspm.config import DATA_FORMATS, presets
 from arspm.corpus.drops import describe_drops
 from arspm.runs import lease, stages, sweeps
 from cluster import events
-from jobs.commands.options import Address, Detach, Run, RunArgument, examples, find_address, parse_changes
+from jobs.commands.options import (
+    Address,
+    Detach,
+    MaxConcurrent,
+    Run,
+    RunArgument,
+    examples,
+    find_address,
+    parse_changes,
+)
 
 app = typer.Typer()
 
@@ -52,6 +61,7 @@ def submit(
     until: Annotated[
         str | None, typer.Option(help=f"Last stage to run (default: report): {', '.join(stages.STAGES)}.")
     ] = None,
+    max_concurrent: MaxConcurrent = None,
     detach: Detach = False,
     ray_address: Address = None,
 ) -> None:
@@ -65,7 +75,7 @@ def submit(
     resolved = resolve_config(preset, config, data, parse_changes(set_))
     address = find_address(ray_address)
     if detach:
-        job = chain.detach(resolved, run, address, until)
+        job = chain.detach(resolved, run, address, until, max_concurrent)
         print(f"submitted {job}, which drives the chain; `arspm status {run}` shows its state")
         return
     with watch() as show:
@@ -76,7 +86,9 @@ def submit(
                 for line in _drop_lines(run):
                     show(events.Warned(stage=event.stage, text=line))
 
-        outcomes = chain.submit_run(resolved, run, address, until=until, on_event=on_event)
+        outcomes = chain.submit_run(
+            resolved, run, address, until=until, max_concurrent=max_concurrent, on_event=on_event
+        )
     if any(outcome.status == "cancelled" for outcome in outcomes.values()):
         raise typer.Exit(130)
     failed = [name for name, outcome in outcomes.items() if outcome.status == "failed"]

@@ -24,6 +24,14 @@ Address = Annotated[
 ]
 Detach = Annotated[bool, typer.Option("--detach", help="Submit the driver as a job on the cluster, then exit.")]
 
+MaxConcurrent = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Maximum number of concurrent stages (default: as many as fit; no limit on a cluster that grows).",
+    ),
+]
+
 
 def examples(*commands: str) -> str:
     """Return the epilog of a command's help, one example per line."""

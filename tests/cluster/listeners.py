@@ -19,7 +19,8 @@ TOKEN = "0123456789abcdef" * 4
 class Dashboard(http.server.ThreadingHTTPServer):
     """Answers as Ray 2.60's dashboard does: its version and its nodes, to requests with the token.
 
-    nodes: rows of the State API. max_limit: of RAY_MAX_LIMIT_FROM_API_SERVER. authorizations: what it was sent.
+    nodes: rows of the State API. max_limit: of RAY_MAX_LIMIT_FROM_API_SERVER. jobs: as the Jobs API lists them.
+    authorizations: what it was sent.
     """
 
     daemon_threads = True
@@ -28,6 +29,7 @@ class Dashboard(http.server.ThreadingHTTPServer):
         self.address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
         super().__init__((address, 0), _Answers)
         self.nodes, self.max_limit = nodes or [], 10_000
+        self.jobs: list[dict[str, Any]] = []
         self.authorizations: list[str | None] = []
 
     def list_nodes(self, query: dict[str, list[str]]) -> tuple[int, dict[str, Any]]:
@@ -59,6 +61,8 @@ class _Answers(http.server.BaseHTTPRequestHandler):
         if url.path == "/api/v0/nodes":
             status, body = self.server.list_nodes(parse_qs(url.query))
             return self._reply(status, json.dumps(body).encode())
+        if url.path == "/api/jobs/":
+            return self._reply(200, json.dumps(self.server.jobs).encode())
         return self._reply(404, b"404: Not Found")
 
     def _reply(self, status: int, body: bytes) -> None:

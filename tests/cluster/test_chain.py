@@ -182,6 +182,51 @@ def test_a_conflict_prevents_submission_but_not_attaching_to_a_live_job() -> Non
     assert cluster.submitted == []
 
 
+SIX = [stage(name, cpus=2, gpus=1) for name in "abcdef"]
+
+
+@pytest.mark.parametrize(
+    ("grows", "limit", "in_parallel"), [(True, None, 6), (True, 4, 4), (False, None, 1), (False, 4, 1)]
+)
+def test_stages_wait_in_ray_for_nodes_where_nodes_are_added(grows: bool, limit: int | None, in_parallel: int) -> None:
+    cluster, seen = ScriptedCluster(), []
+    capacity = Resources(num_cpus=2, num_gpus=1, grows=grows)
+    outcomes = run(cluster, SIX, seen=seen, capacity=lambda: capacity, max_concurrent=limit)
+    assert set(statuses(outcomes).values()) == {"done"}
+    assert cluster.most_in_parallel == in_parallel
+    warned = [event.text for event in seen if isinstance(event, events.Warned)]
+    assert all(text.endswith("of a cluster with 1; waits for more nodes") for text in warned)
+    assert bool(warned) is grows
+
+
+@pytest.mark.parametrize("limit", [1, 2, 9])
+def test_a_limit_holds_where_all_stages_fit(limit: int) -> None:
+    cluster = ScriptedCluster()
+    run(cluster, SIX, capacity=lambda: Resources(num_cpus=99, num_gpus=99), max_concurrent=limit)
+    assert cluster.most_in_parallel == min(limit, 6)
+
+
+def test_stages_wait_until_the_head_has_memory_for_their_drivers() -> None:
+    cluster, seen = ScriptedCluster(), []
+
+    def capacity() -> Resources:
+        active = sum(job.active for job in cluster.jobs.values())
+        return Resources(num_cpus=99, num_gpus=99, free_drivers=2 - active)
+
+    outcomes = run(cluster, SIX, seen=seen, capacity=capacity)
+    assert set(statuses(outcomes).values()) == {"done"}
+    assert cluster.most_in_parallel == 2
+    assert next(event.text for event in seen if isinstance(event, events.Warned)).startswith("waits: the drivers of")
+
+
+def test_a_full_head_does_not_keep_a_chain_from_its_live_job() -> None:
+    cluster = ScriptedCluster()
+    cluster.jobs["t-a-01234567-1"] = Job("t-a-01234567-1", "RUNNING")
+    cluster.steps["t-a-01234567-1"], cluster.stages["t-a-01234567-1"] = ["RUNNING", "SUCCEEDED"], "a"
+    outcomes = run(cluster, [stage("a")], capacity=lambda: Resources(free_drivers=0))
+    assert statuses(outcomes) == {"a": "done"}
+
+
 def test_ctrl_c_stops_running_stages_and_cancels_the_others() -> None:
     cluster, seen = ScriptedCluster(left=[["RUNNING", "RUNNING", KeyboardInterrupt()]], right=[["RUNNING"] * 100]), []
     outcomes = run(cluster, DIAMOND, seen=seen)

@@ -276,3 +276,37 @@ def test_a_head_that_does_not_list_all_live_nodes_is_an_error() -> None:
             jobs.capacity(client)
         dashboard.nodes = dashboard.nodes[:150]
         assert jobs.capacity(client).num_cpus == 600
+
+
+def head_of(memory_gib: float, group: str = "") -> dict[str, object]:
+    labels = {"ray.io/node-group": group} if group else {"ray.io/node-id": "1"}
+    total = {"memory": memory_gib * 2**30}
+    return {**node(0, "ALIVE"), "resources_total": total, "is_head_node": True, "labels": labels}
+
+
+def job(number: int, status: str) -> dict[str, object]:
+    return {"type": "SUBMISSION", "submission_id": f"job-{number}", "status": status, "entrypoint": "python"}
+
+
+def test_a_cluster_grows_if_an_autoscaler_started_a_node() -> None:
+    for nodes, grows in (
+        ([head_of(8)], False),
+        ([head_of(8, "head-group")], True),
+        ([head_of(8), {**node(1, "ALIVE"), "labels": {"ray.io/node-group": "spot"}}], True),
+        ([head_of(8), {**node(1, "DEAD"), "labels": {"ray.io/node-group": "spot"}}], False),
+    ):
+        with serving(Dashboard(nodes=nodes)) as port:
+            assert jobs.capacity(connect(f"127.0.0.1:{port}")).grows is grows
+
+
+def test_a_head_has_room_for_drivers_as_its_memory_allows() -> None:
+    dashboard = Dashboard(nodes=[head_of(8), node(1, "ALIVE")])
+    dashboard.jobs = [job(1, "RUNNING"), job(2, "PENDING"), job(3, "SUCCEEDED"), job(4, "FAILED")]
+    room = int(8 * 2**30 / jobs.DRIVER_BYTES)
+    with serving(dashboard) as port:
+        client = connect(f"127.0.0.1:{port}")
+        assert jobs.capacity(client).free_drivers == room - 2
+        jobs.require_driver_room(client)
+        dashboard.jobs += [job(number, "RUNNING") for number in range(5, 5 + room - 3)]
+        with pytest.raises(ClusterError, match=f"no further driver beside its {room - 1} jobs: wait until some have"):
+            jobs.require_driver_room(client)

@@ -32,6 +32,7 @@ from arspm.training import artifacts
 NUM_CLIPS = 6  # validation speakers whose portraits each trial draws
 GRACE_FRACTION = 0.1  # of the epochs, before ASHA stops a trial
 REDUCTION = 3
+_NODE_GROUP = "ray.io/node-group"  # label of nodes that Ray's launcher or KubeRay started
 
 TUNE_SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the sweep's folder has its own records
@@ -106,11 +107,12 @@ def run_sweep(
 
 
 def concurrency(config: Config, streamed: bool, nodes: Sequence[Mapping[str, Any]], limit: int | None) -> int:
-    """Return how many trials run concurrently: as many as the nodes have room for, at most `limit`.
+    """Return how many trials run concurrently: `limit`, otherwise as many as the nodes have room for.
 
-    A trial needs its workers and, if the corpus is streamed, their read tasks. If trials took every CPU,
-    their own reading would wait forever. nodes: of `ray.nodes()`. Raises ConfigError if no trial fits, unless there is
-    a `limit`: then the cluster is expected to grow.
+    A trial needs its workers and, if the corpus is streamed, their read tasks. If trials took every CPU, their own
+    reading would wait forever. So a `limit` of streaming trials above the nodes' room counts only where nodes can be
+    added: on a cluster whose autoscaler started one of its nodes, or that has no room at all yet. Trials that do not
+    stream wait in Ray for room. nodes: of `ray.nodes()`. Raises ConfigError if no trial fits and there is no `limit`.
     """
     trial, read = config.resources.trial, config.resources.read
     cpus = trial.cpus + (read.num_tasks * read.cpus if streamed else 0)
@@ -132,7 +134,10 @@ def concurrency(config: Config, streamed: bool, nodes: Sequence[Mapping[str, Any
             f"resources.trial: a trial needs {need}, which the cluster does not have; request less, or pass "
             "--max-concurrent with the number of trials that the cluster will have room for once it has grown"
         )
-    return max(1, num_trials) if limit is None else max(1, min(num_trials or limit, limit))
+    if limit is None:
+        return num_trials
+    grows = not num_trials or any(_NODE_GROUP in node.get("Labels", {}) for node in nodes if node["Alive"])
+    return limit if grows or not streamed else min(num_trials, limit)
 
 
 def make_scheduler(name: str, metric: str, mode: str, epochs: int) -> TrialScheduler:

@@ -70,10 +70,21 @@ def test_workers_of_one_trial_may_be_on_several_nodes() -> None:
     assert tuning.concurrency(config, True, nodes(*[{"CPU": 2.1}] * 3), None) == 1
 
 
-def test_a_limit_only_lowers_the_number_unless_no_trial_fits() -> None:
-    four = nodes({"CPU": 4.0})
-    assert [tuning.concurrency(requesting(1.0), False, four, limit) for limit in (1, 3, 4, 9)] == [1, 3, 4, 4]
-    assert tuning.concurrency(requesting(1.0, 1.0), False, four, 6) == 6  # the cluster will grow
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("limit", [1, 3, 4, 9])
+def test_a_limit_holds_whether_nodes_are_warm_or_not(limit: int, streamed: bool) -> None:
+    warm = nodes({"CPU": 4.0})
+    warm[0]["Labels"] = {"ray.io/node-group": "spot"}
+    assert tuning.concurrency(requesting(1.0), streamed, warm, limit) == limit
+    assert tuning.concurrency(requesting(1.0, 1.0), streamed, nodes({"CPU": 4.0}), limit) == limit  # no room yet
+
+
+def test_a_limit_never_leaves_streaming_trials_without_readers() -> None:
+    """Where no node can be added. Trials that do not stream wait in Ray."""
+    fixed = nodes({"CPU": 4.0})
+    for limit in (1, 3, 4, 9):
+        assert tuning.concurrency(requesting(1.0, read=(1, 0.1)), True, fixed, limit) == min(limit, 3)
+        assert tuning.concurrency(requesting(1.0), False, fixed, limit) == limit
 
 
 @pytest.mark.parametrize(
