@@ -8,7 +8,7 @@ is filled.
 Repeats go round all ways, so that other load hits all of them, and ratios are those of two ways in the same repeat.
 Epochs before the measured ones are left out. They are several for `stream`, whose readers are some windows ahead, and
 it reads on for as many after the measured ones. Otherwise the rows that were read ahead would count in one direction
-only. A window has 64 rows of each lane, 512 together, instead of the paper's 256: a window of 2,048 spectrograms takes
+only. A window has 64 rows of each lane, 512 together: a window of 2,048 spectrograms takes
 1.3 GB, and several of them do not fit into Ray's object store on a small machine. Ray runs only while a way that needs
 it is measured, since its processes are busy when idle, too.
 
@@ -182,7 +182,7 @@ def main() -> None:
         figures[storage] = {
             "rows": reading.split.num_rows,
             "batch": BATCH,
-            "window": arguments.window_rows * config.ingest.num_lanes,
+            "window": arguments.window_rows * reading.order.num_lanes,
             "row_bytes": node_cache.num_bytes(reading) // reading.split.num_rows,
             "fill": results.spread(fills),
             "ways": {

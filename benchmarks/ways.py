@@ -30,7 +30,7 @@ from arspm.training.checkpoint import TrainingState
 from arspm.training.fit import WorkerContext
 from arspm.training.order import Order, groups
 
-BATCH = 16
+BATCH, LANES = 16, 8
 _FORK = "fork"  # importing LitData changes the default to spawn, which would copy memory maps into each worker
 Epochs = Iterator[Iterator[Any]]  # of batches
 
@@ -38,7 +38,7 @@ Epochs = Iterator[Iterator[Any]]  # of batches
 def reading_of(config: Config, run: Path) -> Reading:
     """Return the speech and the features of the training split, shuffled, in batches of BATCH."""
     split = tables.open_split(stages.corpus(str(run)), "train")
-    order = Order(groups(split.group_sizes()), BATCH, config.ingest.num_lanes, config.ingest.window_rows, 0)
+    order = Order(groups(split.group_sizes()), BATCH, LANES, config.ingest.window_rows, 0)
     wanted = {"speech": (config.data.storage,), "features": (schema.FACE_FEATURE,)}
     return Reading(split, order, wanted, config.image_size, {}, {"speech": "0", "features": "0"})
 

@@ -31,7 +31,7 @@ _CPU = torch.device("cpu")
 
 def config_of(rows: int) -> Config:
     """Return the preset with this global batch size, a multiple of 4."""
-    return override(PRESETS[PRESET], {f"training.{STAGE}.global_batch_size": rows, "ingest.num_lanes": 4})
+    return override(PRESETS[PRESET], {f"training.{STAGE}.global_batch_size": rows, f"training.{STAGE}.num_lanes": 4})
 
 
 def traffic(config: Config, stage: str) -> dict[str, int]:

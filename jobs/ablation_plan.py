@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from arspm.config import Config, ConfigError, override
+from arspm.config import Config, ConfigError, override, require_workers
 from arspm.config.studies import STUDIES
 from arspm.config.variants import TABLE4, VARIANTS
 from arspm.runs import stages
@@ -63,6 +63,7 @@ def plan(
         description = ", ".join([VARIANTS[name].description, *(f"{field} = {value}" for field, value in own.items())])
         for seed in range(shared_config.seed, shared_config.seed + num_seeds):
             config = override(shared_config, {**VARIANTS[name].changes, **fixed, **common, **own, "seed": seed})
+            require_workers(config, ["encoder"])
             if reason := _not_allowed(config, shared):
                 missing.append({"variant": name, "seed": config.seed, "reason": reason})
                 continue

@@ -12,7 +12,7 @@ from typing import Any
 
 from arspm import config as configuration
 from arspm import storage
-from arspm.config import Config
+from arspm.config import TRAINED_STAGES, Config, require_workers
 from arspm.runs import inventory, lease, reused, stages
 from arspm.runs.gender_weights import find_gender_weights
 from cluster import chain, client, events
@@ -72,8 +72,10 @@ def submit_run(
     more = [*submitted_by(config, invocation), *sharing(holder)]
     chain_stages = _chain_stages(config, run, config_uri, fingerprints, more)
     planned = [stage.name for stage in select_stages(chain_stages, until)]
+    pending = [stage for stage in planned if stages.done(run, stage, fingerprints[stage]) is None]
+    require_workers(config, _trained(config, pending))
     with lease.hold(run, holder, say=lambda line: on_event(events.Warned(stage="submit", text=line))) as held:
-        _check_reused(config, run, planned, fingerprints, on_event)
+        _check_reused(config, run, planned, pending, on_event)
         outcomes = chain.run_chain(
             chain_stages,
             runner=client.RayJobs(jobs_client, working_dir=source(), metadata={"run": run}),
@@ -92,19 +94,24 @@ def submit_run(
     return outcomes
 
 
+def _trained(config: Config, names: Sequence[str]) -> list[str]:
+    """Return which of these stages train a network on workers."""
+    given = {"vggface": config.vggface.weights, "gender": config.gender.weights}
+    return [name for name in names if name in TRAINED_STAGES and not given.get(name)]
+
+
 def _check_reused(
     config: Config,
     run: str,
     planned: Sequence[str],
-    fingerprints: Mapping[str, str],
+    pending: Sequence[str],
     on_event: Callable[[events.Event], None],
 ) -> None:
     """Raise ValueError if a file of a finished stage is not what its manifest lists.
 
     The SHA-256 is compared for stages that others will build on; otherwise the sizes are.
     """
-    pending = [stage for stage in planned if stages.done(run, stage, fingerprints[stage]) is None]
-    shards = pending != ["report"]  # the report reads none
+    shards = list(pending) != ["report"]  # the report reads none
     if needed := reused.built_on(pending):
         check_reused(run, needed, config, on_event, shards=shards)
     reused.require_sizes(run, [stage for stage in planned if stage not in (*pending, *needed)])

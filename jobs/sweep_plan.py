@@ -12,7 +12,7 @@ from typing import Any
 
 from arspm import config as configuration
 from arspm import storage
-from arspm.config import Config, ConfigError, override, presets
+from arspm.config import Config, ConfigError, override, presets, require_workers
 from arspm.corpus import tables
 from arspm.runs import stages, sweeps
 from arspm.storage import uris
@@ -33,6 +33,7 @@ def plan(run: str, space_name: str, options: Options, changes: Mapping[str, Any]
     """
     default_name, space = spaces.load(space_name)
     base = override(stages.shared_config(run), changes)
+    require_workers(base, ["trial"])
     _require_encoder_fields(changes)
     for need in stages.STAGES["encoder"].needs:
         stages.finished_config(run, need)  # its error says what to do

@@ -10,6 +10,7 @@ from arspm.config.parse import (
     override,
     quote_name,
     quote_value,
+    require_workers,
 )
 from arspm.config.recognizer import RecognizerInput, parse_recognizer_input, read_recognizer_input
 from arspm.config.resources import ResourceRequest, Resources, Tasks, Workers
@@ -61,5 +62,6 @@ __all__ = [
     "quote_name",
     "quote_value",
     "read_recognizer_input",
+    "require_workers",
     "uri_fields",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, get_args
 
 from pydantic import TypeAdapter, ValidationError
@@ -73,6 +73,15 @@ def from_dict(tree: Mapping[str, Any]) -> Config:
                 message = each["msg"].removeprefix("Value error, ")
                 problems.append(f"{name}: {message} (got {quote_value(each['input'])})" if name else message)
         raise config_error(problems) from None
+
+
+def require_workers(config: Config, groups: Iterable[str]) -> None:
+    """Raise ConfigError if the numbers of workers of these stages do not fit their lanes.
+
+    groups: the stages that will run; "trial" for a sweep. What will not run is not looked at.
+    """
+    if problems := [line for group in groups for line in config.worker_problems(group)]:
+        raise config_error(problems)
 
 
 def dump(config: Config) -> str:

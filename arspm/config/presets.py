@@ -60,7 +60,6 @@ MANY_GPUS = override(
     PAPER,
     {
         "preset": "many-gpus",
-        "ingest.num_lanes": 64,
         # Rows of each GPU: 16 for the decoder and VGGFace, 32 for the encoder. The gender classifier is so small that
         # one GPU keeps up with the others.
         "resources.vggface.num_workers": 32,
@@ -76,8 +75,8 @@ MANY_GPUS = override(
 )
 """The paper's networks on 32 GPUs: batches of 512 (256 for the gender classifier), the learning rates of `large_batch`.
 
-With 64 lanes, 1, 2, 4 ... up to 64 workers can share a batch. `python -m benchmarks.large_batch` compares such a recipe
-with that of the small batch on a run's data; at the paper's size it has not been measured.
+A batch has 64 lanes, so 1, 2, 4 ... up to 64 workers can share it. `python -m benchmarks.large_batch` compares such a
+recipe with that of the small batch on a run's data; at the paper's size it has not been measured.
 """
 
 
@@ -108,7 +107,6 @@ DEMO = override(
         "gender.width": 0.25,
         "decoder_loss.ms_ssim_window": 3,
         "decoder_loss.l1_sigma": 8 * 64 / 224,
-        "ingest.window_rows": 64,
         "vggface.dropout": 0.0,
         # Augmentation and a faster decay, because networks memorize a small corpus within a few epochs.
         "training.vggface.epochs": 40,
@@ -129,7 +127,8 @@ DEMO = override(
         "training.encoder.eps": 1e-8,
         "resources.decoder.num_workers": 2,
         "resources.encoder.num_workers": 2,
-    },
+    }
+    | {f"training.{stage}.num_lanes": 8 for stage in TRAINED_STAGES},
 )
 """The same code with narrower networks and 64-pixel faces: all stages in minutes on two cores (`make demo`)."""
 
@@ -148,14 +147,14 @@ SMOKE = override(
         "data.rows_per_shard": 8,
         "data.rows_per_group": 4,
         "face.num_frames": 2,
-        "ingest.num_lanes": 4,
         "ingest.window_rows": 8,
         "oracle.num_draws": 4,
         "evaluate.num_resamples": 200,
         "evaluate.num_portraits": 4,
     }
     | {f"training.{stage}.epochs": 2 for stage in TRAINED_STAGES}
-    | {f"training.{stage}.global_batch_size": 8 for stage in TRAINED_STAGES},
+    | {f"training.{stage}.global_batch_size": 8 for stage in TRAINED_STAGES}
+    | {f"training.{stage}.num_lanes": 4 for stage in TRAINED_STAGES},
 )
 """For tests: each stage takes seconds."""
 

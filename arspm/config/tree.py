@@ -73,8 +73,7 @@ class Ingest(Section):
 
     subset: Count | None = None  # train on the first this many clips only; a smaller subset is part of a larger one
     sex: Literal["any", "female", "male"] = "any"  # of the speakers that the encoder is trained and measured on
-    num_lanes: Count = 8  # parallel row streams that form a global batch; they are divided among the workers
-    window_rows: Count = 256  # rows of one lane that are shuffled together
+    window_rows: Count = 64  # rows of one lane that are shuffled together
     prefetch_batches: Count = 4  # batches that each worker loads ahead
     path: Literal["auto", "stream", "cache", "resident"] = "auto"  # to the workers; auto: the fastest that has room
     cache_gib: NonNegative = 100  # decoded rows on each node's disk, over all runs
@@ -166,6 +165,9 @@ class Recipe(Section):
 
     epochs: Count = 50  # passes over the training clips
     global_batch_size: Count = 16  # clips per step, over all workers together
+    # Parallel row streams that form a global batch; the workers divide them. Null: the largest divisor of the batch up
+    # to 64.
+    num_lanes: Count | None = None
     learning_rate: Positive = 1e-3  # Adam's initial learning rate
     decay: Positive = 0.9  # factor on the learning rate after every `decay_epochs` epochs
     decay_epochs: Count = 2  # epochs between two decays of the learning rate
@@ -179,6 +181,12 @@ class Recipe(Section):
     compile: bool = False  # use torch.compile
     fused: bool = True  # use Adam's fused kernel
     checkpoint_steps: Count | None = None  # steps between checkpoints, in addition to one after each epoch
+
+    @property
+    def lanes(self) -> int:
+        """The number of lanes: `num_lanes`, or the default."""
+        batch = self.global_batch_size
+        return self.num_lanes or max(each for each in range(1, _MAX_LANES + 1) if batch % each == 0)
 
 
 class Training(Section):
@@ -247,6 +255,16 @@ class Config(Section):
         """The setting that restricts the encoder to one sex, for errors: "prior.kind=male"."""
         return f"{'prior.kind' if self.ingest.sex == 'any' else 'ingest.sex'}={self.encoder_sex}"
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_earlier_versions(cls, tree: Any) -> Any:
+        """Read what finished runs recorded before every recipe had its own lanes."""
+        if isinstance(tree, dict) and isinstance(ingest := tree.get("ingest"), dict) and "num_lanes" in ingest:
+            training = tree.get("training", {})
+            own = {stage: {**training.get(stage, {}), "num_lanes": ingest["num_lanes"]} for stage in TRAINED_STAGES}
+            tree = {**tree, "training": own, "ingest": {k: v for k, v in ingest.items() if k != "num_lanes"}}
+        return tree
+
     @model_validator(mode="after")
     def _check_combinations(self) -> Config:
         problems = []
@@ -295,34 +313,33 @@ class Config(Section):
                     f"training.{stage}.warmup_epochs: must be at most training.{stage}.epochs = {recipe.epochs}, not "
                     f"{recipe.warmup_epochs:g}"
                 )
-            batch, lanes = recipe.global_batch_size, self.ingest.num_lanes
-            if batch % lanes:
+            if recipe.global_batch_size % recipe.lanes:
                 problems.append(
-                    f"training.{stage}.global_batch_size: must be a multiple of ingest.num_lanes = {lanes}, not {batch}"
-                )
-            elif self.ingest.window_rows % (batch // lanes):
-                problems.append(
-                    f"ingest.window_rows: must be a multiple of {batch // lanes}, the rows that training.{stage} takes "
-                    f"from each lane per step"
-                )
-        lanes = self.ingest.num_lanes
-        for group in (*TRAINED_STAGES, "trial"):
-            workers = getattr(self.resources, group)
-            if isinstance(workers.num_workers, int) and lanes % workers.num_workers:
-                problems.append(
-                    f"resources.{group}.num_workers: {workers.num_workers} does not divide ingest.num_lanes = {lanes}"
-                )
-            elif not workers.least <= workers.most <= lanes:
-                problems.append(
-                    f"resources.{group}.num_workers: must be [least, most] with least <= most <= ingest.num_lanes = "
-                    f"{lanes}, not {list(workers.num_workers)}"
+                    f"training.{stage}.global_batch_size: must be a multiple of training.{stage}.num_lanes = "
+                    f"{recipe.lanes}, not {recipe.global_batch_size}"
                 )
         if problems:
             raise ValueError("\n".join(problems))
         return self
 
+    def worker_problems(self, group: str) -> list[str]:
+        """Return what is wrong with the number of workers of a stage, or of "trial"; [] if nothing is.
+
+        It is no error of the configuration itself, because it matters only to what will run.
+        """
+        stage = "encoder" if group == "trial" else group
+        workers, lanes = getattr(self.resources, group), getattr(self.training, stage).lanes
+        field, setting = f"resources.{group}.num_workers", f"training.{stage}.num_lanes = {lanes}"
+        if isinstance(workers.num_workers, int) and lanes % workers.num_workers:
+            return [f"{field}: {workers.num_workers} does not divide {setting}, the parts of a global batch"]
+        if not workers.least <= workers.most <= lanes:
+            wanted = f"[least, most] with least <= most <= {setting}"
+            return [f"{field}: must be {wanted}, not {list(workers.num_workers)}"]
+        return []
+
 
 TRAINED_STAGES = ("vggface", "gender", "decoder", "encoder")
+_MAX_LANES = 64
 
 
 def field_names(model: Any = Config, prefix: str = "") -> list[str]:

@@ -44,7 +44,7 @@ class Stage(NamedTuple):
 
 
 # These decide the training rows and their order.
-_ORDER = ("seed", "data.filter", "ingest.subset", "ingest.num_lanes", "ingest.window_rows")
+_ORDER = ("seed", "data.filter", "ingest.subset", "ingest.window_rows")
 _DATA = tuple(f"data.{name}" for name in Data.model_fields if name not in ("filter", "inventory_minutes"))
 _VGGFACE = tuple(f"vggface.{name}" for name in VggFace.model_fields if name != "feature_dtype")
 # Another minimum confidence needs no new prediction: whoever uses predictions applies it.

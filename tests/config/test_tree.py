@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from operator import attrgetter
 from typing import Any, get_args
 
@@ -20,6 +21,7 @@ from arspm.config import (
     from_dict,
     load,
     override,
+    require_workers,
 )
 from arspm.config.presets import PRESETS, large_batch, preset
 from arspm.corpus import schema
@@ -86,14 +88,9 @@ def test_workers_are_a_number_or_a_range():
     ("changes", "field"),
     [
         ({"data.val_fraction": 0.5, "data.test_fraction": 0.5}, "data.val_fraction"),
-        ({"ingest.num_lanes": 3}, "training.vggface.global_batch_size"),
-        ({"training.encoder.global_batch_size": 20}, "training.encoder.global_batch_size"),
+        ({"training.vggface.num_lanes": 3}, "training.vggface.global_batch_size"),
+        ({"training.encoder.num_lanes": 32}, "training.encoder.global_batch_size"),
         ({"training.encoder.epochs": 3, "training.encoder.warmup_epochs": 3.5}, "training.encoder.warmup_epochs"),
-        ({"training.encoder.global_batch_size": 48, "ingest.window_rows": 8}, "ingest.window_rows"),
-        ({"resources.gender.num_workers": 16}, "resources.gender.num_workers"),
-        ({"resources.gender.num_workers": 6}, "resources.gender.num_workers"),
-        ({"resources.gender.num_workers": "[1, 9]"}, "resources.gender.num_workers"),
-        ({"resources.gender.num_workers": "[4, 2]"}, "resources.gender.num_workers"),
         ({"resources.gender.num_workers": "[0, 2]"}, "resources.gender.num_workers"),
         ({"resources.gender.num_workers": "[1"}, "resources.gender.num_workers"),
         ({"resources.trial.num_workers": "[1, 2]"}, "resources.trial.num_workers"),
@@ -112,10 +109,9 @@ def test_invalid_combinations_of_fields_are_refused(changes, field):
     "changes",
     [
         {"data.val_fraction": 0.5, "data.test_fraction": 0.49},
-        {"training.encoder.global_batch_size": 24, "ingest.window_rows": 9},
+        {"training.encoder.global_batch_size": 24, "ingest.window_rows": 9, "training.encoder.num_lanes": 8},
+        {"training.encoder.global_batch_size": 17},
         {"training.encoder.epochs": 3, "training.encoder.warmup_epochs": 3},
-        {"resources.gender.num_workers": 8},
-        {"resources.gender.num_workers": "[3, 7]"},
         {"speech_encoder.head": "none", "speech_encoder.fusion": "sum"},
         {"data.split": "hq-voxceleb", "data.format": "voxceleb"},
         {"image_size": 32, "decoder_loss.form": "zhao"},
@@ -124,9 +120,51 @@ def test_invalid_combinations_of_fields_are_refused(changes, field):
     ],
 )
 def test_valid_combinations_of_fields_are_accepted(changes):
-    if "ingest.window_rows" in changes:  # a multiple of each stage's rows per lane and step, here 3 and 1
-        changes |= {f"training.{stage}.global_batch_size": 8 for stage in TRAINED_STAGES if stage != "encoder"}
     override(Config(), changes)
+
+
+@pytest.mark.parametrize(
+    ("batch", "lanes"), [(1, 1), (7, 7), (16, 16), (24, 24), (48, 48), (67, 1), (96, 48), (130, 26), (512, 64)]
+)
+def test_a_batch_has_as_many_lanes_as_divide_it_up_to_64(batch, lanes):
+    assert override(Config(), {"training.encoder.global_batch_size": batch}).training.encoder.lanes == lanes
+
+
+@pytest.mark.parametrize(
+    ("workers", "problem"),
+    [
+        (16, ""),
+        ("[3, 7]", ""),
+        ("[1, 16]", ""),
+        (32, "32 does not divide training.gender.num_lanes = 16, the parts of a global batch"),
+        (6, "6 does not divide training.gender.num_lanes = 16, the parts of a global batch"),
+        ("[1, 17]", "must be [least, most] with least <= most <= training.gender.num_lanes = 16, not [1, 17]"),
+        ("[4, 2]", "must be [least, most] with least <= most <= training.gender.num_lanes = 16, not [4, 2]"),
+    ],
+)
+def test_numbers_of_workers_are_checked_for_the_stages_that_will_run(workers, problem):
+    config = override(Config(), {"resources.gender.num_workers": workers})
+    require_workers(config, [stage for stage in (*TRAINED_STAGES, "trial") if stage != "gender"])
+    if not problem:
+        return require_workers(config, ["gender"])
+    with pytest.raises(ConfigError, match=f"^{re.escape('resources.gender.num_workers: ' + problem)}$"):
+        require_workers(config, ["decoder", "gender"])
+
+
+def test_trials_share_the_lanes_of_the_encoder():
+    config = override(Config(), {"resources.trial.num_workers": 2, "training.encoder.global_batch_size": 17})
+    with pytest.raises(
+        ConfigError, match=r"^resources.trial.num_workers: 2 does not divide training.encoder.num_lanes = 17"
+    ):
+        require_workers(config, ["trial"])
+
+
+def test_what_earlier_versions_recorded_of_lanes_is_read():
+    tree = preset("smoke").model_dump(mode="json")
+    for recipe in tree["training"].values():
+        del recipe["num_lanes"]
+    tree["ingest"]["num_lanes"] = 4
+    assert from_dict(tree) == preset("smoke")
 
 
 @pytest.mark.parametrize("as_printed", [False, True])
@@ -194,8 +232,7 @@ def test_one_error_lists_all_invalid_combinations():
             "data.test_fraction": 0.5,
             "speech_encoder.head": "none",
             "decoder_loss.ms_ssim_window": 12,
-            "training.decoder.global_batch_size": 12,
-            "resources.encoder.num_workers": 3,
+            "training.decoder.num_lanes": 12,
         }
     )
     assert [line.split(":")[0] for line in lines] == [
@@ -203,7 +240,6 @@ def test_one_error_lists_all_invalid_combinations():
         "speech_encoder.fusion",
         "decoder_loss.ms_ssim_window",
         "training.decoder.global_batch_size",
-        "resources.encoder.num_workers",
     ]
 
 
@@ -248,7 +284,7 @@ def test_the_preset_for_many_gpus_trains_the_papers_networks_with_larger_batches
     rescaled = ("global_batch_size", "learning_rate", "eps", "warmup_epochs")
     allowed = {f"training.{stage}.{name}" for stage in TRAINED_STAGES for name in rescaled}
     for name in field_names():
-        if name not in {"preset", "ingest.num_lanes"} | allowed and not name.startswith("resources."):
+        if name not in {"preset"} | allowed and not name.startswith("resources."):
             assert attrgetter(name)(many) == attrgetter(name)(paper), name
     for stage in TRAINED_STAGES:
         recipe, workers = getattr(many.training, stage), getattr(many.resources, stage)

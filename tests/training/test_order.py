@@ -81,6 +81,21 @@ def test_global_batches_are_the_same_for_any_number_of_workers(order, epoch):
         np.testing.assert_array_equal(np.concatenate([weights for _, weights in parts], axis=1), whole_weights)
 
 
+@pytest.mark.parametrize("lane_batch", [1, 8])
+@pytest.mark.parametrize("world_size", [64, 63, 48])
+def test_64_workers_share_the_batches_of_one(lane_batch, world_size):
+    sizes = np.random.default_rng(5).integers(1, 33, 400)
+    order = Order(groups(sizes), 64 * lane_batch, 64, 8 * lane_batch, 7)
+    for epoch in (0, 49):
+        whole, whole_weights = worker(order, epoch)
+        parts = [worker(order, epoch, rank, world_size) for rank in range(world_size)]
+        np.testing.assert_array_equal(np.concatenate([rows for rows, _ in parts], axis=1), whole)
+        np.testing.assert_array_equal(np.concatenate([weights for _, weights in parts], axis=1), whole_weights)
+        assert {rows.shape[1] for rows, _ in parts} == {
+            lane_batch * each for each in {64 // world_size, -(-64 // world_size)}
+        }
+
+
 @given(orders())
 def test_numbers_of_lanes_differ_by_at_most_one(order):
     for world_size in workers(order):

@@ -61,6 +61,7 @@ def train_stage(stage: str, config: Config, run: str, fingerprint: str) -> tuple
     number, the figure that it was chosen by and the number of held-out rows. Raises
     NothingToLearn, ValueError for a corpus that cannot end in a report, or TrainingFailed with the cause in one line.
     """
+    configuration.require_workers(config, [stage])
     require_measurable(stage, config, run)
     rows = gather_rows(stage, config, run)
     if rows.filtered:

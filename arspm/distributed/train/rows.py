@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from arspm.config import Config
+from arspm.config import Config, Recipe
 from arspm.corpus import filters, schema, tables
 from arspm.corpus.genders import UNKNOWN, read_genders
 from arspm.distributed.data.readings import Reading
@@ -181,10 +181,11 @@ def train(
 def _order(
     stage: str, config: Config, split: tables.Split, *, keep: np.ndarray | None = None, shuffle: bool = True
 ) -> Order:
+    recipe: Recipe = getattr(config.training, stage)
     return Order(
         groups(split.group_sizes(), keep),
-        getattr(config.training, stage).global_batch_size,
-        config.ingest.num_lanes,
+        recipe.global_batch_size,
+        recipe.lanes,
         config.ingest.window_rows,
         config.seed,
         shuffle,

@@ -67,6 +67,24 @@ def test_two_workers_train_to_the_end(prepared: Prepared, uninterrupted: tuple[s
     assert artifacts.load_gender_classifier(run, prepared.config) is not None
 
 
+@pytest.mark.long
+def test_eight_workers_learn_what_one_learns(prepared: Prepared, tmp_path: Path) -> None:
+    weights = []
+    for num_workers in (1, 8):
+        run = tmp_path / str(num_workers)
+        run.mkdir()
+        (run / "corpus").symlink_to(prepared.run / "corpus")
+        changes = {"resources.gender.num_workers": num_workers, "resources.gender.cpus": 0.1}
+        changes |= {"resources.read.cpus": 0.1, "resources.read.num_tasks": 1, "ingest.path": "stream"}
+        changes |= {"training.gender.num_lanes": 8, "training.gender.augment": False}
+        files, _ = train_stage("gender", override(prepared.config, changes), str(run), FINGERPRINT)
+        assert "gender/model.safetensors" in files
+        weights.append(safetensors.torch.load_file(run / "gender" / "model.safetensors"))
+    one, eight = weights
+    for name, value in one.items():
+        torch.testing.assert_close(eight[name], value, rtol=1e-3, atol=1e-4, msg=name)
+
+
 def test_a_checkpoint_describes_itself(prepared: Prepared, uninterrupted: tuple[str, dict, dict]) -> None:
     run = uninterrupted[0]
     training = Path(run, "gender", stages.training_name(run, "gender", FINGERPRINT))
