@@ -18,6 +18,8 @@ from cluster.logs import Tail
 __all__ = ["connect", "normalize_address"]  # re-exported: they begin every use of this module
 
 DRIVER_BYTES = 800e6  # of one job's processes on the head; measured in docs/cluster.md, Size of the head
+# Ray repeats a task that it killed for memory without end.
+_JOB_ENV = {"RAY_task_oom_retries": "3"}
 _NODE_GROUP = "ray.io/node-group"  # label that Ray derives from RAY_NODE_TYPE_NAME
 _MAX_NODES = 10_000  # the largest limit that Ray's State API accepts by default
 
@@ -46,7 +48,7 @@ def submit(
     resources: `entrypoint_num_cpus` and so on, for the job's driver. Without them the driver runs on the head node and
     reserves nothing, so that all resources are left for tasks.
     """
-    runtime_env: dict[str, Any] = {"env_vars": dict(env_vars or {})}
+    runtime_env: dict[str, Any] = {"env_vars": {**_JOB_ENV, **(env_vars or {})}}
     if working_dir is not None:
         runtime_env["working_dir"] = str(working_dir)
     try:

@@ -52,7 +52,8 @@ def map_items(function: Callable[[Item], Item], items: Sequence[Item], tasks: Ta
     if is_in_process():
         yield from map(function, items)
         return
-    yield from _map_on_ray(function, items, tasks, compute=ray.data.TaskPoolStrategy(size=tasks.num_tasks))
+    pool = ray.data.TaskPoolStrategy(size=tasks.num_tasks)
+    yield from _map_on_ray(function, items, tasks, "preprocess", compute=pool)
 
 
 def map_with_actors(
@@ -67,7 +68,7 @@ def map_with_actors(
         yield from map(actor(*arguments), items)
         return
     pool = ray.data.ActorPoolStrategy(size=min(tasks.num_tasks, len(items)))
-    yield from _map_on_ray(actor, items, tasks, memory=memory, compute=pool, fn_constructor_args=arguments)
+    yield from _map_on_ray(actor, items, tasks, "infer", memory=memory, compute=pool, fn_constructor_args=arguments)
 
 
 def map_tables_with_actors(
@@ -101,7 +102,7 @@ def map_tables_with_actors(
     data = data.map_batches(_reading(read), **helping)
     data = data.map_batches(_ActorWithHelpers, fn_constructor_args=(actor, arguments), **actors)
     data = data.map_batches(_writing(write), **helping)
-    yield from original_errors(data.iter_rows())
+    yield from original_errors(data.iter_rows(), "infer")
 
 
 class _ActorWithoutHelpers:
@@ -162,11 +163,11 @@ def _unpacked(block: pa.Table) -> tuple[Item, pa.Table]:
 
 
 def _map_on_ray(
-    function: Any, items: Sequence[Item], tasks: Tasks, *, memory: int = 0, **options: Any
+    function: Any, items: Sequence[Item], tasks: Tasks, setting: str, *, memory: int = 0, **options: Any
 ) -> Iterator[Item]:
     configure_ray_data()
     data = ray.data.from_items(list(items), override_num_blocks=len(items))
-    yield from original_errors(data.map(function, **options, **_options(tasks, memory)).iter_rows())
+    yield from original_errors(data.map(function, **options, **_options(tasks, memory)).iter_rows(), setting)
 
 
 def _options(tasks: Tasks, memory: int) -> dict[str, Any]:

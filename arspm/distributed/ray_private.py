@@ -64,8 +64,10 @@ def _throttle_policy() -> type:
     return ThrottleScheduler
 
 
-def nodes_lost_with_notice() -> set[str]:
-    """Return the ids of the nodes that left with a warning since the cluster started: stopped by SIGTERM, or drained.
+def nodes_lost_with_notice() -> dict[str, str]:
+    """Return the nodes that left with a warning since the cluster started: stopped by SIGTERM, or drained.
+
+    The keys are their ids, the values their IP addresses.
 
     Needs: the numbers of `NodeDeathInfo.Reason`, to read the `DeathReason` that `ray.nodes()` returns.
     Why: `ray.nodes()` is public, but no public name stands for these numbers.
@@ -75,7 +77,11 @@ def nodes_lost_with_notice() -> set[str]:
     from ray.core.generated.common_pb2 import NodeDeathInfo  # type: ignore[attr-defined]
 
     reasons = (NodeDeathInfo.EXPECTED_TERMINATION, NodeDeathInfo.AUTOSCALER_DRAIN_PREEMPTED)
-    return {node["NodeID"] for node in ray.nodes() if not node["Alive"] and node["DeathReason"] in reasons}
+    return {
+        node["NodeID"]: node["NodeManagerAddress"]
+        for node in ray.nodes()
+        if not node["Alive"] and node["DeathReason"] in reasons
+    }
 
 
 def torch_config(backend: str, check: Callable[[], None]) -> TorchConfig:

@@ -179,6 +179,12 @@ class Nodes:
                     os.kill(int(pid), signal.SIGKILL)
             time.sleep(0.05)
 
+    def remove(self, node: Node) -> None:
+        """Kill a node and forget it."""
+        self.kill(node)
+        _ip("netns", "del", node.namespace)
+        self.nodes.remove(node)
+
     def runs(self, node: Node, title: str) -> list[int]:
         """Return the pids on the node whose command line contains `title`; Ray puts a worker's task there."""
         pids = []
@@ -187,6 +193,10 @@ class Nodes:
                 if title.encode() in Path("/proc", pid, "cmdline").read_bytes():
                     pids.append(int(pid))
         return pids
+
+    def pids(self) -> list[int]:
+        """Return the pids of all processes of the cluster."""
+        return [int(pid) for node in self.nodes for pid in _ip("netns", "pids", node.namespace).split()]
 
     def cut(self, node: Node) -> None:
         """Unplug the node's network cable."""

@@ -85,16 +85,18 @@ def test_death_reasons_that_are_a_notice_have_their_numbers(monkeypatch: pytest.
     from ray.core.generated.common_pb2 import NodeDeathInfo
 
     reasons = dict(NodeDeathInfo.Reason.items())
-    nodes = [{"NodeID": name, "Alive": False, "DeathReason": number} for name, number in reasons.items()]
+    dead = {"Alive": False, "NodeManagerAddress": "10.0.0.1"}
+    nodes = [{"NodeID": name, "DeathReason": number, **dead} for name, number in reasons.items()]
     monkeypatch.setattr(ray, "nodes", lambda: [*nodes, {"NodeID": "alive", "Alive": True, "DeathReason": 0}])
-    assert ray_private.nodes_lost_with_notice() == {"EXPECTED_TERMINATION", "AUTOSCALER_DRAIN_PREEMPTED"}
+    warned = {"EXPECTED_TERMINATION": "10.0.0.1", "AUTOSCALER_DRAIN_PREEMPTED": "10.0.0.1"}
+    assert ray_private.nodes_lost_with_notice() == warned
 
 
 @pytest.mark.ray
 def test_nodes_of_a_cluster_have_a_death_reason_and_the_head_has_its_resource(driver: None) -> None:
     [node] = ray.nodes()
-    assert {"NodeID", "Alive", "DeathReason"} <= node.keys()
-    assert ray_private.nodes_lost_with_notice() == set()
+    assert {"NodeID", "Alive", "DeathReason", "NodeManagerAddress"} <= node.keys()
+    assert ray_private.nodes_lost_with_notice() == {}
     assert ray_private.head_node().keys() <= node["Resources"].keys()
 
 

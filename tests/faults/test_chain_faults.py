@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import signal
@@ -19,7 +20,7 @@ from arspm.synthetic.films import write_corpus
 from arspm.training import artifacts
 from cluster import client
 from tests.cluster.nodes import Nodes
-from tests.faults.conftest import STAGE, mend, workers
+from tests.faults.conftest import NODE_CPUS, STAGE, mend, workers
 
 pytestmark = pytest.mark.faults
 EPOCHS = 12
@@ -58,8 +59,8 @@ class Chain:
             assert time.monotonic() < deadline, self.log
             time.sleep(0.05)
 
-    def wait(self) -> None:
-        assert self.process.wait(timeout=400) == 0, self.log
+    def wait(self, status: int = 0) -> None:
+        assert self.process.wait(timeout=400) == status, self.log
 
 
 @pytest.fixture
@@ -176,3 +177,71 @@ def test_the_head_restarts_between_two_stages(
     assert (run / "preprocess" / stages.SUCCESS).stat().st_mtime_ns == written
     assert hashes_of(run) == uninterrupted
     note("head SIGKILL between stages", "and its nodes, after the first of two stages", seconds, 0)
+
+
+@pytest.fixture
+def second_head() -> Iterator[Nodes]:
+    """Another cluster, with its own head and network."""
+    with Nodes() as made:
+        made.add(num_cpus=2 * NODE_CPUS)  # both workers
+        yield made
+
+
+def test_two_heads_share_no_run(
+    nodes: Nodes,
+    second_head: Nodes,
+    uninterrupted: dict[str, str],
+    submit: Callable[[], Chain],
+    clips: Path,
+    tmp_path: Path,
+    note: Callable[..., None],
+) -> None:
+    first, run = submit(), tmp_path / "run"
+    first.wait_for(lambda: is_done(run, "preprocess"))
+    second = Chain(second_head, clips, run, tmp_path / "second.log")
+    second.wait(1)
+    [line] = [line for line in second.log.splitlines() if line.startswith("error: ")]
+    assert f"the cluster at {nodes.address} works on this run since" in line
+    assert "wait for it, or stop it there with `arspm cancel" in line
+    assert jobs_by_stage(second_head) == []
+    first.wait()
+    assert hashes_of(run) == uninterrupted
+    after = Chain(second_head, clips, run, tmp_path / "after.log")
+    after.wait()
+    assert f"{STAGE}: already done, reused" in after.log
+    note("two heads, one run", "the second command while the first trains: refused in one line", 0, 0)
+
+
+def test_a_head_that_comes_back_after_it_lost_its_lease_ends(
+    nodes: Nodes,
+    second_head: Nodes,
+    uninterrupted: dict[str, str],
+    submit: Callable[[], Chain],
+    clips: Path,
+    tmp_path: Path,
+    note: Callable[..., None],
+) -> None:
+    """All its processes are stopped, as in a virtual machine that is paused, for longer than a lease lasts."""
+    first, run = submit(), tmp_path / "run"
+    first.wait_for(lambda: any(nodes.runs(node, "RayTrainWorker") for node in workers(nodes)))
+    pids = [first.process.pid, *nodes.pids()]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    stopped_at = time.monotonic()
+    try:
+        second = Chain(second_head, clips, run, tmp_path / "second.log")
+        second.wait_for(lambda: any(second_head.runs(second_head.head, "RayTrainWorker")))
+        seconds = time.monotonic() - stopped_at
+    finally:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+    first.wait(1)
+    [line] = [line for line in first.log.splitlines() if line.startswith("error: ")]
+    assert f"the cluster at {second_head.address} took over this run, so this program ends" in line
+    second.wait()
+    assert hashes_of(run) == uninterrupted
+    note("lost lease", "head, nodes and driver stopped during training; another head took over", seconds, None)
+    for node in nodes.nodes:  # they were dead to each other
+        nodes.kill(node)
+    nodes.start(nodes.head, num_cpus=0)

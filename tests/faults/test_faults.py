@@ -137,6 +137,52 @@ def test_a_training_worker_is_killed(
     note("training worker SIGKILL", f"one of two, step {before[-1].step}", seconds, repeated)
 
 
+def test_another_nodes_end_with_notice_excuses_no_failure(
+    nodes: Nodes, run: str, train: Callable[..., Training], uninterrupted: Outcome, note: Callable[..., None]
+) -> None:
+    idle = nodes.add(num_cpus=0)
+    training = train(run)
+    training.wait_step(BREAK_AT)
+    nodes.ray_process(idle).send_signal(signal.SIGTERM)
+    training.wait_for(lambda: idle.address not in nodes.alive().values())
+    nodes.remove(idle)
+    before = training.steps()
+    broken_at = time.monotonic()
+    [pid] = nodes.runs(workers(nodes)[-1], WORKER)
+    os.kill(pid, signal.SIGKILL)
+    seconds, repeated = recovered(training, broken_at, before, uninterrupted)
+    assert "lost a worker of gender (1 of at most 3): resuming from the last checkpoint" in training.log
+    assert "was preempted" not in training.log
+    what = f"one of two, step {before[-1].step}; an idle node had left on SIGTERM"
+    note("training worker SIGKILL beside a preemption", what, seconds, repeated)
+
+
+def test_a_worker_that_is_killed_for_memory_is_reported_and_not_repeated_forever(
+    nodes: Nodes, run: str, train: Callable[..., Training], note: Callable[..., None]
+) -> None:
+    """By Ray's memory monitor, on a node where it considers one percent of the memory too much."""
+    full = workers(nodes)[-1]
+    nodes.kill(full)
+    before = dict(nodes.env)
+    nodes.env |= {"RAY_memory_usage_threshold": "0.01"}
+    nodes.start(full, num_cpus=NODE_CPUS)
+    nodes.env.clear()
+    nodes.env |= before
+    began = time.monotonic()
+    training = train(run, {"resources.max_failures": 1})
+    training.wait(status=1)
+    [line] = [line for line in training.log.splitlines() if line.startswith("error: ")]
+    nodes.kill(full)
+    assert re.fullmatch(
+        r"error: gender: lost workers 2 times; the last time: a process was killed for memory: [\d.]+ of [\d.]+ GiB "
+        rf"were used on node {re.escape(full.address)}; reserve what it needs with resources.gender.memory_gib, so that "
+        "fewer share a node, or lower resources.gender.num_workers",
+        line,
+    ), line
+    what = "both tries, by a memory monitor with a limit of 1 %"
+    note("memory monitor", what, time.monotonic() - began, None, "ends with one line: x of y GiB, which setting")
+
+
 def drain(nodes: Nodes, lost: Node) -> subprocess.Popen[bytes]:
     """Start the watcher that runs on spot nodes of AWS."""
     command = ["-m", "cluster.drain", "--address", nodes.gcs_address, "--node-ip-address", lost.address]

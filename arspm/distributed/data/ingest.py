@@ -27,6 +27,7 @@ from arspm.config import Tasks
 from arspm.corpus import schema
 from arspm.distributed import ray_private
 from arspm.distributed.data.readings import Plan, Reading, part_of, read, steps
+from arspm.distributed.memory import killed_for_memory
 
 T = TypeVar("T")
 
@@ -93,7 +94,7 @@ def stream(
     world_size = len(splits)
     prefetch = math.ceil(prefetch_batches / readings[0].order.window_steps)
     blocks = splits[rank].iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=prefetch)
-    for expected, block in enumerate(original_errors(blocks)):
+    for expected, block in enumerate(original_errors(blocks, "read")):
         number = block[_PART].to_pylist()
         if number != [expected * world_size + rank]:
             raise RuntimeError(
@@ -150,12 +151,17 @@ def _read_task(shared: ray.ObjectRef, parts: range, world_size: int) -> Callable
     return read_parts
 
 
-def original_errors(results: Iterable[T]) -> Iterator[T]:
-    """Yield Ray Data's results. If one of our tasks fails, raise its original exception instead of Ray's wrapper."""
+def original_errors(results: Iterable[T], setting: str) -> Iterator[T]:
+    """Yield Ray Data's results. If one of our tasks fails, raise its original exception instead of Ray's wrapper.
+
+    setting: the section of `resources` of these tasks. Raises KilledForMemory if a task was killed for memory more
+    often than Ray repeats it.
+    """
     try:
         yield from results
-    except ray.exceptions.RayTaskError as error:
-        raise _original(error) from error
+    except ray.exceptions.RayError as error:
+        original = _original(error)
+        raise killed_for_memory(original, setting) or original from error
 
 
 def _original(error: BaseException) -> BaseException:

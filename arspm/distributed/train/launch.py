@@ -6,8 +6,9 @@ import contextlib
 import errno
 import logging
 import os
+import re
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from arspm import storage
 from arspm.config import Config, Workers
 from arspm.corpus import filters
 from arspm.distributed import gpus, local, ray_private
+from arspm.distributed.memory import KilledForMemory, killed_for_memory
 from arspm.distributed.train.rows import Rows, gather_rows, require_measurable
 from arspm.distributed.train.worker import train_worker
 from arspm.report.training_words import kept_epoch
@@ -111,6 +113,7 @@ def fit_on_workers(
     allowed, num_losses, lost_with_notice = config.resources.max_failures, 0, ray_private.nodes_lost_with_notice()
     failure: Exception
     while True:
+        killed: list[KilledForMemory] = []
         unlisted = _unlisted_checkpoint(folder)
         trainer = TorchTrainer(
             train_worker,
@@ -138,21 +141,25 @@ def fit_on_workers(
             cause = _own_error(error)
             if cause is not None:
                 raise _training_failed(cause) from error
-            failure, reason = error, " / ".join({_first_line(each) for each in error.worker_failures.values()})
+            failures = [_unwrapped(each) for each in error.worker_failures.values()]
+            killed = [each for each in (killed_for_memory(failure, stage) for failure in failures) if each]
+            failure, reason = error, " / ".join({_first_line(each) for each in killed or failures})
         except ray.exceptions.RayActorError as error:  # Train's controller was killed, or did not start
             failure, reason = error, _last_line(error)
         except ray.train.PreemptionError as error:  # Train itself gave up
             raise LostWorkers(_first_line(error)) from error
         except ray.train.ControllerError as error:
             raise _training_failed(error.controller_failure) from error
-        # Train counts preemptions by itself, but it may see the node's end before it sees the notice.
+        # Train counts preemptions by itself, but it may see the node's end before it sees the notice. Other nodes of
+        # the cluster that left with a warning excuse nothing.
         known, lost_with_notice = lost_with_notice, ray_private.nodes_lost_with_notice()
-        if lost_with_notice - known:
+        if _names_any(failure, {id: ip for id, ip in lost_with_notice.items() if id not in known}):
             log.warning("a node was preempted: %s resumes from the last checkpoint", stage)
             continue
         num_losses += 1
         if num_losses > allowed:
-            raise LostWorkers(f"lost workers {num_losses} times; the last time: {reason}") from failure
+            kind = TrainingFailed if killed else LostWorkers  # another try of the whole stage would need as much memory
+            raise kind(f"lost workers {num_losses} times; the last time: {reason}") from failure
         log.warning(
             "lost a worker of %s (%d of at most %d): resuming from the last checkpoint. %s",
             stage,
@@ -160,6 +167,17 @@ def fit_on_workers(
             allowed,
             reason,
         )
+
+
+def _names_any(failure: Exception, nodes: Mapping[str, str]) -> bool:
+    """Return whether a failure names one of these nodes (id -> IP address) as the place of a process that was lost."""
+    lost = failure.worker_failures.values() if isinstance(failure, ray.train.WorkerGroupError) else [failure]
+    texts = [str(_unwrapped(each)) for each in lost]
+    return any(
+        id in text or re.search(rf"(?<![\w.:]){re.escape(ip)}(?![\w.:])", text)
+        for id, ip in nodes.items()
+        for text in texts
+    )
 
 
 def _unlisted_checkpoint(folder: str) -> str | None:
