@@ -1,7 +1,8 @@
 """Repeat operations on object storage, which throttles, resets connections, stalls and truncates bodies.
 
 The clients try each request REQUEST_TRIES times, or as often as AWS_MAX_ATTEMPTS says. An operation that still fails
-with a transient error is repeated, with full-jitter back-off, for up to RETRY_SECONDS since it began. Then one
+with a transient error is repeated, with full-jitter back-off, for up to RETRY_SECONDS since its last progress. A try
+that lasts longer than that has made progress, since requests without any end by their time-outs. Then one
 StorageUnavailable is raised, with the URI, the last error and the number of tries. AWS_MAX_ATTEMPTS=1 turns off all
 repeats, here and in the chain. Denied access and missing files are not repeated. Messages never show credentials.
 """
@@ -18,7 +19,8 @@ from typing import TypeVar
 
 from arspm.storage.uris import display_uri, is_remote, redact_text
 
-RETRY_SECONDS = 60.0  # from the start of an operation to its last try, which may end later by its time-outs
+RETRY_SECONDS = 60.0  # from an operation's last progress to its last try, which may end later by its time-outs
+_LONG_TRIES = 5  # that made progress and failed: of an operation that takes an hour, not even a fifth try helps
 REQUEST_TRIES = 3
 CONNECT_SECONDS, READ_SECONDS = 5.0, 15.0  # time-outs; READ_SECONDS is the longest wait for the next byte
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.2, 8.0
@@ -58,9 +60,11 @@ def retried(uri: str, action: Callable[[], T]) -> T:
     if not is_remote(uri):
         return action()
 
-    started, tries = time.monotonic(), 0
+    started = progress = time.monotonic()
+    tries = long_tries = 0
     while True:
         tries += 1
+        begun = time.monotonic()
         try:
             return action()
         except Exception as error:
@@ -76,11 +80,13 @@ def retried(uri: str, action: Callable[[], T]) -> T:
                 if type(error) in (OSError, FileNotFoundError) and (reply_status(error)[0] or "AWS Error" in message):
                     raise type(error)(f"{display_uri(uri)}: {message}") from None
                 raise
-        seconds = time.monotonic() - started
+        now = time.monotonic()
+        if now - begun > RETRY_SECONDS and long_tries < _LONG_TRIES:
+            progress, long_tries = now, long_tries + 1
         only_once = max_attempts() == 1
-        if only_once or seconds >= RETRY_SECONDS:
+        if only_once or now - progress >= RETRY_SECONDS:
             unavailable = StorageUnavailable(
-                f"{display_uri(uri)}: storage unavailable: tried {tries} times in {seconds:.0f} s; "
+                f"{display_uri(uri)}: storage unavailable: tried {tries} times in {now - started:.0f} s; "
                 f"last error: {message}"
             )
             unavailable.temporary = not only_once

@@ -126,6 +126,26 @@ def test_an_outage_shorter_than_the_limit_is_survived(monkeypatch: pytest.Monkey
         assert storage.retried("s3://bucket/file", unavailable_until(Clock(monkeypatch), seconds)) == "back"
 
 
+def test_the_limit_runs_from_the_last_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A transfer of half an hour that breaks at its end is repeated; one that breaks every time is not without end."""
+    for failures, survives in ((1, True), (4, True), (99, False)):
+        clock, tries = Clock(monkeypatch), 0
+
+        def transfer(failures: int = failures, clock: Clock = clock) -> str:
+            nonlocal tries
+            tries += 1
+            clock.now += 1800
+            if tries <= failures:
+                raise ConnectionResetError("gone")
+            return "done"
+
+        if survives:
+            assert storage.retried("s3://bucket/file", transfer) == "done"
+        else:
+            with pytest.raises(storage.StorageUnavailable, match="tried 6 times"):
+                storage.retried("s3://bucket/file", transfer)
+
+
 def test_waits_are_uniform_below_a_doubling_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     ceilings = [min(retries.LONGEST_WAIT_SECONDS, retries.FIRST_WAIT_SECONDS * 2**n) for n in range(1, 9)]
     waits = []
