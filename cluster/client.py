@@ -17,7 +17,7 @@ from cluster.logs import Tail
 
 __all__ = ["connect", "normalize_address"]  # re-exported: they begin every use of this module
 
-DRIVER_BYTES = 800e6  # of one job's processes on the head; measured in docs/cluster.md, Size of the head
+DRIVER_BYTES = 1.5e9  # of a training job's processes on the head; measured in docs/cluster.md, Size of the head
 # Ray repeats a task that it killed for memory without end.
 _JOB_ENV = {"RAY_task_oom_retries": "3"}
 _NODE_GROUP = "ray.io/node-group"  # label that Ray derives from RAY_NODE_TYPE_NAME
