@@ -265,6 +265,7 @@ def test_with_few_validation_clips_the_training_loss_chooses_the_epoch(clips: Pa
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_best_trial_of_a_sweep_is_trained_without_repeating_upstream_stages(run: tuple[Path, str]):
     folder, best = run[0], run[0].parent / "best.json"
     space = run[0].parent / "my_space.py"

@@ -135,6 +135,7 @@ def test_every_row_of_a_film_has_its_own_face_and_voice(tmp_path, faces, voices)
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_an_hour_of_forty_speakers_gives_every_row_its_face_and_voice(tmp_path) -> None:
     """Two rows of each speaker, in random order, from one file with the video's name. They are found by the CSV."""
     seconds, people = 90, sample_speakers(40, seed=5)

@@ -158,6 +158,7 @@ def test_a_killed_worker_is_replaced_and_the_weights_equal_an_uninterrupted_runs
     assert found["epochs"][: len(before)] == before
 
 
+@pytest.mark.long
 def test_training_resumes_although_trains_snapshot_is_incomplete(
     head: Any,
     prepared: Prepared,

@@ -38,6 +38,7 @@ def train(nodes: Nodes, run: Path, config: Config) -> tuple[bytes, dict[str, Any
     return (run / "gender" / artifacts.MODEL).read_bytes(), history, hosts
 
 
+@pytest.mark.long
 def test_two_nodes_train_the_same_weights_as_two_workers_of_one_node(
     nodes: Nodes, write_corpus: Callable[..., Any], tmp_path: Path
 ) -> None:

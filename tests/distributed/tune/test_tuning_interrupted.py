@@ -76,6 +76,7 @@ def test_a_killed_sweep_resumes_and_has_every_trial_once(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_ctrl_c_stops_a_sweep_and_the_same_command_resumes_it(
     decoded_run: tuple[str, Config], head: Any, wait_until: Callable[..., None], tmp_path: Path
 ) -> None:
@@ -142,6 +143,7 @@ def test_a_sweep_over_a_bucket(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_sweep_survives_a_lost_node(
     nodes: Nodes, decoded_run: tuple[str, Config], wait_until: Callable[..., None]
 ) -> None:
