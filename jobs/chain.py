@@ -57,7 +57,7 @@ def submit_run(
     LeaseLost, after its jobs were stopped, if one has taken over.
     """
     inputs = inventory.find_inputs(config)
-    storage.require_empty_files(run)
+    storage.require_store(run)
     if config.gender.weights:
         find_gender_weights(config, run)  # now, because preprocessing comes first and may take hours
     fingerprints = stages.fingerprints(config, inputs.hash)
@@ -126,6 +126,7 @@ def _conflict(jobs_client: Any, run: str, fingerprints: Mapping[str, str]) -> st
 
 def detach(config: Config, run: str, address: str, until: str | None) -> str:
     """Submit the chain's driver as a job and return the job's id."""
+    storage.require_store(run)  # here, where the user sees it
     jobs_client = client.connect(address)
     command = [*PYTHON, "jobs.chain", "--run", run, "--config", save_config(config, run), *submitted_by(config)]
     return client.submit(
