@@ -21,6 +21,9 @@ CONNECTIONS = 32  # requests that each client sends at a time
 # Files with settings and credentials: the variable that names one, and its default.
 _FILES = {"AWS_CONFIG_FILE": "~/.aws/config", "AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials"}
 _VARIABLES = re.compile(r"AWS_|HOME$|\w+_PROXY$", re.IGNORECASE)
+# By default both clients add checksums to uploads and ask for them with downloads, which several stores refuse. pyarrow's
+# has no other way to say so. Uploads are signed with their SHA-256.
+_CHECKSUMS = ("AWS_REQUEST_CHECKSUM_CALCULATION", "AWS_RESPONSE_CHECKSUM_VALIDATION")
 _one_session = threading.Lock()
 _one_client = threading.Lock()
 
@@ -40,10 +43,9 @@ def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
         "read_timeout": retries.READ_SECONDS,
         "max_pool_connections": CONNECTIONS,
         "retries": {"mode": os.environ.get("AWS_RETRY_MODE", "standard"), "total_max_attempts": _tries_per_request()},
-        # botocore would add CRC32 to every upload, which several stores refuse. Uploads are signed with their SHA-256.
-        "request_checksum_calculation": os.environ.get("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required"),
-        "response_checksum_validation": os.environ.get("AWS_RESPONSE_CHECKSUM_VALIDATION", "when_required"),
     }
+    for name in _CHECKSUMS:
+        os.environ.setdefault(name, "when_required")
     with _one_session:
         session = _session(_settings(), os.getpid())
     fs = fsspec.filesystem("s3", session=session, config_kwargs=options)

@@ -18,8 +18,10 @@ from arspm.media.detectors import make_detector
 from arspm.runs import stages
 from cluster import client as jobs
 from jobs.stage import expected_fingerprint
+from tests import faulty_server as faults
 from tests.conftest import Bucket
 from tests.distributed.conftest import FINGERPRINT, REPO, Clips
+from tests.faulty_server import faulty_server
 
 pytestmark = pytest.mark.ray
 
@@ -65,20 +67,35 @@ def test_a_face_detector_is_fetched(s3: str) -> None:
         make_detector(uri)
 
 
-def run_job(jobs_client: Any, bucket: Bucket, stage: str, run: str, config_uri: str) -> None:
+def run_job(jobs_client: Any, bucket: Bucket, stage: str, run: str, config_uri: str, env: dict[str, str]) -> None:
     command = ["python", "-m", f"jobs.{stage}", "--run", run, "--config", config_uri]
     name = f"s3-{stage}-{bucket.env['AWS_ACCESS_KEY_ID']}"
-    env = {**bucket.env, "PYTHONPATH": str(REPO)}
+    env = {**env, "PYTHONPATH": str(REPO)}
     jobs.submit(jobs_client, submission_id=name, entrypoint=shlex.join(command), env_vars=env)
     lines: list[str] = []
     job = jobs.wait(jobs_client, name, lines.append)
     assert job.status == "SUCCEEDED", "\n".join(lines)
 
 
+def write_profile(folder: Path, bucket: Bucket, url: str) -> dict[str, str]:
+    """Write AWS's two files with a profile for a server at a URL. Return the variables that select it."""
+    keys = [f"{name.lower()} = {bucket.env[name]}" for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")]
+    (folder / "credentials").write_text("\n".join(["[lab]", *keys]))
+    (folder / "config").write_text(f"[profile lab]\nregion = us-east-1\nendpoint_url = {url}\n")
+    return {
+        "AWS_PROFILE": "lab",
+        "AWS_CONFIG_FILE": str(folder / "config"),
+        "AWS_SHARED_CREDENTIALS_FILE": str(folder / "credentials"),
+    }
+
+
 def test_preprocess_and_a_training_stage_run_as_jobs_from_and_to_the_bucket(
-    jobs_client: Any, bucket: Bucket, s3: str, clips: Clips, config: Config
+    jobs_client: Any, bucket: Bucket, s3: str, clips: Clips, config: Config, tmp_path: Path
 ) -> None:
-    """The clips, the CSV and the labels are in the bucket too."""
+    """The clips, the CSV and the labels are in the bucket too.
+
+    The jobs know the endpoint from AWS's config file only, and the store lacks what a run does not need.
+    """
     for path in [*clips.folder.iterdir(), clips.csv, clips.labels]:
         folder = "clips" if path.parent == clips.folder else "tables"
         storage.upload(path, storage.join(s3, folder, path.name))
@@ -94,7 +111,11 @@ def test_preprocess_and_a_training_stage_run_as_jobs_from_and_to_the_bucket(
     run, config_uri = storage.join(s3, "runs/one"), storage.join(s3, "runs/one/configs/config.json")
     storage.write_bytes(config_uri, configuration.dump(remote).encode())
     for stage in ("preprocess", "gender"):
-        run_job(jobs_client, bucket, stage, run, config_uri)
+        with faulty_server(bucket.env["AWS_ENDPOINT_URL"]) as server:
+            server.lacks |= {faults.MD5_TO_DELETE, faults.NO_CHECKSUMS}
+            env = write_profile(tmp_path, bucket, server.url)
+            run_job(jobs_client, bucket, stage, run, config_uri, env)
+            assert server.signed == {(bucket.env["AWS_ACCESS_KEY_ID"], "us-east-1")}
         success = stages.done(run, stage, expected_fingerprint(stage, run, remote))
         assert success is not None
         for path, described in success.files.items():
@@ -105,6 +126,9 @@ def test_preprocess_and_a_training_stage_run_as_jobs_from_and_to_the_bucket(
     left = {path.split("/")[0] for path in storage.files_below(storage.join(run, "gender"))}
     training = stages.training_name(run, "gender", expected_fingerprint("gender", run, remote))
     assert left == {stages.SUCCESS, "model.safetensors", "history.json", training}
+    in_training = storage.files_below(storage.join(run, "gender", training))
+    checkpoints = {path.split("/")[0] for path in in_training if path.startswith("checkpoint_")}
+    assert len(checkpoints) == 1, "older ones are removed"
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from pyarrow.fs import FileSelector, FileType
 
 from arspm import storage
 from tests import faulty_server as faults
-from tests.storage.conftest import FOREVER, ONE_SERVER, FaultyFolder
+from tests.storage.conftest import FOREVER, ONE_SERVER, FaultyFolder, parquet, read_group
 
 REPO = Path(__file__).parents[2]
 
@@ -67,6 +67,8 @@ def test_a_store_that_lacks_what_no_run_needs_is_used(faulty: FaultyFolder, tmp_
     storage.remove_files(faulty.uri, ["e", "none"])
     storage.remove(faulty.file("none"))
     assert storage.files_below(faulty.uri) == {"a/b": 3, "a/c/d": 3, "f": 1}
+    storage.write_bytes(faulty.file("a/shard"), parquet())
+    assert read_group(faulty.file("a/shard"))[0] == 2000
     storage.remove(faulty.file("a"))
     given = storage.ray_storage(faulty.file("train"))
     ray, path = pickle.loads(pickle.dumps(given["storage_filesystem"])), given["storage_path"]

@@ -208,7 +208,7 @@ def test_both_clients_use_the_proxy_and_the_authority_for_https(
     context.load_cert_chain(certificates["tls.crt"], certificates["tls.key"])
     for name in PROXY_VARIABLES:
         monkeypatch.delenv(name, raising=False)
-    plain = "http://{}:{}".format(faulty.server.upstream.hostname, faulty.server.upstream.port)
+    plain = f"http://{faulty.server.upstream.hostname}:{faulty.server.upstream.port}"
     with faulty_server(plain) as server:
         server.socket = context.wrap_socket(server.socket, server_side=True)
         with forward_proxy(server) as (url, lines):
