@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from arspm import storage
 from arspm.config.studies import STUDIES
 from arspm.config.variants import TABLE4, VARIANTS
 from arspm.runs import lease, reused, stages
@@ -50,8 +51,9 @@ def run_ablation(
     `study`: the models' study, "" for none. Returns whether every model is there, or None after Ctrl-C: finished models
     are kept and the page is not written. `invocation`: the command, user and host that the manifests record (default:
     those of this process). Raises ValueError if no model could be trained, or for a file of the run that is not what
-    its manifest lists.
+    its manifest lists, and as `storage.require_store` does.
     """
+    storage.require_store(run)
     jobs_client = client.connect(address)
     holder = lease_holder(jobs_client, address, models[0].config, invocation)
     with lease.hold(run, holder, say=lambda line: on_event(events.Warned(stage="ablation", text=line))) as held:
@@ -155,6 +157,7 @@ def detach(
     study: str = "",
 ) -> str:
     """Submit the driver as a job and return the job's id. `changes`: texts of --set. `models`: those of the plan."""
+    storage.require_store(run)
     command = [*PYTHON, "jobs.ablation", "--run", run, "--seeds", str(num_seeds)]
     command += ["--study", study] if study else ["--variants", ",".join(variants)]
     command += submitted_by(models[0].config) if models else []

@@ -126,7 +126,7 @@ def _conflict(jobs_client: Any, run: str, fingerprints: Mapping[str, str]) -> st
 
 def detach(config: Config, run: str, address: str, until: str | None) -> str:
     """Submit the chain's driver as a job and return the job's id."""
-    storage.require_store(run)  # here, where the user sees it
+    storage.require_store(run)
     jobs_client = client.connect(address)
     command = [*PYTHON, "jobs.chain", "--run", run, "--config", save_config(config, run), *submitted_by(config)]
     return client.submit(

@@ -21,8 +21,8 @@ CONNECTIONS = 32  # requests that each client sends at a time
 # Files with settings and credentials: the variable that names one, and its default.
 _FILES = {"AWS_CONFIG_FILE": "~/.aws/config", "AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials"}
 _VARIABLES = re.compile(r"AWS_|HOME$|\w+_PROXY$", re.IGNORECASE)
-# By default both clients add checksums to uploads and ask for them with downloads, which several stores refuse. pyarrow's
-# has no other way to say so. Uploads are signed with their SHA-256.
+# By default both clients add checksums to uploads and ask for them with downloads, which several stores refuse. pyarrow
+# has no parameter for it, so these variables are set. Uploads are signed with their SHA-256.
 _CHECKSUMS = ("AWS_REQUEST_CHECKSUM_CALCULATION", "AWS_RESPONSE_CHECKSUM_VALIDATION")
 _one_session = threading.Lock()
 _one_client = threading.Lock()
