@@ -9,6 +9,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,25 @@ def renewable(moto_bucket: Bucket, tmp_path: Path) -> Iterator[tuple[FaultyServe
 
 def write_token(file: Path, token: str) -> None:
     file.write_text(f"[default]\naws_access_key_id = k\naws_secret_access_key = s\naws_session_token = {token}\n")
+
+
+def test_both_clients_renew_credentials_of_a_program_that_says_when_they_expire(
+    renewable: tuple[FaultyServer, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their tokens are the numbers of the calls. They last a minute, so each use renews them."""
+    server, _ = renewable
+    calls, program = tmp_path / "calls", tmp_path / "program"
+    expires = datetime.now(timezone.utc) + timedelta(minutes=1)
+    reply = '{"Version": 1, "AccessKeyId": "k", "SecretAccessKey": "s", "SessionToken": "%s", "Expiration": "%s"}'
+    program.write_text(f"#!/bin/sh\necho >> {calls}\nprintf '{reply}' $(grep -c '' {calls}) {expires.isoformat()}\n")
+    program.chmod(0o755)
+    (tmp_path / "config").write_text(f"[default]\ncredential_process = {program}\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    storage.write_bytes("s3://speech/program/shard", parquet())
+    for _ in range(2):
+        assert read_group("s3://speech/program/shard")[0] == 2000
+        assert storage.files_below("s3://speech/program") == {"shard": len(parquet())}
+        server.expired |= {str(1 + number) for number in range(calls.read_text().count("\n"))}
 
 
 def test_the_same_process_and_the_same_command_continue_with_renewed_credentials(
