@@ -16,7 +16,9 @@ import pytest
 from arspm import storage
 from arspm.storage import arrow_s3
 from cluster import tls
-from tests.faulty_server import FaultyServer, faulty_server
+from tests.conftest import Bucket
+from tests.faulty_server import NO_CHECKSUMS, FaultyServer, faulty_server
+from tests.s3_servers import connected_to
 from tests.storage.conftest import ONE_SERVER, FaultyFolder, parquet, read_group
 
 REGION = "eu-test-7"
@@ -140,11 +142,27 @@ def test_the_endpoints_of_aws_are_left_to_pyarrow() -> None:
         assert not arrow_s3._OF_AWS.fullmatch(url)
 
 
+def test_the_region_of_a_bucket_on_aws_is_looked_up_once(moto_bucket: Bucket) -> None:
+    """By s3fs, which AWS tells the region of a bucket whatever region it asks."""
+    with faulty_server(moto_bucket.env["AWS_ENDPOINT_URL"]) as server:
+        env = {"AWS_ENDPOINT_URL": server.url, "AWS_REGION": "eu-west-1", "AWS_DEFAULT_REGION": "eu-west-1"}
+        with connected_to(moto_bucket.env | env):
+            fs, _ = storage.filesystem(moto_bucket.uri)
+            assert [arrow_s3._region(fs, "speech") for _ in range(2)] == ["us-east-1"] * 2
+            assert server.requests == {"HEAD": 1}
+            with pytest.raises(FileNotFoundError):
+                arrow_s3._region(fs, "no-such-bucket")
+
+
 @ONE_SERVER
-def test_an_uploads_content_is_signed_and_has_no_checksum_of_its_own(faulty: FaultyFolder) -> None:
-    faulty.server.lacks.add("400 for checksums in headers or trailers")
-    storage.write_bytes(faulty.file("file"), b"1")
-    storage.upload(__file__, faulty.file("large"))
+def test_checksums_are_sent_only_if_the_user_wants_them(faulty: FaultyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    faulty.server.lacks.add(NO_CHECKSUMS)
+    storage.write_bytes(faulty.file("shard"), parquet())
+    storage.upload(__file__, faulty.file("file"))
+    assert read_group(faulty.file("shard"))[0] == 2000
+    monkeypatch.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", "when_supported")
+    with pytest.raises(OSError, match="Unsupported header 'x-amz-checksum-crc32'"):
+        storage.write_bytes(faulty.file("file"), b"1")
 
 
 @contextlib.contextmanager
