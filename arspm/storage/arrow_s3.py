@@ -42,7 +42,7 @@ def settings(fs: s3fs.S3FileSystem, bucket: str) -> Settings:
     Raises botocore's errors if there are no credentials or if they cannot be renewed, and those of a request.
     """
     meta = fs.s3.meta
-    endpoint, style = str(meta.endpoint_url), (meta.config.s3 or {}).get("addressing_style")
+    endpoint, style = urlsplit(meta.endpoint_url).geturl(), (meta.config.s3 or {}).get("addressing_style")
     of_aws = _OF_AWS.fullmatch(endpoint) is not None
     certificates = fs.session.get_config_variable("ca_bundle")
     return Settings(

@@ -8,8 +8,8 @@ import socket
 from arspm.storage.uris import is_s3
 
 # S3's error codes, and those of AWS's other services, from which credentials come.
-_EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"}
-_WRONG_TOKEN = {"InvalidToken", "InvalidTokenException"}
+_EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired", "SecurityTokenExpired"}
+_WRONG_TOKEN = {"InvalidToken", "InvalidTokenId", "InvalidTokenException"}
 _WRONG_CLOCK = {"RequestTimeTooSkewed", "RequestInTheFuture"}
 # pyarrow raises plain OSErrors: only their text tells them apart.
 _OF_PYARROW = {"REQUEST_EXPIRED": "RequestExpired", "REQUEST_TIME_TOO_SKEWED": "RequestTimeTooSkewed"}

@@ -97,25 +97,27 @@ def _explained(uri: str, error: Exception, message: str) -> Exception:
         return PermissionError(f"{where}: {without_credentials(problem)}")
     if _is_denied(error):
         return PermissionError(
-            f"{where}: access denied ({message}){_by(uri)}; check the credentials and their permissions"
+            f"{where}: access denied ({message}){_at(uri)}; check the credentials and their permissions"
         )
     if isinstance(error, aws.ParamValidationError):  # before a request is sent
         return ValueError(f"{where}: not a file on S3 ({message})")
+    if isinstance(error, ValueError) and message.startswith("Invalid endpoint"):  # botocore's
+        return ValueError(f"{where}: {message}; write http://HOST:PORT or https://HOST, docs/storage.md")
     if isinstance(error, aws.BotoCoreError):
         return PermissionError(f"{where}: cannot be accessed ({message}); check the AWS settings, docs/storage.md")
     if type(error) in (OSError, FileNotFoundError) and (reply_status(error)[0] or "AWS Error" in message):
-        return type(error)(f"{where}: {message}{_by(uri) if 'bucket' in message else ''}")
+        return type(error)(f"{where}: {message}{_at(uri) if 'bucket' in message else ''}")
     return error
 
 
-def _by(uri: str) -> str:
+def _at(uri: str) -> str:
     """Return which endpoint answered, for an error that may be that of a wrong one; "" if there is none."""
     if not is_s3(uri):
         return ""
     from arspm.storage.clients import filesystem  # it uses this module
 
     try:
-        return without_credentials(f" by {filesystem(uri)[0].s3.meta.endpoint_url}")
+        return without_credentials(f" at {filesystem(uri)[0].s3.meta.endpoint_url}")
     except Exception:  # no client, which is then what the error is about
         return ""
 

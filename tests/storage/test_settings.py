@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import ssl
 import subprocess
 import sys
@@ -124,6 +125,29 @@ def test_other_settings_of_the_files_reach_pyarrow(
     assert found.force_virtual_addressing
     assert found.tls_ca_file_path == f"{tmp_path}/ca.pem"
     assert found.region == "us-east-1"
+
+
+@ONE_SERVER
+def test_an_endpoint_may_be_written_in_several_ways(faulty: FaultyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage.write_bytes(faulty.file("shard"), parquet())
+    for url in (f"{faulty.server.url}/", faulty.server.url.replace("http", "HTTP")):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        assert storage.read_bytes(faulty.file("shard")) == parquet()
+        assert read_group(faulty.file("shard"))[0] == 2000
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "127.0.0.1:9000")
+    for operation in (storage.read_bytes, read_group):
+        with pytest.raises(ValueError, match=r"/shard: Invalid endpoint: 127.0.0.1:9000; write http://HOST:PORT or"):
+            operation(faulty.file("shard"))
+
+
+@ONE_SERVER
+def test_errors_name_the_endpoint_that_answered(faulty: FaultyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is another one than the user's if a node has other settings."""
+    at = f" at {re.escape(faulty.server.url)}"
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")
+    for operation in (storage.read_bytes, storage.files_below, read_group):
+        with pytest.raises(PermissionError, match=rf"/file: access denied \(.*\){at}; check the credentials"):
+            operation(faulty.file("file"))
 
 
 @ONE_SERVER
