@@ -51,6 +51,8 @@ def _code(error: Exception) -> tuple[str | None, str]:
         return None, ""
     if status:
         return code, f"{code}: {error}"
+    if isinstance(error, RuntimeError) and "refreshed credentials are still expired" in str(error):  # botocore's
+        return "ExpiredToken", str(error)
     if isinstance(error, OSError) and _NO_CODE.search(str(error)):
         return None, ""
     if not isinstance(error, OSError) or (found := _CODE.search(str(error))) is None:

@@ -88,17 +88,37 @@ def write_token(file: Path, token: str) -> None:
     file.write_text(f"[default]\naws_access_key_id = k\naws_secret_access_key = s\naws_session_token = {token}\n")
 
 
+def write_program(folder: Path, lifetime: timedelta) -> Path:
+    """Write a program for credentials and a config file that names it. Return the file that counts the calls."""
+    calls, program, expires = folder / "calls", folder / "program", datetime.now(timezone.utc) + lifetime
+    reply = '{"Version": 1, "AccessKeyId": "k", "SecretAccessKey": "s", "SessionToken": "%s", "Expiration": "%s"}'
+    program.write_text(f"#!/bin/sh\necho >> {calls}\nprintf '{reply}' $(grep -c '' {calls}) {expires.isoformat()}\n")
+    program.chmod(0o755)
+    (folder / "config").write_text(f"[default]\ncredential_process = {program}\n")
+    return calls
+
+
+def test_a_program_that_prints_expired_credentials_is_named(
+    renewable: tuple[FaultyServer, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_program(tmp_path, timedelta(minutes=-1))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    for operation in (storage.read_bytes, read_group):
+        with pytest.raises(PermissionError, match=r"the credentials have expired .*; renew them"):
+            operation("s3://speech/file")
+    (tmp_path / "program").write_text("#!/bin/sh\necho no login >&2\nexit 1\n")
+    monkeypatch.setenv("AWS_REGION", "eu-west-1")  # a session without the credentials of before
+    for operation in (storage.read_bytes, read_group):
+        with pytest.raises(PermissionError, match=r"/file: cannot be accessed \(.*no login"):
+            operation("s3://speech/file")
+
+
 def test_both_clients_renew_credentials_of_a_program_that_says_when_they_expire(
     renewable: tuple[FaultyServer, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Their tokens are the numbers of the calls. They last a minute, so each use renews them."""
     server, _ = renewable
-    calls, program = tmp_path / "calls", tmp_path / "program"
-    expires = datetime.now(timezone.utc) + timedelta(minutes=1)
-    reply = '{"Version": 1, "AccessKeyId": "k", "SecretAccessKey": "s", "SessionToken": "%s", "Expiration": "%s"}'
-    program.write_text(f"#!/bin/sh\necho >> {calls}\nprintf '{reply}' $(grep -c '' {calls}) {expires.isoformat()}\n")
-    program.chmod(0o755)
-    (tmp_path / "config").write_text(f"[default]\ncredential_process = {program}\n")
+    calls = write_program(tmp_path, timedelta(minutes=1))
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     storage.write_bytes("s3://speech/program/shard", parquet())
     for _ in range(2):
