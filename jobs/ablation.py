@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from arspm import storage
 from arspm.config.studies import STUDIES
 from arspm.config.variants import TABLE4, VARIANTS
 from arspm.runs import lease, reused, stages
@@ -51,8 +52,10 @@ def run_ablation(
     `max_concurrent`: limit of jobs that run at the same time. `study`: the models' study, "" for none. `invocation`:
     the command, user and host that the manifests record (default: those of this process). Returns whether every model
     is there, or None after Ctrl-C: finished models are kept and the page is not written. Raises ValueError if no model
-    could be trained, or for a file of the run that is not what its manifest lists.
+    could be trained, or for a file of the run that is not what its manifest lists, and as `storage.require_store`
+    does.
     """
+    storage.require_store(run)
     jobs_client = client.connect(address)
     holder = lease_holder(jobs_client, address, models[0].config, invocation)
     with lease.hold(run, holder, say=lambda line: on_event(events.Warned(stage="ablation", text=line))) as held:
@@ -165,6 +168,7 @@ def detach(
 
     Raises ClusterError if the head has no room for it.
     """
+    storage.require_store(run)
     jobs_client = client.connect(address)
     client.require_driver_room(jobs_client)
     command = [*PYTHON, "jobs.ablation", "--run", run, "--seeds", str(num_seeds)]

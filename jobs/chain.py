@@ -59,7 +59,7 @@ def submit_run(
     LeaseLost, after its jobs were stopped, if one has taken over.
     """
     inputs = inventory.find_inputs(config)
-    storage.require_empty_files(run)
+    storage.require_store(run)
     if config.gender.weights:
         find_gender_weights(config, run)  # now, because preprocessing comes first and may take hours
     fingerprints = stages.fingerprints(config, inputs.hash)
@@ -136,6 +136,7 @@ def _conflict(jobs_client: Any, run: str, fingerprints: Mapping[str, str]) -> st
 
 def detach(config: Config, run: str, address: str, until: str | None, max_concurrent: int | None = None) -> str:
     """Submit the chain's driver as a job and return its id. Raises ClusterError if the head has no room for it."""
+    storage.require_store(run)
     jobs_client = client.connect(address)
     client.require_driver_room(jobs_client)
     command = [*PYTHON, "jobs.chain", "--run", run, "--config", save_config(config, run), *submitted_by(config)]

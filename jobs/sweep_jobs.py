@@ -30,8 +30,9 @@ def run_sweep(
     """Submit the sweep's job, or attach to the one that is running, and wait for it.
 
     `extra`: further words of the job's command line. Raises LeaseHeld if another cluster runs this sweep, and
-    LeaseLost, after the job was stopped, if one has taken over.
+    LeaseLost, after the job was stopped, if one has taken over. Raises as `storage.require_store` does.
     """
+    storage.require_store(run)
     jobs_client = client.connect(address)
     config = configuration.from_dict(sweep["config"])
     holder = lease_holder(jobs_client, address, config)
@@ -59,6 +60,7 @@ def run_sweep(
 
 def detach(run: str, folder: str, sweep: Mapping[str, Any], address: str, extra: Sequence[str] = ()) -> str:
     """Submit the sweep's job and return its id. A later `run_sweep` attaches to it."""
+    storage.require_store(run)
     jobs_client = client.connect(address)
     holder = lease_holder(jobs_client, address, configuration.from_dict(sweep["config"]))
     stage_name, stem = job_names(run, sweep)

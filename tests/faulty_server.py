@@ -20,9 +20,13 @@ INTERNAL_ERROR = "500 InternalError"
 QUOTING_SLOW_DOWN = "503 SlowDown that quotes the request's credentials"
 DENIED = "403 SignatureDoesNotMatch that quotes the request's credentials"
 NO_SUCH_UPLOAD = "404 NoSuchUpload"
-NONE_DELETED = "200, with an error for the object to delete"
 NO_EMPTY_OBJECT = "400 for an object of 0 bytes"
 NOT_IMPLEMENTED = "501 NotImplemented"
+EXPIRED = "400 ExpiredToken"
+EXPIRED_BY_STS = "403 ExpiredTokenException"
+REQUEST_EXPIRED = "403 RequestExpired"
+WRONG_TOKEN = "400 InvalidToken"
+WRONG_CLOCK = "403 RequestTimeTooSkewed"
 RESET = "a reset before the reply"
 STALL = "no reply"
 # With these faults, the server has processed the request.
@@ -36,6 +40,8 @@ NO_CONDITIONS = "501 for If-None-Match"
 IGNORED_CONDITIONS = "success in place of 412"
 NO_EMPTY_OBJECTS = "400 for an object without bytes"
 MD5_TO_DELETE = "400 for DeleteObjects without Content-MD5"
+NO_CHECKSUMS = "400 for checksums in headers or trailers"
+MISSING_IS_404 = "404 for the removal of an object that does not exist"
 
 # Replies as S3 sends them.
 ERROR = "<Error><Code>{}</Code><Message>{}</Message>{}<RequestId>4442587FB7D0A2F9</RequestId></Error>"
@@ -54,9 +60,18 @@ REPLIES = {
     NO_SUCH_UPLOAD: (404, ERROR.format("NoSuchUpload", "The specified multipart upload does not exist.", "")),
     NO_EMPTY_OBJECT: (400, ERROR.format("InvalidArgument", "Object must not be empty.", "")),
     NOT_IMPLEMENTED: (501, ERROR.format("NotImplemented", "A header implies functionality not implemented.", "")),
-    NONE_DELETED: (
-        200,
-        "<DeleteResult><Error><Key>a</Key><Code>InternalError</Code><Message>again</Message></Error></DeleteResult>",
+    EXPIRED: (400, ERROR.format("ExpiredToken", "The provided token has expired.", "<Token-0>{token}</Token-0>")),
+    EXPIRED_BY_STS: (
+        403,
+        ERROR.format("ExpiredTokenException", "The security token included in the request is expired", ""),
+    ),
+    REQUEST_EXPIRED: (403, ERROR.format("RequestExpired", "Request has expired", "")),
+    WRONG_TOKEN: (400, ERROR.format("InvalidToken", "The provided token is malformed or otherwise invalid.", "")),
+    WRONG_CLOCK: (
+        403,
+        ERROR.format(
+            "RequestTimeTooSkewed", "The difference between the request time and the current time is too large.", ""
+        ),
     ),
 }
 
@@ -68,6 +83,8 @@ LACKING = {
     ),
     NO_EMPTY_OBJECTS: (400, ERROR.format("EntityTooSmall", "Your proposed upload is smaller than allowed", "")),
     MD5_TO_DELETE: (400, ERROR.format("InvalidRequest", "Missing required header for this request: Content-MD5", "")),
+    MISSING_IS_404: (404, ERROR.format("NoSuchKey", "The specified key does not exist.", "")),
+    NO_CHECKSUMS: (400, ERROR.format("InvalidArgument", "Unsupported header 'x-amz-checksum-crc32' received", "")),
 }
 
 
@@ -84,7 +101,7 @@ class FaultyServer(ThreadingHTTPServer):
     """A proxy that forwards requests to `upstream` (http://host:port) and injects faults.
 
     `requests`: method -> number of requests. `injected`: fault -> how often it was injected. `lacks`: what the store
-    that is imitated lacks.
+    that is imitated lacks. `expired`: session tokens that have expired. `signed`: (key id, region) of each request.
     """
 
     daemon_threads = True
@@ -96,6 +113,9 @@ class FaultyServer(ThreadingHTTPServer):
         self.requests: Counter[str] = Counter()
         self.injected: Counter[str] = Counter()
         self.lacks: set[str] = set()
+        self.expired: set[str] = set()
+        self.signed: set[tuple[str, str]] = set()
+        self.written: set[str] = set()  # objects that were written through this proxy and not removed
         self._rules: list[Rule] = []
         self._lock = threading.Lock()
         self.closing = threading.Event()
@@ -142,7 +162,11 @@ class _Handler(BaseHTTPRequestHandler):
     def _handle(self) -> None:
         body = self._request_body()
         fault = self.server.fault_for(self.command, self.path)
-        if missing := self._missing(body):
+        if scope := re.search(r"Credential=([^/]+)/\d+/([^/]+)/", self.headers.get("Authorization", "")):
+            self.server.signed.add((scope[1], scope[2]))
+        if self.headers.get("X-Amz-Security-Token") in self.server.expired:
+            self._send_error(*REPLIES[EXPIRED])
+        elif missing := self._missing(body):
             self._send_error(*LACKING[missing])
         elif fault in REPLIES:
             self._send_error(*REPLIES[fault])
@@ -159,8 +183,12 @@ class _Handler(BaseHTTPRequestHandler):
         needed = {
             NO_CONDITIONS: "If-None-Match" in self.headers and self.command == "PUT",
             NO_EMPTY_OBJECTS: self.command == "PUT" and not body,
+            MISSING_IS_404: self.command == "DELETE" and self.path not in self.server.written,
+            NO_CHECKSUMS: any("x-amz-checksum-" in f"{each}: {self.headers[each]}".lower() for each in self.headers),
             MD5_TO_DELETE: self.command == "POST" and "delete" in query and "Content-MD5" not in self.headers,
         }
+        if self.command in ("PUT", "DELETE"):
+            (self.server.written.add if self.command == "PUT" else self.server.written.discard)(self.path)
         return next((name for name, is_needed in needed.items() if is_needed and name in self.server.lacks), "")
 
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _handle

@@ -1,7 +1,8 @@
 """Files under a URI, local or on S3. `uris` checks URIs, `files` reads and writes, `retries` repeats failed operations.
 
-`clients` makes the file systems behind them, `listing` lists large trees, `local_files` writes local files atomically,
-and `requirements` checks what a store can do.
+`clients` makes the file systems behind them, with `arrow_s3` that of pyarrow and `ray_files` that of Ray; `credentials`
+explains why a store refuses them, and `requirements` checks what it can do. `listing` lists large trees, `local_files`
+writes local files atomically.
 """
 
 from arspm.storage.clients import arrow_filesystem, filesystem
@@ -25,7 +26,8 @@ from arspm.storage.files import (
     write_json,
 )
 from arspm.storage.listing import FILES, list_files
-from arspm.storage.requirements import require_empty_files
+from arspm.storage.ray_files import ray_checkpoint, ray_storage
+from arspm.storage.requirements import require_store
 from arspm.storage.retries import StorageUnavailable, retried
 from arspm.storage.uris import absolute, is_remote, is_s3, join, run_uri
 
@@ -46,6 +48,8 @@ __all__ = [
     "list_files",
     "local_copy",
     "put_if_absent",
+    "ray_checkpoint",
+    "ray_storage",
     "read_bytes",
     "read_folder",
     "read_jpeg",
@@ -53,7 +57,7 @@ __all__ = [
     "read_model",
     "remove",
     "remove_files",
-    "require_empty_files",
+    "require_store",
     "retried",
     "run_uri",
     "upload",

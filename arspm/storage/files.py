@@ -13,13 +13,14 @@ import json
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
 import pydantic
 
 from arspm.storage import local_files
-from arspm.storage.clients import filesystem
+from arspm.storage.clients import CONNECTIONS, filesystem
 from arspm.storage.listing import list_files
 from arspm.storage.retries import reply_status, retried
 from arspm.storage.uris import is_remote, is_s3, join, local_path
@@ -198,7 +199,7 @@ def remove(uri: str) -> None:
             with contextlib.suppress(FileNotFoundError):
                 fs.rm(path, recursive=True)
             return
-        # Not `rm`, which treats brackets and stars in a name as a pattern and ignores objects that S3 did not remove.
+        # Not `rm`, which treats brackets and stars in a name as a pattern.
         _delete_objects(fs, fs.find(path))
 
     retried(uri, remove_all)
@@ -215,15 +216,21 @@ def remove_files(folder: str, paths: Sequence[str]) -> None:
 
 
 def _delete_objects(fs: Any, keys: Sequence[str]) -> None:
-    """Remove objects on S3, in their order. Raises OSError if one is not removed."""
-    for begin in range(0, len(keys), 1000):
-        bucket = fs.split_path(keys[begin])[0]
-        objects = [{"Key": fs.split_path(key)[1]} for key in keys[begin : begin + 1000]]
-        reply = fs.call_s3("delete_objects", Bucket=bucket, Delete={"Objects": objects, "Quiet": True})
-        for error in reply.get("Errors", ()):
-            kind = PermissionError if error.get("Code") == "AccessDenied" else TimeoutError
-            raise kind(f"{error.get('Key')} not removed: {error.get('Code')} {error.get('Message')}")
+    """Remove objects on S3, each by a request of its own. Those that do not exist are ignored.
+
+    Not by DeleteObjects: several stores want a Content-MD5 with it, which botocore no longer sends, others lack it.
+    """
+
+    def delete(key: str) -> None:
+        bucket, name, _ = fs.split_path(key)
+        with contextlib.suppress(FileNotFoundError):  # of stores that reply 404
+            fs.call_s3("delete_object", Bucket=bucket, Key=name)
+
+    with ThreadPoolExecutor(max(1, min(CONNECTIONS, len(keys)))) as pool:
+        done = [pool.submit(delete, key) for key in keys]
     fs.invalidate_cache()
+    for each in done:
+        each.result()
 
 
 def describe(uri: str) -> dict[str, Any]:

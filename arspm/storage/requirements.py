@@ -2,50 +2,60 @@
 
 from __future__ import annotations
 
-import functools
-import re
 import uuid
 
-import pyarrow.fs
-
-from arspm.storage.clients import arrow_filesystem, filesystem
-from arspm.storage.retries import StorageUnavailable, retried
+from arspm.storage import credentials, files
+from arspm.storage.clients import filesystem, require_s3_in_pyarrow
+from arspm.storage.retries import reply_status, retried
 from arspm.storage.uris import display_uri, is_s3, join
 
-_WRITING = re.compile(r"during (PutObject|CreateMultipartUpload|UploadPart|CompleteMultipartUpload) operation")
+# What stores reply to a request that they do not support. 403 is a matter of permissions.
+_UNSUPPORTED = (400, 405, 411, 501)
 
 
-def require_empty_files(folder: str) -> None:
-    """Raise ValueError, in one line, if the folder's store refuses or loses empty files.
+def require_store(folder: str) -> None:
+    """Raise ValueError or OSError, in one line, if a run cannot be in a folder of this store.
 
-    Ray Train and Ray Tune write them through pyarrow: markers of folders, and one that shows each worker that it sees
-    the same storage. They begin hours after preprocessing, so this is called before. Other errors, such as denied
-    access, are those of `retried`.
+    Its stages would find out after hours of preprocessing, or two programs would overwrite each other's results. Other
+    errors, such as denied access, are those of `retried`.
     """
     if not is_s3(folder):
         return
+    require_s3_in_pyarrow(folder)
+    _require_empty_files(folder)
+    _require_conditional_writes(folder)
+
+
+def _require_empty_files(folder: str) -> None:
+    """Raise ValueError if the store refuses or loses empty files, which Ray Train and Ray Tune write as markers."""
     uri = join(folder, f".empty-{uuid.uuid4().hex[:12]}")
-
-    def write() -> bool:
-        fs, path = arrow_filesystem(uri)
-        fs.create_dir(path)
-        with fs.open_output_stream(f"{path}/file"):
-            pass
-        return fs.get_file_info(f"{path}/file").type == pyarrow.fs.FileType.File
-
-    try:
-        reason = "" if retried(uri, write) else "one was written, and is not there"
-    except OSError as error:
-        if isinstance(error, StorageUnavailable) or not _WRITING.search(str(error)):
-            raise
-        reason = str(error).removeprefix(f"{display_uri(uri)}: ")
     fs, path = filesystem(uri)
-    bucket, key, _ = fs.split_path(path)
-    for name in (f"{key}/file", f"{key}/"):  # s3fs' own removal leaves out names that end with '/'
-        retried(uri, functools.partial(fs.call_s3, "delete_object", Bucket=bucket, Key=name))
+
+    def write() -> str:
+        """Return why there is no such file now, "" if there is."""
+        try:
+            fs.pipe_file(path, b"")
+        except OSError as error:
+            if reply_status(error)[0] not in _UNSUPPORTED or credentials.problem(uri, error):
+                raise
+            return str(error)
+        return "" if fs.exists(path) else "one was written, and is not there"
+
+    reason = retried(uri, write)
+    files.remove(uri)
     if reason:
         raise ValueError(
             f"{display_uri(folder)}: this store refuses empty objects, which Ray Train and Ray Tune write as markers "
-            f"({reason}); allow objects of 0 bytes and names that end with '/' there, or keep the run elsewhere: in "
-            "another store, or in a folder that all nodes share"
+            f"({reason}); allow objects of 0 bytes there, or keep the run elsewhere: in another store "
+            "(docs/storage.md), or in a folder that all nodes share"
         )
+
+
+def _require_conditional_writes(folder: str) -> None:
+    """Raise OSError if the store has no If-None-Match, or ignores it."""
+    uri = join(folder, f".once-{uuid.uuid4().hex[:12]}")
+    try:
+        if not files.put_if_absent(uri, b"1") or files.put_if_absent(uri, b"2"):
+            raise OSError(f"{display_uri(folder)}: {files.NO_CONDITIONS}")
+    finally:
+        files.remove(uri)

@@ -17,7 +17,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from arspm.storage.uris import display_uri, is_remote, redact_text
+from arspm.storage import credentials
+from arspm.storage.uris import display_uri, is_remote, is_s3, redact_text
 
 RETRY_SECONDS = 60.0  # from an operation's last progress to its last try, which may end later by its time-outs
 _LONG_TRIES = 5  # that made progress and failed: of an operation that takes an hour, not even a fifth try helps
@@ -54,8 +55,8 @@ class StorageUnavailable(OSError):
 def retried(uri: str, action: Callable[[], T]) -> T:
     """Return `action()`, repeated while the URI's storage fails with transient errors. `action` must be idempotent.
 
-    Raises StorageUnavailable when the retries end, PermissionError with the URI, ValueError for a bucket where a file
-    is needed, and any other error of `action`.
+    Raises StorageUnavailable when the retries end, PermissionError with the URI and, for expired credentials, what to
+    do; ValueError for a bucket where a file is needed, and any other error of `action`.
     """
     if not is_remote(uri):
         return action()
@@ -69,17 +70,11 @@ def retried(uri: str, action: Callable[[], T]) -> T:
             return action()
         except Exception as error:
             message = " ".join(without_credentials(str(error) or type(error).__name__).split())
-            # `from None` below: the error's own chain may quote the request.
-            if _is_denied(error):
-                raise PermissionError(
-                    f"{display_uri(uri)}: access denied ({message}); check the credentials and their permissions"
-                ) from None
-            if type(error).__name__ == "ParamValidationError":  # botocore's, before it sends a request
-                raise ValueError(f"{display_uri(uri)}: not a file on S3 ({message})") from None
             if not is_transient(error):
-                if type(error) in (OSError, FileNotFoundError) and (reply_status(error)[0] or "AWS Error" in message):
-                    raise type(error)(f"{display_uri(uri)}: {message}") from None
-                raise
+                explained = _explained(uri, error, message)
+                if explained is error:
+                    raise
+                raise explained from None  # the error's own chain may quote the request
         now = time.monotonic()
         if now - begun > RETRY_SECONDS and long_tries < _LONG_TRIES:
             progress, long_tries = now, long_tries + 1
@@ -94,6 +89,43 @@ def retried(uri: str, action: Callable[[], T]) -> T:
         wait = random.uniform(0, min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2 ** min(tries, 16)))
         log.warning("%s: storage unavailable (%s); try %d in %.1f s", display_uri(uri), message, tries + 1, wait)
         time.sleep(wait)
+
+
+def _explained(uri: str, error: Exception, message: str) -> Exception:
+    """Return the error that says in one line what is wrong, where and what to do: this one if it says so itself.
+
+    message: of the error, without credentials.
+    """
+    import botocore.exceptions as aws  # slow, and already imported whenever S3 is used
+
+    where = display_uri(uri)
+    if problem := credentials.problem(uri, error):
+        return PermissionError(f"{where}: {without_credentials(problem)}")
+    if _is_denied(error):
+        return PermissionError(
+            f"{where}: access denied ({message}){_at(uri)}; check the credentials and their permissions"
+        )
+    if isinstance(error, aws.ParamValidationError):  # before a request is sent
+        return ValueError(f"{where}: not a file on S3 ({message})")
+    if isinstance(error, ValueError) and message.startswith("Invalid endpoint"):  # botocore's
+        return ValueError(f"{where}: {message}; write http://HOST:PORT or https://HOST, docs/storage.md")
+    if isinstance(error, aws.BotoCoreError):
+        return PermissionError(f"{where}: cannot be accessed ({message}); check the AWS settings, docs/storage.md")
+    if type(error) in (OSError, FileNotFoundError) and (reply_status(error)[0] or "AWS Error" in message):
+        return type(error)(f"{where}: {message}{_at(uri) if 'bucket' in message else ''}")
+    return error
+
+
+def _at(uri: str) -> str:
+    """Return which endpoint answered, for an error that may be that of a wrong one; "" if there is none."""
+    if not is_s3(uri):
+        return ""
+    from arspm.storage.clients import filesystem  # it uses this module
+
+    try:
+        return without_credentials(f" at {filesystem(uri)[0].s3.meta.endpoint_url}")
+    except Exception:  # no client, which is then what the error is about
+        return ""
 
 
 def max_attempts() -> int | None:
@@ -117,6 +149,13 @@ def reply_status(error: Exception) -> tuple[int, str]:
         return 0, ""
     status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     return int(status), str(response.get("Error", {}).get("Code", ""))
+
+
+def reply_headers(error: Exception) -> dict[str, str]:
+    """Return the headers of S3's reply, in lower case, from an s3fs error; {} for any other error."""
+    response = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
+    found = response.get("ResponseMetadata", {}) if isinstance(response, dict) else {}
+    return dict(found.get("HTTPHeaders", {}))
 
 
 def is_transient(error: Exception) -> bool:

@@ -72,7 +72,10 @@ def test_denied_access_is_not_retried_and_shows_no_credentials(
             faulty.server.requests.clear()
             with pytest.raises(PermissionError, match=rf"{re.escape(faulty.uri)}/file: access denied") as refused:
                 ACCESSES[name](faulty.file("file"))
-            assert faulty.server.requests.total() == 1
+            num_requests = (
+                2 if name in ("exists", "row group") else 1
+            )  # a reply to HEAD has no reason, so GET asks for it
+            assert faulty.server.requests.total() == num_requests
             shown = "".join(traceback.format_exception(refused.value)) + caplog.text
             for variable in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
                 assert os.environ.get(variable, "nothing") not in shown

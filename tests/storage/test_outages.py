@@ -72,7 +72,7 @@ OPERATIONS = {
         lambda uri: storage.files_below(uri[: -len("/file")]), {"file": len(DATA)}, "GET", "list-type", True
     ),
     "remove: the listing": Operation(remove, False, "GET", "list-type", True),
-    "remove: the removal": Operation(remove, False, "POST", "delete"),
+    "remove: the removal": Operation(remove, False, "DELETE"),
 }
 
 
@@ -142,12 +142,16 @@ def test_read_folder_reads_only_failed_files_again(faulty: FaultyFolder) -> None
 
 
 def test_remove_repeats_for_files_that_s3_did_not_remove(faulty: FaultyFolder) -> None:
-    for name in ("a", "b/c"):
+    for name in ("a", "b/c", "b/d"):
         storage.write_bytes(faulty.file(name), b"1")
-    faulty.server.inject(faults.NONE_DELETED, times=2, method="POST")
+    faulty.server.inject(faults.SLOW_DOWN, times=4, method="DELETE")
     storage.remove(faulty.uri)
     assert storage.files_below(faulty.uri) == {}
-    assert faulty.server.injected == {faults.NONE_DELETED: 2}
+    assert faulty.server.injected == {faults.SLOW_DOWN: 4}
+    faulty.server.inject(faults.DENIED, method="DELETE")
+    storage.write_bytes(faulty.file("a"), b"1")
+    with pytest.raises(PermissionError, match="access denied"):
+        storage.remove_files(faulty.uri, ["a", "none"])
 
 
 def test_names_are_not_patterns(faulty: FaultyFolder) -> None:

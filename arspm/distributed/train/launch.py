@@ -126,7 +126,7 @@ def fit_on_workers(
             torch_config=ray_private.torch_config("nccl", gpus.require_gpu) if workers.gpus else TorchConfig("gloo"),
             run_config=ray.train.RunConfig(
                 name=name,
-                storage_path=storage_path,
+                **storage.ray_storage(storage_path),
                 checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
                 # Failures are counted below. A preemption is no failure: Train may restart as often as needed.
                 failure_config=ray.train.FailureConfig(max_failures=0, max_preemption_failures=-1),  # type: ignore[call-arg]

@@ -118,10 +118,10 @@ def _preemption_check(worker: WorkerContext) -> Callable[[TrainingState], bool]:
 
 
 def _upload(folder: str, local: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
-    """Upload a checkpoint to `<folder>/<name>`, where Train expects it. Train's own upload retries only three times."""
+    """Upload a checkpoint to `<folder>/<name>`, where Train expects it, progress.json last."""
     uri = storage.join(folder, name)
     checkpoint.upload(Path(local.path), uri)
-    return storage.retried(uri, lambda: ray.train.Checkpoint(uri))  # on S3 it asks for the bucket's region
+    return ray.train.Checkpoint(**storage.ray_checkpoint(uri))
 
 
 @contextmanager

@@ -90,7 +90,7 @@ def run_sweep(
         ),
         run_config=tune.RunConfig(
             name="tune",
-            storage_path=folder,
+            **storage.ray_storage(folder),
             verbose=0,
             callbacks=[ledger, *callbacks],
             failure_config=tune.FailureConfig(max_failures=config.resources.max_failures),

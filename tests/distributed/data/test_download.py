@@ -20,9 +20,13 @@ from arspm.distributed.local import in_process
 from arspm.media.clip_files import ClipFolder
 from arspm.media.clip_rows import read_clip_rows
 from arspm.media.clips import decode_clip
+from tests import faulty_server as faults
+from tests.conftest import Bucket
 from tests.distributed.conftest import REPO
 from tests.distributed.data.site_of_films import failures, film, publish, settings
+from tests.faulty_server import faulty_server
 from tests.media.video_server import VideoServer, video_server
+from tests.s3_servers import connected_to
 
 
 @pytest.fixture(autouse=True)
@@ -296,7 +300,15 @@ def test_the_rate_is_kept(server: VideoServer, tmp_path: Path) -> None:
 # --- destinations and settings
 
 
-def test_a_bucket_is_a_destination(server: VideoServer, tmp_path: Path, s3: str) -> None:
+def test_a_bucket_is_a_destination(server: VideoServer, tmp_path: Path, bucket: Bucket) -> None:
+    """Also of a store that could not hold a run, or that lacks other functions."""
+    with faulty_server(bucket.env["AWS_ENDPOINT_URL"]) as store:
+        store.lacks |= {faults.NO_CONDITIONS, faults.NO_EMPTY_OBJECTS, faults.NO_CHECKSUMS, faults.MD5_TO_DELETE}
+        with connected_to(bucket.env | {"AWS_ENDPOINT_URL": store.url}):
+            check_destination(server, tmp_path, bucket.uri)
+
+
+def check_destination(server: VideoServer, tmp_path: Path, s3: str) -> None:
     publish(server, "a", "b")
     given = settings(server, tmp_path, "a,1,3,,\nb,2,4,,\ngone,1,2,,\n", destination=f"{s3}/downloads/clips")
     first = download(given)
