@@ -37,9 +37,9 @@ def run_sweep(run: str, scheduler: str, epochs: int) -> tuple[dict[str, Any], fl
     return storage.read_json(storage.join(folder, sweeps.RESULTS)), time.monotonic() - started
 
 
-def training_seconds(results: dict[str, Any]) -> float:
+def training_seconds(epochs: list[dict[str, Any]]) -> float:
     """Return the seconds that trials spent in epochs of the training loop, including validation, summed over trials."""
-    return sum(epoch["epoch_seconds"] for trial in results["trials"] for epoch in trial["epochs"])
+    return sum(epoch["epoch_seconds"] for epoch in epochs)
 
 
 def main() -> None:
@@ -55,12 +55,14 @@ def main() -> None:
         results, wall = run_sweep(run, scheduler, arguments.epochs)
         seconds[scheduler] = wall
         slots, trials = results["sweep"]["max_concurrent"], results["trials"]
-        overhead = wall - training_seconds(results) / slots
+        records = sweeps.read_records(sweeps.folder(run, results["sweep"]["name"])).values()
+        epochs = [epoch for record in records for epoch in record["epochs"]]
+        overhead = wall - training_seconds(epochs) / slots
         best = min(trial["best"] for trial in trials if trial["best"] is not None)
         print(
             f"{scheduler}: {wall:.0f} s for {len(trials)} trials, {slots} at a time; outside the training loop "
             f"{100 * overhead / wall:.1f} %, {overhead / len(trials):.2f} s per trial; "
-            f"{sum(len(trial['epochs']) for trial in trials)} epochs; best {best:.2f} degrees",
+            f"{len(epochs)} epochs; best {best:.2f} degrees",
             flush=True,
         )
     print(f"ASHA took {100 * (1 - seconds['asha'] / seconds['none']):.0f} % less time")

@@ -37,13 +37,17 @@ def main() -> None:
         holder = lease.this_process() if arguments.cluster is None else lease.Holder(**arguments.cluster)
         with lease.hold(folder, holder, interrupt=True, say=print):
             results = tune(arguments.run, folder, arguments.max_concurrent, arguments.log)
-    sys.exit(0 if results["state"] == "finished" else 1)
+    is_done = sweeps.is_done(results, sweeps.load(folder))
+    if results["reason"]:
+        print(results["reason"] if is_done else f"error: stopped: {results['reason']}", flush=True)
+    sys.exit(0 if is_done else 1)
 
 
 def tune(run: str, folder: str, max_concurrent: int | None, trackers: Sequence[str]) -> dict[str, Any]:
     """Run the remaining trials of a sweep and return its results.
 
-    Raises ValueError, in one line, for a file of the run that is not what its manifest lists.
+    The rules that stop it early are in its sweep.json. Raises ValueError, in one line, for a file of the run that is
+    not what its manifest lists.
     """
     import ray
 
@@ -64,7 +68,7 @@ def tune(run: str, folder: str, max_concurrent: int | None, trackers: Sequence[s
         lambda sample: spaces.changes(space, sample),
         is_paper=lambda sample: is_paper(sweep["paper"], sample),
         before=[record for record in before if record["state"] in ("finished", "stopped")],
-        callbacks=tuning.trackers(trackers, sweep["name"]),
+        log_to=trackers,
         max_concurrent=max_concurrent,
     )
 

@@ -46,7 +46,7 @@ def run_sweep(
         outcomes = chain.run_chain(
             [stage],
             runner=client.RayJobs(jobs_client, working_dir=source(), metadata={"run": run}),
-            is_done=lambda _: finished_results(folder, sweep["num_trials"]),
+            is_done=lambda _: finished_results(folder, sweep),
             fingerprint=lambda _: _fingerprint(sweep),
             prefix=job_prefix(run),
             capacity=lambda: client.capacity(jobs_client),
@@ -80,13 +80,13 @@ def detach(run: str, folder: str, sweep: Mapping[str, Any], address: str, extra:
     )
 
 
-def finished_results(folder: str, num_trials: int) -> dict[str, Any] | None:
-    """Return the results of a sweep that has finished at least this number of trials, otherwise None."""
+def finished_results(folder: str, sweep: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the results in a sweep's folder if the sweep, as planned now, needs no further trial; otherwise None."""
     uri = storage.join(folder, sweeps.RESULTS)
     if not storage.exists(uri):
         return None
     results = storage.read_json(uri)
-    return results if results["state"] == "finished" and results["counts"]["planned"] >= num_trials else None
+    return results if sweeps.is_done(results, sweep) else None
 
 
 def job_names(run: str, sweep: Mapping[str, Any]) -> tuple[str, str]:
@@ -96,12 +96,12 @@ def job_names(run: str, sweep: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def require_one_driver(run: str, stage_name: str, stem: str, jobs_client: Any) -> None:
-    """Raise ClusterError if the sweep is running with another number of trials: two drivers would write one folder."""
+    """Raise ClusterError if the sweep is running with other limits: two drivers would write one folder."""
     for job in client.list_jobs(jobs_client, {"run": run, "stage": stage_name}):
         if job.active and not job.submission_id.startswith(stem):
             raise ClusterError(
-                f"{job.submission_id} runs a sweep of this name with another --num-trials: wait for it, or stop it "
-                f"with `arspm cancel {run}`"
+                f"{job.submission_id} runs a sweep of this name with another --num-trials, --target or "
+                f"--max-consecutive-failures: wait for it, or stop it with `arspm cancel {run}`"
             )
 
 
@@ -111,4 +111,6 @@ def entrypoint(run: str, name: str, extra: Sequence[str]) -> str:
 
 
 def _fingerprint(sweep: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps([sweep["name"], sweep["created"], sweep["num_trials"]]).encode()).hexdigest()
+    identity = [sweep["name"], sweep["created"], sweep["num_trials"]]
+    identity += [[name, sweep[name]] for name in ("target", "max_consecutive_failures") if sweep.get(name) is not None]
+    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 from arspm.config import ConfigError
@@ -35,6 +36,8 @@ class Options(NamedTuple):
     mode: str = "min"
     seed: int = 0
     warm_start: str | None = None
+    target: float | None = None
+    max_consecutive_failures: int | None = None
 
 
 def require_valid(search: str, scheduler: str, options: Options, space: Space) -> None:
@@ -49,6 +52,10 @@ def require_valid(search: str, scheduler: str, options: Options, space: Space) -
         problems.append(f"mode: min or max, not {options.mode}")
     if options.num_trials is not None and options.num_trials < 1:
         problems.append(f"num-trials: must be at least 1, got {options.num_trials}")
+    if options.target is not None and not math.isfinite(options.target):
+        problems.append(f"target: must be a finite number, not {options.target}")
+    if options.max_consecutive_failures is not None and options.max_consecutive_failures < 1:
+        problems.append(f"max-consecutive-failures: must be at least 1, got {options.max_consecutive_failures}")
     if not options.metric.startswith(("val_", "train_")):
         problems.append(f"metric: a per-epoch metric, e.g. {METRIC}, val_l2 or train_identity; not {options.metric}")
     loss_fields = [field for each in dimensions(space) for field in each.fields if field.startswith("loss.")]

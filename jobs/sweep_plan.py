@@ -67,6 +67,8 @@ def plan(run: str, space_name: str, options: Options, changes: Mapping[str, Any]
         "steps_per_epoch": -(-split.num_rows // base.training.encoder.global_batch_size),
         "created": time.time(),
         "paper": spaces.sample_of(space, presets.PAPER),
+        "target": options.target,
+        "max_consecutive_failures": options.max_consecutive_failures,
         "warm_start": _earlier_sweep(run, folder, options) if options.warm_start else None,
         "upstream": stages.upstream(run, "encoder"),
         "config": base.model_dump(mode="json"),

@@ -19,9 +19,10 @@ def killed_for_memory(error: BaseException, setting: str) -> KilledForMemory | N
 
     setting: the section of `resources` whose workers or tasks were killed.
     """
-    if not isinstance(error, ray.exceptions.OutOfMemoryError):
-        return None
     found = _USED.search(str(error))
+    of_ray = type(error).__module__.startswith("ray.")  # Tune wraps it
+    if not isinstance(error, ray.exceptions.OutOfMemoryError) and not (found and of_ray):
+        return None
     used = f"{found['used']} of {found['limit']} GiB were used on node {found['node']}" if found else "a node was full"
     fewer = "num_workers" if setting not in ("preprocess", "infer", "read") else "num_tasks"
     return KilledForMemory(

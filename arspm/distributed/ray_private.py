@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ray.data import DataContext
     from ray.train.torch import TorchConfig
+    from ray.tune import Callback
+    from ray.tune.experiment import Trial
     from ray.tune.schedulers import TrialScheduler
 
 log = logging.getLogger(__name__)
@@ -161,6 +163,70 @@ def replay_results(scheduler: TrialScheduler, trial_id: str, results: Iterable[M
     scheduler.on_trial_add(controller, stub)
     for result in results:
         scheduler.on_trial_result(controller, stub, dict(result))
+
+
+def mlflow_callback(is_failed: Callable[[Trial], bool], **options: Any) -> Callback:
+    """Return Tune's callback for MLflow, which ends each trial's run as FINISHED, FAILED or, if interrupted, KILLED.
+
+    is_failed: whether a trial that has ended has failed. options: of `MLflowLoggerCallback`.
+    Needs: `_trial_runs`, the ids of MLflow's runs by trial, and `mlflow_util.end_run`.
+    Why: the callback marks a trial FINISHED that reports its error and returns, leaves an interrupted one RUNNING for
+    ever, and fails on a trial that never started.
+    If it breaks: find the run by its tag `trial_name`, and end it with mlflow's own client.
+    """
+    from ray.air.integrations.mlflow import MLflowLoggerCallback
+
+    class MlflowRuns(MLflowLoggerCallback):
+        def log_trial_end(self, trial: Trial, failed: bool = False) -> None:
+            if trial in self._trial_runs:
+                super().log_trial_end(trial, failed or is_failed(trial))
+                del self._trial_runs[trial]
+
+        def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
+            for run_id in self._trial_runs.values():
+                self.mlflow_util.end_run(run_id=run_id, status="KILLED")
+
+    return MlflowRuns(**options)
+
+
+def wandb_callback(is_failed: Callable[[Trial], bool], **options: Any) -> Callback:
+    """Return Tune's callback for Weights & Biases, whose runs of failed and interrupted trials end as failed.
+
+    is_failed, options: see `mlflow_callback`.
+    Needs: the queue from the callback to a trial's logging actor, whose class is `_logger_actor_cls`; that the actor
+    passes each result to `_handle_result` and ends with `self._wandb.finish()`.
+    Why: that call has no exit code, so every run ends as finished. The callback also waits half an hour at the end for
+    the actors of interrupted trials, which nobody told to end.
+    If it breaks: look how `_WandbLoggingActor.run` ends, and give its `finish` the exit code.
+    """
+    from ray.air.integrations import wandb as integration
+
+    exit_code = "arspm_exit_code"
+
+    class Actor(integration._WandbLoggingActor):
+        def _handle_result(self, result: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+            if exit_code not in result:
+                return super()._handle_result(result)
+            finish = functools.partial(self._wandb.finish, exit_code=result[exit_code])
+            ended: Any = SimpleNamespace(config=self._wandb.config, log=lambda *_, **__: None, finish=finish)
+            self._wandb = ended
+            return {}, {}
+
+    class WandbRuns(integration.WandbLoggerCallback):
+        _logger_actor_cls = Actor
+
+        def log_trial_end(self, trial: Trial, failed: bool = False) -> None:
+            if trial in self._trial_queues:
+                if failed or is_failed(trial):
+                    self._trial_queues[trial].put((integration._QueueItem.RESULT, {exit_code: 1}))
+                super().log_trial_end(trial, failed)
+
+        def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
+            for trial in list(self._trial_queues):  # of interrupted trials; a run that has ended ignores this
+                self.log_trial_end(trial, failed=True)
+            super().on_experiment_end(trials, **info)
+
+    return WandbRuns(**options)
 
 
 def head_node() -> dict[str, float]:

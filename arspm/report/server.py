@@ -8,6 +8,7 @@ the pages are relative, so they work below the token and do not contain it.
 from __future__ import annotations
 
 import errno
+import gzip
 import hashlib
 import html
 import json
@@ -18,6 +19,7 @@ import socketserver
 import threading
 import time
 from base64 import b64encode
+from collections import OrderedDict
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from time import monotonic
@@ -25,7 +27,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from urllib.parse import quote, unquote
 
 from arspm import storage
-from arspm.runs import sweeps
+from arspm.runs import sweep_curves, sweeps
 
 PORT = 8266  # Ray's dashboard is 8265
 FILE_SECONDS = 2.0  # between two reads of a file from storage, for all clients together
@@ -33,8 +35,18 @@ NAMES_SECONDS = 10.0  # between two listings of the sweeps
 HOSTS = ("127.0.0.1", "localhost")
 
 _PORTS_TRIED = 50
-_TYPES = {sweeps.PAGE: "text/html; charset=utf-8", sweeps.RESULTS: "application/json"}
+_MAX_FILES = 256  # kept in memory; the page shows at most 25 pictures and compares six trials
+_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".json": "application/json",
+    ".gz": "application/gzip",
+    ".jpg": "image/jpeg",
+}
+_COMPRESSED = (".html", ".json")
+_FILES = (sweeps.PAGE, sweeps.RESULTS, sweep_curves.CURVES, sweeps.CLIPS)
+_TRIAL_FILE = re.compile(rf"{sweeps.TRIALS}/[0-9]{{5,9}}\.(json|jpg)")
 _HOST_HEADER = re.compile(r"(localhost|127\.0\.0\.1)(:\d{1,5})?", re.IGNORECASE)
+_GZIP = re.compile(r"\bgzip\b(?!\s*;\s*q=0(\.0*)?\s*(,|$))", re.IGNORECASE)  # q=0 refuses it
 _STYLE = """
 :root { color-scheme: light dark; }
 body { font: 16px/1.6 system-ui, sans-serif; margin: 48px auto; max-width: 960px; padding: 0 24px; }
@@ -55,9 +67,9 @@ T = TypeVar("T")
 def serve(uri: str, port: int = PORT, host: str = "127.0.0.1") -> None:
     """Serve a sweep's folder, or all sweeps of a run (a path or s3://), on loopback until Ctrl-C. Prints the URL.
 
-    If the port is taken, the next free one is used; 0 is any free port. Only `SWEEP/`, `SWEEP/index.html` and
-    `SWEEP/results.json` below the URL exist. Raises ValueError if there is no sweep, for a host other than loopback,
-    and if the port cannot be used.
+    If the port is taken, the next free one is used; 0 is any free port. Only a sweep's page, its results and curves,
+    and its trials' records and portraits exist below the URL. Raises ValueError if there is no sweep, for a host other
+    than loopback, and if the port cannot be used.
     """
     with start(uri, port, host) as server:
         if port not in (0, server.port):
@@ -88,20 +100,25 @@ def start(uri: str, port: int = PORT, host: str = "127.0.0.1") -> Server:
 
 
 class Response(NamedTuple):
-    """The response to a request. `location`: target of a redirect, with status 302."""
+    """The response to a request. `location`: target of a redirect, with status 302. `packed`: `data`, compressed."""
 
     status: int
     data: bytes
+    packed: bytes | None = None
     type: str = "text/plain; charset=utf-8"
     policy: str = _OWN_POLICY
     location: str | None = None
 
 
 class File(NamedTuple):
-    """A file read from storage. `stamp` changes when the file does. Both are None if there is no file."""
+    """A file read from storage. `stamp` changes when the file does. All are None if there is no file.
+
+    packed: `data` as gzip, for pages and JSON: compressed once, not for each client.
+    """
 
     stamp: tuple[Any, ...] | None
     data: bytes | None
+    packed: bytes | None
 
 
 class Cached(Generic[T]):
@@ -137,7 +154,8 @@ class Site:
 
     def __init__(self, uri: str) -> None:
         """Raises ValueError if there is no sweep at the URI."""
-        self._files: dict[str, Cached[File]] = {}
+        self._files: OrderedDict[str, Cached[File]] = OrderedDict()  # the least recently used first
+        self._lock = threading.Lock()  # of _files
         if storage.exists(storage.join(uri, sweeps.SWEEP)):
             alone = {uri.rsplit("/", 1)[-1]: uri}
             self._sweeps = Cached(lambda _: alone, math.inf)
@@ -149,32 +167,37 @@ class Site:
     def respond(self, path: str) -> Response:
         """Return the response to a GET; `path` is what follows the token. Raises the errors of storage."""
         known = self._sweeps.get()
-        parts = path.partition("?")[0].split("/")
-        if parts == [""]:
+        name, slash, file = path.partition("?")[0].partition("/")
+        if not name and not slash:
             if len(known) == 1:
                 return Response(302, b"", location=f"{quote(next(iter(known)), safe='')}/")
             return _own_page("Sweeps", self._table(known), 15)
-        if len(parts) == 2 and (name := unquote(parts[0])) in known and (parts[1] or sweeps.PAGE) in _TYPES:
-            file = parts[1] or sweeps.PAGE
-            data = self._read(known[name], file)
-            if data is not None:
-                return Response(200, data, _TYPES[file], _PAGE_POLICY)
+        name, file = unquote(name), file or sweeps.PAGE
+        if slash and name in known and (file in _FILES or _TRIAL_FILE.fullmatch(file)):
+            found = self._read(known[name], file)
+            if found.data is not None:
+                kind = _TYPES[file[file.rindex(".") :]]
+                return Response(200, found.data, found.packed, kind, _PAGE_POLICY)
             if file == sweeps.PAGE:
                 text = f"<p>{html.escape(name)} has not written results yet. This page reloads every few seconds.</p>"
                 return _own_page("Waiting for the sweep", text, 5)
         return Response(404, b"No such page. Open the URL that `arspm dashboard` printed.\n")
 
-    def _read(self, folder: str, name: str) -> bytes | None:
+    def _read(self, folder: str, name: str) -> File:
         uri = storage.join(folder, name)
-        cached = self._files.setdefault(uri, Cached(lambda before: _read_if_changed(uri, before), FILE_SECONDS))
-        return cached.get().data
+        with self._lock:
+            cached = self._files.setdefault(uri, Cached(lambda before: _read_if_changed(uri, before), FILE_SECONDS))
+            self._files.move_to_end(uri)
+            if len(self._files) > _MAX_FILES:
+                self._files.popitem(last=False)
+        return cached.get()
 
     def _table(self, known: dict[str, str]) -> str:
         heads = "".join(f"<th>{head}</th>" for head in ("Sweep", "State", "Trials", "Best", "Updated"))
         rows = []
         for name, folder in known.items():
             link = f'<a href="{html.escape(quote(name, safe=""))}/">{html.escape(name)}</a>'
-            cells = "".join(f"<td>{html.escape(cell)}</td>" for cell in _cells(self._read(folder, sweeps.RESULTS)))
+            cells = "".join(f"<td>{html.escape(cell)}</td>" for cell in _cells(self._read(folder, sweeps.RESULTS).data))
             rows.append(f"<tr><td>{link}</td>{cells}</tr>")
         return f"<table><tr>{heads}</tr>{''.join(rows)}</table>"
 
@@ -236,23 +259,29 @@ class Handler(BaseHTTPRequestHandler):
     do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_TRACE = do_CONNECT = refuse
 
     def _send(self, response: Response) -> None:
-        tag = f'"{hashlib.sha256(response.data).hexdigest()[:32]}"' if response.status == 200 else None
+        packed = response.packed if _GZIP.search(self.headers.get("Accept-Encoding", "")) else None
+        data = response.data if packed is None else packed
+        tag = f'"{hashlib.sha256(data).hexdigest()[:32]}"' if response.status == 200 else None
         known = {each.strip().removeprefix("W/") for each in self.headers.get("If-None-Match", "").split(",")}
         same = tag is not None and (tag in known or "*" in known)
         self.policy = response.policy
         self.send_response(304 if same else response.status)
         if tag:
             self.send_header("ETag", tag)
+        if response.packed is not None:
+            self.send_header("Vary", "Accept-Encoding")
         if response.location:
             self.send_header("Location", response.location)
         if response.status == 405:
             self.send_header("Allow", "GET, HEAD")
         if not same:
             self.send_header("Content-Type", response.type)
-            self.send_header("Content-Length", str(len(response.data)))
+            self.send_header("Content-Length", str(len(data)))
+            if packed is not None:
+                self.send_header("Content-Encoding", "gzip")
         self.end_headers()
         if not same and self.command != "HEAD":
-            self.wfile.write(response.data)
+            self.wfile.write(data)
 
     def end_headers(self) -> None:
         self.send_header("Cache-Control", "no-cache")
@@ -278,9 +307,10 @@ def _read_if_changed(uri: str, before: File | None) -> File:
         stamp = tuple(info.get(key) for key in ("ETag", "LastModified", "mtime", "ino", "size"))
         if before is not None and before.stamp == stamp:
             return before
-        return File(stamp, storage.read_bytes(uri))
+        data = storage.read_bytes(uri)
+        return File(stamp, data, gzip.compress(data, 6, mtime=0) if uri.endswith(_COMPRESSED) else None)
     except FileNotFoundError:
-        return File(None, None)
+        return File(None, None, None)
 
 
 def _cells(data: bytes | None) -> tuple[str, str, str, str]:
@@ -308,4 +338,4 @@ def _own_page(title: str, body: str, reload_seconds: int) -> Response:
         f'<meta http-equiv="refresh" content="{reload_seconds}"><style>{_STYLE}</style></head>'
         f"<body><h1>{title}</h1>{body}</body></html>\n"
     )
-    return Response(200, text.encode(), _TYPES[sweeps.PAGE])
+    return Response(200, text.encode(), type=_TYPES[".html"])

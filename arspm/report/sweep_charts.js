@@ -70,16 +70,14 @@ function makeHoverText(trial, results) {
 
 // --- learning curves
 
-const pointsOf = (trial, metric) => trial.epochs.filter((epoch) => typeof epoch[metric] === "number");
-
 /** Return a single trace of several trials' curves, with a gap after each. */
-function curves(trials, metric, colour, width, more = {}) {
+function curveTrace(trials, metric, colour, width, more = {}) {
   const x = [], y = [], customdata = [];
   for (const trial of trials) {
-    for (const epoch of pointsOf(trial, metric)) {
-      x.push(epoch.epoch);
-      y.push(epoch[metric]);
-      customdata.push(`Trial ${trial.number}, epoch ${epoch.epoch}: ${escapeForPlotly(formatMetric(epoch[metric], metric))}`);
+    for (const [epoch, value] of pointsOf(trial, metric)) {
+      x.push(epoch);
+      y.push(value);
+      customdata.push(`Trial ${trial.number}, epoch ${epoch}: ${escapeForPlotly(formatMetric(value, metric))}`);
     }
     x.push(null);
     y.push(null);
@@ -91,13 +89,15 @@ function curves(trials, metric, colour, width, more = {}) {
 /** Return markers at the ends of curves. */
 function ends(trials, metric, marker, more = {}) {
   const last = trials.map((trial) => pointsOf(trial, metric).at(-1));
-  return scatter("markers", last.map((epoch) => epoch.epoch), last.map((epoch) => epoch[metric]), {
+  return scatter("markers", last.map(([epoch]) => epoch), last.map(([, value]) => value), {
     customdata: trials.map((trial) => `Trial ${trial.number}, ${trial.state}`), marker: { size: 8, ...marker }, ...more,
   });
 }
 
-function learningLayout(metric, height) {
+function learningLayout({ metric, target }, height) {
+  const shapes = typeof target === "number" ? [dotted({ y0: target, y1: target, x0: 0, x1: 1, xref: "paper" })] : [];
   return layoutOf(height, {
+    shapes,
     showlegend: true, legend: { orientation: "h", x: 0, y: -0.16, yanchor: "top" },
     xaxis: { title: axisTitle("epoch"), rangemode: "tozero" }, yaxis: { title: axisTitle(metricTitle(metric)) },
   });
@@ -106,7 +106,11 @@ function learningLayout(metric, height) {
 function learningChart(results) {
   const { metric } = results.sweep;
   const drawn = results.trials.filter((trial) => pointsOf(trial, metric).length);
-  if (!drawn.length) return null;
+  return drawn.length ? { data: () => learningTraces(results, drawn), layout: learningLayout(results.sweep, 440) } : null;
+}
+
+function learningTraces(results, drawn) {
+  const { metric } = results.sweep;
   const few = drawn.length <= 60;
   const special = new Set([results.best, ...results.paper.numbers]);
   const data = [];
@@ -117,27 +121,27 @@ function learningChart(results) {
     const trials = drawn.filter((trial) => states.includes(trial.state));
     const lines = trials.filter((trial) => !special.has(trial.number));
     const group = { legendgroup: name, name };
-    if (lines.length) data.push(curves(lines, metric, colour, few ? 1.4 : 0.7, { opacity: few ? 0.8 : 0.4, showlegend: !symbol, ...group }));
+    if (lines.length) data.push(curveTrace(lines, metric, colour, few ? 1.4 : 0.7, { opacity: few ? 0.8 : 0.4, showlegend: !symbol, ...group }));
     if (symbol && trials.length) data.push(ends(trials, metric, { symbol, color: colour, line: { color: colour, width: few ? 2 : 1 }, size: few ? 8 : 5 }, group));
   }
   const paper = drawn.filter((trial) => results.paper.numbers.includes(trial.number) && trial.number !== results.best);
-  if (paper.length) data.push(curves(paper, metric, "--neutral", 2, { name: "the paper’s values" }));
+  if (paper.length) data.push(curveTrace(paper, metric, "--neutral", 2, { name: "the paper’s values" }));
   const best = drawn.find((trial) => trial.number === results.best);
   if (best) {
-    data.push(curves([best], metric, "--model", 3, { name: `the best, trial ${best.number}` }));
+    data.push(curveTrace([best], metric, "--model", 3, { name: `the best, trial ${best.number}` }));
     const marker = { size: 10, color: "--model", line: { color: "--page", width: 2 } };
     if (best.best_epoch !== null) data.push(scatter("markers", [best.best_epoch], [best.best], { customdata: [hoverText(best, results)], showlegend: false, marker }));
   }
-  return { data, layout: learningLayout(metric, 440) };
+  return data;
 }
 
 /** Return the learning curves of the selected trials, in the order of selection. */
 function comparisonChart(results, trials) {
   const { metric } = results.sweep;
-  const data = trials.map((trial, k) => curves([trial], metric, SELECTED_COLOURS[k], 2.2, { name: `trial ${trial.number}` }));
+  const data = trials.map((trial, k) => curveTrace([trial], metric, SELECTED_COLOURS[k], 2.2, { name: `trial ${trial.number}` }));
   const stopped = trials.filter((trial) => trial.state === "stopped" && pointsOf(trial, metric).length);
   if (stopped.length) data.push(ends(stopped, metric, { symbol: "x-thin", line: { color: "--muted", width: 2 } }, { name: "stopped early" }));
-  return data.some((trace) => trace.x.some((epoch) => epoch !== null)) ? { data, layout: learningLayout(metric, 340) } : null;
+  return data.some((trace) => trace.x.some((epoch) => epoch !== null)) ? { data, layout: learningLayout(results.sweep, 340) } : null;
 }
 
 // --- parallel coordinates

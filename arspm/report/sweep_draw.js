@@ -32,12 +32,12 @@ function draw(element) {
   pending.delete(element);
   const style = getComputedStyle(document.documentElement);
   element.classList.add("chart");
-  Plotly.react(element, painted(data, style), painted(layout, style), { displayModeBar: false, responsive: true });
+  Plotly.react(element, painted(typeof data === "function" ? data() : data, style), painted(layout, style), { displayModeBar: false, responsive: true });
 }
 
 const drawAll = () => [...pending.keys()].forEach(draw);
 
-/** Queue a chart, which is drawn when its container is scrolled near; without a chart, show the reason. */
+/** Queue a chart, which is drawn when its container is scrolled near; without a chart, show the reason. Its data may be a function. */
 function showChart(container, chart, reason) {
   let element = container.querySelector("[role=img]");
   if (!chart) {

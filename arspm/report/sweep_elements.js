@@ -5,10 +5,8 @@
 const NUM_ROWS = matchMedia("(max-width: 700px)").matches ? 20 : 100; // shown initially and with each "show more": 1,000 rows are slow to lay out
 const MAX_SELECTED = 6;
 
-let results = JSON.parse(document.getElementById("results").textContent);
 let columns = [];
-let unreadable = false; // whether the last request for results.json failed
-const view = { sort: "best", descending: results.sweep.mode === "max", words: [], state: "", numRows: NUM_ROWS, selected: [] };
+const view = { sort: "best", descending: results.sweep.mode === "max", words: [], state: "", numRows: NUM_ROWS, selected: [], learning: false };
 const rows = new Map(); // trial number -> its row, reused so that focus and check boxes survive updates
 
 const byId = (id) => document.getElementById(id);
@@ -29,7 +27,3 @@ const textCell = (label, ...children) => make("td", { role: "cell", "data-label"
 const heading = (...children) => make("th", { scope: "row", role: "rowheader" }, ...children);
 const row = (...cells) => make("tr", { role: "row" }, ...cells);
 const setText = (element, text) => { element.textContent = text; element.hidden = !text; };
-
-const trialOf = (trialNumber) => results.trials.find((trial) => trial.number === trialNumber);
-const bestEpoch = (trial) => trial.epochs.find((epoch) => epoch.epoch === trial.best_epoch) ?? {};
-const epochsDone = (trial) => trial.epochs.at(-1)?.epoch ?? 0;

@@ -1,7 +1,6 @@
 // The sweep's page: progress, best trial, charts, downloads, and updates while the sweep runs.
 
 const SECONDS_BETWEEN = 15;
-const SERVED = location.protocol.startsWith("http");
 
 // --- progress
 
@@ -19,10 +18,11 @@ function updateProgress() {
   const item = (state) => make("li", {}, make("i", { class: `in-${state}` }), make("b", {}, formatCount(counts[state] ?? 0)), ` ${STATE_WORDS[state]}`);
   byId("counts").replaceChildren(...STATES.map(item));
   const fact = (name, value, about) => make("div", {}, make("dt", {}, name), make("dd", {}, value, make("span", {}, about)));
-  const eta = { running: formatDuration(results.eta_seconds), interrupted: "–", finished: "done" }[results.state] ?? "–";
+  const eta = { running: formatDuration(results.eta_seconds), finished: "done" }[results.state] ?? "–";
   const etaAbout = {
     running: results.eta_seconds === null ? "unknown until a trial has ended" : "estimated",
     interrupted: "run the same command again to resume",
+    stopped: "stopped before the last trial",
     finished: `${formatCount(counts.planned)} trials planned`,
   };
   byId("spent").replaceChildren(
@@ -31,6 +31,7 @@ function updateProgress() {
     fact("CPU time", formatHours(results.cpu_hours), "sum over trials"),
     fact("GPU time", formatHours(results.gpu_hours), "sum over trials"),
   );
+  setText(byId("stopped"), results.reason ? `${results.state === "stopped" ? "Stopped: " : ""}${results.reason}` : "");
 }
 
 /** Show the age of the results, and whether the page updates itself. */
@@ -41,10 +42,11 @@ function updateAge() {
   const state = {
     running: "while the sweep was running",
     interrupted: "when the sweep was interrupted; run the same command again to resume",
+    stopped: "when the sweep had stopped",
     finished: "when the sweep had finished",
   }[results.state];
   const served = unreadable ? "The latest results could not be loaded; the page keeps trying." : "The page updates itself.";
-  const next = SERVED ? served : "Reload the page for newer results.";
+  const next = SERVED ? served : "Reload the page for newer results, or follow the sweep with `arspm dashboard`.";
   setText(byId("last-update"), `Last updated ${when}${state ? `, ${state}` : ""}. ${next}`);
 }
 
@@ -57,7 +59,7 @@ function paperSentence(best) {
   const { numbers, mean, sd } = results.paper;
   const { metric, mode } = results.sweep;
   const early = results.trials.find((trial) => trial.is_paper && trial.state === "stopped" && trial.best !== null);
-  if (!numbers.length && early) return `The trial with the paper’s values (trial ${early.number}) was stopped early, at ${formatMetric(early.best, metric)} after ${early.epochs.length === 1 ? "one epoch" : `${early.epochs.length} epochs`}, so its final value is unknown.`;
+  if (!numbers.length && early) return `The trial with the paper’s values (trial ${early.number}) was stopped early, at ${formatMetric(early.best, metric)} after ${early.num_epochs === 1 ? "one epoch" : `${early.num_epochs} epochs`}, so its final value is unknown.`;
   if (!numbers.length) return "No trial has the paper’s values, so the best trial cannot be compared with them.";
   const named = numbers.length === 1 ? `trial ${numbers[0]}` : `${numbers.length} trials`;
   if (mean === null) return `The paper’s values (${named}) have no result yet.`;
@@ -155,6 +157,10 @@ function updatePairTable(categorical) {
     make("tbody", {}, ...lines)));
 }
 
+function updateLearning() {
+  showChart(byId("chart-learning"), learningChart(results), "No trial has finished an epoch yet.");
+}
+
 function updateCharts() {
   const { metric, mode } = results.sweep;
   for (const element of document.querySelectorAll(".metric")) {
@@ -167,7 +173,7 @@ function updateCharts() {
     element.hidden = bestValue === undefined;
     if (bestValue !== undefined) element.replaceChildren(make("span", {}, formatMetric(bestValue, metric)), make("i"), make("span", {}, `${formatMetric(worstValue, metric)} or worse`));
   }
-  showChart(byId("chart-learning"), learningChart(results), "No trial has finished an epoch yet.");
+  updateLearning();
   showChart(byId("chart-parallel"), parallelChart(results), "No trial has a result yet.");
   const { importance } = results;
   setText(byId("importance-summary"), importance
@@ -199,7 +205,7 @@ function csvCell(value) {
 function trialsCsv() {
   const { space, metric } = results.sweep;
   const dimensions = Object.keys(space);
-  const known = new Set(results.trials.flatMap((trial) => trial.epochs.flatMap(Object.keys)));
+  const known = new Set(results.trials.flatMap((trial) => Object.keys(bestEpoch(trial))));
   const figures = [...known].filter((name) => !["epoch", "seconds", metric].includes(name));
   const fields = ["seconds", "cpus", "gpus", "attempts", "is_paper"];
   const atBest = figures.map((name) => `${name}_at_best`);
@@ -214,7 +220,10 @@ function trialsCsv() {
 // --- updates
 
 function update(fresh) {
-  if (JSON.stringify(fresh.sweep.space) !== JSON.stringify(results.sweep.space)) return location.reload(); // another sweep
+  if (JSON.stringify(fresh.sweep.space) !== JSON.stringify(results.sweep.space)) { // another sweep, whose page may not be written yet
+    setTimeout(() => location.reload(), 5000);
+    return;
+  }
   results = fresh;
   for (const trial of results.trials) if (rows.has(trial.number)) fillRow(rows.get(trial.number), trial);
   updateProgress();
@@ -227,17 +236,34 @@ function update(fresh) {
   updateAge();
 }
 
-/** Fetch results.json. If nothing changed, the server answers 304 and the browser uses its cache. */
+/** Fetch the results, and what the page shows of their details. */
 async function refresh() {
-  let fresh = null;
   try {
-    const response = await fetch("results.json", { cache: "no-cache" });
-    if (!response.ok) throw new Error(response.statusText);
-    fresh = await response.json();
-  } catch { /* reported by updateAge; the next request is in 15 s */ }
-  unreadable = fresh === null;
-  if (fresh && fresh.updated !== results.updated) update(fresh);
+    const fresh = await fetchJson("results.json");
+    unreadable = false;
+    if (fresh.updated !== results.updated) update(fresh);
+    await loadDetails();
+  } catch { unreadable = true; /* the next request is in 15 s */ }
   updateAge();
+}
+
+/** Fetch the curves and records that are looked at, if the page lacks them, and show them. */
+async function loadDetails() {
+  if (!SERVED) return;
+  const before = curves;
+  let numFetched = 0;
+  try {
+    if (view.learning || view.selected.length) await loadCurves();
+    numFetched = await loadRecords(view.selected);
+  } catch { unreadable = true; }
+  if (curves !== before) updateLearning();
+  if (curves !== before || numFetched) updateComparison();
+  updateAge();
+}
+
+async function downloadTrials() {
+  await loadCurves().catch(() => { unreadable = true; });
+  download(fileName("trials.csv"), "text/csv", trialsCsv());
 }
 
 function listen() {
@@ -247,10 +273,11 @@ function listen() {
   byId("reverse").addEventListener("click", () => sortBy(view.sort, !view.descending));
   byId("show-more").addEventListener("click", () => { view.numRows += NUM_ROWS; updateTable(); });
   byId("clear-selection").addEventListener("click", () => { view.selected = []; updateComparison(); });
-  byId("download-trials").addEventListener("click", () => download(fileName("trials.csv"), "text/csv", trialsCsv()));
+  byId("download-trials").addEventListener("click", downloadTrials);
   byId("download-best").addEventListener("click", () => download(fileName("best.json"), "application/json", JSON.stringify(results.config_of_best, null, 2)));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { updateCharts(); updateComparison(); });
   addEventListener("beforeprint", drawAll);
+  new IntersectionObserver(([entry]) => { view.learning = entry.isIntersecting; loadDetails(); }, { rootMargin: "600px" }).observe(byId("learning"));
   setInterval(() => (SERVED && !document.hidden ? refresh() : updateAge()), 1000 * SECONDS_BETWEEN);
   document.addEventListener("visibilitychange", () => { if (SERVED && !document.hidden) refresh(); }); // immediately when the tab becomes visible again
 }
@@ -258,3 +285,4 @@ function listen() {
 buildTable();
 listen();
 update(results);
+if (SERVED) refresh(); // the page is written less often than the results

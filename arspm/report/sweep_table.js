@@ -53,7 +53,7 @@ function byColumn({ value }, descending) {
 
 /** Return the text that the filter searches. */
 function searchText(trial) {
-  const pairs = [...Object.entries(trial.sample), ...Object.entries(trial.changes)].map(([name, value]) => `${name}=${value} ${value}`);
+  const pairs = [...Object.entries(trial.sample), ...Object.entries(trial.changes ?? {})].map(([name, value]) => `${name}=${value} ${value}`);
   const tags = [trial.number === results.best ? "best" : "", trial.is_paper ? "paper" : ""];
   const texts = columns.map((column) => column.text?.(trial) ?? "");
   return [`trial ${trial.number}`, trial.state, trial.reason, ...tags, ...pairs, ...texts].join(" ").toLowerCase();
@@ -121,6 +121,7 @@ function select(trialNumber, isSelected) {
   view.selected = view.selected.filter((each) => each !== trialNumber);
   if (isSelected) view.selected.push(trialNumber);
   updateComparison();
+  loadDetails();
 }
 
 function updateComparison() {
@@ -161,7 +162,11 @@ function updateComparison() {
 
 // --- portraits
 
-const picture = (uri, alt) => make("img", { src: uri, alt });
+/** Return an image; one that is not in the page is loaded when it is scrolled near. */
+function picture(reference, alt) {
+  if (reference in embedded) return make("img", { src: embedded[reference], alt });
+  return make("img", { loading: "lazy", src: reference, alt }); // `loading` comes first: `src` starts loading
+}
 
 function realStrip() {
   const alt = `Real faces of ${results.sweep.clips.join(", ")}`;
@@ -183,6 +188,9 @@ function updatePortraits() {
   setText(byId("portraits-summary"), pictured.length
     ? `The same ${speakers} for every trial, at its best epoch; best trial first${shownOf}.`
     : "No portraits yet.");
-  byId("faces-of-trials").replaceChildren(...(real ? [realStrip()] : []), ...pictured.map(strip));
+  const faces = byId("faces-of-trials");
+  const shown = JSON.stringify([real, pictured.map((trial) => [trials[trial.number], trial.best])]);
+  if (faces.dataset.shown !== shown) faces.replaceChildren(...(real ? [realStrip()] : []), ...pictured.map(strip)); // otherwise each update would load them again
+  faces.dataset.shown = shown;
   byId("clips").replaceChildren(...clips.map((clip) => make("li", { class: "clip" }, clip)));
 }

@@ -4,7 +4,8 @@ sweep.json          the sweep's definition
 trials/00003.json   a trial's record, written when the trial starts and when it ends
 trials/00003.jpg    the trial's portraits of the sweep's clips, side by side
 clips.jpg           the real faces of those clips, side by side
-results.json        everything that the page shows
+results.json        the sweep's state and a summary of each trial, which the page shows
+curves.json.gz      the trials' learning curves (see `sweep_curves`)
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ TRIALS = "trials"
 ENDED = ("finished", "stopped", "failed")  # states of trials that do not run again
 STATES = ("waiting", "running", "interrupted", *ENDED)
 MAX_PICTURES = 24  # number of trials whose portraits the page shows
+MAX_REASON = 300  # characters of a trial's reason in results.json; its record has all of them
 
 Record = dict[str, Any]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -75,6 +77,7 @@ class _Trial(_SweepFile):
 class _Results(_SweepFile):
     sweep: _Metric
     state: str
+    reason: str = ""
     counts: dict[str, int]
     trials: list[_Trial]
     best: int | None
@@ -127,7 +130,8 @@ def summary(run: str, name: str) -> str:
     ended, best_trial = ended_and_best(content)
     metric = content["sweep"]["metric"]
     suffix = "" if best_trial is None else f", best {metric} {best_trial['best']:.4g} in trial {best_trial['number']}"
-    return f"{content['state']}, {ended} trials ended{suffix}"
+    reason = f": {content['reason']}" if content.get("reason") else ""
+    return f"{content['state']}{reason}, {ended} trials ended{suffix}"
 
 
 def ended_and_best(content: Mapping[str, Any]) -> tuple[str, Record | None]:
@@ -135,6 +139,28 @@ def ended_and_best(content: Mapping[str, Any]) -> tuple[str, Record | None]:
     ended = sum(int(content["counts"][state]) for state in ENDED)
     best_trial = next((trial for trial in content["trials"] if trial["number"] == content["best"]), None)
     return f"{ended} of {int(content['counts']['planned'])}", best_trial
+
+
+def is_done(content: Mapping[str, Any], sweep: Mapping[str, Any]) -> bool:
+    """Return whether a sweep needs no further trial: all have ended, or the best one reaches the target, if any.
+
+    content: of its results.json. sweep: of its sweep.json, as planned now.
+    """
+    if content["state"] == "finished" and content["counts"]["planned"] >= sweep["num_trials"]:
+        return True
+    return bool(target_reached(ended_and_best(content)[1], sweep))
+
+
+def target_reached(record: Record | None, sweep: Mapping[str, Any]) -> str:
+    """Return a line that says that a trial is as good as the sweep's target; empty if it is not, or without a target.
+
+    record: of the trial, or its summary, or None.
+    """
+    target = sweep.get("target")
+    if record is None or record["best"] is None or target is None:
+        return ""
+    reached = record["best"] <= target if sweep["mode"] == "min" else record["best"] >= target
+    return f"reached the target {target} with trial {record['number']}" if reached else ""
 
 
 def new_record(number: int, sample: Mapping[str, Any], changes: Mapping[str, Any], paper: bool) -> Record:
@@ -165,8 +191,8 @@ def add_epoch(record: Record, figures: Mapping[str, Any], metric: str, mode: str
     epochs with the same value, the one with the smallest training loss is the best.
     """
     kept = [epoch for epoch in record["epochs"] if epoch["epoch"] < figures["epoch"]]
-    record["epochs"] = [*kept, {name: value if _finite(value) else None for name, value in figures.items()}]
-    known = [epoch for epoch in record["epochs"] if _finite(epoch.get(metric))]
+    record["epochs"] = [*kept, {name: value if is_finite(value) else None for name, value in figures.items()}]
+    known = [epoch for epoch in record["epochs"] if is_finite(epoch.get(metric))]
     record["best"] = record["best_epoch"] = None
     if known:
         sign = 1 if mode == "min" else -1
@@ -203,7 +229,7 @@ def best(records: Iterable[Record], mode: str) -> Record | None:
 
 
 def _best_first(records: Iterable[Record], mode: str) -> list[Record]:
-    usable = [record for record in records if _finite(record["best"]) and record["state"] != "failed"]
+    usable = [record for record in records if is_finite(record["best"]) and record["state"] != "failed"]
     return sorted(usable, key=lambda record: record["best"], reverse=mode == "max")
 
 
@@ -212,13 +238,17 @@ def results(
     records: Sequence[Record],
     *,
     state: str,
+    reason: str = "",
     updated: float,
     spent_seconds: float,
     importance: Mapping[str, Any] | None,
     pictures: Mapping[str, Any],
     config_of_best: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """Return the content of results.json. Trials that have not started are only counted."""
+    """Return the content of results.json, with a summary of each trial. Trials that have not started are only counted.
+
+    reason: why the sweep stopped before its last trial, in one line.
+    """
     records = [record for record in records if record["state"] != "waiting"]
     counts = {"planned": sweep["num_trials"], "waiting": max(0, sweep["num_trials"] - len(records))}
     counts |= dict.fromkeys(("running", "finished", "stopped", "failed", "interrupted"), 0)
@@ -226,17 +256,18 @@ def results(
         counts[record["state"]] += 1
     best_trial = best(records, sweep["mode"])
     paper_trials = [record for record in records if record["is_paper"] and record["state"] == "finished"]
-    values = [record["best"] for record in paper_trials if _finite(record["best"])]
+    values = [record["best"] for record in paper_trials if is_finite(record["best"])]
     return {
         "sweep": {key: value for key, value in sweep.items() if key != "config"},
         "state": state,
+        "reason": reason,
         "updated": updated,
         "spent_seconds": spent_seconds,
         "eta_seconds": _eta(sweep, records) if state == "running" else None,
         "cpu_hours": sum((record["seconds"] or 0) * (record["cpus"] or 0) for record in records) / 3600,
         "gpu_hours": sum((record["seconds"] or 0) * (record["gpus"] or 0) for record in records) / 3600,
         "counts": counts,
-        "trials": records,
+        "trials": [trial_summary(record) for record in records],
         "best": None if best_trial is None else best_trial["number"],
         "paper": {
             "numbers": [record["number"] for record in paper_trials],
@@ -249,15 +280,30 @@ def results(
     }
 
 
-def read_pictures(sweep_folder: str, records: Sequence[Record], mode: str) -> dict[str, Any]:
-    """Return the portraits of the best trials, and the real faces, as data URIs."""
+def trial_summary(record: Record) -> dict[str, Any]:
+    """Return what results.json says about a trial. Its epochs are in its record and, thinned, in the curves."""
+    names = ("number", "sample", "state", "best", "best_epoch", "seconds", "cpus", "gpus", "attempts", "is_paper")
+    summary = {name: record[name] for name in names}
+    if record["changes"] != record["sample"]:  # a label stands for several fields
+        summary["changes"] = record["changes"]
+    num_epochs = record["epochs"][-1].get("epoch", 0) if record["epochs"] else 0
+    return summary | {"reason": record["reason"][:MAX_REASON], "num_epochs": num_epochs}
+
+
+def pictures(sweep_folder: str, records: Sequence[Record], mode: str, known: set[int]) -> dict[str, Any]:
+    """Return the paths of the real faces and of the best trials' portraits in the sweep's folder, as references.
+
+    known: numbers of trials whose portraits exist. It gains those that are found, so each is looked up once. The query
+    `?epoch=` of a reference changes when the trial's portraits do, so that no browser shows old ones.
+    """
     portraits = {}
     for record in _best_first(records, mode)[:MAX_PICTURES]:
-        uri = storage.join(sweep_folder, f"{stem(record['number'])}.jpg")
-        if storage.exists(uri):
-            portraits[str(record["number"])] = storage.read_jpeg(uri)
-    real = storage.join(sweep_folder, CLIPS)
-    return {"real": storage.read_jpeg(real) if storage.exists(real) else None, "trials": portraits}
+        path, number = f"{stem(record['number'])}.jpg", record["number"]
+        if number in known or storage.exists(storage.join(sweep_folder, path)):
+            known.add(number)
+            portraits[str(number)] = f"{path}?epoch={record['best_epoch']}"
+    real = storage.exists(storage.join(sweep_folder, CLIPS))
+    return {"real": CLIPS if real else None, "trials": portraits}
 
 
 def _eta(sweep: Mapping[str, Any], records: Sequence[Record]) -> float | None:
@@ -274,8 +320,9 @@ def _eta(sweep: Mapping[str, Any], records: Sequence[Record]) -> float | None:
 def _loss(epoch: Mapping[str, Any]) -> float:
     """Return an epoch's training loss, infinity if it has none."""
     loss = epoch.get(TRAIN_LOSS)
-    return float(loss) if loss is not None and _finite(loss) else math.inf
+    return float(loss) if loss is not None and is_finite(loss) else math.inf
 
 
-def _finite(value: Any) -> bool:
+def is_finite(value: Any) -> bool:
+    """Return whether a value is a number, and neither NaN nor infinite."""
     return isinstance(value, int | float) and math.isfinite(value)

@@ -19,6 +19,7 @@ app = typer.Typer()
 @app.command(
     epilog=examples(
         "arspm sweep loss_weights --run runs/one --num-trials 40 --dry-run",
+        "arspm sweep loss_weights --run runs/one --target 21.5 --max-consecutive-failures 5",
         "arspm sweep my_space.py --run runs/one --export-best best.json",
         "arspm sweep --run runs/one --name loss_weights --export-best best.json",
     )
@@ -55,6 +56,13 @@ def sweep(
     max_concurrent: Annotated[
         int | None, typer.Option(min=1, help="Maximum number of concurrent trials (default: as many as fit).")
     ] = None,
+    target: Annotated[
+        float | None,
+        typer.Option(help="Stop the sweep when a trial's metric is at least as good as this (default: never)."),
+    ] = None,
+    max_consecutive_failures: Annotated[
+        int | None, typer.Option(min=1, help="Stop the sweep when this many trials in a row fail (default: never).")
+    ] = None,
     log: Annotated[
         list[str] | None, typer.Option(help=f"Also log to a tracker: {' or '.join(TRACKERS)}. Repeatable.")
     ] = None,
@@ -78,7 +86,9 @@ def sweep(
         return
     if unknown := set(log or []) - set(TRACKERS):
         raise ConfigError(f"log: {' or '.join(TRACKERS)}, not {', '.join(sorted(unknown))}")
-    options = Options(name, num_trials, search, scheduler, metric, mode, seed, warm_start)
+    options = Options(
+        name, num_trials, search, scheduler, metric, mode, seed, warm_start, target, max_consecutive_failures
+    )
     folder, planned = sweep_plan.plan(run, space, options, parse_changes(set_))
     if dry_run:
         print(sweep_cost.estimate(run, planned, max_concurrent))
@@ -87,7 +97,7 @@ def sweep(
     extra = ["--max-concurrent", str(max_concurrent)] if max_concurrent else []
     extra += [word for each in log or [] for word in ("--log", each)]
     page = storage.join(folder, sweeps.PAGE)
-    if detach:
+    if detach and sweep_jobs.finished_results(folder, planned) is None:
         print(
             f"submitted {sweep_jobs.detach(run, folder, planned, address, extra)}, which runs the sweep; page: {page}"
         )
@@ -99,6 +109,8 @@ def sweep(
     if not outcome.ok:
         print(f"show the log: arspm logs {run} {outcome.stage}", file=sys.stderr)
         raise typer.Exit(1)
+    if reached := sweeps.target_reached(sweeps.ended_and_best(outcome.done)[1], planned):
+        print(f"sweep: {reached}")
     print(f"sweep: {page}")
     if export_best is not None:
         _export_best(run, planned["name"], export_best)

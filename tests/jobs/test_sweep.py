@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+import jobs.sweep
 from arspm import config as configuration
 from arspm import storage
-from arspm.runs import stages
+from arspm.runs import stages, sweeps
 from cluster.errors import ClusterError
 from cluster.graph import Stage, stage_order
 from jobs.sweep import is_paper, make_search
@@ -32,17 +34,62 @@ def run(encoded_run: str) -> str:
 # --- whether it is done
 
 
-def test_a_sweep_is_done_with_its_last_trial(run: str) -> None:
-    folder, _ = plan_and_save(run)
-    assert finished_results(folder, 16) is None
-    for state, planned, trials, is_done in (
-        ("running", 16, 16, False),
-        ("finished", 16, 16, True),
-        ("finished", 16, 17, False),
-        ("interrupted", 16, 16, False),
+def test_a_sweep_is_done_with_its_last_trial_or_with_its_target(run: str) -> None:
+    folder, sweep = plan_and_save(run)
+    assert finished_results(folder, sweep) is None
+    for state, planned, best, target, is_done in (
+        ("running", 16, 20.0, None, False),
+        ("finished", 16, 20.0, None, True),
+        ("finished", 15, 20.0, None, False),
+        ("interrupted", 16, 20.0, None, False),
+        ("stopped", 16, 20.0, None, False),  # goes on
+        ("stopped", 16, 20.0, 20.0, True),
+        ("interrupted", 16, 20.0, 21.0, True),
+        ("stopped", 16, 20.0, 19.0, False),
+        ("finished", 16, 20.0, 19.0, True),
     ):
-        storage.write_json(f"{folder}/results.json", {"state": state, "counts": {"planned": planned}})
-        assert (finished_results(folder, trials) is not None) is is_done
+        counts = dict.fromkeys(sweeps.STATES, 0) | {"planned": planned}
+        found = {"state": state, "counts": counts, "best": 3, "trials": [{"number": 3, "best": best}]}
+        storage.write_json(f"{folder}/results.json", found)
+        assert (finished_results(folder, sweep | {"target": target}) is not None) is is_done
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "status", "line"),
+    [
+        ("finished", "", 0, ""),
+        ("finished", "reached the target 21.0 with trial 7", 0, "reached the target 21.0 with trial 7\n"),
+        ("stopped", "reached the target 21.0 with trial 7", 0, "reached the target 21.0 with trial 7\n"),
+        ("stopped", "1 trial failed: trial 7: NaN", 1, "error: stopped: 1 trial failed: trial 7: NaN\n"),
+        ("interrupted", "", 1, ""),
+    ],
+)
+def test_the_job_ends_with_the_reason_for_which_it_stopped(
+    run: str,
+    state: str,
+    reason: str,
+    status: int,
+    line: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    plan_and_save(run, target=21.0)
+    best = 20.0 if reason.startswith("reached") else 40.0
+    found = {"state": state, "reason": reason, "best": 7, "trials": [{"number": 7, "best": best}]}
+    found["counts"] = dict.fromkeys(sweeps.STATES, 0) | {"planned": 16}
+    monkeypatch.setattr(jobs.sweep, "tune", lambda *_: found)
+    monkeypatch.setattr(sys, "argv", ["jobs.sweep", "--run", run, "--name", "loss_weights"])
+    with pytest.raises(SystemExit) as ended:
+        jobs.sweep.main()
+    assert ended.value.code == status
+    assert capsys.readouterr().out.endswith(line)
+
+
+def test_limits_may_differ_between_sessions_of_a_sweep(run: str) -> None:
+    _, first = plan_and_save(run, target=21.0)
+    _, second = plan(run, "loss_weights", Options(max_consecutive_failures=3), {})
+    assert second["created"] == first["created"]
+    assert (second["target"], second["max_consecutive_failures"]) == (None, 3)
 
 
 # --- its samples
@@ -110,8 +157,11 @@ def test_a_job_id_depends_on_the_sweep(run: str) -> None:
     _, sweep = plan_and_save(run)
     _, again = plan(run, "loss_weights", Options(), {})
     assert job_names(run, again) == job_names(run, sweep)
-    stems = {job_names(run, sweep | change)[1] for change in ({}, {"num_trials": 17}, {"created": 1.0})}
-    assert len(stems) == 3
+    limits = ({"target": 5.0}, {"max_consecutive_failures": 5}, {"target": 5.0, "max_consecutive_failures": 5})
+    stems = {job_names(run, sweep | change)[1] for change in ({}, {"num_trials": 17}, {"created": 1.0}, *limits)}
+    assert len(stems) == 6
+    earlier = {name: value for name, value in sweep.items() if name not in limits[2]}
+    assert job_names(run, earlier) == job_names(run, sweep)  # jobs of an earlier version are found
 
 
 class Cluster:

@@ -69,6 +69,7 @@ def test_a_user_s_own_space_file_is_planned(
             ["loss_weights", "--scheduler", "hyperband"],
             "scheduler: asha or none, not hyperband: it pauses and resumes trials",
         ),
+        (["loss_weights", "--target", "nan"], "target: must be a finite number, not nan"),
         (["--export-best", "best.json"], " has no sweep"),
     ],
 )

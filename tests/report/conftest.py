@@ -124,7 +124,7 @@ def open_sweep(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Opened]]:
     opened = []
 
     def open_it(results: dict[str, Any], width: int = 1280, scheme: str = "light") -> Opened:
-        sweep_page.write_sweep(str(tmp_path), results)
+        swept.write(str(tmp_path), results)
         opened.append(Opened(browser, tmp_path / sweep_page.PAGE, width, scheme))
         return opened[-1]
 
@@ -152,7 +152,7 @@ def grid(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tup
 
 
 def _opened(browser: Any, folder: Path, results: dict[str, Any]) -> Iterator[tuple[Any, dict[str, Any]]]:
-    sweep_page.write_sweep(str(folder), results)
+    swept.write(str(folder), results)
     opened = Opened(browser, folder / sweep_page.PAGE, 1280, "light")
     yield opened.page, results
     messages = [text for text in opened.messages if "Content Security Policy" not in text]  # a test provokes these

@@ -1,11 +1,17 @@
-"""Synthetic results.json files of sweeps, with metrics that depend on the samples and trials in all states."""
+"""Synthetic results of sweeps, with metrics that depend on the samples and trials in all states.
 
-import base64
+Their trials are records, with all epochs. `write` writes the files of a sweep's page from them.
+"""
+
 import math
 from typing import Any
 
 import cv2
 import numpy as np
+
+from arspm import storage
+from arspm.report import gather, sweep_page
+from arspm.runs import sweep_curves, sweeps
 
 BEGUN = 1_760_000_000.0
 METRIC = "val_cos_degrees"
@@ -80,8 +86,25 @@ def empty() -> dict[str, Any]:
     return results
 
 
-def strip(shades: list[int]) -> str:
-    """Return a JPEG of simple faces in a row as a data URI."""
+def written(results: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the content of results.json and of curves.json.gz."""
+    curves = sweep_curves.curves(results["trials"], results["sweep"]["metric"], results["updated"])
+    return results | {"trials": [sweeps.trial_summary(trial) for trial in results["trials"]]}, curves
+
+
+def write(folder: str, results: dict[str, Any], *, page: bool = True) -> None:
+    """Write a sweep's records, portraits, results, curves and, if `page`, its page."""
+    for trial in results["trials"]:
+        sweeps.write_record(folder, gather.finite(trial))
+    for reference in filter(None, (results["pictures"]["real"], *results["pictures"]["trials"].values())):
+        path = reference.partition("?")[0]
+        number = int("0" + "".join(filter(str.isdigit, path)))
+        storage.write_bytes(storage.join(folder, path), strip([7 * face + number for face in range(6)]))
+    sweep_page.write_sweep(folder, *written(results), page=page)
+
+
+def strip(shades: list[int]) -> bytes:
+    """Return a JPEG of simple faces in a row."""
     faces = []
     for shade in shades:
         face = np.full((64, 64, 3), 235, np.uint8)
@@ -90,8 +113,7 @@ def strip(shades: list[int]) -> str:
             cv2.circle(face, (x, 28), 2, (40, 40, 40), -1, cv2.LINE_AA)
         cv2.ellipse(face, (32, 45), (7, 2 + shade % 4), 0, 0, 180, (60, 60, 120), 1, cv2.LINE_AA)
         faces.append(face)
-    data = cv2.imencode(".jpg", np.concatenate(faces, axis=1))[1].tobytes()
-    return "data:image/jpeg;base64," + base64.b64encode(data).decode()
+    return bytes(cv2.imencode(".jpg", np.concatenate(faces, axis=1))[1].tobytes())
 
 
 def _sweep(name: str, space: dict[str, Any], num_trials: int, num_epochs: int) -> dict[str, Any]:
@@ -166,6 +188,7 @@ def _results(sweep: dict[str, Any], trials: list[dict[str, Any]]) -> dict[str, A
     return {
         "sweep": sweep,
         "state": "running" if running else "finished",
+        "reason": "",
         "updated": BEGUN + 31 * len(trials),
         "spent_seconds": seconds / 2,
         "eta_seconds": 95.0 if running else None,
@@ -185,9 +208,10 @@ def _results(sweep: dict[str, Any], trials: list[dict[str, Any]]) -> dict[str, A
             "warning": None if len(trials) > 40 else f"{len(trials)} trials are few: the shares may change with more.",
         },
         "pictures": {
-            "real": strip([7 * face for face in range(6)]),
+            "real": sweeps.CLIPS,
             "trials": {
-                str(trial["number"]): strip([7 * f + trial["number"] for f in range(6)]) for trial in by_value[:24]
+                str(trial["number"]): f"{sweeps.stem(trial['number'])}.jpg?epoch={trial['best_epoch']}"
+                for trial in by_value[:24]
             },
         },
         "config_of_best": {"preset": "demo", "seed": 0, "loss": {"lambda1": 1.0, "note": "=1+1"}},

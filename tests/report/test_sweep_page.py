@@ -9,10 +9,17 @@ import numpy as np
 import pytest
 
 from arspm import storage
-from arspm.report.sweep_page import PAGE, RESULTS, render, write_sweep
+from arspm.report import sweep_page
+from arspm.report.sweep_page import PAGE, RESULTS, render
 from tests.report import swept
 from tests.report.conftest import CONTRAST, HOSTILE
 from tests.report.sweep_browser import DRAW_ALL, NUMBERS, Open, traces
+
+
+def rounded(value: float) -> float:
+    """Return a value as the learning curves have it."""
+    return float(f"{value:.6g}")
+
 
 SECTIONS = ["progress", "best", "trials", "comparison", "learning", "together", "importance", "values", "portraits"]
 
@@ -113,7 +120,7 @@ def test_trials_stopped_early_end_in_a_cross(weights: Any) -> None:
     assert len(stopped) > 3
     crosses = next(each for each in drawn if each["name"] == "stopped early" and each["mode"] == "markers")
     assert list(zip(crosses["x"], crosses["y"], strict=True)) == [
-        (swept.RUNG, trial["epochs"][-1][swept.METRIC]) for trial in stopped
+        (swept.RUNG, rounded(trial["epochs"][-1][swept.METRIC])) for trial in stopped
     ]
     assert all(
         f"Trial {trial['number']}, stopped" == text for trial, text in zip(stopped, crosses["hover"], strict=True)
@@ -215,7 +222,7 @@ def test_untrusted_text_is_not_interpreted_as_html(open_sweep: Open) -> None:
     assert opened.messages == []
     assert opened.network() == []
     assert page.evaluate("window.pwned") is None
-    assert page.locator("script").count() == 4  # results, base layout, Plotly and our script
+    assert page.locator("script").count() == 6  # results, curves, pictures, base layout, Plotly and our script
     assert page.locator("main b", has_text="bold").count() == 0
 
 
@@ -268,11 +275,11 @@ def test_the_files_contain_the_results(tmp_path: Path) -> None:
     results = swept.loss_weights(4)
     results["trials"][1]["epochs"][0]["train_loss"] = float("nan")
     results["trials"][1]["reason"] = "</script><!-- \u2028 '"
-    write_sweep(str(tmp_path), results)
+    swept.write(str(tmp_path), results)
     kept = storage.read_json(str(tmp_path / RESULTS))
-    assert kept["trials"][1]["epochs"][0]["train_loss"] is None
+    assert kept["trials"][1]["reason"] == results["trials"][1]["reason"]
     assert list(kept["sweep"]["space"]) == list(results["sweep"]["space"])
     text = (tmp_path / PAGE).read_text()
-    assert text == render(results)
+    assert text == render(*swept.written(results), sweep_page._embedded(str(tmp_path), results["pictures"]))
     assert text.split('id="results">')[1].split("</script>")[0].count("<") == 0
     assert "connect-src 'self'" in text

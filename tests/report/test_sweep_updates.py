@@ -13,7 +13,7 @@ import pytest
 
 from arspm import storage
 from arspm.report import server
-from arspm.report.sweep_page import PAGE, RESULTS, write_sweep
+from arspm.report.sweep_page import PAGE, RESULTS
 from tests.report import swept
 from tests.report.sweep_browser import COME_BACK, NUMBERS, header
 
@@ -51,7 +51,7 @@ def test_updates_keep_sorting_filter_selection_focus_and_scroll_position(
     later["trials"][29]["reason"] = "killed while the page was open"
     later["counts"] |= {"running": 0, "failed": 2}
     later |= {"best": 30, "updated": results["updated"] + 20, "state": "finished"}
-    write_sweep(str(tmp_path), results)
+    swept.write(str(tmp_path), results)
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     messages: list[str] = []
     page.on("console", lambda message: messages.append(message.text))
@@ -76,7 +76,7 @@ def test_updates_keep_sorting_filter_selection_focus_and_scroll_position(
     page.evaluate(COME_BACK)
     _wait(page, "document.getElementById('last-update').innerText.includes('keeps trying')")
     assert [text for text in messages if "404" not in text] == []
-    write_sweep(str(tmp_path), later)
+    swept.write(str(tmp_path), later)
     _touch(tmp_path / RESULTS)
     page.evaluate(COME_BACK)
     _wait(page, "document.getElementById('best-summary').innerText.startsWith('Trial 30 is the best: ')")
@@ -105,7 +105,7 @@ def test_the_page_updates_through_the_dashboards_tokenised_url(
     for name in ("one", "two"):
         folder = storage.join(str(tmp_path), "sweeps", name)
         storage.write_json(storage.join(folder, "sweep.json"), {"name": name})
-        write_sweep(folder, results)
+        swept.write(folder, results)
     with server.start(str(tmp_path), port=0) as started:
         thread = threading.Thread(target=started.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
@@ -118,7 +118,7 @@ def test_the_page_updates_through_the_dashboards_tokenised_url(
             page.wait_for_url(f"{started.url}two/")
             later = results | {"updated": results["updated"] + 20, "state": "finished"}
             later["trials"][2] |= {"state": "finished", "best": 12.34, "best_epoch": 3}
-            write_sweep(folder, later | {"best": 2})
+            swept.write(folder, later | {"best": 2})
             page.evaluate(COME_BACK)
             _wait(page, "document.getElementById('best-summary').innerText.startsWith('Trial 2 is the best: ')")
             assert (f"{started.url}two/{RESULTS}", 200) in answers

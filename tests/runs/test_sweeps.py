@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import base64
+import gzip
 import heapq
 import json
 import math
@@ -14,7 +14,7 @@ import pytest
 
 from arspm import storage
 from arspm.report.sweep_page import write_sweep
-from arspm.runs import sweeps
+from arspm.runs import sweep_curves, sweeps
 
 METRIC = "val_cos_degrees"
 
@@ -269,22 +269,64 @@ def test_the_time_left_is_never_negative() -> None:
     assert results_of(records, num_trials=2)["eta_seconds"] == 0.0
 
 
-def test_the_page_has_the_portraits_of_the_best_trials(tmp_path: Path) -> None:
+def test_a_summary_has_no_epochs_and_the_fields_that_a_label_stands_for() -> None:
+    record = record_of(0, [30.0, 20.0], reason="x" * 1000)
+    found = sweeps.trial_summary(record)
+    assert found.keys().isdisjoint({"epochs", "changes", "started", "ended"})
+    assert (found["num_epochs"], found["best"], found["best_epoch"]) == (2, 20.0, 2)
+    assert found["reason"] == "x" * sweeps.MAX_REASON
+    labelled = record | {"sample": {"prior": "mean"}, "changes": {"prior.kind": "neutral"}}
+    assert sweeps.trial_summary(labelled)["changes"] == {"prior.kind": "neutral"}
+
+
+@pytest.mark.parametrize(
+    ("mode", "best", "target", "reached"),
+    [
+        ("min", 21.0, 21.0, True),
+        ("min", 21.5, 21.0, False),
+        ("max", 0.9, 0.9, True),
+        ("max", 0.8, 0.9, False),
+        ("min", None, 21.0, False),
+        ("min", -1.0, None, False),
+        ("min", 0.0, 0.0, True),
+    ],
+)
+def test_a_target_is_reached_in_the_direction_of_the_sweep(
+    mode: str, best: float | None, target: float | None, reached: bool
+) -> None:
+    record = record_of(7, [], best=best)
+    text = sweeps.target_reached(record, sweep_of(mode=mode, target=target))
+    assert text == (f"reached the target {target} with trial 7" if reached else "")
+    found = results_of([record], "interrupted", mode=mode)
+    assert sweeps.is_done(found, sweep_of(mode=mode, target=target)) is reached
+    assert not sweeps.is_done(found, sweep_of(mode=mode))  # the same command without a target goes on
+
+
+def test_a_sweep_without_a_trial_has_not_reached_its_target() -> None:
+    assert sweeps.target_reached(None, sweep_of(target=1.0)) == ""
+    assert not sweeps.is_done(results_of([], "interrupted"), sweep_of(target=1.0))
+
+
+def test_the_page_shows_the_portraits_of_the_best_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     records = [record_of(number, [float(number)]) for number in range(sweeps.MAX_PICTURES + 3)]
     records[0]["state"] = "failed"
     for record in records:
         storage.write_bytes(f"{tmp_path}/{sweeps.stem(record['number'])}.jpg", b"strip %d" % record["number"])
     (tmp_path / "trials" / "00005.jpg").unlink()  # a trial without portraits
-    found = sweeps.read_pictures(str(tmp_path), records, "min")
+    known: set[int] = set()
+    found = sweeps.pictures(str(tmp_path), records, "min", known)
     assert found["real"] is None
     assert set(found["trials"]) == {str(number) for number in range(1, sweeps.MAX_PICTURES + 1)} - {"5"}
-    kind, _, data = found["trials"]["2"].partition(",")
-    assert (kind, base64.b64decode(data)) == ("data:image/jpeg;base64", b"strip 2")
+    assert found["trials"]["2"] == "trials/00002.jpg?epoch=1"
     storage.write_bytes(f"{tmp_path}/clips.jpg", b"faces")
-    found = sweeps.read_pictures(str(tmp_path), records, "max")
-    assert base64.b64decode(found["real"].partition(",")[2]) == b"faces"
+    found = sweeps.pictures(str(tmp_path), records, "max", known)
+    assert found["real"] == "clips.jpg"
     assert "1" not in found["trials"]
     assert str(len(records) - 1) in found["trials"]
+    looked: list[str] = []
+    monkeypatch.setattr(storage, "exists", lambda uri: looked.append(uri) or False)
+    assert set(sweeps.pictures(str(tmp_path), records, "max", known)["trials"]) == set(found["trials"])
+    assert [Path(uri).name for uri in looked] == ["00005.jpg", "clips.jpg"]  # the others are known
 
 
 def test_results_are_valid_json_for_any_measured_values(tmp_path: Path) -> None:
@@ -298,9 +340,12 @@ def test_results_are_valid_json_for_any_measured_values(tmp_path: Path) -> None:
         "search": "grid",
         "scheduler": "none",
     }
-    write_sweep(str(tmp_path), results_of(records, **sweep, epochs=2, steps_per_epoch=3, seed=0))
+    curves = sweep_curves.curves(records, METRIC, 5.0)
+    write_sweep(str(tmp_path), results_of(records, **sweep, epochs=2, steps_per_epoch=3, seed=0), curves)
     found = strict_json((tmp_path / "results.json").read_bytes())
-    assert found["trials"][0]["epochs"][0][METRIC] is None
+    assert found["trials"][1]["best"] is None
+    found = strict_json(gzip.decompress((tmp_path / "curves.json.gz").read_bytes()))
+    assert [found["trials"][each]["values"] for each in "01"] == [[3.0], []]
     assert "</script><b>" not in (tmp_path / "index.html").read_text()
 
 
@@ -312,5 +357,8 @@ def test_the_summary_of_a_sweep(tmp_path: Path) -> None:
     found = {"state": "running", "sweep": {"metric": "val_l2"}, "counts": counts, "trials": trials, "best": 1}
     storage.write_json(f"{run}/sweeps/one/results.json", found)
     assert sweeps.summary(run, "one") == "running, 3 of 5 trials ended, best val_l2 29.88 in trial 1"
+    stopped = found | {"state": "stopped", "reason": "reached the target 30.0 with trial 1"}
+    storage.write_json(f"{run}/sweeps/one/results.json", stopped)
+    assert sweeps.summary(run, "one").startswith("stopped: reached the target 30.0 with trial 1, 3 of 5 trials ended")
     storage.write_json(f"{run}/sweeps/one/results.json", found | {"best": None})
     assert sweeps.summary(run, "one") == "running, 3 of 5 trials ended"

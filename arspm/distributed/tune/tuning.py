@@ -5,6 +5,7 @@ Tune's own state is never read back, so nothing is unpickled: a sweep resumes fr
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +25,7 @@ from arspm.distributed.train.feed import choose_path
 from arspm.distributed.train.rows import gather_rows, load_guides
 from arspm.distributed.tune.ledger import Ledger
 from arspm.distributed.tune.search import Sample, Search
+from arspm.distributed.tune.stopping import StopWithLedger
 from arspm.distributed.tune.trial import STAGE, Setup, portrait_clips, run_trial, strip, trial_config
 from arspm.runs import sweeps
 from arspm.runs.kept_epoch import MIN_HELD_OUT
@@ -53,15 +55,17 @@ def run_sweep(
     *,
     is_paper: Callable[[Sample], bool],
     before: Sequence[sweeps.Record] = (),
-    callbacks: Sequence[tune.Callback] = (),
+    log_to: Sequence[str] = (),
     max_concurrent: int | None = None,
 ) -> dict[str, Any]:
     """Run a sweep's remaining trials and return its results. Needs a Ray connection.
 
     folder: the sweep's. sweep: the content of its sweep.json. changes: turns a sample into configuration fields.
     is_paper: whether a sample has the paper's values. before: records of another sweep to learn from.
-    max_concurrent: limit of concurrent trials. Raises ConfigError if no node has room for a trial.
+    log_to: trackers, see `require_trackers`. max_concurrent: limit of concurrent trials. Raises ConfigError if no node
+    has room for a trial, or a tracker is not installed.
     """
+    require_trackers(log_to)
     setup = _setup(folder, run, config)
     streamed = setup.config.ingest.path == "stream"
     num_concurrent = concurrency(config, streamed, ray.nodes(), max_concurrent)
@@ -92,12 +96,13 @@ def run_sweep(
             name="tune",
             **storage.ray_storage(folder),
             verbose=0,
-            callbacks=[ledger, *callbacks],
+            stop=StopWithLedger(ledger),
+            callbacks=[ledger, *trackers(log_to, ledger)],  # the trackers need the state that the ledger sets
             failure_config=tune.FailureConfig(max_failures=config.resources.max_failures),
         ),
     )
     try:
-        if pending.count:
+        if pending.count and not ledger.reason:
             tuner.fit()
     finally:
         storage.remove(scratch)
@@ -248,24 +253,27 @@ class _PendingTrials(Searcher):
         """Do nothing: Tune's state is never restored."""
 
 
-def trackers(names: Sequence[str], sweep: str) -> list[tune.Callback]:
-    """Return Tune's callbacks for MLflow and Weights & Biases, which read their usual environment variables.
-
-    names: of "mlflow" and "wandb". Raises ConfigError if the extra is not installed.
-    """
-    callbacks: list[tune.Callback] = []
+def require_trackers(names: Sequence[str]) -> None:
+    """Raise ConfigError if the extra of a tracker, "mlflow" or "wandb", is not installed."""
     for name in names:
         try:
-            if name == "mlflow":
-                import mlflow  # noqa: F401
-                from ray.air.integrations.mlflow import MLflowLoggerCallback
-
-                callbacks.append(MLflowLoggerCallback(experiment_name=f"arspm-{sweep}"))
-            else:
-                import wandb  # noqa: F401
-                from ray.air.integrations.wandb import WandbLoggerCallback
-
-                callbacks.append(WandbLoggerCallback(project="arspm", group=sweep))
+            importlib.import_module(name)
         except ImportError as error:
             raise ConfigError(f"log: {name} is not installed on the cluster ({error}); install arspm[{name}]") from None
+
+
+def trackers(names: Sequence[str], ledger: Ledger) -> list[tune.Callback]:
+    """Return Tune's callbacks for MLflow and Weights & Biases, which read their usual environment variables.
+
+    A trial fails there as it does in the ledger, whose callback must come first.
+    """
+
+    def is_failed(trial: Trial) -> bool:
+        return bool(ledger.records[trial.config["number"]]["state"] == "failed")
+
+    sweep, callbacks = ledger.sweep["name"], []
+    if "mlflow" in names:
+        callbacks.append(ray_private.mlflow_callback(is_failed, experiment_name=f"arspm-{sweep}"))
+    if "wandb" in names:
+        callbacks.append(ray_private.wandb_callback(is_failed, project="arspm", group=sweep))
     return callbacks

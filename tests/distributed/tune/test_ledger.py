@@ -2,51 +2,26 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from arspm.config import override
-from arspm.config.presets import preset
 from arspm.distributed.tune import ledger, tuning
 from arspm.distributed.tune.search import Listed, Optuna
 from arspm.distributed.tune.trial import FAILURE
-from arspm.runs import sweeps
-from tests.distributed.tune.sweep_records import METRIC, SPACE, ended, sweep_of
-
-CONFIG = override(preset("smoke"), {"training.encoder.epochs": 3})
-SWEEP = sweep_of(CONFIG, num_trials=3, max_concurrent=2)
+from arspm.runs import sweep_curves, sweeps
+from tests.distributed.tune.ledger_session import CONFIG, SWEEP, Session
+from tests.distributed.tune.sweep_records import METRIC, SPACE, ended
 
 
-class Session:
-    """A ledger with Tune's calls to it, for trial 0 by default, and a simulated clock."""
-
-    def __init__(self, folder: str, monkeypatch: pytest.MonkeyPatch, **changed: Any):
-        self.folder, self.now = folder, 1000.0
-        monkeypatch.setattr(ledger.time, "time", lambda: self.now)
-        self.ledger = ledger.Ledger(folder, SWEEP | changed, CONFIG)
-        self.error: Exception | None = None
-
-    def add(self, number: int = 0) -> None:
-        sample = {"loss.lambda1": 1.0 + number}
-        self.ledger.records.setdefault(number, sweeps.new_record(number, sample, sample, number == 0))
-
-    def call(self, name: str, number: int = 0, **info: Any) -> None:
-        trial = SimpleNamespace(config={"number": number}, get_error=lambda: self.error)
-        getattr(self.ledger, f"on_{name}")(1, [trial], trial, **info)
-
-    def epoch(self, epoch: int, value: Any, number: int = 0, seconds: float = 2.0, **more: Any) -> None:
-        self.now += seconds
-        figures = {"epoch": epoch, "step": 3 * epoch, METRIC: value, "train_loss": 1.0, **more}
-        self.call("trial_result", number, result=figures | {"pid": 7, "time_total_s": 9.0, "done": False})
-
-    def written(self, number: int = 0) -> sweeps.Record:
-        return json.loads(Path(self.folder, f"{sweeps.stem(number)}.json").read_bytes(), parse_constant=pytest.fail)
+def unpacked(folder: Path) -> Any:
+    """Return the content of curves.json.gz."""
+    return json.loads(gzip.decompress((folder / sweep_curves.CURVES).read_bytes()), parse_constant=pytest.fail)
 
 
 @pytest.fixture
@@ -172,7 +147,12 @@ def test_non_finite_figures_become_null(start: Callable[..., Session], tmp_path:
     assert (record["state"], record["best"], record["epochs"][0]["val_l2"]) == ("finished", 30.0, None)
     results = tune.ledger.close()
     read = json.loads((tmp_path / "results.json").read_bytes(), parse_constant=pytest.fail)
-    assert read["trials"] == results["trials"] == [record]
+    assert read["trials"] == results["trials"] == [sweeps.trial_summary(record)]
+    assert unpacked(tmp_path)["trials"]["0"] == {
+        "epochs": [2],
+        "values": [30.0],
+        "at_best": {"epoch": 2, "step": 6, METRIC: 30.0, "train_loss": 1.0, "seconds": 4.0},
+    }
     assert read["config_of_best"]["loss"]["lambda1"] == 1.0
 
 

@@ -51,19 +51,21 @@ def test_a_sweep_writes_records_a_page_portraits_and_curves(run: tuple[str, Conf
     assert results["state"] == "finished"
     assert results["counts"]["finished"] == 3
     assert [trial["sample"] for trial in results["trials"]] == samples
+    records = sweeps.read_records(folder)
     for trial in results["trials"]:
-        assert [epoch["epoch"] for epoch in trial["epochs"]] == [1, 2, 3]
-        assert trial["best"] == min(epoch["val_cos_degrees"] for epoch in trial["epochs"])
+        epochs = records[trial["number"]]["epochs"]
+        assert [epoch["epoch"] for epoch in epochs] == [1, 2, 3]
+        assert trial["best"] == min(epoch["val_cos_degrees"] for epoch in epochs)
         assert trial["attempts"] == 1
         assert storage.exists(storage.join(folder, f"tensorboard/{trial['number']:05d}"))
     assert results["paper"] == {"numbers": [0], "mean": results["trials"][0]["best"], "sd": None}
     assert set(results["pictures"]["trials"]) == {"0", "1", "2"}
-    assert results["pictures"]["real"].startswith("data:image/jpeg;base64,")
+    assert results["pictures"]["real"] == "clips.jpg"
     assert results["config_of_best"]["loss"]["lambda1"] == samples[results["best"]]["loss.lambda1"]
-    assert sweeps.read_records(folder) == {trial["number"]: trial for trial in results["trials"]}
+    assert [sweeps.trial_summary(record) for record in records.values()] == results["trials"]
     assert "<!doctype html>" in Path(folder, "index.html").read_text()[:20].lower()
     left = {path.name for path in Path(folder).iterdir()}
-    assert left == {"sweep.json", "results.json", "index.html", "clips.jpg", "trials", "tensorboard"}
+    assert left == {"sweep.json", "results.json", "curves.json.gz", "index.html", "clips.jpg", "trials", "tensorboard"}
 
 
 @pytest.mark.slow
@@ -71,13 +73,15 @@ def test_every_way_of_running_a_trial_gives_the_same_figures(run: tuple[str, Con
     """In Tune's actor by every path of the rows, and on a Ray Train worker: the same figures, bit by bit."""
     uri, config = run
     sample = {"loss.lambda1": 0.7}
-    ways = [go(uri, override(config, {"ingest.path": path}), [sample], name=path) for path in PATHS]
+    for path in PATHS:
+        go(uri, override(config, {"ingest.path": path}), [sample], name=path)
+    ways = [sweeps.read_records(sweeps.folder(uri, path))[0] for path in PATHS]
     train_stage("encoder", trial_config(config, sample), uri, "f" * 64)
     history = storage.read_json(storage.join(uri, "encoder", artifacts.HISTORY))["epochs"]
     expected = [measured(epoch) for epoch in history]
     assert len(expected) == EPOCHS
-    for results in ways:
-        assert [measured(epoch) for epoch in results["trials"][0]["epochs"]] == expected
+    for record in ways:
+        assert [measured(epoch) for epoch in record["epochs"]] == expected
 
 
 @pytest.mark.slow
@@ -87,7 +91,7 @@ def test_a_trial_on_several_workers_is_a_driver_of_ray_train(run: tuple[str, Con
     results = go(uri, override(config, workers), [{"loss.lambda1": 1.0}], epochs=2)
     [trial] = results["trials"]
     assert (trial["state"], trial["reason"]) == ("finished", "")
-    assert [epoch["epoch"] for epoch in trial["epochs"]] == [1, 2]
+    assert trial["num_epochs"] == 2
     assert trial["cpus"] == 0.8
     assert "0" in results["pictures"]["trials"]
     assert not storage.exists(storage.join(sweeps.folder(uri, "one"), "train"))
@@ -104,6 +108,36 @@ def test_a_failed_trial_is_recorded_and_the_others_continue(run: tuple[str, Conf
     assert results["trials"][1]["reason"].startswith("ConfigError: prior.kind: ")
     assert results["best"] == 2
     assert results["state"] == "finished"
+
+
+@pytest.mark.slow
+def test_failures_in_a_row_stop_a_sweep_which_the_next_session_continues(run: tuple[str, Config]) -> None:
+    uri, config = run
+    config = override(config, {"resources.trial.cpus": 2})  # one trial at a time
+    samples = [{"prior.kind": "nobody"}, {"prior.kind": "nobody"}, {"loss.lambda1": 1.0}]
+    results = go(uri, config, samples, max_consecutive_failures=2)
+    assert (results["state"], results["counts"]["waiting"]) == ("stopped", 1)
+    assert results["reason"].startswith("2 trials failed one after another; the last: trial 1: ConfigError: prior.kind")
+    results = go(uri, config, samples, max_consecutive_failures=2)
+    assert [trial["state"] for trial in results["trials"]] == ["failed", "failed", "finished"]
+    assert (results["state"], results["reason"]) == ("finished", "")
+
+
+@pytest.mark.slow
+def test_a_reached_target_stops_a_sweep_in_the_middle_of_its_trials(run: tuple[str, Config]) -> None:
+    uri, config = run
+    config = override(config, {"training.encoder.epochs": 400})
+    samples = [{"loss.lambda1": 1.0}, {"loss.lambda1": 3.0}, {"loss.lambda1": 0.3}]
+    started = time.monotonic()
+    results = go(uri, config, samples, epochs=400, target=170.0)
+    print(f"stopped after {time.monotonic() - started:.1f} s")
+    assert results["state"] == "stopped"
+    assert results["reason"] == f"reached the target 170.0 with trial {results['best']}"
+    assert results["counts"]["interrupted"] >= 1
+    assert all(trial["num_epochs"] < 400 for trial in results["trials"])
+    again = go(uri, config, samples, epochs=400, target=170.0)
+    assert again["reason"] == results["reason"]
+    assert [trial["attempts"] for trial in again["trials"]] == [trial["attempts"] for trial in results["trials"]]
 
 
 @pytest.mark.slow
@@ -128,7 +162,8 @@ def test_a_killed_trial_is_retried(run: tuple[str, Config], head: Any) -> None:
     [trial] = results["trials"]
     assert len(killed) == 1
     assert (trial["state"], trial["attempts"]) == ("finished", 2)
-    assert [epoch["epoch"] for epoch in trial["epochs"]] == list(range(1, 41))
+    record = sweeps.read_records(folder)[0]
+    assert [epoch["epoch"] for epoch in record["epochs"]] == list(range(1, 41))
 
 
 @pytest.mark.slow
@@ -150,7 +185,7 @@ def test_asha_compares_with_trials_of_earlier_sessions(
     results = go(uri, config, [*first, {"loss.lambda1": 2.0}], epochs=4, scheduler="asha")
     assert [trial["attempts"] for trial in results["trials"]] == [1, 1, 1, 1]
     last = results["trials"][-1]
-    assert (last["state"], last["reason"], len(last["epochs"])) == (state, "", epochs)
+    assert (last["state"], last["reason"], last["num_epochs"]) == (state, "", epochs)
 
 
 @pytest.mark.slow

@@ -200,5 +200,5 @@ def test_a_missing_tracker_is_reported_with_its_extra(name: str, monkeypatch: py
     with pytest.raises(
         ConfigError, match=rf"^log: {name} is not installed on the cluster .*; install arspm\[{name}\]$"
     ):
-        tuning.trackers([name], "one")
-    assert tuning.trackers([], "one") == []
+        tuning.require_trackers([name])
+    tuning.require_trackers([])
