@@ -44,7 +44,7 @@ def run_sweep(
         stage = Stage(stage_name, (), entrypoint(run, sweep["name"], [*extra, *sharing(holder)]), *resources)
         outcomes = chain.run_chain(
             [stage],
-            runner=client.RayJobs(jobs_client, working_dir=source(), metadata={"run": run}),
+            runner=client.RayJobs(jobs_client, working_dir=source(), metadata={"run": run, "sweep": sweep["name"]}),
             is_done=lambda _: finished_results(folder, sweep["num_trials"]),
             fingerprint=lambda _: _fingerprint(sweep),
             prefix=job_prefix(run),
@@ -73,7 +73,7 @@ def detach(run: str, folder: str, sweep: Mapping[str, Any], address: str, extra:
         submission_id=f"{stem}-{attempt}",
         entrypoint=entrypoint(run, sweep["name"], [*extra, *sharing(holder)]),
         working_dir=source(),
-        metadata={"run": run, "stage": stage_name},
+        metadata={"run": run, "stage": stage_name, "sweep": sweep["name"]},
     )
 
 

@@ -12,6 +12,7 @@ from arspm.storage.files import (
     exists,
     files_below,
     local_copy,
+    modified,
     put_if_absent,
     read_bytes,
     read_folder,
@@ -24,7 +25,7 @@ from arspm.storage.files import (
     write_bytes,
     write_json,
 )
-from arspm.storage.listing import FILES, list_files
+from arspm.storage.listing import FILES, entries, list_files
 from arspm.storage.requirements import require_empty_files
 from arspm.storage.retries import StorageUnavailable, retried
 from arspm.storage.uris import absolute, is_remote, is_s3, join, run_uri
@@ -37,6 +38,7 @@ __all__ = [
     "describe",
     "describe_bytes",
     "describe_stream",
+    "entries",
     "exists",
     "files_below",
     "filesystem",
@@ -45,6 +47,7 @@ __all__ = [
     "join",
     "list_files",
     "local_copy",
+    "modified",
     "put_if_absent",
     "read_bytes",
     "read_folder",

@@ -10,7 +10,7 @@ from arspm import storage
 from arspm.config import ConfigError
 from arspm.config.studies import STUDIES
 from arspm.config.variants import TABLE4
-from jobs.commands.options import Address, Detach, Run, examples, find_address, parse_changes
+from jobs.commands.options import Address, Detach, Run, examples, existing_run, find_address, parse_changes
 
 app = typer.Typer()
 
@@ -54,7 +54,7 @@ def ablation(
     from jobs.ablation_plan import plan
     from jobs.console import watch
 
-    run = storage.run_uri(run)
+    run = existing_run(run)
     if study is not None and study not in STUDIES:
         raise ConfigError(f"study: there is no study {study}; there are {', '.join(STUDIES)}")
     if study is not None and variants:
