@@ -99,7 +99,7 @@ def _job_state(view: View, job: Job, record: Driver | None) -> str:
 def _state_in_storage(view: View, record: Driver) -> str:
     """Return the state of a driver that has not recorded its end, and of which the cluster knows nothing."""
     for_how_long = format_duration(max(0.0, time.time() - record.since))
-    unknown = f"; the cluster does not know its job, it was that of {record.where}" if view.session else ""
+    unknown = f"; the cluster does not know its job, which was that of {record.where}" if view.session else ""
     if record.job and not record.member:
         return f"submitted {ago(time.time() - record.since)} to {record.where}, not begun as far as storage shows"
     alive, seconds = lease.last_sign(view.run, record.member)

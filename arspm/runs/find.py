@@ -23,10 +23,12 @@ def require_run(uri: str) -> None:
     if is_run(uri):
         return
     parent, _, name = uri.rpartition("/")
+    if parent.endswith(":/"):  # of a bucket
+        parent = ""
     shown = uris.display_uri(uri)
     if parent and is_run(parent):
         raise FileNotFoundError(f"{shown}: not a run, but inside one: did you mean {parent}?")
-    beside = storage.entries(parent) if parent and not parent.endswith(":/") else []
+    beside = storage.entries(parent) if parent else []
     for near in difflib.get_close_matches(name, [each for each in beside if each != name], n=_MOST_SHOWN):
         if is_run(found := storage.join(parent, near)):
             raise FileNotFoundError(f"{shown}: there is no such run: did you mean {found}?")
