@@ -87,6 +87,7 @@ def _job(details: Any) -> Job:
         metadata=dict(details.metadata or {}),
         seconds=((details.end_time or time.time() * 1000) - (details.start_time or 0)) / 1000,
         ended=details.end_time / 1000 if details.end_time else None,
+        node_id=details.driver_node_id or "",
     )
 
 
@@ -104,12 +105,18 @@ def logs(client: Any, submission_id: str) -> str:
         return client.get_job_logs(submission_id)
 
 
-def last_lines(client: Any, submission_id: str, num_lines: int) -> list[str]:
-    """Return the last lines of the job's log; none if it has no log yet, or if its node is gone."""
-    query = urlencode({"submission_id": submission_id, "lines": num_lines})
-    with _as_unreachable(f"cannot get the end of the log of job {submission_id}"):
+def last_lines(client: Any, job: Job, num_lines: int) -> list[str]:
+    """Return the last lines of the job's log, without reading all of it; none if the job has not started.
+
+    Raises Unreachable if there is no log, as when its node is gone.
+    """
+    if not job.node_id:
+        return []
+    query = urlencode({"node_id": job.node_id, "submission_id": job.submission_id, "lines": num_lines})
+    with _as_unreachable(f"cannot get the end of the log of job {job.submission_id}"):
         answer = client._do_request("GET", f"/api/v0/logs/file?{query}")  # no public method limits what is sent
-    return answer.content.decode(errors="replace").splitlines() if answer.ok else []
+        answer.raise_for_status()
+    return answer.content.decode(errors="replace").splitlines()
 
 
 def follow(client: Any, submission_id: str, poll_seconds: float = 0.5) -> Iterator[str]:

@@ -44,6 +44,7 @@ class Job:
     metadata: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0  # from its submission until its end, or until now
     ended: float | None = None  # Unix time, by the head's clock; None for a live job
+    node_id: str = ""  # where its driver runs or ran; "" before it has started
 
     @property
     def active(self) -> bool:

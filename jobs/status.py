@@ -10,6 +10,7 @@ from arspm.report.words import format_duration
 from arspm.runs import find, lease, stages
 from cluster import client, events
 from cluster.errors import ClusterError
+from cluster.head import heads_elsewhere
 from cluster.job import Job
 from jobs.console import progress_text
 from jobs.driver_status import driver_lines
@@ -39,6 +40,8 @@ def status(run: str, address: str | None) -> list[str]:
             progress = _progress(jobs_client, [job for job in jobs if job.status == "RUNNING"])
         except ClusterError as error:
             note = f"the cluster could not be asked: {error}"
+    else:
+        note += heads_elsewhere()
     visible = find.is_run(run)
     if not visible and not jobs:  # the folder of a run with jobs may be on a disk that this machine does not have
         find.require_run(run)
@@ -93,7 +96,7 @@ def _progress(jobs_client: Any, jobs: Sequence[Job]) -> dict[str, str]:
 
     def read(job: Job) -> str:
         try:
-            lines = client.last_lines(jobs_client, job.submission_id, _TAIL_LINES)
+            lines = client.last_lines(jobs_client, job, _TAIL_LINES)
         except ClusterError:  # its log's node is away; its state is known
             return ""
         found = (events.parse_line(name_of(job), line) for line in reversed(lines))

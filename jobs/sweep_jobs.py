@@ -98,7 +98,7 @@ def require_one_driver(run: str, stage_name: str, stem: str, jobs_client: Any) -
         if job.active and not job.submission_id.startswith(stem):
             raise ClusterError(
                 f"{job.submission_id} runs a sweep of this name with another --num-trials: wait for it, or stop it "
-                f"with `arspm cancel {run}`"
+                f"with `arspm cancel {run} --stage {stage_name}`"
             )
 
 

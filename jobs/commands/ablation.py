@@ -64,6 +64,8 @@ def ablation(
     models, missing = plan(run, names, num_seeds, parse_changes(set_), study or "")
     for gap in missing:
         print(f"{gap['variant']}, seed {gap['seed']}: left out, {gap['reason']}")
+    if not models:
+        raise ConfigError(f"{run}: its corpus allows none of these models")
     address = find_address(ray_address)
     if detach:
         job = driver.detach(run, names, num_seeds, set_ or [], models, address, study or "")

@@ -43,6 +43,7 @@ class Dashboard(http.server.ThreadingHTTPServer):
         row |= {
             "metadata": metadata,
             "start_time": started,
+            "driver_node_id": "n1",
             "error_type": None,
             "driver_exit_code": None,
             "end_time": None,
@@ -57,6 +58,8 @@ class Dashboard(http.server.ThreadingHTTPServer):
         if path == "/api/jobs/":
             return 200, json.dumps([*self.jobs.values()]).encode()
         if path == "/api/v0/logs/file":
+            if not query.get("node_id"):
+                return 500, b"500 Internal Server Error"
             lines = int(query["lines"][0])
             self.most_lines = max(self.most_lines, lines)
             return 200, "".join(self.logs[query["submission_id"][0]].splitlines(keepends=True)[-lines:]).encode()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -51,7 +52,7 @@ def test_status_says_that_the_driver_of_a_detached_chain_was_killed(
     assert re.search("running for .*, last sign of life .* ago$", line_of(status(run, None), "chain"))
     os.kill(pid_of(job, head), signal.SIGKILL)
     wait_until(lambda: not client.info(jobs_client, job).active, seconds=30)
-    client.cancel(jobs_client, {"run": run})  # the job of preprocess, if the driver has submitted it
+    assert arspm("cancel", run).returncode == 0  # preprocess, if the driver has submitted it
 
     said = arspm("status", run)
     assert said.returncode == 0
@@ -63,3 +64,33 @@ def test_status_says_that_the_driver_of_a_detached_chain_was_killed(
     )
     assert re.search(pattern, line_of(without, "chain"))
     assert without[-1].startswith("no cluster was asked")
+
+
+PROGRAM = """
+import time
+for step in range(1, 2001):
+    print(f'@progress {{"current": {step}, "total": 4000, "unit": "steps", "eta": 90}}')
+print("a line of another kind", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.ray
+def test_progress_is_read_from_the_end_of_a_running_job_s_log(
+    tmp_path: Path, head: Any, jobs_client: Any, wait_until: Callable[..., None]
+) -> None:
+    run = str(tmp_path)
+    metadata = {"run": run, "stage": "encoder"}
+    command = shlex.join(["python", "-c", PROGRAM])
+    job = client.submit(jobs_client, submission_id="talks-1", entrypoint=command, metadata=metadata)
+    try:
+        wait_until(lambda: "another kind" in client.logs(jobs_client, job), seconds=60)
+        said = line_of(status(run, head.address), "encoder")
+        assert re.search(r"running for .*: 2000 of 4000 steps, about 1 min 30 s left$", said)
+        [known] = client.list_jobs(jobs_client, metadata)
+        last = client.last_lines(jobs_client, known, 2)
+        assert last == client.logs(jobs_client, job).splitlines()[-2:]
+        assert last[-1] == "a line of another kind"
+    finally:
+        client.cancel(jobs_client, metadata)
+    assert re.search(r"stopped \d+\.\d s ago$", line_of(status(run, head.address), "encoder"))
