@@ -90,6 +90,8 @@ def _job(details: Any) -> Job:
         exit_code=details.driver_exit_code,
         metadata=dict(details.metadata or {}),
         seconds=((details.end_time or time.time() * 1000) - (details.start_time or 0)) / 1000,
+        ended=details.end_time / 1000 if details.end_time else None,
+        node_id=details.driver_node_id or "",
     )
 
 
@@ -105,6 +107,20 @@ def logs(client: Any, submission_id: str) -> str:
     """Return the job's log so far; empty if the job has not started."""
     with _as_unreachable(f"cannot get the log of job {submission_id}"):
         return client.get_job_logs(submission_id)
+
+
+def last_lines(client: Any, job: Job, num_lines: int) -> list[str]:
+    """Return the last lines of the job's log, without reading all of it; none if the job has not started.
+
+    Raises Unreachable if there is no log, as when its node is gone.
+    """
+    if not job.node_id:
+        return []
+    query = urlencode({"node_id": job.node_id, "submission_id": job.submission_id, "lines": num_lines})
+    with _as_unreachable(f"cannot get the end of the log of job {job.submission_id}"):
+        answer = client._do_request("GET", f"/api/v0/logs/file?{query}")  # no public method limits what is sent
+        answer.raise_for_status()
+    return answer.content.decode(errors="replace").splitlines()
 
 
 def follow(client: Any, submission_id: str, poll_seconds: float = 0.5) -> Iterator[str]:
@@ -138,19 +154,24 @@ def stop(client: Any, submission_id: str) -> None:
         client.stop_job(submission_id)
 
 
-def cancel(client: Any, metadata: Mapping[str, str], stop_seconds: float = 75.0) -> list[Job]:
-    """Stop every live job that has this metadata, wait for them, and return the state of each.
+def cancel(
+    client: Any,
+    metadata: Mapping[str, str],
+    wanted: Callable[[Job], bool] = lambda job: True,
+    stop_seconds: float = 75.0,
+) -> list[Job]:
+    """Stop every live job that has this metadata and is wanted, wait for them, and return the state of each.
 
     All jobs are asked to stop before the wait begins, newest first. So the driver of a detached chain, which is one of
     them, submits nothing more.
     """
-    live = [job for job in list_jobs(client, metadata) if job.active]
+    live = [job for job in list_jobs(client, metadata) if job.active and wanted(job)]
     for job in reversed(live):
         stop(client, job.submission_id)
     deadline = time.time() + stop_seconds
     while True:
         ids = {job.submission_id for job in live}
-        now = [job for job in list_jobs(client, metadata) if job.submission_id in ids or job.active]
+        now = [j for j in list_jobs(client, metadata) if j.submission_id in ids or (j.active and wanted(j))]
         if not any(job.active for job in now) or time.time() > deadline:
             return now
         time.sleep(0.5)

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from cluster.events import MARKER
+
 EXIT_TEMPORARY = 75  # EX_TEMPFAIL of sysexits.h: a stage's program reports an infrastructure failure and wants a retry
 _KILLED = {-9, 137, -15, 143}  # SIGKILL and SIGTERM, as Popen and as sh report them: not the program's own failure
 _INFRASTRUCTURE = {  # ray.job_submission.JobErrorType without JOB_ENTRYPOINT_COMMAND_ERROR, the program's own failure
@@ -47,6 +49,8 @@ class Job:
     exit_code: int | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0  # from its submission until its end, or until now
+    ended: float | None = None  # Unix time, by the head's clock; None for a live job
+    node_id: str = ""  # where its driver runs or ran; "" before it has started
 
     @property
     def active(self) -> bool:
@@ -74,6 +78,20 @@ def is_infrastructure(job: Job) -> bool:
     if job.status != "FAILED":
         return False
     return job.error_type in _INFRASTRUCTURE or job.exit_code in _KILLED or job.exit_code == EXIT_TEMPORARY
+
+
+def ending(job: Job) -> str:
+    """Return how an ended job ended, in one line: `finished`, `stopped`, `died (killed by SIGKILL)`, `failed: ...`."""
+    if job.status in ("SUCCEEDED", "STOPPED"):
+        return "finished" if job.status == "SUCCEEDED" else "stopped"
+    if job.exit_code in _KILLED:
+        return f"died (killed by {'SIGKILL' if job.exit_code in (-9, 137) else 'SIGTERM'})"
+    what, _, log = job.message.partition(", last available logs")  # Ray adds the last ten lines of the job's log
+    _, _, log = log.partition("\n")
+    lines = [line for line in log.splitlines() if not is_ray_message(line) and MARKER not in line]
+    if job.error_type in _INFRASTRUCTURE:
+        return f"died ({error_line([], what)})"
+    return f"failed: {error_line(lines, what)}"
 
 
 def is_ray_message(line: str) -> bool:

@@ -16,11 +16,12 @@ from typing import Any
 from arspm import storage
 from arspm.config.studies import STUDIES
 from arspm.config.variants import TABLE4, VARIANTS
-from arspm.runs import lease, reused, stages
+from arspm.runs import drivers, lease, reused, stages
 from cluster import chain, client, events
 from cluster.graph import Stage
 from jobs.ablation_plan import STAGES, Model, plan
 from jobs.console import watch
+from jobs.stage import readable_end
 from jobs.submission import (
     PYTHON,
     check_reused,
@@ -34,7 +35,7 @@ from jobs.submission import (
     submitted_by,
 )
 
-DRIVER = "ablation"
+INCOMPLETE = f"{drivers.FINISHED} without some models"
 
 
 def run_ablation(
@@ -46,25 +47,44 @@ def run_ablation(
     study: str = "",
     max_concurrent: int | None = None,
     invocation: Mapping[str, Any] | None = None,
+    job: str = "",
 ) -> bool | None:
     """Train and measure the models that are not done, as many in parallel as fit, then write the page.
 
     `max_concurrent`: limit of jobs that run at the same time. `study`: the models' study, "" for none. `invocation`:
-    the command, user and host that the manifests record (default: those of this process). Returns whether every model
-    is there, or None after Ctrl-C: finished models are kept and the page is not written. Raises ValueError if no model
-    could be trained, or for a file of the run that is not what its manifest lists, and as `storage.require_store`
-    does.
+    the command, user and host that the manifests record (default: those of this process). `job`: the id of the job
+    that this process is, "" for none. Returns whether every model is there, or None after Ctrl-C: finished models are
+    kept and the page is not written. Raises ValueError if no model could be trained, or for a file of the run that is
+    not what its manifest lists, and as `storage.require_store` does.
     """
     storage.require_store(run)
     jobs_client = client.connect(address)
     holder = lease_holder(jobs_client, address, models[0].config, invocation)
-    with lease.hold(run, holder, say=lambda line: on_event(events.Warned(stage="ablation", text=line))) as held:
+    with (
+        lease.hold(run, holder, say=lambda line: on_event(events.Warned(stage="ablation", text=line))) as held,
+        drivers.driving(run, driver_name(study), holder, held, job=job, models=_planned(run, models)) as end,
+    ):
         complete = _run_ablation(
             run, models, missing, jobs_client, holder, held, on_event, study, max_concurrent, invocation
         )
         if held.lost:
             raise lease.LeaseLost(held.lost)
+        end.how = "stopped" if complete is None else drivers.FINISHED if complete else INCOMPLETE
     return complete
+
+
+def driver_name(study: str) -> str:
+    """Return the name of the driver of an ablation, or of a study, in job ids and metadata."""
+    return f"{drivers.STUDY}{study}" if study else drivers.ABLATION
+
+
+def _planned(run: str, models: Sequence[Model]) -> list[drivers.Planned]:
+    return [
+        drivers.Planned(
+            name=model.slug, run=model.run.removeprefix(run).strip("/"), fingerprints=dict(model.fingerprints)
+        )
+        for model in models
+    ]
 
 
 def _run_ablation(
@@ -174,14 +194,18 @@ def detach(
     command = [*PYTHON, "jobs.ablation", "--run", run, "--seeds", str(num_seeds)]
     command += ["--study", study] if study else ["--variants", ",".join(variants)]
     command += ["--max-concurrent", str(max_concurrent)] if max_concurrent else []
-    command += submitted_by(models[0].config) if models else []
-    return client.submit(
-        jobs_client,
-        submission_id=f"{job_prefix(run)}-{DRIVER}-{int(time.time())}",
-        entrypoint=shlex.join(command + [word for change in changes for word in ("--set", change)]),
-        working_dir=source(),
-        metadata={"run": run, "stage": DRIVER},
-    )
+    command += submitted_by(models[0].config)
+    name = driver_name(study)
+    job = f"{job_prefix(run)}-{name}-{int(time.time())}"
+    holder = lease_holder(jobs_client, address, models[0].config)
+    with drivers.submitting(run, name, holder, job, _planned(run, models)):
+        return client.submit(
+            jobs_client,
+            submission_id=job,
+            entrypoint=shlex.join([*command, "--job", job, *(w for change in changes for w in ("--set", change))]),
+            working_dir=source(),
+            metadata={"run": run, "stage": name},
+        )
 
 
 def main() -> None:
@@ -193,26 +217,27 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="number of models per variant (default: 3)")
     parser.add_argument("--set", action="append", default=[], help="change one field, e.g. training.encoder.epochs=9")
     parser.add_argument("--max-concurrent", type=int, help="limit of concurrent jobs (default: none)")
+    parser.add_argument("--job", default="", help="id of the job that this program is")
     parser.add_argument("--submitted-by", type=json.loads, metavar="JSON", help="see the stages' programs")
     arguments = parser.parse_args()
-    models, missing = plan(
-        arguments.run,
-        STUDIES[arguments.study].variants if arguments.study else arguments.variants.split(","),
-        arguments.seeds,
-        dict(change.split("=", 1) for change in arguments.set),  # `arspm ablation` has checked the "="
-        arguments.study,
-    )
-    with watch() as on_event:
-        address = own_cluster_address()
+    with readable_end(drivers.ABLATION), watch() as on_event:
+        models, missing = plan(
+            arguments.run,
+            STUDIES[arguments.study].variants if arguments.study else arguments.variants.split(","),
+            arguments.seeds,
+            dict(change.split("=", 1) for change in arguments.set),  # `arspm ablation` has checked the "="
+            arguments.study,
+        )
         complete = run_ablation(
             arguments.run,
             models,
             missing,
-            address,
+            own_cluster_address(),
             on_event,
             arguments.study,
             arguments.max_concurrent,
             arguments.submitted_by,
+            arguments.job,
         )
     sys.exit(0 if complete else 1)
 

@@ -7,20 +7,19 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from arspm import config as configuration
 from arspm import storage
 from arspm.config import TRAINED_STAGES, Config, require_workers
-from arspm.runs import inventory, lease, reused, stages
+from arspm.runs import drivers, inventory, lease, reused, stages
 from arspm.runs.gender_weights import find_gender_weights
 from cluster import chain, client, events
-from cluster.errors import ClusterError
 from cluster.graph import Stage, select_stages
-from cluster.job import Job
 from jobs.console import watch
 from jobs.preflight import require_report
+from jobs.stage import readable_end
 from jobs.submission import (
     PYTHON,
     check_reused,
@@ -34,8 +33,6 @@ from jobs.submission import (
     submitted_by,
 )
 
-DRIVER = "chain"
-
 
 def submit_run(
     config: Config,
@@ -46,11 +43,12 @@ def submit_run(
     max_concurrent: int | None = None,
     on_event: Callable[[events.Event], None],
     invocation: Mapping[str, Any] | None = None,
+    job: str = "",
 ) -> dict[str, chain.Outcome]:
     """Run a configuration's stages on the cluster at `address` and wait for them. Finished stages are reused.
 
     `max_concurrent`: limit of stages that run at the same time. `invocation`: the command, user and host that the
-    manifests record (default: those of this process).
+    manifests record (default: those of this process). `job`: the id of the job that this process is, "" for none.
 
     The input files are listed here, so that new files are found; the stages' jobs read the stored listing.
     Raises ClusterError when no cluster answers there, FileNotFoundError for missing inputs, and ConfigError or
@@ -74,7 +72,10 @@ def submit_run(
     planned = [stage.name for stage in select_stages(chain_stages, until)]
     pending = [stage for stage in planned if stages.done(run, stage, fingerprints[stage]) is None]
     require_workers(config, _trained(config, pending))
-    with lease.hold(run, holder, say=lambda line: on_event(events.Warned(stage="submit", text=line))) as held:
+    with (
+        lease.hold(run, holder, say=lambda line: on_event(events.Warned(stage="submit", text=line))) as held,
+        drivers.driving(run, drivers.CHAIN, holder, held, job=job) as end,
+    ):
         _check_reused(config, run, planned, pending, on_event)
         outcomes = chain.run_chain(
             chain_stages,
@@ -91,7 +92,17 @@ def submit_run(
         )
         if held.lost:
             raise lease.LeaseLost(held.lost)
+        end.how = how_it_ended(outcomes.values())
     return outcomes
+
+
+def how_it_ended(outcomes: Iterable[chain.Outcome]) -> str:
+    """Return how a driver ended, in one line, from the outcomes of its stages."""
+    unfinished = [outcome for outcome in outcomes if not outcome.ok]
+    failed = next((outcome for outcome in unfinished if outcome.status == "failed"), None)
+    if failed is not None:
+        return f"failed: {failed.stage}: {failed.reason.removeprefix(f'{failed.stage}: ')}"
+    return "stopped" if unfinished else drivers.FINISHED
 
 
 def _trained(config: Config, names: Sequence[str]) -> list[str]:
@@ -139,36 +150,19 @@ def detach(config: Config, run: str, address: str, until: str | None, max_concur
     storage.require_store(run)
     jobs_client = client.connect(address)
     client.require_driver_room(jobs_client)
-    command = [*PYTHON, "jobs.chain", "--run", run, "--config", save_config(config, run), *submitted_by(config)]
+    job = f"{job_prefix(run)}-{drivers.CHAIN}-{int(time.time())}"
+    command = [*PYTHON, "jobs.chain", "--run", run, "--config", save_config(config, run), "--job", job]
     command += ["--until", until] if until else []
     command += ["--max-concurrent", str(max_concurrent)] if max_concurrent else []
-    return client.submit(
-        jobs_client,
-        submission_id=f"{job_prefix(run)}-{DRIVER}-{int(time.time())}",
-        entrypoint=shlex.join(command),
-        working_dir=source(),
-        metadata={"run": run, "stage": DRIVER},
-    )
-
-
-def live_jobs(run: str, address: str) -> dict[str, Job]:
-    """Return the run's pending and running jobs, by stage."""
-    jobs = client.list_jobs(client.connect(address), {"run": run})
-    return {job.metadata["stage"]: job for job in jobs if job.active}
-
-
-def last_log(run: str, stage: str, address: str) -> str:
-    """Return the log of the stage's latest job. Raises ClusterError if the cluster knows no such job."""
-    jobs_client = client.connect(address)
-    jobs = client.list_jobs(jobs_client, {"run": run, "stage": stage})
-    if not jobs:
-        raise ClusterError(f"the cluster at {address} knows no job of stage {stage!r} of {run}")
-    return client.logs(jobs_client, jobs[-1].submission_id)
-
-
-def cancel(run: str, address: str) -> list[Job]:
-    """Stop the run's live jobs and return them in their final state."""
-    return client.cancel(client.connect(address), {"run": run})
+    command += submitted_by(config)
+    with drivers.submitting(run, drivers.CHAIN, lease_holder(jobs_client, address, config), job):
+        return client.submit(
+            jobs_client,
+            submission_id=job,
+            entrypoint=shlex.join(command),
+            working_dir=source(),
+            metadata={"run": run, "stage": drivers.CHAIN},
+        )
 
 
 def _chain_stages(
@@ -193,10 +187,11 @@ def main() -> None:
     parser.add_argument("--config", required=True, help="complete configuration: URI of a JSON file")
     parser.add_argument("--until", help="last stage to run (default: report)")
     parser.add_argument("--max-concurrent", type=int, help="limit of concurrent stages (default: none)")
+    parser.add_argument("--job", default="", help="id of the job that this program is")
     parser.add_argument("--submitted-by", type=json.loads, metavar="JSON", help="see the stages' programs")
     arguments = parser.parse_args()
-    config = configuration.load(storage.read_bytes(arguments.config))
-    with watch() as on_event:
+    with readable_end(drivers.CHAIN), watch() as on_event:
+        config = configuration.load(storage.read_bytes(arguments.config))
         outcomes = submit_run(
             config,
             arguments.run,
@@ -205,6 +200,7 @@ def main() -> None:
             max_concurrent=arguments.max_concurrent,
             on_event=on_event,
             invocation=arguments.submitted_by,
+            job=arguments.job,
         )
     sys.exit(0 if all(outcome.ok for outcome in outcomes.values()) else 1)
 

@@ -10,7 +10,7 @@ import typer
 from arspm.config import ConfigError
 from arspm.runs.lease import LeaseHeld, LeaseLost
 from cluster.errors import ClusterError
-from jobs.commands import ablation, chain, corpus, data, download, head, portraits, sweep
+from jobs.commands import ablation, chain, corpus, data, download, head, portraits, running, sweep
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -19,7 +19,7 @@ app = typer.Typer(
     help="Train models that draw an average-looking portrait from a voice, on a Ray cluster. "
     "A portrait correlates with a voice; it identifies no one.",
 )
-for group in (head, data, download, chain, corpus, ablation, sweep, portraits):
+for group in (head, data, download, chain, running, corpus, ablation, sweep, portraits):
     app.add_typer(group.app)
 
 

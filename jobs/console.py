@@ -93,25 +93,25 @@ def _bars() -> Iterator[Callable[[events.Event], None]]:
 
 
 def _lines() -> Callable[[events.Event], None]:
-    first: dict[str, tuple[float, float]] = {}  # stage -> time and progress of its first event
     last_printed: dict[str, float] = {}  # stage -> time
 
     def show(event: events.Event) -> None:
-        if isinstance(event, events.Started):
-            first.pop(event.stage, None)
         if isinstance(event, events.StageProgress) and event.total:
             now = time.monotonic()
-            started, before = first.setdefault(event.stage, (now, event.current))
             if now - last_printed.get(event.stage, -LINE_SECONDS) < LINE_SECONDS:
                 return
             last_printed[event.stage] = now
-            eta = ""
-            if event.current > before:  # from the first event on: a stage's start takes longer than many steps
-                seconds = (now - started) * (event.total - event.current) / (event.current - before)
-                eta = f", about {format_duration(seconds)} left"
-            message = f", {event.message}" if event.message else ""
-            print(f"{event.stage}: {event.current:.0f} of {event.total:.0f} {event.unit}{message}{eta}", flush=True)
+            print(f"{event.stage}: {progress_text(event)}", flush=True)
         elif text := sentence(event):
             print(text, flush=True)
 
     return show
+
+
+def progress_text(event: events.StageProgress) -> str:
+    """Return progress as text: `120 of 400 steps, epoch 3 of 9, about 3 min 00 s left`."""
+    total = "" if event.total is None else f" of {event.total:.0f}"
+    parts = [f"{event.current:.0f}{total} {event.unit}".rstrip(), event.message]
+    if event.eta_seconds is not None:
+        parts.append(f"about {format_duration(event.eta_seconds)} left")
+    return ", ".join(part for part in parts if part)

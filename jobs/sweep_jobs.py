@@ -45,7 +45,7 @@ def run_sweep(
         stage = Stage(stage_name, (), entrypoint(run, sweep["name"], [*extra, *sharing(holder)]), *resources)
         outcomes = chain.run_chain(
             [stage],
-            runner=client.RayJobs(jobs_client, working_dir=source(), metadata={"run": run}),
+            runner=client.RayJobs(jobs_client, working_dir=source(), metadata={"run": run, "sweep": sweep["name"]}),
             is_done=lambda _: finished_results(folder, sweep),
             fingerprint=lambda _: _fingerprint(sweep),
             prefix=job_prefix(run),
@@ -76,7 +76,7 @@ def detach(run: str, folder: str, sweep: Mapping[str, Any], address: str, extra:
         submission_id=f"{stem}-{attempt}",
         entrypoint=entrypoint(run, sweep["name"], [*extra, *sharing(holder)]),
         working_dir=source(),
-        metadata={"run": run, "stage": stage_name},
+        metadata={"run": run, "stage": stage_name, "sweep": sweep["name"]},
     )
 
 
@@ -101,7 +101,7 @@ def require_one_driver(run: str, stage_name: str, stem: str, jobs_client: Any) -
         if job.active and not job.submission_id.startswith(stem):
             raise ClusterError(
                 f"{job.submission_id} runs a sweep of this name with another --num-trials, --target or "
-                f"--max-consecutive-failures: wait for it, or stop it with `arspm cancel {run}`"
+                f"--max-consecutive-failures: wait for it, or stop it with `arspm cancel {run} --stage {stage_name}`"
             )
 
 

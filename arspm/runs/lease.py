@@ -79,11 +79,11 @@ class LeaseLost(RuntimeError):
 
 
 class Lease:
-    """A member's share in a lease. `lost`: why the lease is lost, "" while it is held."""
+    """A member's share in a lease. `member`: its name. `lost`: why the lease is lost, "" while it is held."""
 
     def __init__(self, run: str, cluster: str, number: int, member: str, interrupt: bool):
-        self.lost = ""
-        self._run, self._cluster, self._number, self._member = run, cluster, number, member
+        self.lost, self.member = "", member
+        self._run, self._cluster, self._number = run, cluster, number
         self._interrupt = interrupt
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
@@ -100,7 +100,7 @@ class Lease:
         self._ended.set()
         self._thread.join(_JOIN_SECONDS)
         with contextlib.suppress(Exception):  # the lease then ends EXPIRY_SECONDS later
-            storage.remove(_member_file(self._run, self._number, self._member))
+            storage.remove(_member_file(self._run, self._number, self.member))
 
     def _beat(self) -> None:
         beats = 1
@@ -110,7 +110,7 @@ class Lease:
                 self._look()
                 if self.lost:
                     return self._end_process() if self._interrupt else None
-                _write_member(self._run, self._number, self._member, beats)
+                _write_member(self._run, self._number, self.member, beats)
             except Exception as error:  # the storage is away for everyone, so nobody can take over meanwhile
                 log.warning("%s: the lease could not be renewed: %s", self._run, error)
 
@@ -167,12 +167,32 @@ def hold(
 
 
 def describe(run: str) -> str:
-    """Return who holds the lease on a run, where and since when, as of the last look; "" if nobody does."""
+    """Return who holds the lease on a run or on a sweep's folder, where and since when; "" if nobody does."""
     found = _read(stages.parent_run(run))
     if found is None or not found.members:
         return ""
-    state = "worked on this run from" if _all_ended(found.members) else "works on this run since"
-    return f"{_described(found.claim)} {state} {_time(found.claim.since)}"
+    alive, seconds = last_sign(run)
+    if alive:
+        return f"{_described(found.claim)} works on this run since {_time(found.claim.since)}"
+    silent = "" if seconds is None else f"; last sign of life at {_time(time.time() - seconds)}"
+    return f"{_described(found.claim)} worked on this run from {_time(found.claim.since)}{silent}"
+
+
+def last_sign(run: str, member: str = "") -> tuple[bool, float | None]:
+    """Return whether a member of the lease is alive, as far as storage shows, and the seconds since its last beat.
+
+    member: its name (default: whichever beat last). None for the seconds if there is no such member. Unlike the
+    protocol, this compares the store's clock with this machine's, so it is for messages only.
+    """
+    run = stages.parent_run(run)
+    found = _read(run)
+    members = {} if found is None else {name: data for name, data in found.members.items() if member in name}
+    ages: dict[str, float] = {}
+    for name in members:
+        with contextlib.suppress(FileNotFoundError):  # it ended meanwhile
+            ages[name] = max(0.0, time.time() - storage.modified(storage.join(run, FOLDER, name)))
+    alive = [name for name, age in ages.items() if age < EXPIRY_SECONDS and not _all_ended({name: members[name]})]
+    return bool(alive), min(ages.values(), default=None)
 
 
 class _Found(NamedTuple):

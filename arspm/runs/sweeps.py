@@ -121,17 +121,29 @@ def load(sweep_folder: str) -> dict[str, Any]:
     return _read(uri, storage.read_bytes(uri), _Sweep, "not a sweep")
 
 
-def summary(run: str, name: str) -> str:
-    """Return a sweep's state, number of ended trials and best trial, in one line."""
-    uri = storage.join(folder(run, name), RESULTS)
+def read_results(sweep_folder: str) -> dict[str, Any] | None:
+    """Return the content of results.json, None before the first trial. Raises ValueError for an invalid file."""
+    uri = storage.join(sweep_folder, RESULTS)
     if not storage.exists(uri):
-        return "no trial yet"
-    content = _read(uri, storage.read_bytes(uri), _Results, "not a sweep's results; run the sweep to write it again")
-    ended, best_trial = ended_and_best(content)
-    metric = content["sweep"]["metric"]
-    suffix = "" if best_trial is None else f", best {metric} {best_trial['best']:.4g} in trial {best_trial['number']}"
-    reason = f": {content['reason']}" if content.get("reason") else ""
-    return f"{content['state']}{reason}, {ended} trials ended{suffix}"
+        return None
+    return _read(uri, storage.read_bytes(uri), _Results, "not a sweep's results; run the sweep to write it again")
+
+
+def summary(content: Mapping[str, Any], *, running: bool) -> str:
+    """Return the numbers of trials by state and the best trial, in one line, from the content of results.json.
+
+    running: whether the sweep's job is alive; if it died, no trial that the file says runs does.
+    """
+    counts = {state: int(content["counts"].get(state, 0)) for state in (*ENDED, "running", "interrupted")}
+    if not running:
+        counts["interrupted"] += counts.pop("running")
+    words = {"stopped": "stopped early"}
+    parts = [f"{number} {words.get(state, state)}" for state, number in counts.items() if number]
+    text = f"{', '.join(parts) or '0 started'} of {int(content['counts']['planned'])} trials"
+    _, best_trial = ended_and_best(content)
+    if best_trial is None:
+        return text
+    return f"{text}; best {content['sweep']['metric']} {best_trial['best']:.4g} in trial {best_trial['number']}"
 
 
 def ended_and_best(content: Mapping[str, Any]) -> tuple[str, Record | None]:

@@ -13,6 +13,7 @@ from arspm.storage.files import (
     exists,
     files_below,
     local_copy,
+    modified,
     put_if_absent,
     read_bytes,
     read_folder,
@@ -25,7 +26,7 @@ from arspm.storage.files import (
     write_bytes,
     write_json,
 )
-from arspm.storage.listing import FILES, list_files
+from arspm.storage.listing import FILES, entries, list_files
 from arspm.storage.ray_files import ray_checkpoint, ray_storage
 from arspm.storage.requirements import require_store
 from arspm.storage.retries import StorageUnavailable, retried
@@ -39,6 +40,7 @@ __all__ = [
     "describe",
     "describe_bytes",
     "describe_stream",
+    "entries",
     "exists",
     "files_below",
     "filesystem",
@@ -47,6 +49,7 @@ __all__ = [
     "join",
     "list_files",
     "local_copy",
+    "modified",
     "put_if_absent",
     "ray_checkpoint",
     "ray_storage",

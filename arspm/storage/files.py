@@ -39,6 +39,17 @@ def exists(uri: str) -> bool:
     return retried(uri, lambda: bool(fs.exists(path)))
 
 
+def modified(uri: str) -> float:
+    """Return when a file was last written, as Unix time by the store's clock. Raises FileNotFoundError."""
+    fs, path = filesystem(uri)
+
+    def look() -> float:
+        fs.invalidate_cache()
+        return float(fs.modified(path).timestamp())
+
+    return retried(uri, look)
+
+
 def read_bytes(uri: str) -> bytes:
     """Return the file's bytes. Raises FileNotFoundError, or ValueError for a device, which may have no end."""
     fs, path = filesystem(uri)

@@ -37,6 +37,27 @@ def list_files(uri: str) -> pa.Table:
     return pa.Table.from_batches(batches, FILES).combine_chunks().sort_by("path")
 
 
+def entries(uri: str) -> list[str]:
+    """Return the names of the files and folders directly in a folder, sorted; on S3 only the first 1,000.
+
+    Empty if the folder does not exist or cannot be read.
+    """
+    fs, path = filesystem(uri)
+    try:
+        if not is_s3(uri):
+            fs.invalidate_cache()
+            return sorted(name.rstrip("/").rsplit("/", 1)[-1] for name in fs.ls(path, detail=False))
+        bucket, key, _ = fs.split_path(path.rstrip("/"))
+        options = {"Bucket": bucket, "Prefix": f"{key}/" if key else "", "Delimiter": "/", "MaxKeys": _REPLY}
+        reply = retried(uri, lambda: fs.call_s3("list_objects_v2", **options))
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return []
+    found = [each["Key"] for each in reply.get("Contents", ())]
+    found += [each["Prefix"] for each in reply.get("CommonPrefixes", ())]
+    names = {name[len(options["Prefix"]) :].rstrip("/") for name in found}
+    return sorted(names - {""})  # pyarrow's marker for the folder itself
+
+
 def _s3_pages(uri: str, fs: fsspec.AbstractFileSystem, path: str) -> Iterator[_Page]:
     """Yield the objects of each reply of ListObjectsV2."""
     bucket, key, _ = fs.split_path(path.rstrip("/"))

@@ -10,7 +10,16 @@ from arspm import storage
 from arspm.config import ConfigError
 from arspm.config.studies import STUDIES
 from arspm.config.variants import TABLE4
-from jobs.commands.options import Address, Detach, MaxConcurrent, Run, examples, find_address, parse_changes
+from jobs.commands.options import (
+    Address,
+    Detach,
+    MaxConcurrent,
+    Run,
+    examples,
+    existing_run,
+    find_address,
+    parse_changes,
+)
 
 app = typer.Typer()
 
@@ -55,7 +64,7 @@ def ablation(
     from jobs.ablation_plan import plan
     from jobs.console import watch
 
-    run = storage.run_uri(run)
+    run = existing_run(run)
     if study is not None and study not in STUDIES:
         raise ConfigError(f"study: there is no study {study}; there are {', '.join(STUDIES)}")
     if study is not None and variants:
@@ -65,6 +74,8 @@ def ablation(
     models, missing = plan(run, names, num_seeds, parse_changes(set_), study or "")
     for gap in missing:
         print(f"{gap['variant']}, seed {gap['seed']}: left out, {gap['reason']}")
+    if not models:
+        raise ConfigError(f"{run}: its corpus allows none of these models")
     address = find_address(ray_address)
     if detach:
         job = driver.detach(run, names, num_seeds, set_ or [], models, address, study or "", max_concurrent)

@@ -1,4 +1,4 @@
-"""Commands on a run's chain of stages: submit, status, logs, cancel, report."""
+"""`arspm submit` and `arspm report`: a run's chain of stages, and its page."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from arspm import storage
 from arspm.config import DATA_FORMATS, presets
 from arspm.corpus.drops import describe_drops
-from arspm.runs import lease, stages, sweeps
+from arspm.runs import stages
 from cluster import events
 from jobs.commands.options import (
     Address,
@@ -19,6 +19,7 @@ from jobs.commands.options import (
     Run,
     RunArgument,
     examples,
+    existing_run,
     find_address,
     parse_changes,
 )
@@ -99,30 +100,15 @@ def submit(
         print(f"report: {storage.join(run, 'report', 'index.html')}")
 
 
-@app.command(epilog=examples("arspm status runs/one"))
-def status(run: RunArgument, ray_address: Address = None) -> None:
-    """Show the state of every stage and job of a run."""
-    from arspm.report.words import format_duration
-    from cluster.head import find_head
-    from jobs import chain
+@app.command(epilog=examples("arspm report runs/one"))
+def report(run: RunArgument) -> None:
+    """Write a run's report page if it is missing, and print its path. Needs no cluster."""
+    from jobs.report import report as write_report
+    from jobs.stage import run_stage
 
-    run = storage.run_uri(run)
-    address = find_head(ray_address)
-    jobs = chain.live_jobs(run, address) if address else {}
-    for name in stages.STAGES:
-        done = stages.success(run, name)
-        if name in jobs:
-            print(f"{name:<11} {jobs[name].status.lower()}: {jobs[name].submission_id}")
-        elif done is not None:
-            dropped = done.figures.get("num_dropped") if name == "preprocess" else None
-            more = f"; {done.figures['num_clips']:,} clips, {dropped:,} dropped: arspm drops {run}" if dropped else ""
-            print(f"{name:<11} done in {format_duration(done.seconds)}{more}")
-        else:
-            print(f"{name:<11} not done")
-    if held := lease.describe(run):
-        print(held)
-    for name in sweeps.names(run):
-        print(f"sweep {name}: {sweeps.summary(run, name)}")
+    run = existing_run(run)
+    run_stage("report", write_report, run, stages.finished_config(run, "evaluate"))
+    print(storage.join(run, "report", "index.html"))
 
 
 def _drop_lines(run: str) -> list[str]:
@@ -130,35 +116,3 @@ def _drop_lines(run: str) -> list[str]:
     done = stages.success(run, "preprocess")
     counts = done.figures["dropped"] if done else {}
     return [f"dropped {line}" for line in describe_drops(stages.corpus(run), counts)]
-
-
-@app.command(epilog=examples("arspm logs runs/one encoder", "arspm logs runs/one chain"))
-def logs(
-    run: RunArgument,
-    stage: Annotated[str, typer.Argument(help="Stage, or `chain` for the driver of a detached chain.")],
-    ray_address: Address = None,
-) -> None:
-    """Print the log of a stage's latest job."""
-    from jobs import chain
-
-    print(chain.last_log(storage.run_uri(run), stage, find_address(ray_address)))
-
-
-@app.command(epilog=examples("arspm cancel runs/one"))
-def cancel(run: RunArgument, ray_address: Address = None) -> None:
-    """Stop all jobs of a run. Finished stages are kept."""
-    from jobs import chain
-
-    stopped = chain.cancel(storage.run_uri(run), find_address(ray_address))
-    print("\n".join(f"{job.submission_id}: {job.status.lower()}" for job in stopped) or "no job is running")
-
-
-@app.command(epilog=examples("arspm report runs/one"))
-def report(run: RunArgument) -> None:
-    """Write a run's report page if it is missing, and print its path. Needs no cluster."""
-    from jobs.report import report as write_report
-    from jobs.stage import run_stage
-
-    run = storage.run_uri(run)
-    run_stage("report", write_report, run, stages.finished_config(run, "evaluate"))
-    print(storage.join(run, "report", "index.html"))

@@ -13,7 +13,7 @@ from arspm.corpus import schema
 from arspm.corpus.drops import dropped_rows, numbered_detail
 from arspm.corpus.prune import unused_files
 from arspm.runs import stages
-from jobs.commands.options import RunArgument, examples
+from jobs.commands.options import RunArgument, examples, existing_run
 
 app = typer.Typer()
 
@@ -28,7 +28,7 @@ def drops(
     """Print the rows of the clips that are not in a run's corpus, each with its reason. Needs no cluster."""
     if reason is not None and reason not in schema.DropReason.__members__:
         raise ConfigError(f"{reason}: there is no such reason; there are {', '.join(schema.DropReason.__members__)}")
-    corpus = stages.corpus(storage.run_uri(run))
+    corpus = stages.corpus(existing_run(run))
     try:
         for row in dropped_rows(corpus, reason):
             print(f"{row['reason']}: {row['clip_id'] or '-'}: {numbered_detail(row)}")
@@ -44,7 +44,7 @@ def prune(
 
     Says what and how much, then asks. Do not use it while a training or a sweep still reads an earlier version.
     """
-    run = storage.run_uri(run)
+    run = existing_run(run)
     if stages.success(run, "preprocess") is None:
         raise ConfigError(f"{run}: stage preprocess is not done: the corpus may be growing; `arspm submit` runs it")
     corpus = stages.corpus(run)

@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
+from arspm import storage
 from arspm.config import ConfigError
+from arspm.runs import find
 from arspm.storage import uris
 from cluster.errors import ClusterError
 
@@ -44,6 +46,13 @@ def parse_changes(texts: Sequence[str] | None) -> dict[str, str]:
         if "=" not in text:
             raise ConfigError(f"--set {uris.display_uri(text)}: write it as name=value")
     return dict(text.split("=", 1) for text in texts or ())
+
+
+def existing_run(uri: str) -> str:
+    """Return the absolute URI of a run. Raises FileNotFoundError, with the nearest run, if there is none there."""
+    run = storage.run_uri(uri)
+    find.require_run(run)
+    return run
 
 
 def find_address(url: str | None) -> str:

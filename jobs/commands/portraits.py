@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from arspm import storage
-from jobs.commands.options import Run, examples
+from jobs.commands.options import Run, examples, existing_run
 
 app = typer.Typer()
 
@@ -20,7 +20,7 @@ def pictures(
     from jobs.pictures import INDEX, export
 
     out = storage.absolute(out)
-    count = export(storage.run_uri(run), out)
+    count = export(existing_run(run), out)
     print(f"wrote {count} pictures to {out}; fill in the gender and age columns of {INDEX}")
     print(f"then measure them: arspm submit ... --set evaluate.judge={storage.join(out, INDEX)}")
 
@@ -39,5 +39,5 @@ def generate(
     from jobs.generate import generate as draw
 
     recordings = [storage.absolute(recording) for recording in recordings]
-    for uri in draw(storage.run_uri(run), recordings, storage.absolute(out)):
+    for uri in draw(existing_run(run), recordings, storage.absolute(out)):
         print(uri)

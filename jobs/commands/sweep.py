@@ -9,8 +9,8 @@ import typer
 
 from arspm import storage
 from arspm.config import ConfigError
-from arspm.runs import sweeps
-from jobs.commands.options import Address, Detach, Run, examples, find_address, parse_changes
+from arspm.runs import find, sweeps
+from jobs.commands.options import Address, Detach, Run, examples, existing_run, find_address, parse_changes
 from jobs.sweep_options import METRIC, TRACKERS, Options
 
 app = typer.Typer()
@@ -78,7 +78,7 @@ def sweep(
     from jobs import sweep_cost, sweep_jobs, sweep_plan
     from jobs.console import watch
 
-    run = storage.run_uri(run)
+    run = existing_run(run)
     if space is None:
         if export_best is None:
             raise ConfigError("no space given; name one, or pass --export-best FILE to export a sweep's best trial")
@@ -139,4 +139,7 @@ def dashboard(
     """Serve a run's sweep pages on 127.0.0.1; the URL contains an access token. Needs no cluster."""
     from arspm.report import server
 
-    server.serve(storage.absolute(uri), server.PORT if port is None else port)
+    uri = storage.absolute(uri)
+    if not storage.exists(storage.join(uri, sweeps.SWEEP)):
+        find.require_run(uri)
+    server.serve(uri, server.PORT if port is None else port)

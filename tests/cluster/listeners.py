@@ -8,6 +8,7 @@ import json
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,10 @@ TOKEN = "0123456789abcdef" * 4
 
 
 class Dashboard(http.server.ThreadingHTTPServer):
-    """Answers as Ray 2.60's dashboard does: its version and its nodes, to requests with the token.
+    """Answers as Ray 2.60's dashboard does: its version, its nodes and its jobs, to requests with the token.
 
-    nodes: rows of the State API. max_limit: of RAY_MAX_LIMIT_FROM_API_SERVER. jobs: as the Jobs API lists them.
-    authorizations: what it was sent.
+    nodes: rows of the State API. max_limit: of RAY_MAX_LIMIT_FROM_API_SERVER. authorizations: what it was sent. jobs:
+    rows of the Jobs API, by id, and logs: their logs. A job that is asked to stop ends at once.
     """
 
     daemon_threads = True
@@ -29,8 +30,48 @@ class Dashboard(http.server.ThreadingHTTPServer):
         self.address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
         super().__init__((address, 0), _Answers)
         self.nodes, self.max_limit = nodes or [], 10_000
-        self.jobs: list[dict[str, Any]] = []
         self.authorizations: list[str | None] = []
+        self.jobs: dict[str, dict[str, Any]] = {}
+        self.logs: dict[str, str] = {}
+        self.most_lines = 0  # that a request for the end of a log asked for
+
+    def add_job(self, run: str, stage: str, status: str, *, log: str = "", age: float = 60.0, **fields: Any) -> str:
+        """Add a job that began `age` seconds ago and, unless it is alive, ended half of that ago. Returns its id."""
+        job, metadata = f"arspm-{stage}-{len(self.jobs)}", {"run": run, "stage": stage, **fields.pop("metadata", {})}
+        started = int((time.time() - age) * 1000)
+        row = {"type": "SUBMISSION", "submission_id": job, "entrypoint": "true", "status": status, "message": ""}
+        row |= {
+            "metadata": metadata,
+            "start_time": started,
+            "driver_node_id": "n1",
+            "error_type": None,
+            "driver_exit_code": None,
+            "end_time": None,
+        }
+        if status not in ("PENDING", "RUNNING"):
+            row["end_time"] = started + int(age * 500)
+        job = fields.get("submission_id", job)
+        self.jobs[job], self.logs[job] = {**row, "submission_id": job, **fields}, log
+        return job
+
+    def answer_on_jobs(self, path: str, query: dict[str, list[str]]) -> tuple[int, bytes]:
+        if path == "/api/jobs/":
+            return 200, json.dumps([*self.jobs.values()]).encode()
+        if path == "/api/v0/logs/file":
+            if not query.get("node_id"):
+                return 500, b"500 Internal Server Error"
+            lines = int(query["lines"][0])
+            self.most_lines = max(self.most_lines, lines)
+            return 200, "".join(self.logs[query["submission_id"][0]].splitlines(keepends=True)[-lines:]).encode()
+        job, _, what = path.removeprefix("/api/jobs/").partition("/")
+        if job not in self.jobs:
+            return 404, b"404: Not Found"
+        if what == "logs":
+            return 200, json.dumps({"logs": self.logs[job]}).encode()
+        if what == "stop":
+            self.jobs[job] |= {"status": "STOPPED", "end_time": int(time.time() * 1000)}
+            return 200, json.dumps({"stopped": True}).encode()
+        return 200, json.dumps(self.jobs[job]).encode()
 
     def list_nodes(self, query: dict[str, list[str]]) -> tuple[int, dict[str, Any]]:
         limit = int(query.get("limit", ["100"])[0])
@@ -61,9 +102,11 @@ class _Answers(http.server.BaseHTTPRequestHandler):
         if url.path == "/api/v0/nodes":
             status, body = self.server.list_nodes(parse_qs(url.query))
             return self._reply(status, json.dumps(body).encode())
-        if url.path == "/api/jobs/":
-            return self._reply(200, json.dumps(self.server.jobs).encode())
+        if url.path.startswith(("/api/jobs/", "/api/v0/logs/file")):
+            return self._reply(*self.server.answer_on_jobs(url.path, parse_qs(url.query)))
         return self._reply(404, b"404: Not Found")
+
+    do_POST = do_GET
 
     def _reply(self, status: int, body: bytes) -> None:
         self.send_response(status)

@@ -284,10 +284,6 @@ def head_of(memory_gib: float, group: str = "") -> dict[str, object]:
     return {**node(0, "ALIVE"), "resources_total": total, "is_head_node": True, "labels": labels}
 
 
-def job(number: int, status: str) -> dict[str, object]:
-    return {"type": "SUBMISSION", "submission_id": f"job-{number}", "status": status, "entrypoint": "python"}
-
-
 def test_a_cluster_grows_if_an_autoscaler_started_a_node() -> None:
     for nodes, grows in (
         ([head_of(8)], False),
@@ -301,12 +297,14 @@ def test_a_cluster_grows_if_an_autoscaler_started_a_node() -> None:
 
 def test_a_head_has_room_for_drivers_as_its_memory_allows() -> None:
     dashboard = Dashboard(nodes=[head_of(8), node(1, "ALIVE")])
-    dashboard.jobs = [job(1, "RUNNING"), job(2, "PENDING"), job(3, "SUCCEEDED"), job(4, "FAILED")]
+    for status in ("RUNNING", "PENDING", "SUCCEEDED", "FAILED"):
+        dashboard.add_job("run", "stage", status)
     room = int(8 * 2**30 / jobs.DRIVER_BYTES)
     with serving(dashboard) as port:
         client = connect(f"127.0.0.1:{port}")
         assert jobs.capacity(client).free_drivers == room - 2
         jobs.require_driver_room(client)
-        dashboard.jobs += [job(number, "RUNNING") for number in range(5, 5 + room - 3)]
+        for _ in range(room - 3):
+            dashboard.add_job("run", "stage", "RUNNING")
         with pytest.raises(ClusterError, match=f"no further driver beside its {room - 1} jobs: wait until some have"):
             jobs.require_driver_room(client)

@@ -152,8 +152,9 @@ def sweep_results(path: Path) -> None:
     folder = path.parent / sweeps.FOLDER / "s"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / sweeps.RESULTS).write_bytes(path.read_bytes())
-    summary = sweeps.summary(str(path.parent), "s")
-    assert "\n" not in summary
+    found = sweeps.read_results(str(folder))
+    assert found is not None
+    assert "\n" not in sweeps.summary(found, running=False)
 
 
 def trial_record(path: Path) -> None:

@@ -12,6 +12,7 @@ from arspm.config.studies import STUDIES
 from arspm.config.variants import TABLE4, VARIANTS
 from arspm.runs import stages
 from jobs.ablation_plan import plan
+from tests.jobs.conftest import arspm_in_process as arspm
 
 PRIORS = {"priors": {"neutral": {}, "female": {}, "male": {}}}
 SHARED = ("gender", "prior", "decoder", "oracle")
@@ -139,3 +140,14 @@ def test_invalid_options_are_refused_before_anything_is_submitted(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         plan(finished(), variants, seeds, changes)
+
+
+@pytest.mark.parametrize("words", [[], ["--detach"]])
+def test_an_ablation_without_a_possible_model_is_refused(
+    finished: Callable[..., str], words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = finished(prior={"priors": {"neutral": {}}})
+    assert arspm("ablation", "--run", run, "--variants", "male", "--seeds", 1, *words) == 1
+    said = capsys.readouterr()
+    assert said.out.startswith("male, seed 0: left out, no mean face of male")
+    assert said.err == f"error: {run}: its corpus allows none of these models\n"

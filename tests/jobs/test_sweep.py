@@ -172,6 +172,7 @@ class Cluster:
 
     def list_jobs(self) -> list[Any]:
         rest = {"error_type": None, "message": "", "driver_exit_code": None, "end_time": None, "start_time": 1}
+        rest["driver_node_id"] = None
         return [
             SimpleNamespace(submission_id=name, status=SimpleNamespace(value=status), metadata=metadata, **rest)
             for name, status, metadata in self._jobs
@@ -190,7 +191,9 @@ def test_a_sweep_has_one_driver(run: str) -> None:
         (f"{shorter}-3", "RUNNING", {"run": "elsewhere", "stage": stage_name}),
     )
     require_one_driver(run, stage_name, stem, free)
-    with pytest.raises(ClusterError, match=f"^{shorter}-1 runs a sweep of this name .*arspm cancel {run}`$"):
+    with pytest.raises(
+        ClusterError, match=f"^{shorter}-1 runs a sweep of this name .*arspm cancel {run} --stage {stage_name}`$"
+    ):
         require_one_driver(run, stage_name, stem, Cluster((f"{shorter}-1", "RUNNING", own)))
 
 

@@ -25,6 +25,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     monkeypatch.setattr(module.time, "monotonic", lambda: 1000 + seconds[0])
     monkeypatch.setattr(module, "_started", 1000)
     monkeypatch.setattr(module, "_last", 0)
+    monkeypatch.setattr(module, "_first", None)
     return seconds
 
 
@@ -37,7 +38,8 @@ def test_a_log_grows_as_documented(clock: list[float], capsys: pytest.CaptureFix
     lines: list[str] = []
     for end, most in ((DAY, in_a_day), (30 * DAY, in_a_month)):
         while clock[0] < end:
-            print_progress(12_345_678, 123_456_789, "steps", "epoch 1000 of 1000, loss 0.0001234")
+            step = 12_345_678 + round(clock[0])
+            print_progress(step, 123_456_789, "steps", "epoch 1000 of 1000, loss 0.0001234")
             clock[0] += max(0.02, clock[0] / 20_000)
         lines += capsys.readouterr().out.splitlines()
         assert 0.94 * most < len(lines) <= most
@@ -50,3 +52,17 @@ def test_the_first_and_last_lines_are_not_delayed(clock: list[float], capsys: py
         clock[0] += 0.01
     lines = [json.loads(line.removeprefix(MARKER)) for line in capsys.readouterr().out.splitlines()]
     assert [line["current"] for line in lines] == [0, 10]
+
+
+def test_the_eta_is_computed_from_the_first_step_not_from_the_start(
+    clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """961 steps at one a second, of which a resumed worker does 860; then another count, which begins again."""
+    for now, step, total, unit in (
+        *((18, 101, 961, "steps"), (19, 102, 961, "steps"), (118, 201, 961, "steps"), (878, 961, 961, "steps")),
+        *((900, 2, 10, "clips"), (910, 7, 10, "clips"), (911, 1, 10, "clips"), (921, 2, 10, "clips")),
+    ):
+        clock[0] = now
+        print_progress(step, total, unit)
+    lines = [json.loads(line.removeprefix(MARKER)) for line in capsys.readouterr().out.splitlines()]
+    assert [line.get("eta") for line in lines] == [None, 859, 760, None, None, 6, None, 80]

@@ -350,15 +350,18 @@ def test_results_are_valid_json_for_any_measured_values(tmp_path: Path) -> None:
 
 
 def test_the_summary_of_a_sweep(tmp_path: Path) -> None:
-    run = str(tmp_path)
-    assert sweeps.summary(run, "one") == "no trial yet"
+    assert sweeps.read_results(str(tmp_path)) is None
     trials = [{"number": 0, "best": 31.25}, {"number": 1, "best": 29.875}]
-    counts = {"planned": 5, "running": 1, "finished": 1, "stopped": 1, "failed": 1}
-    found = {"state": "running", "sweep": {"metric": "val_l2"}, "counts": counts, "trials": trials, "best": 1}
-    storage.write_json(f"{run}/sweeps/one/results.json", found)
-    assert sweeps.summary(run, "one") == "running, 3 of 5 trials ended, best val_l2 29.88 in trial 1"
-    stopped = found | {"state": "stopped", "reason": "reached the target 30.0 with trial 1"}
-    storage.write_json(f"{run}/sweeps/one/results.json", stopped)
-    assert sweeps.summary(run, "one").startswith("stopped: reached the target 30.0 with trial 1, 3 of 5 trials ended")
-    storage.write_json(f"{run}/sweeps/one/results.json", found | {"best": None})
-    assert sweeps.summary(run, "one") == "running, 3 of 5 trials ended"
+    counts = {"planned": 6, "running": 1, "finished": 1, "stopped": 1, "failed": 1, "interrupted": 1}
+    content = {"state": "running", "sweep": {"metric": "val_l2"}, "counts": counts, "trials": trials, "best": 1}
+    storage.write_json(f"{tmp_path}/results.json", content)
+    found = sweeps.read_results(str(tmp_path))
+    assert found is not None
+    assert sweeps.summary(found, running=True) == (
+        "1 finished, 1 stopped early, 1 failed, 1 running, 1 interrupted of 6 trials; best val_l2 29.88 in trial 1"
+    )
+    assert sweeps.summary(found | {"best": None}, running=False) == (
+        "1 finished, 1 stopped early, 1 failed, 2 interrupted of 6 trials"
+    )
+    none = {**dict.fromkeys(counts, 0), "planned": 6}
+    assert sweeps.summary(found | {"best": None, "counts": none}, running=True) == "0 started of 6 trials"

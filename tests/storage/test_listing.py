@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -125,3 +126,18 @@ def test_large_local_trees_are_listed_in_pages(tmp_path: Path, monkeypatch: pyte
     for path, size in expected:
         storage.write_bytes(f"{tmp_path}/{path}", b"x" * size)
     assert rows(str(tmp_path)) == sorted(expected)
+
+
+def test_the_names_in_a_folder_and_the_time_of_a_file(faulty: FaultyFolder, tmp_path: Path) -> None:
+    for folder in (faulty.uri, str(tmp_path / "local")):
+        started = time.time() - 2  # S3 tells whole seconds
+        for path in ("runs/one/encoder/a", "runs/one/encoder/b", "runs/one.csv", "runs2/x"):
+            storage.write_bytes(storage.join(folder, path), b"1")
+        assert storage.entries(storage.join(folder, "runs")) == ["one", "one.csv"]
+        assert storage.entries(storage.join(folder, "runs/one/encoder/")) == ["a", "b"]
+        assert storage.entries(storage.join(folder, "nothing")) == []
+        assert started < storage.modified(storage.join(folder, "runs2/x")) < time.time() + 2
+        with pytest.raises(FileNotFoundError):
+            storage.modified(storage.join(folder, "nothing"))
+    faulty.server.inject(faults.SLOW_DOWN, method="GET", text="delimiter")
+    assert storage.entries(faulty.file("runs")) == ["one", "one.csv"]

@@ -98,7 +98,7 @@ class Ledger(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         record = self._record(trial)
-        error = trial.get_error()
+        error: Exception | None = trial.get_error()
         if error is not None:
             error = killed_for_memory(error, "trial") or error
         lines = [line for line in str(error).splitlines() if line.strip()]

@@ -1,0 +1,111 @@
+"""The state of a run: stages, drivers, ablations, sweeps and jobs, from storage and, if there is one, a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from arspm.report.words import format_duration
+from arspm.runs import find, lease, stages
+from cluster import client, events
+from cluster.errors import ClusterError
+from cluster.head import heads_elsewhere
+from cluster.job import Job
+from jobs.console import progress_text
+from jobs.driver_status import driver_lines
+from jobs.run_jobs import name_of
+from jobs.sweep_status import sweep_lines
+from jobs.view import View, row
+
+_THREADS = 8  # each waits for storage or for the head
+_TAIL_LINES = 200  # of a job's log: a progress record is among them unless the program prints a lot
+
+T = TypeVar("T")
+
+
+def status(run: str, address: str | None) -> list[str]:
+    """Return the state of everything that belongs to a run, line by line.
+
+    address: of the cluster's dashboard, or None. If it does not answer, a line says so, and the rest is what storage
+    shows. Raises FileNotFoundError if there is no such run.
+    """
+    session, jobs, progress = "", list[Job](), dict[str, str]()
+    note = "no cluster was asked: start one with `arspm up`, or pass --ray-address"
+    if address is not None:
+        try:
+            jobs_client = client.connect(address)
+            session, note = client.session(jobs_client), ""
+            jobs = client.list_jobs(jobs_client, {"run": run})
+            progress = _progress(jobs_client, [job for job in jobs if job.status == "RUNNING"])
+        except ClusterError as error:
+            note = f"the cluster could not be asked: {error}"
+    else:
+        note += heads_elsewhere()
+    visible = find.is_run(run)
+    if not visible and not jobs:  # the folder of a run with jobs may be on a disk that this machine does not have
+        find.require_run(run)
+    manifests = dict(zip(stages.STAGES, _in_threads(lambda name: _manifest(run, name), stages.STAGES), strict=True))
+    view = View(run, session, jobs, progress, all(done is not None for done, _ in manifests.values()))
+    lines = [row(name, _stage(view, name, *manifests[name])) for name in stages.STAGES]
+    shown = set(stages.STAGES)
+    for part in (driver_lines(view), sweep_lines(view)):
+        lines += part.lines
+        shown |= part.jobs
+    others = [job for job in jobs if job.active and name_of(job) not in shown]
+    lines += [row(name_of(job), view.state(job)) for job in others]
+    if held := lease.describe(run):
+        lines.append(held)
+    if not visible:
+        lines.append(f"{run}: this machine sees no file of it, so only the cluster's jobs are shown")
+    if note:
+        lines.append(f"{note}; this is what storage shows")
+    return lines
+
+
+def _stage(view: View, name: str, done: stages.Success | None, outdated: bool) -> str:
+    """Return the state of a stage, in one line."""
+    job = view.latest(name)
+    if job is not None and job.active:
+        return view.state(job)
+    if done is not None:
+        text = f"done in {format_duration(done.seconds)}"
+        if name == "preprocess" and (dropped := done.figures.get("num_dropped")):
+            text += f"; {done.figures['num_clips']:,} clips, {dropped:,} dropped: arspm drops {view.run}"
+        if outdated:
+            text += "; outdated, because a stage before it has run again"
+        if job is not None and job.status == "FAILED" and f"-{done.fingerprint[:8]}-" not in job.submission_id:
+            text += f"; with other settings it {view.state(job)}"
+        return text
+    if job is None:
+        return "not done"
+    if job.status == "SUCCEEDED":
+        return f"not done: its job finished without its result; log: arspm logs {view.run} {name}"
+    text = view.state(job).replace(f": {name}: ", ": ", 1)
+    return text if job.status == "STOPPED" else f"{text}; log: arspm logs {view.run} {name}"
+
+
+def _manifest(run: str, name: str) -> tuple[stages.Success | None, bool]:
+    """Return a stage's manifest, None if there is none, and whether a stage before it has run again since."""
+    done = stages.success(run, name)
+    return done, done is not None and done.upstream != stages.upstream(run, name)
+
+
+def _progress(jobs_client: Any, jobs: Sequence[Job]) -> dict[str, str]:
+    """Return the latest progress of running jobs as text, by job id, from the ends of their logs."""
+
+    def read(job: Job) -> str:
+        try:
+            lines = client.last_lines(jobs_client, job, _TAIL_LINES)
+        except ClusterError:  # its log's node is away; its state is known
+            return ""
+        found = (events.parse_line(name_of(job), line) for line in reversed(lines))
+        latest = next((event for event in found if isinstance(event, events.StageProgress)), None)
+        return "" if latest is None else progress_text(latest)
+
+    return {job.submission_id: text for job, text in zip(jobs, _in_threads(read, jobs), strict=True) if text}
+
+
+def _in_threads(action: Callable[[Any], T], items: Iterable[Any]) -> list[T]:
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(action, items))

@@ -1,0 +1,38 @@
+"""The state of a run's sweeps, line by line."""
+
+from __future__ import annotations
+
+from arspm.report.words import format_duration
+from arspm.runs import lease, sweeps
+from jobs.run_jobs import name_of, of_sweep
+from jobs.view import RESUME, Part, View
+
+
+def sweep_lines(view: View) -> Part:
+    """Return the state of every sweep of a run: its trials, the best one so far, and whether its job runs."""
+    names = {*sweeps.names(view.run), *(job.metadata["sweep"] for job in view.jobs if "sweep" in job.metadata)}
+    jobs = {name_of(job) for name in names for job in of_sweep(view.jobs, name)}
+    return Part([f"sweep {name}: {_state(view, name)}" for name in sorted(names)], jobs)
+
+
+def _state(view: View, name: str) -> str:
+    folder = sweeps.folder(view.run, name)
+    results = sweeps.read_results(folder)
+    job = next(reversed(of_sweep(view.jobs, name)), None)
+    if job is not None and job.status == "PENDING":
+        return view.state(job)
+    running = job is not None and job.active
+    if not running and results is not None and results["state"] in ("finished", "stopped"):
+        reason = f": {results['reason']}" if results.get("reason") else ""  # a target, or failures
+        return f"{results['state']}{reason}; {sweeps.summary(results, running=False)}"
+    elsewhere = not running and lease.last_sign(folder)[0]
+    trials = "no trial yet" if results is None else sweeps.summary(results, running=running or elsewhere)
+    if running:
+        assert job is not None
+        eta = results.get("eta_seconds") if results else None
+        left = "" if eta is None else f"; about {format_duration(float(eta))} left"
+        return f"running for {format_duration(job.seconds)}, {trials}{left}"
+    if elsewhere:
+        return f"running, {trials}; {lease.describe(folder)}"
+    ended = "" if job is None else f"; its job {view.state(job)}"
+    return f"interrupted, {trials}{ended}: {RESUME}"
