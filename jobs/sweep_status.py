@@ -24,7 +24,7 @@ def _state(view: View, name: str) -> str:
     running = job is not None and job.active
     if not running and results is not None and results["state"] in ("finished", "stopped"):
         reason = f": {results['reason']}" if results.get("reason") else ""  # a target, or failures
-        return f"{results['state']}{reason}; {sweeps.summary(results, running=False)}"
+        return f"{results['state']}{reason}, {sweeps.summary(results, running=False)}"
     elsewhere = not running and lease.last_sign(folder)[0]
     trials = "no trial yet" if results is None else sweeps.summary(results, running=running or elsewhere)
     if running:
