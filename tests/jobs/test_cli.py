@@ -291,6 +291,25 @@ def test_the_best_trial_of_a_sweep_is_trained_without_repeating_upstream_stages(
     assert f"report: {folder}/report/index.html" in done.stdout
 
 
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_sweep_stops_at_its_target_or_after_failures_and_says_so(run: tuple[Path, str]):
+    folder, words = run[0], ("sweep", "prior_type", "--run", run[0], "--set", "training.encoder.epochs=1")
+    alone = ("--set", "resources.trial.cpus=2")  # one trial at a time
+    done = arspm(*words, *alone, "--name", "target", "--target", 180)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "sweep: reached the target 180.0 with trial 0\n" in done.stdout
+    again = arspm(*words, *alone, "--name", "target", "--target", 180)
+    assert (again.returncode, lines_that(again.stdout, "reused")) == (0, ["sweep-target"])
+    assert "sweep: reached the target 180.0 with trial 0\n" in again.stdout
+    said = "target: stopped: reached the target 180.0 with trial 0, "
+    assert said in arspm("status", folder).stdout
+    broken = (*words, *alone, "--set", "training.encoder.learning_rate=1e30", "--name", "broken")
+    failed = arspm(*broken, "--max-consecutive-failures", 2)
+    assert failed.returncode == 1
+    assert "sweep-broken: FAILED: stopped: 2 trials failed one after another; the last: trial 1: " in failed.stdout
+
+
 @pytest.mark.slow
 @pytest.mark.ray
 def test_a_detached_chain_is_driven_by_the_cluster_and_can_be_cancelled(

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from arspm import config as configuration
+from arspm import storage
 from arspm.config import override
 from arspm.runs import stages, sweeps
+from cluster import client
 from jobs.commands.settings import resolve_config
 from jobs.sweep_options import Options
 from jobs.sweep_plan import best, plan
@@ -89,6 +92,28 @@ def test_an_invalid_space_file_gives_one_line(run: str, tmp_path: Path, capsys: 
     (tmp_path / "bad.py").write_text("SPACE = {'loss.lambda1': 3}\n")
     assert arspm("sweep", tmp_path / "bad.py", "--run", run) == 1
     assert capsys.readouterr().err.startswith(f"error: {tmp_path}/bad.py: loss.lambda1: a domain must be LogUniform(")
+
+
+@pytest.mark.parametrize("more", [(), ("--detach",)])
+def test_a_reached_target_ends_the_command_at_once(
+    run: str, more: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The cluster is asked for its jobs, and gets no new one."""
+    folder, _ = plan_and_save(run)
+    counts = dict.fromkeys(sweeps.STATES, 0) | {"planned": 16}
+    found = {"state": "interrupted", "counts": counts, "best": 7, "trials": [{"number": 7, "best": 20.5}]}
+    storage.write_json(f"{folder}/results.json", found)
+    monkeypatch.setattr("jobs.commands.sweep.find_address", lambda _: "http://127.0.0.1:9")
+    monkeypatch.setattr(client, "connect", lambda _: SimpleNamespace(list_jobs=list))
+    monkeypatch.setattr(client, "session", lambda _: "session")
+    assert arspm("sweep", "loss_weights", "--run", run, "--target", 21, *more) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[-3:] == [
+        "sweep-loss_weights: already done, reused",
+        "sweep: reached the target 21.0 with trial 7",
+        f"sweep: {folder}/index.html",
+    ]
+    assert sweeps.load(folder)["target"] == 21.0
 
 
 # --- the best

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import re
@@ -115,6 +116,54 @@ def test_the_style_of_its_own_pages_is_allowed_by_their_policy(tmp_path: Path, s
     [style] = re.findall(rb"<style>(.*?)</style>", reply.body, re.DOTALL)
     digest = base64.b64encode(hashlib.sha256(style).digest()).decode()
     assert f"style-src 'sha256-{digest}'" in reply.headers["content-security-policy"]
+
+
+def test_the_files_of_a_trial_are_served(tmp_path: Path, serve: Serve) -> None:
+    folder = Path(write_sweep(str(tmp_path)))
+    for name in ("trials/00000.jpg", "clips.jpg", "curves.json.gz"):
+        (folder / name).write_bytes(name.encode())
+    get = serve(str(tmp_path))
+    for name, kind in (
+        ("trials/00000.json", "application/json"),
+        ("trials/00000.jpg", "image/jpeg"),
+        ("trials/00000.jpg?epoch=3", "image/jpeg"),
+        ("clips.jpg", "image/jpeg"),
+        ("curves.json.gz", "application/gzip"),
+    ):
+        reply = get(f"/loss_weights/{name}", Accept_Encoding="gzip")
+        assert (reply.status, reply.headers["content-type"]) == (200, kind)
+        if not kind.endswith("json"):
+            assert reply.body == name.partition("?")[0].encode()
+            assert "content-encoding" not in reply.headers
+
+
+def test_pages_and_json_are_compressed_for_clients_that_accept_it(tmp_path: Path, serve: Serve) -> None:
+    folder = Path(write_sweep(str(tmp_path)))
+    get = serve(str(tmp_path))
+    for path, file in (("/loss_weights/", "index.html"), ("/loss_weights/results.json", "results.json")):
+        data = (folder / file).read_bytes()
+        plain = get(path)
+        for accepted in ("gzip", "deflate, GZIP;q=0.5, br", "br, gzip"):
+            packed = get(path, Accept_Encoding=accepted)
+            assert packed.headers["content-encoding"] == "gzip"
+            assert gzip.decompress(packed.body) == data
+            assert packed.headers["etag"] != plain.headers["etag"]
+            assert get(path, Accept_Encoding=accepted, If_None_Match=packed.headers["etag"]).status == 304
+        for refused in ("identity", "gzip;q=0", "gzip; q=0.000, br", "gzipped", "br"):
+            assert get(path, Accept_Encoding=refused).body == data
+        assert plain.headers["vary"] == packed.headers["vary"] == "Accept-Encoding"
+
+
+def test_few_files_are_kept_in_memory(tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "_MAX_FILES", 8)
+    folder = Path(write_sweep(str(tmp_path)))
+    site = server.Site(str(tmp_path))
+    for number in range(20):
+        (folder / "trials" / f"{number:05d}.jpg").write_bytes(b"strip %d" % number)
+        assert site.respond(f"loss_weights/trials/{number:05d}.jpg").data == b"strip %d" % number
+        assert site.respond("loss_weights/results.json").status == 200
+    assert len(site._files) == 8
+    assert str(folder / "results.json") in site._files  # used most
 
 
 def test_without_a_sweep_the_error_is_one_line(tmp_path: Path) -> None:

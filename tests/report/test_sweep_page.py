@@ -253,6 +253,21 @@ def test_a_sweep_that_has_just_started_has_placeholder_texts(open_sweep: Open) -
     assert opened.page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
+def test_a_sweep_that_stopped_early_says_why(open_sweep: Open) -> None:
+    results = swept.loss_weights(12)
+    results |= {"state": "stopped", "reason": "reached the target 31.5 with trial 7"}
+    results["sweep"] |= {"target": 31.5}
+    opened = open_sweep(results)
+    assert opened.page.locator("#stopped").inner_text() == "Stopped: reached the target 31.5 with trial 7"
+    assert "until the val_cos_degrees reaches 31.5" in opened.page.locator("header").inner_text()
+    assert "when the sweep had stopped" in opened.page.locator("#last-update").inner_text()
+    assert "stopped before the last trial" in opened.page.locator("#spent").inner_text()
+    traces(opened.page, "#chart-learning")
+    line = opened.page.locator("#chart-learning .chart").evaluate("e => [e.layout.shapes[0].y0, e.layout.shapes[0].y1]")
+    assert line == [31.5, 31.5]
+    assert opened.messages == []
+
+
 def test_a_metric_to_maximise(open_sweep: Open) -> None:
     results = swept.loss_weights()
     results["sweep"] |= {"metric": "val_accuracy", "mode": "max"}
