@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -20,8 +21,10 @@ from arspm.runs import drivers, lease, stages
 from arspm.runs.drivers import Driver, Planned
 from jobs.status import status
 from tests.cluster.listeners import TOKEN, Dashboard, serving
+from tests.conftest import Bucket
 from tests.jobs.conftest import arspm_in_process as arspm
 from tests.jobs.conftest import commit
+from tests.s3_servers import connected_to
 
 HERE = lease.Holder("session_1", "http://head:8265", "ann@host")
 KILLED = {"driver_exit_code": -9, "error_type": "JOB_ENTRYPOINT_COMMAND_ERROR"}
@@ -147,6 +150,26 @@ def test_a_cluster_that_does_not_answer_is_named_and_storage_is_shown(run: str) 
     assert line_of(lines, "preprocess").startswith("done in")
     assert lines[-1].startswith("the cluster could not be asked: no Ray head answers at http://127.0.0.1:9")
     assert lines[-1].endswith("; this is what storage shows")
+
+
+def test_a_run_on_s3(seaweed_bucket: Bucket) -> None:
+    run = f"{seaweed_bucket.uri}/status/one"
+    with connected_to(seaweed_bucket.env):
+        stages.commit(
+            run, "preprocess", fingerprint="p" * 64, config=preset("smoke"), files={}, seconds=3.0, figures={}
+        )
+        write_sweep(run, "mine", "running", running=1)
+        with contextlib.suppress(KeyboardInterrupt), lease.hold(run, HERE) as held:
+            with drivers.driving(run, "chain", HERE, held):
+                lines = status(run, None)
+                raise KeyboardInterrupt
+        after = status(run, None)
+    assert line_of(lines, "preprocess") == "done in 3.0 s"
+    said = line_of(lines, "chain")
+    assert re.fullmatch(r"driver in the foreground: running for \d\.\d s, last sign of life \d\.\d s ago", said)
+    assert line_of(lines, "sweep mine").startswith(": interrupted, 1 interrupted of 16 trials")
+    said = line_of(after, "chain")
+    assert re.fullmatch(r"driver in the foreground: stopped \d\.\d s ago: run the same command again to resume", said)
 
 
 # --- the chain's driver
