@@ -11,7 +11,7 @@ from arspm.runs import drivers, lease, stages
 from arspm.runs.drivers import Driver, Planned
 from cluster.job import Job, ending
 from jobs.run_jobs import name_of
-from jobs.view import RESUME, Part, View, ago, row, with_time
+from jobs.view import RESUME, Part, View, ago, in_threads, row, with_time
 
 
 def driver_lines(view: View) -> Part:
@@ -41,7 +41,8 @@ def _is_driver(name: str) -> bool:
 def _ablation(view: View, name: str, record: Driver | None) -> Part:
     """Return the state of an ablation or study, then one line for each of its models that runs or has failed."""
     models = record.models if record else []
-    left = [model for model in models if not _done(view.run, model)]
+    done = in_threads(lambda model: _done(view.run, model), models)
+    left = [model for model, is_done in zip(models, done, strict=True) if not is_done]
     page = storage.join(view.run, name, PAGE)
     has_page = storage.exists(page)
     parts = [f"{len(models) - len(left)} of {len(models)} models done"] if models else []
@@ -99,11 +100,12 @@ def _job_state(view: View, job: Job, record: Driver | None) -> str:
 def _state_in_storage(view: View, record: Driver) -> str:
     """Return the state of a driver that has not recorded its end, and of which the cluster knows nothing."""
     for_how_long = format_duration(max(0.0, time.time() - record.since))
-    unknown = f"; the cluster does not know its job, which was that of {record.where}" if view.session else ""
+    unknown = f"; its job was submitted to {record.where}, and the cluster that was asked does not know it"
+    unknown = unknown if view.session and record.job else ""
     if record.job and not record.member:
-        return f"submitted {ago(time.time() - record.since)} to {record.where}, not begun as far as storage shows"
+        return f"submitted {ago(time.time() - record.since)}, not begun as far as storage shows{unknown}"
     alive, seconds = lease.last_sign(view.run, record.member)
     if alive:
         return f"running for {for_how_long}, last sign of life {ago(seconds or 0)}"
     last = "" if seconds is None else f", last sign of life {ago(seconds)}"
-    return f"died{last}{unknown if record.job else ''}"
+    return f"died{last}{unknown}"

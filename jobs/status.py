@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 from arspm.report.words import format_duration
 from arspm.runs import find, lease, stages
@@ -16,12 +15,9 @@ from jobs.console import progress_text
 from jobs.driver_status import driver_lines
 from jobs.run_jobs import name_of
 from jobs.sweep_status import sweep_lines
-from jobs.view import View, row
+from jobs.view import View, in_threads, row
 
-_THREADS = 8  # each waits for storage or for the head
 _TAIL_LINES = 200  # of a job's log: a progress record is among them unless the program prints a lot
-
-T = TypeVar("T")
 
 
 def status(run: str, address: str | None) -> list[str]:
@@ -45,7 +41,7 @@ def status(run: str, address: str | None) -> list[str]:
     visible = find.is_run(run)
     if not visible and not jobs:  # the folder of a run with jobs may be on a disk that this machine does not have
         find.require_run(run)
-    manifests = dict(zip(stages.STAGES, _in_threads(lambda name: _manifest(run, name), stages.STAGES), strict=True))
+    manifests = dict(zip(stages.STAGES, in_threads(lambda name: _manifest(run, name), stages.STAGES), strict=True))
     view = View(run, session, jobs, progress, all(done is not None for done, _ in manifests.values()))
     lines = [row(name, _stage(view, name, *manifests[name])) for name in stages.STAGES]
     shown = set(stages.STAGES)
@@ -103,9 +99,4 @@ def _progress(jobs_client: Any, jobs: Sequence[Job]) -> dict[str, str]:
         latest = next((event for event in found if isinstance(event, events.StageProgress)), None)
         return "" if latest is None else progress_text(latest)
 
-    return {job.submission_id: text for job, text in zip(jobs, _in_threads(read, jobs), strict=True) if text}
-
-
-def _in_threads(action: Callable[[Any], T], items: Iterable[Any]) -> list[T]:
-    with ThreadPoolExecutor(_THREADS) as pool:
-        return list(pool.map(action, items))
+    return {job.submission_id: text for job, text in zip(jobs, in_threads(read, jobs), strict=True) if text}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -20,8 +21,10 @@ from arspm.runs import drivers, lease, stages
 from arspm.runs.drivers import Driver, Planned
 from jobs.status import status
 from tests.cluster.listeners import TOKEN, Dashboard, serving
+from tests.conftest import Bucket
 from tests.jobs.conftest import arspm_in_process as arspm
 from tests.jobs.conftest import commit
+from tests.s3_servers import connected_to
 
 HERE = lease.Holder("session_1", "http://head:8265", "ann@host")
 KILLED = {"driver_exit_code": -9, "error_type": "JOB_ENTRYPOINT_COMMAND_ERROR"}
@@ -149,6 +152,26 @@ def test_a_cluster_that_does_not_answer_is_named_and_storage_is_shown(run: str) 
     assert lines[-1].endswith("; this is what storage shows")
 
 
+def test_a_run_on_s3(seaweed_bucket: Bucket) -> None:
+    run = f"{seaweed_bucket.uri}/status/one"
+    with connected_to(seaweed_bucket.env):
+        stages.commit(
+            run, "preprocess", fingerprint="p" * 64, config=preset("smoke"), files={}, seconds=3.0, figures={}
+        )
+        write_sweep(run, "mine", "running", running=1)
+        with contextlib.suppress(KeyboardInterrupt), lease.hold(run, HERE) as held:
+            with drivers.driving(run, "chain", HERE, held):
+                lines = status(run, None)
+                raise KeyboardInterrupt
+        after = status(run, None)
+    assert line_of(lines, "preprocess") == "done in 3.0 s"
+    said = line_of(lines, "chain")
+    assert re.fullmatch(r"driver in the foreground: running for \d\.\d s, last sign of life \d\.\d s ago", said)
+    assert line_of(lines, "sweep mine").startswith(": interrupted, 1 interrupted of 16 trials")
+    said = line_of(after, "chain")
+    assert re.fullmatch(r"driver in the foreground: stopped \d\.\d s ago: run the same command again to resume", said)
+
+
 # --- the chain's driver
 
 
@@ -230,7 +253,7 @@ def test_a_driver_s_death_is_seen_from_storage_alone_and_under_a_new_head(cluste
     lines = status(run, None)
     assert re.fullmatch(died + advice, line_of(lines, "chain"))
     assert re.search(r"worked on this run from .* UTC; last sign of life at .* UTC$", lines[-2])
-    gone = "; the cluster does not know its job, which was that of http://head:8265" if job else ""
+    gone = "; its job was submitted to http://head:8265, and the cluster that was asked does not know it" if job else ""
     assert re.fullmatch(died + gone + advice, line_of(status(run, cluster.address), "chain"))
 
 
@@ -250,9 +273,7 @@ def test_a_driver_on_another_machine_is_dead_when_its_lease_is_silent(run: str) 
 def test_a_driver_that_has_not_begun_and_one_whose_submission_failed(run: str) -> None:
     chain(run, "arspm-chain-7")
     said = line_of(status(run, None), "chain")
-    assert said == (
-        "driver of the detached chain: submitted 1 min 30 s ago to http://head:8265, not begun as far as storage shows"
-    )
+    assert said == ("driver of the detached chain: submitted 1 min 30 s ago, not begun as far as storage shows")
     with pytest.raises(OSError, match="too large"):
         with drivers.submitting(run, "chain", HERE, "arspm-chain-8"):
             raise OSError("the package is too large\nsecond line")

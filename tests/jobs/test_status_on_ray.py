@@ -92,5 +92,6 @@ def test_progress_is_read_from_the_end_of_a_running_job_s_log(
         assert last == client.logs(jobs_client, job).splitlines()[-2:]
         assert last[-1] == "a line of another kind"
     finally:
-        client.cancel(jobs_client, metadata)
+        said = arspm("cancel", run)
+    assert said.stdout == "encoder: stopped (talks-1)\n"
     assert re.search(r"stopped \d+\.\d s ago$", line_of(status(run, head.address), "encoder"))
