@@ -8,7 +8,7 @@ import ray.train
 
 from arspm.distributed.data.ingest import original_errors
 from arspm.distributed.memory import KilledForMemory, killed_for_memory
-from arspm.distributed.train import launch
+from arspm.distributed.train import failures
 
 # The beginning of what Ray 2.60 says; tests/faults/test_memory.py has it kill real tasks.
 OF_RAY = """1 worker(s) were killed due to the node running low on memory. \
@@ -51,10 +51,6 @@ def test_ray_datas_results_end_with_that_line() -> None:
         next(found)
 
 
-def group_error(*failures: Exception) -> ray.train.WorkerGroupError:
-    return ray.train.WorkerGroupError("a worker failed", dict(enumerate(failures)))
-
-
 @pytest.mark.parametrize(
     ("text", "excused"),
     [
@@ -66,6 +62,26 @@ def group_error(*failures: Exception) -> ray.train.WorkerGroupError:
     ],
 )
 def test_only_a_node_that_a_lost_process_was_on_excuses_a_failure(text: str, excused: bool) -> None:
-    failure = group_error(RuntimeError("gloo: connection closed by peer"), ray.exceptions.RayActorError(error_msg=text))
-    assert launch._names_any(failure, {"0123abcd": "10.0.0.1"}) is excused
-    assert not launch._names_any(failure, {})
+    peers = {0: RuntimeError("gloo: connection closed by peer"), 1: ray.exceptions.RayActorError(error_msg=text)}
+    lost = failures.lost(ray.train.WorkerGroupError("a worker failed", peers), "encoder")
+    assert not lost.for_memory
+    assert failures.names_any(lost.failures, {"0123abcd": "10.0.0.1"}) is excused
+    assert not failures.names_any(lost.failures, {})
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ray.train.WorkerGroupError("a worker failed", {0: ray.exceptions.OutOfMemoryError(OF_RAY)}),
+        ray.train.ControllerError(ray.exceptions.OutOfMemoryError(OF_RAY)),  # while the group starts
+    ],
+)
+def test_a_training_worker_that_was_killed_for_memory_is_a_loss(error: Exception) -> None:
+    lost = failures.lost(error, "encoder")
+    assert lost.for_memory
+    assert lost.reason.startswith("a process was killed for memory: 29.96 of 31.50 GiB were used on node 10.1.0.2")
+
+
+def test_another_error_of_the_controller_ends_the_training() -> None:
+    with pytest.raises(failures.TrainingFailed, match="no such bucket"):
+        failures.lost(ray.train.ControllerError(OSError("no such bucket")), "encoder")

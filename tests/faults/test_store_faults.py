@@ -128,13 +128,13 @@ def saved(run: str) -> bool:
 
 def test_a_proxy_on_the_way_to_the_store(
     clips: Path,
-    moto_bucket: Bucket,
+    seaweed_bucket: Bucket,
     on_a_head: Callable[..., dict[str, str]],
     tmp_path: Path,
     note: Callable[..., None],
 ) -> None:
     """The store's name can only be reached through the proxy, which never sees the head or its token."""
-    upstream = moto_bucket.env["AWS_ENDPOINT_URL"].removeprefix("http://")
+    upstream = seaweed_bucket.env["AWS_ENDPOINT_URL"].removeprefix("http://")
     with (tmp_path / "proxy.log").open("wb") as log:
         proxy = subprocess.Popen([sys.executable, REPO / "tests/forward_proxy.py", upstream], stdout=log)
     try:
@@ -146,14 +146,14 @@ def test_a_proxy_on_the_way_to_the_store(
         through = f"http://127.0.0.1:{printed[0]}"
         env = on_a_head(
             {
-                **moto_bucket.env,
+                **seaweed_bucket.env,
                 "AWS_ENDPOINT_URL": "http://store.invalid",
                 "HTTP_PROXY": through,
                 "HTTPS_PROXY": through,
                 "http_proxy": through,
             }
         )
-        chain = submit(clips, f"{moto_bucket.uri}/proxied", tmp_path / "chain.log", env)
+        chain = submit(clips, f"{seaweed_bucket.uri}/proxied", tmp_path / "chain.log", env)
         assert chain.wait(300) == 0, (tmp_path / "chain.log").read_text()
     finally:
         proxy.send_signal(signal.SIGTERM)

@@ -15,7 +15,7 @@ import ray
 import s3fs
 
 from arspm import storage
-from arspm.distributed.train import launch
+from arspm.distributed.train import failures
 from arspm.storage import retries
 from cluster.job import EXIT_TEMPORARY
 from jobs.stage import readable_end
@@ -90,7 +90,7 @@ def test_a_training_failure_from_unavailable_storage_is_temporary() -> None:
     )
     causes = ((cause, True), (cause.as_instanceof_cause(), True), (ValueError("s3://bucket/file"), False))
     for cause, temporary in causes:
-        failed = launch._training_failed(cause)
+        failed = failures.training_failed(cause)
         assert str(failed).startswith("s3://bucket/file")
         assert failed.temporary is temporary
 
@@ -128,14 +128,14 @@ def test_an_outage_shorter_than_the_limit_is_survived(monkeypatch: pytest.Monkey
 
 def test_the_limit_runs_from_the_last_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     """A transfer of half an hour that breaks at its end is repeated; one that breaks every time is not without end."""
-    for failures, survives in ((1, True), (4, True), (99, False)):
+    for broken, survives in ((1, True), (4, True), (99, False)):
         clock, tries = Clock(monkeypatch), 0
 
-        def transfer(failures: int = failures, clock: Clock = clock) -> str:
+        def transfer(broken: int = broken, clock: Clock = clock) -> str:
             nonlocal tries
             tries += 1
             clock.now += 1800
-            if tries <= failures:
+            if tries <= broken:
                 raise ConnectionResetError("gone")
             return "done"
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
-import re
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import ray
-import ray.exceptions
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 from torch import nn
@@ -23,12 +20,12 @@ from arspm import storage
 from arspm.config import Config, Workers
 from arspm.corpus import filters
 from arspm.distributed import gpus, local, ray_private
-from arspm.distributed.memory import KilledForMemory, killed_for_memory
+from arspm.distributed.train import failures
+from arspm.distributed.train.failures import LostWorkers, TrainingFailed
 from arspm.distributed.train.rows import Rows, gather_rows, require_measurable
 from arspm.distributed.train.worker import train_worker
 from arspm.report.training_words import kept_epoch
 from arspm.runs import stages
-from arspm.storage.retries import is_transient
 from arspm.training import artifacts, checkpoint
 from arspm.training.fit import Report
 
@@ -42,18 +39,6 @@ TRAIN_SETTINGS = {
     # How often Train looks for nodes that will be preempted. Ray's 5 s are much of the 30 s that Kubernetes leaves.
     "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "2",
 }
-
-
-class TrainingFailed(RuntimeError):
-    """An error in a training worker's own code, in one line."""
-
-    temporary = False
-
-
-class LostWorkers(TrainingFailed):
-    """Workers or nodes were lost more often than `resources.max_failures` allows. The cluster is at fault."""
-
-    temporary = True  # the stage may be run again
 
 
 def train_stage(stage: str, config: Config, run: str, fingerprint: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -111,9 +96,7 @@ def fit_on_workers(
     if not ray.is_initialized():
         ray.init()  # at RAY_ADDRESS, as Train itself would
     allowed, num_losses, lost_with_notice = config.resources.max_failures, 0, ray_private.nodes_lost_with_notice()
-    failure: Exception
     while True:
-        killed: list[KilledForMemory] = []
         unlisted = _unlisted_checkpoint(folder)
         trainer = TorchTrainer(
             train_worker,
@@ -137,47 +120,25 @@ def fit_on_workers(
             last = trainer.fit().checkpoint
             # No report means that nothing was left to train.
             return unlisted if last is None else storage.join(folder, Path(last.path).name)
-        except ray.train.WorkerGroupError as error:
-            cause = _own_error(error)
-            if cause is not None:
-                raise _training_failed(cause) from error
-            failures = [_unwrapped(each) for each in error.worker_failures.values()]
-            killed = [each for each in (killed_for_memory(failure, stage) for failure in failures) if each]
-            failure, reason = error, " / ".join({_first_line(each) for each in killed or failures})
-        except ray.exceptions.RayActorError as error:  # Train's controller was killed, or did not start
-            failure, reason = error, _last_line(error)
-        except ray.train.PreemptionError as error:  # Train itself gave up
-            raise LostWorkers(_first_line(error)) from error
-        except ray.train.ControllerError as error:
-            raise _training_failed(error.controller_failure) from error
+        except failures.ENDS as error:
+            failure, lost = error, failures.lost(error, stage)
         # Train counts preemptions by itself, but it may see the node's end before it sees the notice. Other nodes of
         # the cluster that left with a warning excuse nothing.
         known, lost_with_notice = lost_with_notice, ray_private.nodes_lost_with_notice()
-        if _names_any(failure, {id: ip for id, ip in lost_with_notice.items() if id not in known}):
+        if failures.names_any(lost.failures, {id: ip for id, ip in lost_with_notice.items() if id not in known}):
             log.warning("a node was preempted: %s resumes from the last checkpoint", stage)
             continue
         num_losses += 1
         if num_losses > allowed:
-            kind = TrainingFailed if killed else LostWorkers  # another try of the whole stage would need as much memory
-            raise kind(f"lost workers {num_losses} times; the last time: {reason}") from failure
+            kind = TrainingFailed if lost.for_memory else LostWorkers  # another job would need as much memory
+            raise kind(f"lost workers {num_losses} times; the last time: {lost.reason}") from failure
         log.warning(
             "lost a worker of %s (%d of at most %d): resuming from the last checkpoint. %s",
             stage,
             num_losses,
             allowed,
-            reason,
+            lost.reason,
         )
-
-
-def _names_any(failure: Exception, nodes: Mapping[str, str]) -> bool:
-    """Return whether a failure names one of these nodes (id -> IP address) as the place of a process that was lost."""
-    lost = failure.worker_failures.values() if isinstance(failure, ray.train.WorkerGroupError) else [failure]
-    texts = [str(_unwrapped(each)) for each in lost]
-    return any(
-        id in text or re.search(rf"(?<![\w.:]){re.escape(ip)}(?![\w.:])", text)
-        for id, ip in nodes.items()
-        for text in texts
-    )
 
 
 def _unlisted_checkpoint(folder: str) -> str | None:
@@ -204,49 +165,6 @@ def _unlisted_checkpoint(folder: str) -> str | None:
     if latest is not None:
         log.warning("Ray Train lists no checkpoint: resuming from %s", latest)
     return latest
-
-
-def _training_failed(cause: Exception) -> TrainingFailed:
-    """Return the cause as one line, marked temporary if it is, such as an outage of a worker's storage."""
-    cause = _unwrapped(cause)
-    disk_full = isinstance(cause, OSError) and cause.errno == errno.ENOSPC
-    hint = "; make room for the run and for temporary files, then run the same command again to resume"
-    failed = TrainingFailed(_first_line(cause) + (hint if disk_full else ""))
-    # Train itself accesses checkpoints through pyarrow, which retries less than this system's storage does.
-    failed.temporary = getattr(cause, "temporary", False) or is_transient(cause)
-    return failed
-
-
-def _own_error(error: ray.train.WorkerGroupError) -> Exception | None:
-    """Return the error of our own code among the workers' failures; None if a process or a node was lost.
-
-    When a worker dies, its peers fail in a collective operation, and their failures may arrive first. A lost worker
-    therefore explains all of them.
-    """
-    failures = [_unwrapped(each) for each in error.worker_failures.values()]
-    if any(type(each).__module__.startswith("ray.") for each in failures):
-        return None
-    return next((each for each in failures if not _is_collective(each)), None)
-
-
-def _is_collective(error: Exception) -> bool:
-    text = str(error).lower()
-    return any(word in text for word in ("gloo", "nccl", "connection closed by peer", "connection reset"))
-
-
-def _unwrapped(error: Exception) -> Exception:
-    """Return the original exception of a task or an actor instead of Ray's wrapper."""
-    return error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
-
-
-def _first_line(error: Exception) -> str:
-    error = _unwrapped(error)
-    return next((line for line in str(error).splitlines() if line.strip()), repr(error))
-
-
-def _last_line(error: ray.exceptions.RayActorError) -> str:
-    """Return what an actor died of: Ray's text is one sentence, or a traceback if the actor did not start."""
-    return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), repr(error))
 
 
 def _export(stage: str, run: str, last: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
