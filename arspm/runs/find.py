@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 
 from arspm import storage
@@ -26,14 +27,22 @@ def require_run(uri: str) -> None:
     if parent.endswith(":/"):  # of a bucket
         parent = ""
     shown = uris.display_uri(uri)
+    with contextlib.suppress(PermissionError):  # of the folders around it
+        if near := _near(uri, parent, name):
+            raise FileNotFoundError(f"{shown}: {near}")
+    raise FileNotFoundError(f"{shown}: there is no such run; `arspm submit --run {shown} ...` starts one")
+
+
+def _near(uri: str, parent: str, name: str) -> str:
+    """Return which run was probably meant by the folder `name` in `parent`, "" if there is none."""
     if parent and is_run(parent):
-        raise FileNotFoundError(f"{shown}: not a run, but inside one: did you mean {parent}?")
+        return f"not a run, but inside one: did you mean {parent}?"
     beside = storage.entries(parent) if parent else []
     for near in difflib.get_close_matches(name, [each for each in beside if each != name], n=_MOST_SHOWN):
         if is_run(found := storage.join(parent, near)):
-            raise FileNotFoundError(f"{shown}: there is no such run: did you mean {found}?")
+            return f"there is no such run: did you mean {found}?"
     inside = [each for each in storage.entries(uri)[:50] if is_run(storage.join(uri, each))]
     if inside:
         more = ", ..." if len(inside) > _MOST_SHOWN else ""
-        raise FileNotFoundError(f"{shown}: not a run, but a folder of runs: {', '.join(inside[:_MOST_SHOWN])}{more}")
-    raise FileNotFoundError(f"{shown}: there is no such run; `arspm submit --run {shown} ...` starts one")
+        return f"not a run, but a folder of runs: {', '.join(inside[:_MOST_SHOWN])}{more}"
+    return ""

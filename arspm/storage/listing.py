@@ -40,7 +40,7 @@ def list_files(uri: str) -> pa.Table:
 def entries(uri: str) -> list[str]:
     """Return the names of the files and folders directly in a folder, sorted; on S3 only the first 1,000.
 
-    Empty if the folder does not exist or cannot be read.
+    Empty if the folder does not exist. Raises PermissionError if it cannot be read.
     """
     fs, path = filesystem(uri)
     try:
@@ -50,7 +50,7 @@ def entries(uri: str) -> list[str]:
         bucket, key, _ = fs.split_path(path.rstrip("/"))
         options = {"Bucket": bucket, "Prefix": f"{key}/" if key else "", "Delimiter": "/", "MaxKeys": _REPLY}
         reply = retried(uri, lambda: fs.call_s3("list_objects_v2", **options))
-    except (FileNotFoundError, NotADirectoryError, PermissionError):
+    except (FileNotFoundError, NotADirectoryError):
         return []
     found = [each["Key"] for each in reply.get("Contents", ())]
     found += [each["Prefix"] for each in reply.get("CommonPrefixes", ())]

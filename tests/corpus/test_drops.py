@@ -51,4 +51,4 @@ def test_the_command_prints_all_or_one_reason(corpus: str, capsys: pytest.Captur
     assert arspm_in_process("drops", run, "--reason", "boredom") == 1
     assert "boredom: there is no such reason; there are bad_row, missing_file" in capsys.readouterr().err
     assert arspm_in_process("drops", f"{run}/nothing") == 1
-    assert capsys.readouterr().err.endswith("stage preprocess has not run\n")
+    assert capsys.readouterr().err.endswith(f"not a run, but inside one: did you mean {run}?\n")

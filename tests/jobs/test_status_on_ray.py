@@ -84,7 +84,7 @@ def test_progress_is_read_from_the_end_of_a_running_job_s_log(
     command = shlex.join(["python", "-c", PROGRAM])
     job = client.submit(jobs_client, submission_id="talks-1", entrypoint=command, metadata=metadata)
     try:
-        wait_until(lambda: "another kind" in client.logs(jobs_client, job), seconds=60)
+        wait_until(lambda: client.logs(jobs_client, job).endswith("another kind\n"), seconds=60)
         said = line_of(status(run, head.address), "encoder")
         assert re.search(r"running for .*: 2000 of 4000 steps, about 1 min 30 s left$", said)
         [known] = client.list_jobs(jobs_client, metadata)

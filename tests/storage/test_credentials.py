@@ -134,17 +134,17 @@ def test_the_same_process_and_the_same_command_continue_with_renewed_credentials
     run = "s3://speech/renewed"
     command = [sys.executable, "-m", "jobs.cli", "status", run]
     write_token(file, "one")
-    storage.write_bytes(f"{run}/shard", parquet())
+    storage.write_bytes(f"{run}/configs/shard", parquet())
     server.expired.add("one")
-    for operation in (storage.files_below, storage.exists, lambda uri: read_group(f"{uri}/shard")):
+    for operation in (storage.files_below, storage.exists, lambda uri: read_group(f"{uri}/configs/shard")):
         with pytest.raises(PermissionError, match=RENEW.format("ExpiredToken")):
             operation(run)
     ended = subprocess.run(command, cwd=REPO, capture_output=True, text=True)
     assert ended.returncode == 1, ended
-    assert re.fullmatch(rf"error: {run}/\S+: {RENEW.format('ExpiredToken')} again to resume\n", ended.stderr)
+    assert re.fullmatch(rf"error: {run}\S*: {RENEW.format('ExpiredToken')} again to resume\n", ended.stderr)
     write_token(file, "two")
-    assert storage.files_below(run) == {"shard": len(parquet())}
-    assert read_group(f"{run}/shard")[0] == 2000
+    assert storage.files_below(run) == {"configs/shard": len(parquet())}
+    assert read_group(f"{run}/configs/shard")[0] == 2000
     ended = subprocess.run(command, cwd=REPO, capture_output=True, text=True, env=os.environ)
     assert "expired" not in ended.stderr + ended.stdout
     assert "preprocess" in ended.stdout

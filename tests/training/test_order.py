@@ -84,7 +84,7 @@ def test_global_batches_are_the_same_for_any_number_of_workers(order, epoch):
 @pytest.mark.parametrize("lane_batch", [1, 8])
 @pytest.mark.parametrize("world_size", [64, 63, 48])
 def test_64_workers_share_the_batches_of_one(lane_batch, world_size):
-    sizes = np.random.default_rng(5).integers(1, 33, 400)
+    sizes = np.random.default_rng(5).integers(1, 33, 400).tolist()
     order = Order(groups(sizes), 64 * lane_batch, 64, 8 * lane_batch, 7)
     for epoch in (0, 49):
         whole, whole_weights = worker(order, epoch)
