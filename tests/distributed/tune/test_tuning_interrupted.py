@@ -137,7 +137,16 @@ def test_a_sweep_over_a_bucket(
     assert jobs.wait(jobs_client, name, lines.append).status == "SUCCEEDED", "\n".join(lines)
     check_complete(folder, {}, 3)
     found = {path.split("/")[0] for path in storage.files_below(folder)}
-    assert found == {"sweep.json", "results.json", "index.html", "clips.jpg", "trials", "tensorboard", "_lease"}
+    assert found == {
+        "sweep.json",
+        "results.json",
+        "index.html",
+        "clips.jpg",
+        "curves.json.gz",
+        "trials",
+        "tensorboard",
+        "_lease",
+    }
     texts = "\n".join(lines) + storage.read_bytes(storage.join(folder, sweeps.SWEEP)).decode()
     assert bucket.env["AWS_SECRET_ACCESS_KEY"] not in texts
 
