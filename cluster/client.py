@@ -191,7 +191,7 @@ def capacity(client: Any) -> Resources:
         num_gpus=sum(total.get("GPU", 0) for total in totals),
         memory_bytes=sum(total.get("memory", 0) for total in totals),
         grows=any(_NODE_GROUP in (node.get("labels") or {}) for node in nodes),
-        free_drivers=_max_drivers(heads[0]) - _num_active(client) if heads else None,
+        free_drivers=_max_drivers(heads[0]) - _num_active(client) if heads and heads[0] else None,
     )
 
 

@@ -295,6 +295,14 @@ def test_a_cluster_grows_if_an_autoscaler_started_a_node() -> None:
             assert jobs.capacity(connect(f"127.0.0.1:{port}")).grows is grows
 
 
+@pytest.mark.parametrize("nodes", [[node(1, "ALIVE")], [head_of(0)]])
+def test_a_head_that_shows_no_memory_has_no_limit(nodes: list[dict[str, object]]) -> None:
+    with serving(Dashboard(nodes=nodes)) as port:
+        client = connect(f"127.0.0.1:{port}")
+        assert jobs.capacity(client).free_drivers is None
+        jobs.require_driver_room(client)
+
+
 def test_a_head_has_room_for_drivers_as_its_memory_allows() -> None:
     dashboard = Dashboard(nodes=[head_of(8), node(1, "ALIVE")])
     for status in ("RUNNING", "PENDING", "SUCCEEDED", "FAILED"):
