@@ -10,17 +10,23 @@ import http.client
 import select
 import socket
 import sys
+import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
 UPSTREAM = sys.argv[1]
+PRINTING = threading.Lock()  # print writes the parts of a line one after the other
 
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
+    def report(self) -> None:
+        with PRINTING:
+            print(self.command, self.path, flush=True)
+
     def do_CONNECT(self) -> None:
-        print(self.command, self.path, flush=True)
+        self.report()
         host, _, port = UPSTREAM.partition(":")
         with socket.create_connection((host, int(port))) as upstream:
             self.send_response_only(200)
@@ -35,7 +41,7 @@ class Handler(BaseHTTPRequestHandler):
                     ends[source].sendall(data)
 
     def forward(self) -> None:
-        print(self.command, self.path, flush=True)
+        self.report()
         parts = urlsplit(self.path)
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         upstream = http.client.HTTPConnection(UPSTREAM, timeout=60)
