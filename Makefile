@@ -8,7 +8,7 @@ help:
 	@echo "make demo      synthetic speakers through the whole chain to a report (minutes on two cores)"
 	@echo "make test      the tests for every change: about 13 minutes on two cores, after installation"
 	@echo "make test-all  the tests that make test leaves out: slow ones, several nodes (about 45 minutes)"
-	@echo "make faults    kill and cut off nodes of a running cluster, and compare results (40 minutes)"
+	@echo "make faults    kill and cut off nodes of a running cluster, and compare results (half an hour)"
 	@echo "make check     format, lint, types, import contracts"
 	@echo "make bench     measure the figures of docs/performance.md, and compare (20 minutes; BENCH='reading overhead' for some)"
 	@echo "make clean     remove .venv and runs/"
