@@ -1,4 +1,4 @@
-"""What to say, and whether to try again, when Ray kills a process because a node's memory is full."""
+"""What to say when Ray kills a process because a node's memory is full."""
 
 from __future__ import annotations
 

@@ -15,29 +15,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FAKE_HEAD_NODE_TYPE
-from ray.autoscaler._private.util import prepare_config
 from ray.util.state import list_nodes
 
 from arspm.config import TRAINED_STAGES
 from arspm.runs import stages
 from arspm.synthetic.films import write_corpus
 from cluster import client
-from tests.cluster.nodes import REPO, Nodes
+from tests.cluster.fake_autoscaler import FAKE_ENV, fake_config, launcher_config
+from tests.cluster.nodes import Nodes
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.long]
 ARSPM = Path(sys.executable).with_name("arspm")
 CPUS = 4  # of a worker node, for 16 in the file
 IDLE_SECONDS = 8
-FAKE = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
 
 
 def autoscaling() -> dict[str, Any]:
     """Return the launcher's configuration with Ray's fake provider, which starts raylets instead of machines."""
-    config = prepare_config(yaml.safe_load((REPO / "ray_cluster.yaml").read_text()))
     types = {}
-    for name, kind in config["available_node_types"].items():
+    for name, kind in launcher_config()["available_node_types"].items():
         resources = {**kind["resources"], "object_store_memory": 200_000_000}
         resources |= {"CPU": CPUS} if name != "head" else {}
         types[FAKE_HEAD_NODE_TYPE if name == "head" else name] = kind | {
@@ -45,17 +42,7 @@ def autoscaling() -> dict[str, Any]:
             "node_config": {},
             "docker": {},
         }
-    return config | {
-        # Named by its class: the name "fake_multinode" needs a file that Ray's wheel lacks.
-        "provider": {"type": "external", "module": FAKE, "launch_multiple": True, "head_node_id": FAKE_HEAD_NODE_ID}
-        | {"disable_node_updaters": True},  # nothing to install
-        "idle_timeout_minutes": IDLE_SECONDS / 60,
-        "docker": {},
-        "auth": {},
-        "file_mounts": {},
-        "head_node_type": FAKE_HEAD_NODE_TYPE,
-        "available_node_types": types,
-    }
+    return fake_config(types, idle_timeout_minutes=IDLE_SECONDS / 60)
 
 
 def pools(nodes: Nodes) -> list[str]:
@@ -69,13 +56,7 @@ def test_nodes_start_when_a_stage_requests_them_and_end_when_idle(
 ) -> None:
     file = tmp_path / "autoscaling.json"
     file.write_text(json.dumps(autoscaling()))
-    nodes.env |= {
-        "RAY_FAKE_CLUSTER": "1",
-        "RAY_enable_autoscaler_v2": "1",
-        "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID,
-        "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID,
-        "AUTOSCALER_UPDATE_INTERVAL_S": "1",
-    }
+    nodes.env |= FAKE_ENV
     nodes.add(num_cpus=0, flags=[f"--autoscaling-config={file}"])
     assert pools(nodes) == []
 

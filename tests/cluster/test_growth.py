@@ -11,16 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FAKE_HEAD_NODE_TYPE
-from ray.autoscaler._private.util import prepare_config
+from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_TYPE
 
 from cluster import client
 from cluster.chain import Stage, run_chain
-from tests.cluster.nodes import REPO, Nodes
+from tests.cluster.fake_autoscaler import FAKE_ENV, fake_config
+from tests.cluster.nodes import Nodes
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.long]
-FAKE = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
 NUM_NODES = 3
 TASK = """
 import json, pathlib, sys, time, ray
@@ -39,35 +37,18 @@ pathlib.Path(sys.argv[1]).write_text(json.dumps(ray.get(work.remote())))
 
 def autoscaling() -> dict[str, Any]:
     """Return the configuration of a cluster of a head without CPUs and up to three nodes of one CPU."""
-    config = prepare_config(yaml.safe_load((REPO / "ray_cluster.yaml").read_text()))
     one = {"node_config": {}, "docker": {}, "min_workers": 0}
     types = {
         FAKE_HEAD_NODE_TYPE: {**one, "resources": {"CPU": 0, "object_store_memory": 200_000_000}, "max_workers": 0},
         "node": {**one, "resources": {"CPU": 1, "object_store_memory": 80_000_000}, "max_workers": NUM_NODES},
     }
-    provider = {"type": "external", "module": FAKE, "launch_multiple": True, "head_node_id": FAKE_HEAD_NODE_ID}
-    return config | {
-        "provider": provider | {"disable_node_updaters": True},  # nothing to install
-        "max_workers": NUM_NODES,
-        "docker": {},
-        "auth": {},
-        "file_mounts": {},
-        "head_node_type": FAKE_HEAD_NODE_TYPE,
-        "available_node_types": types,
-    }
+    return fake_config(types, max_workers=NUM_NODES)
 
 
 def test_six_independent_stages_run_three_at_a_time_on_three_nodes(nodes: Nodes, tmp_path: Path) -> None:
     file = tmp_path / "autoscaling.json"
     file.write_text(json.dumps(autoscaling()))
-    nodes.env |= {
-        "RAY_FAKE_CLUSTER": "1",
-        "RAY_enable_autoscaler_v2": "1",
-        "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID,
-        "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID,
-        "RAY_NODE_TYPE_NAME": FAKE_HEAD_NODE_TYPE,  # as `ray up` and KubeRay set it
-        "AUTOSCALER_UPDATE_INTERVAL_S": "1",
-    }
+    nodes.env |= FAKE_ENV | {"RAY_NODE_TYPE_NAME": FAKE_HEAD_NODE_TYPE}  # as `ray up` and KubeRay set it
     nodes.add(num_cpus=0, flags=[f"--autoscaling-config={file}"])
     (tmp_path / "task.py").write_text(TASK)
     jobs_client = client.connect(nodes.address)
