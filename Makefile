@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test test-all check bench faults clean
+.PHONY: help demo test test-all check bench faults docs clean
 help:
 	@echo "make demo      synthetic speakers through the whole chain to a report (minutes on two cores)"
 	@echo "make test      the tests for every change: about 13 minutes on two cores, after installation"
@@ -11,6 +11,7 @@ help:
 	@echo "make faults    kill and cut off nodes of a running cluster, and compare results (half an hour)"
 	@echo "make check     format, lint, types, import contracts"
 	@echo "make bench     measure the figures of docs/performance.md, and compare (20 minutes; BENCH='reading overhead' for some)"
+	@echo "make docs      the documentation as a site, in site/"
 	@echo "make clean     remove .venv and runs/"
 
 .venv/installed: pyproject.toml constraints.txt
@@ -50,5 +51,9 @@ bench: .venv/installed
 	@$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,bench]'
 	@$(BIN)/python -m benchmarks $(BENCH)
 
+docs: .venv/installed
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "open site/index.html"
+
 clean:
-	rm -rf .venv runs
+	rm -rf .venv runs site

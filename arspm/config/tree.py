@@ -34,7 +34,7 @@ DATA_FORMATS = {
 class Data(Section):
     """The source data of the corpus, its splits and its shards. `docs/data.md` shows each format's files."""
 
-    format: Annotated[str, one_of(DATA_FORMATS)] = "avspeech"
+    format: Annotated[str, one_of(DATA_FORMATS)] = "avspeech"  # how the clips are named and described (docs/data.md)
     csv: Uri = ""  # avspeech: video id, start, end, x, y[, file]; voxceleb: vox1_meta.csv; folder: none
     test_csv: Uri = ""  # avspeech: a second table, for the test split (S); csv is then split into train and val
     clips: Uri = ""  # folder with the clips' files; voxceleb and folder: with one folder per speaker
@@ -63,8 +63,10 @@ class Face(Section):
     crop: Literal["square", "aligned"] = "square"  # aligned: turned and scaled by the eyes, nose and mouth; not for hog
     margin: NonNegative = 0.25  # margin on each side of the detected box, as a fraction of its side
     min_side_pixels: Count = 24  # clips with a smaller face are dropped
-    min_score: Fraction = 0.4  # of the detection; real faces have 0.5 and more, what is upside down 0.38 and less
-    min_frames: Count = 2  # in which the face must be found, if there are four or more
+    min_score: Fraction = (
+        0.4  # lowest score of a detection; real faces have 0.5 and more, what is upside down 0.38 and less
+    )
+    min_frames: Count = 2  # frames in which the face must be found, if there are four or more
     jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 95  # JPEG quality of the stored faces
 
 
@@ -72,18 +74,20 @@ class Ingest(Section):
     """The order in which training reads rows, and the way that they take (docs/data.md)."""
 
     subset: Count | None = None  # train on the first this many clips only; a smaller subset is part of a larger one
-    sex: Literal["any", "female", "male"] = "any"  # of the speakers that the encoder is trained and measured on
+    sex: Literal["any", "female", "male"] = "any"  # sex of the speakers that the encoder is trained and measured on
     window_rows: Count = 64  # rows of one lane that are shuffled together
     prefetch_batches: Count = 4  # batches that each worker loads ahead
-    path: Literal["auto", "stream", "cache", "resident"] = "auto"  # to the workers; auto: the fastest that has room
-    cache_gib: NonNegative = 100  # decoded rows on each node's disk, over all runs
-    cache_folder: str = ""  # of these rows; empty: $ARSPM_CACHE, or one in the folder for temporary files
+    path: Literal["auto", "stream", "cache", "resident"] = (
+        "auto"  # way of the rows to the workers; auto: the fastest with room
+    )
+    cache_gib: NonNegative = 100  # size of the decoded rows on each node's disk, over all runs
+    cache_folder: str = ""  # folder of these rows; empty: $ARSPM_CACHE, or one in the folder for temporary files
 
 
 class SpeechEncoder(Section):
     """The speech encoder: Table 3 (D, E, F), or an encoder that the paper compares with it."""
 
-    architecture: Literal["arspm", "speech2face", "resnet18", "resnet34", "densenet121"] = "arspm"
+    architecture: Literal["arspm", "speech2face", "resnet18", "resnet34", "densenet121"] = "arspm"  # the network
     width: Width = 1.0  # factor on the convolutions' channels
     cbam: Cbam = "channel_first"  # order of CBAM's channel and spatial attention
     cbam_reduction: Count = 16  # channels / hidden units of the channel attention
@@ -208,7 +212,9 @@ class Oracle(Section):
 class Evaluate(Section):
     """The metrics and pictures of the report."""
 
-    judge: Uri = "classifier"  # of sex and age; classifier: trained here; otherwise a .csv of predictions or an .onnx
+    judge: Uri = (
+        "classifier"  # judge of sex and age; classifier: trained here; otherwise a .csv of predictions or an .onnx
+    )
     landmarks: Uri = ""  # yunet or a YuNet file, for craniofacial measures; empty: face.detector, if it is one
     recognizer: Uri = ""  # an ONNX face embedder, with its input declared in the same name plus .json; empty: none
     num_clips: Count = 10_000  # evaluate the first this many test clips, held in memory (an estimated 0.6 MB each)
