@@ -53,7 +53,7 @@ bench: .venv/installed
 
 docs: .venv/installed
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
-	@echo "open site/index.html"
+	@echo "open site/index.html; for its search: $(BIN)/python -m http.server -b 127.0.0.1 -d site"
 
 clean:
 	rm -rf .venv runs site
