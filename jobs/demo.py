@@ -15,7 +15,7 @@ from jobs.commands.chain import submit
 from jobs.commands.data import synth
 
 NUM_SPEAKERS, CLIPS_PER_SPEAKER = 240, 3
-FPS = 5  # a face is looked for in three frames of a clip, and nobody watches these
+FPS = 2  # a face is looked for in three frames of a clip, and nobody watches these
 
 
 def demo(folder: Path, preset: str, num_speakers: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -97,8 +98,7 @@ class FaceDecoder(nn.Module):
             output_padding=stride - 1,
             bias=not batch_norm,
         )
-        # Kaiming's variance. The fan-in is smaller than usual: each output sums kernel^2 / stride^2 input positions.
-        nn.init.normal_(conv.weight, std=stride * math.sqrt(2 / (channels_in * _KERNEL**2)))
+        _initialize(conv.weight, stride)
         if conv.bias is not None:
             nn.init.zeros_(conv.bias)
         return [conv, nn.BatchNorm2d(channels_out), nn.ReLU()] if batch_norm else [conv, nn.ReLU()]
@@ -113,3 +113,19 @@ class FaceDecoder(nn.Module):
         x = self.cbam_features(self.unflatten(x))  # (batch, channels, image_size / 32, image_size / 32)
         x = self.cbam_output(self.conv_trans(x))  # (batch, channels, output_size, output_size)
         return torch.sigmoid(self.conv1(x).float())
+
+
+def _initialize(weight: Tensor, stride: int) -> None:
+    """Draw a transposed convolution's weights, (channels_in, channels_out, kernel, kernel), with Kaiming's variance.
+
+    With stride 2 and along one axis, an even output sums three taps and an odd one two. Independent taps therefore
+    start a portrait as a checkerboard, which training does not remove completely. Here both sum the same two values, so
+    that each block of 2 x 2 outputs starts equal (for sub-pixel convolutions: Aitken et al. 2017).
+    """
+    channels_in = weight.shape[0]
+    with torch.no_grad():
+        if stride == 1:
+            nn.init.normal_(weight, std=math.sqrt(2 / (channels_in * _KERNEL**2)))
+            return
+        taps = torch.empty(*weight.shape[:2], 2, 2).normal_(std=math.sqrt(2 / (channels_in * 2**2)))
+        weight.copy_(F.pad(taps.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3), (0, 1, 0, 1)))

@@ -139,6 +139,19 @@ def test_every_ordering_reaches_cbam(order):
     assert model(torch.randn(2, 24)).shape == (2, 3, 64, 64)
 
 
+def test_a_new_decoder_draws_no_checkerboard():
+    """With independent taps, the outputs of a block differ by as much as those of different blocks."""
+    torch.manual_seed(0)
+    model = FaceDecoder(**SMALL | {"width": 1 / 8})
+    doubling = [layer for layer in model.conv_trans if isinstance(layer, nn.ConvTranspose2d) and layer.stride == (2, 2)]
+    assert len(doubling) == 5
+    for layer in doubling:
+        output = layer(torch.randn(4, layer.in_channels, 6, 6))  # (4, channels, 12, 12)
+        blocks = output.unfold(2, 2, 2).unfold(3, 2, 2)  # (4, channels, 6, 6, 2, 2)
+        torch.testing.assert_close(blocks, blocks[..., :1, :1].expand_as(blocks))
+        assert 1.5 < output[:, :, :-2, :-2].var() < 2.5, "Kaiming: twice the variance of the input"
+
+
 @pytest.mark.parametrize("batch_norm", [True, False])
 def test_a_new_decoder_gives_different_images_for_different_features(batch_norm):
     """With PyTorch's default initialisation and no BatchNorm, all images are the same grey: 1e-8 here."""
