@@ -10,7 +10,7 @@ from arspm.corpus import schema, tables
 from arspm.distributed import measures, portraits, predictions, recognition
 from arspm.distributed.data import infer
 from arspm.distributed.predictions import REAL, Networks
-from arspm.evaluation import table4
+from arspm.evaluation import speakers, table4
 from arspm.runs import stages
 from arspm.training import artifacts
 
@@ -37,6 +37,7 @@ def evaluate(config: Config, run: str, fingerprint: str) -> tuple[dict[str, Any]
         "model": name,
         "n": len(table),
         "n_speakers": len(set(test.speakers)),
+        "speakers": speakers.describe(stages.corpus(run)),
         "genders": test.genders.counts | {"selected_by_prediction": test.num_selected_by_prediction},
         "table4": rows,
         "oracle": None if oracle is None or oracle_stage is None else oracle_stage.figures,

@@ -46,6 +46,7 @@ def gather(config: Config, run: str) -> dict[str, Any]:
         "training": training,
         "gender_accuracy": training.get("gender", {}).get("val_accuracy"),
         "vggface_accuracy": training.get("vggface", {}).get("val_accuracy"),
+        "code": _code(finished.get("evaluate", {})),
         "versions": evaluate_versions,
         "other_versions": {
             stage: other
@@ -67,6 +68,12 @@ def histories(run: str) -> dict[str, dict[str, Any]]:
 def _success(run: str, stage: str) -> dict[str, Any] | None:
     uri = storage.join(stages.folder(run, stage), stages.SUCCESS)
     return storage.read_json(uri) if storage.exists(uri) else None
+
+
+def _code(success: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the commit of the code that evaluated, and whether it was clean; None if this was not recorded."""
+    recorded = success.get("provenance") or {}
+    return {name: recorded[name] for name in ("commit", "clean")} if recorded.get("commit") else None
 
 
 def _corpus(manifest: Mapping[str, Any]) -> dict[str, Any]:

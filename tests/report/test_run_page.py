@@ -40,6 +40,17 @@ def test_the_page_is_self_contained_and_draws_all_charts(
     assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
 
 
+def test_a_colleague_sees_who_speaks_and_which_code_ran(open_run: Any) -> None:
+    run, page = open_run.run, open_run.opened.page
+    cells = page.locator("#speakers tbody tr").first.locator("td").all_inner_texts()
+    split = run.evaluated["speakers"]["train"]
+    counts = [split["speakers"], *split["sex"].values(), *split["age"].values()]
+    assert cells == [*map(str, counts), "1.40"]
+    assert "not measured" in page.locator("#speakers tbody tr").last.locator("td").last.inner_text()
+    commit = storage.read_json(f"{run.uri}/encoder/{stages.SUCCESS}")["provenance"]["commit"]
+    assert f"Code: commit {commit}" in page.locator("#provenance").inner_text()
+
+
 def test_the_norm_of_the_features_is_shown_as_measured_and_as_set(open_run: Any) -> None:
     page = open_run.opened.page
     assert page.get_attribute("#feature-norm", "value") == "412.34"
