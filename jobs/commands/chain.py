@@ -12,12 +12,14 @@ from arspm.config import DATA_FORMATS, presets
 from arspm.corpus.drops import describe_drops
 from arspm.runs import stages
 from cluster import events
+from cluster.exit_codes import ExitCode
 from jobs.commands.options import (
     Address,
     Detach,
     MaxConcurrent,
     Run,
     RunArgument,
+    completing,
     examples,
     existing_run,
     find_address,
@@ -38,7 +40,9 @@ def submit(
     format_: Annotated[
         str | None,
         typer.Option(
-            "--format", help=f"Format of the clips: {', '.join(DATA_FORMATS)} (default: avspeech). See docs/data.md."
+            "--format",
+            help=f"Format of the clips: {', '.join(DATA_FORMATS)} (default: avspeech). See docs/data.md.",
+            autocompletion=completing(DATA_FORMATS),
         ),
     ] = None,
     csv: Annotated[
@@ -52,7 +56,12 @@ def submit(
             help="Labels of the speakers (default: labels.csv beside the CSV or in the clips folder, if any)."
         ),
     ] = None,
-    preset: Annotated[str, typer.Option(help=f"Named configuration: {', '.join(presets.PRESETS)}.")] = "paper",
+    preset: Annotated[
+        str,
+        typer.Option(
+            help=f"Named configuration: {', '.join(presets.PRESETS)}.", autocompletion=completing(presets.PRESETS)
+        ),
+    ] = "paper",
     config: Annotated[
         str | None, typer.Option(help="Complete configuration, a JSON file, instead of a preset.")
     ] = None,
@@ -60,7 +69,11 @@ def submit(
         list[str] | None, typer.Option("--set", help="Change one field, e.g. loss.lambda1=0.5. Repeatable.")
     ] = None,
     until: Annotated[
-        str | None, typer.Option(help=f"Last stage to run (default: report): {', '.join(stages.STAGES)}.")
+        str | None,
+        typer.Option(
+            help=f"Last stage to run (default: report): {', '.join(stages.STAGES)}.",
+            autocompletion=completing(stages.STAGES),
+        ),
     ] = None,
     max_concurrent: MaxConcurrent = None,
     detach: Detach = False,
@@ -91,11 +104,11 @@ def submit(
             resolved, run, address, until=until, max_concurrent=max_concurrent, on_event=on_event
         )
     if any(outcome.status == "cancelled" for outcome in outcomes.values()):
-        raise typer.Exit(130)
+        raise typer.Exit(ExitCode.INTERRUPTED)
     failed = [name for name, outcome in outcomes.items() if outcome.status == "failed"]
     if failed:
         print(f"show the log: arspm logs {run} {failed[0]}", file=sys.stderr)
-        raise typer.Exit(1)
+        raise typer.Exit(ExitCode.FAILED)
     if "report" in outcomes:
         print(f"report: {storage.join(run, 'report', 'index.html')}")
 

@@ -13,7 +13,7 @@ from arspm.corpus import schema
 from arspm.corpus.drops import dropped_rows, numbered_detail
 from arspm.corpus.prune import unused_files
 from arspm.runs import stages
-from jobs.commands.options import RunArgument, examples, existing_run
+from jobs.commands.options import RunArgument, completing, examples, existing_run
 
 app = typer.Typer()
 
@@ -22,7 +22,11 @@ app = typer.Typer()
 def drops(
     run: RunArgument,
     reason: Annotated[
-        str | None, typer.Option(help=f"Only rows dropped for this reason: {', '.join(schema.DropReason.__members__)}.")
+        str | None,
+        typer.Option(
+            help=f"Only rows dropped for this reason: {', '.join(schema.DropReason.__members__)}.",
+            autocompletion=completing(schema.DropReason.__members__),
+        ),
     ] = None,
 ) -> None:
     """Print the rows of the clips that are not in a run's corpus, each with its reason. Needs no cluster."""

@@ -9,6 +9,7 @@ import typer
 
 from arspm import storage
 from cluster.errors import ClusterError
+from cluster.exit_codes import ExitCode
 from jobs.commands.options import Address, RunArgument, examples, find_address
 
 app = typer.Typer()
@@ -60,7 +61,7 @@ def logs(
         ended = client.wait(jobs_client, job.submission_id, lambda line: print(line, flush=True))
     except KeyboardInterrupt:
         print(f"{name}: no longer followed, still running", file=sys.stderr)
-        raise typer.Exit(130) from None
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
     print(f"{name}: {ending(ended)}", file=sys.stderr)
 
 
