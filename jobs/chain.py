@@ -12,7 +12,7 @@ from typing import Any
 
 from arspm import config as configuration
 from arspm import storage
-from arspm.config import TRAINED_STAGES, Config, require_workers
+from arspm.config import Config, require_workers
 from arspm.runs import drivers, inventory, lease, reused, stages
 from arspm.runs.gender_weights import find_gender_weights
 from cluster import chain, client, events
@@ -31,6 +31,7 @@ from jobs.submission import (
     sharing,
     source,
     submitted_by,
+    trained_stages,
 )
 
 
@@ -71,7 +72,7 @@ def submit_run(
     chain_stages = _chain_stages(config, run, config_uri, fingerprints, more)
     planned = [stage.name for stage in select_stages(chain_stages, until)]
     pending = [stage for stage in planned if stages.done(run, stage, fingerprints[stage]) is None]
-    require_workers(config, _trained(config, pending))
+    require_workers(config, trained_stages(config, pending))
     with (
         lease.hold(run, holder, say=lambda line: on_event(events.Warned(stage="submit", text=line))) as held,
         drivers.driving(run, drivers.CHAIN, holder, held, job=job) as end,
@@ -103,12 +104,6 @@ def how_it_ended(outcomes: Iterable[chain.Outcome]) -> str:
     if failed is not None:
         return f"failed: {failed.stage}: {failed.reason.removeprefix(f'{failed.stage}: ')}"
     return "stopped" if unfinished else drivers.FINISHED
-
-
-def _trained(config: Config, names: Sequence[str]) -> list[str]:
-    """Return which of these stages train a network on workers."""
-    given = {"vggface": config.vggface.weights, "gender": config.gender.weights}
-    return [name for name in names if name in TRAINED_STAGES and not given.get(name)]
 
 
 def _check_reused(

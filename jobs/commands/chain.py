@@ -32,6 +32,7 @@ app = typer.Typer()
 @app.command(
     epilog=examples(
         "arspm submit --run runs/one --csv data/avspeech.csv --clips data/clips --preset demo",
+        "arspm submit --run runs/one --csv data/avspeech.csv --clips data/clips --preset demo --dry-run",
         "arspm submit --run s3://bucket/one --config config.json --set loss.lambda1=0.5 --until encoder --detach",
     )
 )
@@ -76,6 +77,10 @@ def submit(
         ),
     ] = None,
     max_concurrent: MaxConcurrent = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Say what would be reused and run, for how long and for how much, then exit."),
+    ] = False,
     detach: Detach = False,
     ray_address: Address = None,
 ) -> None:
@@ -87,6 +92,11 @@ def submit(
     run = storage.run_uri(run)
     data = {"format": format_, "csv": csv, "clips": clips, "faces": faces, "labels": labels}
     resolved = resolve_config(preset, config, data, parse_changes(set_))
+    if dry_run:
+        from jobs import dry_run as planning
+
+        print(planning.describe(resolved, run, until))
+        return
     address = find_address(ray_address)
     if detach:
         job = chain.detach(resolved, run, address, until, max_concurrent)
