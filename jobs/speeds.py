@@ -15,10 +15,14 @@ class Speed(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """The speeds of a preset's stages. A stage without one was not measured. where: the machine, and the source."""
+    """The speeds of a preset's stages. A stage without one was not measured. where: the machine.
+
+    clips: training, validation and test clips, and test speakers, of the run that was measured; None for single steps.
+    """
 
     where: str
     speeds: dict[str, Speed]
+    clips: tuple[int, int, int, int] | None = None
 
 
 _DEMO = {  # 720 clips, 498 of them to train on: docs/figures.md, "The demo"
@@ -47,7 +51,13 @@ _PAPER = {
 }
 
 PRESETS = {
-    "demo": Measured("two x86-64 cores", _DEMO),
-    "smoke": Measured("two x86-64 cores, for 28 clips", dict.fromkeys(_DEMO, Speed(0.0, 6.0))),  # CONTRIBUTING.md
+    "demo": Measured("two x86-64 cores", _DEMO, (498, 57, 165, 55)),
+    "smoke": Measured(
+        "two x86-64 cores, for 28 clips", dict.fromkeys(_DEMO, Speed(0.0, 6.0)), (14, 8, 6, 3)
+    ),  # CONTRIBUTING.md
     "paper": Measured("one NVIDIA H100, and 64 cores for preprocess", _PAPER),
 }
+
+# GiB of this machine's memory that a preset takes with a local head: Ray's processes and idle workers, and the largest
+# stage. paper: without GPUs, one worker (docs/figures.md).
+MEMORY_GIB = {"demo": 6.0, "smoke": 4.0, "paper": 8.0}

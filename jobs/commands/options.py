@@ -24,6 +24,7 @@ Address = Annotated[
         help="URL of the cluster's dashboard, http://HOST:8265 (default: the head that `arspm up` started).",
     ),
 ]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Detach = Annotated[bool, typer.Option("--detach", help="Submit the driver as a job on the cluster, then exit.")]
 
 MaxConcurrent = Annotated[

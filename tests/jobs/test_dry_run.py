@@ -1,4 +1,4 @@
-"""`arspm submit --dry-run`, without a cluster, from a folder without ray_cluster.yaml, as whoever installs a wheel has it."""
+"""`arspm submit --dry-run`, without a cluster, from a folder without ray_cluster.yaml, as with an installed wheel."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_a_new_run_is_estimated_and_nothing_is_written(
     assert counted.all == 28
     said = f"{counted.train} training, {counted.val} validation and {counted.test} test clips"
     assert lines[0] == f"{tmp_path}/run: preset demo; {said}"
-    assert [line.split()[0] for line in lines[1:11]] == [*stages.STAGES]
+    assert sorted(line.split()[0] for line in lines[1:11]) == sorted(stages.STAGES)
     assert all("runs, not done yet: about" in line for line in lines[1:11])
     assert "(two x86-64 cores); 0.00 USD on 1 cpu (c6i.4xlarge, spot)" in lines[1]
     seconds = 5 + 30 * counted.train * speeds.PRESETS["demo"].speeds["encoder"].seconds
@@ -90,10 +90,8 @@ def test_what_is_done_is_reused_and_the_run_s_own_speed_counts(run: str, clips: 
     lines = dry_run.describe(changed, run, "evaluate").splitlines()
     [line] = [line for line in lines if line.startswith("encoder")]
     seconds = 5 + 40 * 13 / 20
-    assert line.startswith(
-        "encoder     runs, changed: loss.lambda1 1.0 -> 0.5, training.encoder.epochs 2 -> 40: "
-        f"about {seconds:.1f} s (this run's own speed, with other settings); "
-    ) or ("changed: loss.lambda1 1.0 -> 0.5" in line and f"about {seconds:.1f} s" in line)
+    assert "runs, changed: loss.lambda1 1.0 -> 0.5, training.encoder.epochs 2 -> 40: " in line
+    assert f"about {seconds:.1f} s (this run's own speed, with other settings); 0.00 USD on 1 cpu" in line
     assert not [line for line in lines if line.startswith("report")]
     assert storage.files_below(run) == before
 
