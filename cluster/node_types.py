@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cluster.errors import ClusterError
+from cluster.strict_yaml import load_yaml
 
 CLUSTER_NAME = "ray_cluster.yaml"  # of the file that is used if the current folder has it
 BUILT_IN = Path(__file__).with_name("default_cluster.yaml")  # otherwise
@@ -89,21 +90,6 @@ def rate(node_type: NodeType, prices: Prices, *, prices_file: str | Path, cluste
     return usd
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """Loads YAML without aliases, which can make a small file grow without limit, and without duplicate keys."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.MarkedYAMLError(problem="aliases (*) are not allowed", problem_mark=self.peek_event().start_mark)
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        mapping = super().construct_mapping(node, deep)
-        if len(mapping) < len(node.value):
-            raise yaml.MarkedYAMLError(problem="a key occurs twice", problem_mark=node.start_mark)
-        return mapping
-
-
 def read_cluster(path: str | Path) -> Cluster:
     """Return the cluster file, which users edit. Raises ClusterError that names the first problem."""
     try:
@@ -111,7 +97,7 @@ def read_cluster(path: str | Path) -> Cluster:
             data = file.read(_MAX_BYTES + 1)
         if len(data) > _MAX_BYTES:
             raise ValueError(f"more than {_MAX_BYTES >> 10} KiB")
-        tree = _StrictLoader(data.decode()).get_single_data()
+        tree = load_yaml(data.decode())
     except Exception as error:  # PyYAML's constructors raise anything
         raise ClusterError(f"{path}: cannot be read as YAML ({_summary(error)})") from None
     try:

@@ -33,7 +33,7 @@ app = typer.Typer()
     epilog=examples(
         "arspm submit --run runs/one --csv data/avspeech.csv --clips data/clips --preset demo",
         "arspm submit --run runs/one --csv data/avspeech.csv --clips data/clips --preset demo --dry-run",
-        "arspm submit --run s3://bucket/one --config config.json --set loss.lambda1=0.5 --until encoder --detach",
+        "arspm submit --run s3://bucket/one --config mine.yaml --set loss.lambda1=0.5 --until encoder --detach",
     )
 )
 def submit(
@@ -58,13 +58,18 @@ def submit(
         ),
     ] = None,
     preset: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help=f"Named configuration: {', '.join(presets.PRESETS)}.", autocompletion=completing(presets.PRESETS)
+            help=f"Named configuration: {', '.join(presets.PRESETS)} (default: the one that --config names, otherwise "
+            "paper). `arspm presets` describes them.",
+            autocompletion=completing(presets.PRESETS),
         ),
-    ] = "paper",
+    ] = None,
     config: Annotated[
-        str | None, typer.Option(help="Complete configuration, a JSON file, instead of a preset.")
+        str | None,
+        typer.Option(
+            help="File with fields that differ from the preset: .yaml, .toml or .json. --set takes precedence."
+        ),
     ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Change one field, e.g. loss.lambda1=0.5. Repeatable.")
