@@ -16,7 +16,7 @@ from cluster import exit_codes
 from cluster.errors import ClusterError
 from cluster.exit_codes import ExitCode
 from jobs import verbosity
-from jobs.commands import ablation, chain, corpus, data, doctor, download, head, portraits, running, sweep
+from jobs.commands import ablation, chain, corpus, data, doctor, download, gc, head, portraits, running, runs, sweep
 
 _commands = typer.Typer(
     callback=verbosity.options,
@@ -26,7 +26,7 @@ _commands = typer.Typer(
     "A portrait correlates with a voice; it identifies no one.",
     epilog="\n\n".join(["Exit codes:", *exit_codes.table(), "Every command, with examples: arspm COMMAND --help"]),
 )
-for group in (doctor, head, data, download, chain, running, corpus, ablation, sweep, portraits):
+for group in (doctor, head, data, download, chain, running, runs, corpus, gc, ablation, sweep, portraits):
     _commands.add_typer(group.app)
 
 

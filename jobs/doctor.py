@@ -47,7 +47,7 @@ def examine(config: Config, uri: str | None, address: str | None) -> Iterator[Ch
         ("weights", functools.partial(_weights, config)),
     ]
     if uri is not None:
-        checks += [(name, functools.partial(_store, name, uri)) for name in doctor_store.CHECKS]
+        checks += [(f"store {name}", functools.partial(_store, name, uri)) for name in doctor_store.CHECKS]
     for name, check in checks:
         try:
             yield check()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from typing import Annotated
 
@@ -13,12 +14,12 @@ from arspm.corpus import schema
 from arspm.corpus.drops import dropped_rows, numbered_detail
 from arspm.corpus.prune import unused_files
 from arspm.runs import stages
-from jobs.commands.options import RunArgument, completing, examples, existing_run
+from jobs.commands.options import Json, RunArgument, completing, examples, existing_run
 
 app = typer.Typer()
 
 
-@app.command(epilog=examples("arspm drops runs/one", "arspm drops runs/one --reason no_face"))
+@app.command(epilog=examples("arspm drops runs/one", "arspm drops runs/one --reason no_face --json"))
 def drops(
     run: RunArgument,
     reason: Annotated[
@@ -28,13 +29,20 @@ def drops(
             autocompletion=completing(schema.DropReason.__members__),
         ),
     ] = None,
+    as_json: Json = False,
 ) -> None:
-    """Print the rows of the clips that are not in a run's corpus, each with its reason. Needs no cluster."""
+    """Print the rows of the clips that are not in a run's corpus, each with its reason. Needs no cluster.
+
+    With --json, each row is a line of its own.
+    """
     if reason is not None and reason not in schema.DropReason.__members__:
         raise ConfigError(f"{reason}: there is no such reason; there are {', '.join(schema.DropReason.__members__)}")
     corpus = stages.corpus(existing_run(run))
     try:
         for row in dropped_rows(corpus, reason):
+            if as_json:
+                print(json.dumps(row))
+                continue
             print(f"{row['reason']}: {row['clip_id'] or '-'}: {numbered_detail(row)}")
     except FileNotFoundError:
         raise ConfigError(f"{run}: stage preprocess has not run") from None
