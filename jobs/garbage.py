@@ -83,7 +83,7 @@ def remove(run: str, garbage: list[Garbage]) -> None:
 
     Raises LeaseHeld if somebody has begun to work on the run meanwhile, and ValueError if what is there has changed.
     """
-    with lease.hold(run, lease.this_process(), say=lambda line: None) as held:
+    with lease.hold(run, lease.this_process(), say=print) as held:
         now = {path for each in find_garbage(run) for path in each.files}
         wanted = [path for each in garbage if each.what != EXPIRED_LEASE for path in each.files]
         if changed := [path for path in wanted if path not in now]:

@@ -1,4 +1,4 @@
-"""`arspm runs` and `arspm sweeps`: what there is."""
+"""`arspm runs`, `arspm sweeps` and `arspm compare`: what there is, and how runs differ."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from arspm import storage
+from arspm.config import ConfigError
 from jobs.commands.options import Address, Json, RunArgument, examples, existing_run
 
 app = typer.Typer()
@@ -52,3 +53,23 @@ def sweeps(run: RunArgument, as_json: Json = False, ray_address: Address = None)
         print(f"{record['name']}: {record['text']}; page: {record['page']}")
     if not records:
         print(f"{view.run}: no sweep")
+
+
+@app.command(
+    epilog=examples("arspm compare runs/one runs/two", "arspm compare runs/one runs/two s3://bucket/three --json")
+)
+def compare(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Two or more evaluated runs.")],
+    as_json: Json = False,
+) -> None:
+    """Compare runs: settings that differ, figures with intervals, and paired differences from the first run.
+
+    Differences need the same test clips and the same VGGFace. Needs no cluster.
+    """
+    from jobs import compare as comparing
+
+    found = [existing_run(run) for run in runs]
+    if len(found) < 2 or len(set(found)) < len(found):
+        raise ConfigError("compare: give two or more different runs")
+    compared = comparing.compare(found)
+    print(json.dumps(compared, indent=2) if as_json else "\n".join(comparing.as_lines(compared)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import time
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import typer
 
 from arspm import storage
 from arspm.config import Config, dump, override
@@ -132,7 +134,7 @@ def test_what_has_changed_since_the_question_is_kept(run: str) -> None:
         seconds=1.0,
         figures={},
     )
-    with pytest.raises(ValueError, match="evaluate/metrics.json has changed meanwhile; nothing was removed"):
+    with pytest.raises(ValueError, match=r"evaluate/metrics\.json has changed meanwhile; nothing was removed"):
         garbage.remove(run, pieces)
     assert storage.exists(f"{run}/encoder/history.json")
 
@@ -176,7 +178,8 @@ def test_variants_sweeps_and_dead_members_of_a_lease(tmp_path: Path) -> None:
 def test_no_is_an_answer_and_there_must_be_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = fill(f"{tmp_path}/one")
     before = storage.files_below(run)
-    monkeypatch.setattr("typer.confirm", lambda question, abort: (_ for _ in ()).throw(ValueError(question)))
-    assert run_here("gc", run) == 1
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    with pytest.raises(typer.Abort):
+        run_here("gc", run)
     assert storage.files_below(run) == before
     assert run_here("gc", f"{tmp_path}/nowhere", "--yes") == 1
