@@ -13,7 +13,7 @@ from typing import Any
 from arspm import config as configuration
 from arspm import storage
 from arspm.config import Config, require_workers
-from arspm.runs import drivers, inventory, lease, reused, stages
+from arspm.runs import adopted, drivers, inventory, lease, reused, stages
 from arspm.runs.gender_weights import find_gender_weights
 from cluster import chain, client, events
 from cluster.graph import Stage, select_stages
@@ -57,14 +57,13 @@ def submit_run(
     reused stage that is not what its manifest lists. Raises LeaseHeld if another cluster works on the run, and
     LeaseLost, after its jobs were stopped, if one has taken over.
     """
-    inputs = inventory.find_inputs(config)
+    trees, fingerprints = adopted.inputs_of(config, run)
     storage.require_store(run)
     if config.gender.weights:
         find_gender_weights(config, run)  # now, because preprocessing comes first and may take hours
-    fingerprints = stages.fingerprints(config, inputs.hash)
     if stages.done(run, "preprocess", fingerprints["preprocess"]) is None:
-        require_report(config, inputs.trees)
-    inventory.write_inventory(run, config.data, fingerprints["preprocess"], inputs.trees)
+        require_report(config, trees)
+    inventory.write_inventory(run, config.data, fingerprints["preprocess"], trees)
     config_uri = save_config(config, run)
     jobs_client = client.connect(address)
     holder = lease_holder(jobs_client, address, config, invocation)

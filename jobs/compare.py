@@ -37,7 +37,7 @@ def compare(runs: Sequence[str]) -> dict[str, Any]:
     configs = [stages.finished_config(run, "evaluate") for run in runs]
     models = [read_trained(Finished(run, 0, run)) for run in runs]
     resampling = {"num_resamples": configs[0].evaluate.num_resamples, "seed": configs[0].seed}
-    differences = []
+    differences: list[dict[str, Any]] = []
     for run, model in zip(runs[1:], models[1:], strict=True):
         reason = _reason(runs[0], models[0], run, model)
         found = {} if reason else against([model], [models[0]], resampling)
@@ -123,7 +123,7 @@ def _cell(figure: str, each: Mapping[str, Any]) -> str:
 
 
 def _differences(figures: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name, entry in figures.items():
         if entry is not None:
             p = "–" if entry["p_holm"] is None else f"{entry['p_holm']:.2g}"

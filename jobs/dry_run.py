@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from arspm.config import TRAINED_STAGES, Config, Tasks, Workers, presets, require_workers
 from arspm.report.words import format_duration
-from arspm.runs import inventory, stages
+from arspm.runs import adopted, stages
 from arspm.runs.gender_weights import find_gender_weights
 from cluster.chain_cost import Group, Market, Nodes
 from cluster.graph import Stage, select_stages
@@ -43,17 +43,16 @@ def describe(config: Config, run: str, until: str | None) -> str:
 
     Lists the inputs as `arspm submit` does, and raises the same errors for what it would refuse.
     """
-    inputs = inventory.find_inputs(config)
+    trees, fingerprints = adopted.inputs_of(config, run)
     if config.gender.weights:
         find_gender_weights(config, run)
-    fingerprints = stages.fingerprints(config, inputs.hash)
     graph = [Stage(name, stage.needs, "") for name, stage in stages.STAGES.items()]
     chosen = [stage.name for stage in select_stages(graph, until)]
     pending = [name for name in chosen if stages.done(run, name, fingerprints[name]) is None]
     require_workers(config, trained_stages(config, pending))
     if "preprocess" in pending:
-        require_report(config, inputs.trees)
-        clips = workload.clips_of_inputs(config, inputs.trees)
+        require_report(config, trees)
+        clips = workload.clips_of_inputs(config, trees)
     else:
         clips = workload.clips_of_corpus(run)
     market = Market()

@@ -111,14 +111,17 @@ class _History(BaseModel):
     best_epoch: int
 
 
-def fingerprints(config: Config, inputs: str) -> dict[str, str]:
+def fingerprints(config: Config, inputs: str, known: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return each stage's fingerprint: a hash of the settings that it reads and of its dependencies' fingerprints.
 
-    `inputs` is the hash of the input data (`inventory.Inputs`), on which the first stage depends.
+    `inputs` is the hash of the input data (`inventory.Inputs`), on which the first stage depends. `known`: fingerprints
+    of stages that another run has done.
     """
     result: dict[str, str] = {}
     for name, stage in STAGES.items():  # dependencies come first
-        result[name] = fingerprint(config, name, {need: result[need] for need in stage.needs} or inputs)
+        result[name] = (known or {}).get(name) or fingerprint(
+            config, name, {need: result[need] for need in stage.needs} or inputs
+        )
     return result
 
 

@@ -11,6 +11,7 @@ from arspm import storage
 from arspm.config import DATA_FORMATS, presets
 from arspm.corpus.drops import describe_drops
 from arspm.runs import stages
+from arspm.runs.adopted import read_adopted
 from cluster import events
 from cluster.exit_codes import ExitCode
 from jobs.commands.options import (
@@ -96,7 +97,7 @@ def submit(
 
     run = storage.run_uri(run)
     data = {"format": format_, "csv": csv, "clips": clips, "faces": faces, "labels": labels}
-    resolved = resolve_config(preset, config, data, parse_changes(set_))
+    resolved = resolve_config(preset, config, data, parse_changes(set_), read_adopted(run))
     if dry_run:
         from jobs import dry_run as planning
 

@@ -1,4 +1,4 @@
-"""`arspm drops` and `arspm prune`: what is not in a run's corpus, and what is no longer."""
+"""`arspm drops`, `arspm prune` and `arspm adopt`: what is not in a corpus, what is no longer, and another's corpus."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from arspm.corpus import schema
 from arspm.corpus.drops import dropped_rows, numbered_detail
 from arspm.corpus.prune import unused_files
 from arspm.runs import stages
-from jobs.commands.options import Json, RunArgument, completing, examples, existing_run
+from jobs.commands.options import Json, Run, RunArgument, completing, examples, existing_run
 
 app = typer.Typer()
 
@@ -74,3 +74,24 @@ def prune(
         typer.confirm(question, abort=True)
     storage.remove_files(corpus, [*unused])
     print(f"removed {len(unused):,} files, {sum(unused.values()) / 1e9:.3f} GB")
+
+
+@app.command(
+    epilog=examples(
+        "arspm adopt s3://bucket/runs/one/corpus --run s3://bucket/runs/two", "arspm adopt runs/one --run runs/two"
+    )
+)
+def adopt(
+    corpus: Annotated[str, typer.Argument(metavar="CORPUS", help="Corpus of another run, or that run.")], run: Run
+) -> None:
+    """Use a corpus that another run made, where it is, without copying it. Needs no cluster.
+
+    Compares every file with its SHA-256 first. Then `arspm submit --run RUN` needs no --csv and --clips, and refuses
+    settings with which the corpus was not made. Do not change, prune or remove the other run while this one is used.
+    """
+    from arspm.runs.adopted import adopt as use
+
+    run = storage.run_uri(run)
+    storage.require_store(run)
+    adopted = use(storage.run_uri(corpus), run)
+    print(f"{run} uses the corpus of {adopted.source}; next: arspm submit --run {run} --preset PRESET")
