@@ -1,4 +1,4 @@
-"""Estimates the cost of a sweep on the cluster of ray_cluster.yaml, without starting anything."""
+"""Estimates the cost of a sweep on the nodes of a Ray cluster file, without starting anything."""
 
 from __future__ import annotations
 
@@ -6,55 +6,11 @@ import math
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import NamedTuple
 
-import yaml
-from pydantic import BaseModel, Field, ValidationError
+from cluster.node_types import PRICES, Resources, cluster_file, rate, read_cluster, read_prices
 
-from cluster.errors import ClusterError
-
-CLUSTER = Path(__file__).parents[1] / "ray_cluster.yaml"
-PRICES = Path(__file__).with_name("prices.yaml")
-
-_MAX_BYTES = 128 << 10  # of a cluster file; ray_cluster.yaml has 6 KiB
 _UNITS = 10_000  # per CPU or GPU: Ray counts resources in ten-thousandths
-
-_Name = Annotated[str, Field(pattern=r"^[\w.+/@ -]{1,100}$")]
-_Amount = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
-_Count = Annotated[int, Field(ge=0, le=1_000_000)]
-
-
-class _Market(BaseModel):
-    MarketType: _Name | None = None
-
-
-class _NodeConfig(BaseModel):
-    InstanceType: _Name
-    InstanceMarketOptions: _Market | None = None
-
-
-class _Resources(BaseModel):
-    CPU: _Amount = 0
-    GPU: _Amount = 0
-
-
-class _NodeType(BaseModel):
-    node_config: _NodeConfig
-    resources: _Resources | None = None
-    max_workers: _Count | None = None
-
-    @property
-    def market(self) -> Literal["spot", "on demand"]:
-        options = self.node_config.InstanceMarketOptions
-        return "spot" if options is not None and options.MarketType == "spot" else "on demand"
-
-
-class _Cluster(BaseModel):
-    """The parts of a cluster launcher's file that the estimate needs."""
-
-    head_node_type: _Name
-    available_node_types: dict[_Name, _NodeType]
-    max_workers: _Count = 2
 
 
 class Estimate(NamedTuple):
@@ -98,7 +54,7 @@ def cost_table(
 ) -> list[Estimate]:
     """Return two estimates per node type of a Ray cluster file: for one node, and for as many as the sweep can use.
 
-    cluster_yaml: by default the one of this source tree, or of the current directory if the product is installed.
+    cluster_yaml: by default that of the current directory, or the built-in one.
     prices: YAML in the format of prices.yaml.
     trial_seconds: how long a complete trial runs.
     cpus, gpus: what one trial reserves. A trial runs on one node, and a fraction of a GPU is a fraction of one device.
@@ -108,28 +64,19 @@ def cost_table(
     """
     if min(cpus, gpus) < 0 or cpus == gpus == 0:
         raise ValueError(f"a trial that reserves {cpus:g} CPUs and {gpus:g} GPUs: one must be positive, none negative")
-    cluster_yaml = cluster_yaml or _default_cluster()
-    cluster = _read_cluster(cluster_yaml)
-    price_list = yaml.safe_load(Path(prices).read_text())
+    cluster_yaml = cluster_yaml or cluster_file()
+    cluster, price_list = read_cluster(cluster_yaml), read_prices(prices)
     rows, unfit = [], []
-    types, as_of = cluster.available_node_types, f"{price_list['region']}, {price_list['date']}"
-    if cluster.head_node_type not in types:
-        raise ClusterError(f"{cluster_yaml}: head_node_type is not one of available_node_types")
-
-    def rate(node_type: _NodeType) -> float:
-        """Return a node's price in USD per hour."""
-        instance = node_type.node_config.InstanceType
-        market = "spot" if node_type.market == "spot" else "on_demand"
-        usd: float | None = price_list["usd_per_hour"].get(instance, {}).get(market)
-        if usd is None:
-            raise ClusterError(f"{prices}: no price of {instance}, {market}, for {cluster_yaml}; add it")
-        return usd
-
-    head_rate = rate(types[cluster.head_node_type])
+    types, as_of = cluster.available_node_types, price_list.as_of
+    rates = {
+        name: rate(node_type, price_list, prices_file=prices, cluster_file=cluster_yaml)
+        for name, node_type in types.items()
+    }
+    head_rate = rates[cluster.head_node_type]
     for name, node_type in types.items():
-        instance, node_rate = node_type.node_config.InstanceType, rate(node_type)
-        resources = node_type.resources or _Resources()
-        per_node = _trials_per_node(resources, cpus, gpus)
+        instance, node_rate = node_type.node_config.InstanceType, rates[name]
+        resources = node_type.resources or Resources()
+        per_node = workers_per_node(resources, cpus, gpus)
         if per_node == 0:
             reason = _reason(resources, cpus, gpus)
             unfit.append(Estimate(name, instance, node_type.market, 0, 0, 0.0, 0.0, as_of, reason))
@@ -169,7 +116,7 @@ def _padded(cells: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join(f"{cell:<{width}}" if i < 3 else f"{cell:>{width}}" for i, (cell, width) in columns)
 
 
-def _trials_per_node(resources: _Resources, cpus: float, gpus: float) -> int:
+def workers_per_node(resources: Resources, cpus: float, gpus: float) -> int:
     """Return how many trials Ray places on a node at a time."""
     limits = []
     if cpus:
@@ -184,61 +131,8 @@ def _units(amount: float) -> int:
     return max(1, round(amount * _UNITS)) if amount else 0
 
 
-def _reason(resources: _Resources, cpus: float, gpus: float) -> str:
+def _reason(resources: Resources, cpus: float, gpus: float) -> str:
     """Return why a node cannot run a trial."""
     if gpus > resources.GPU:
         return f"{resources.GPU:g} GPUs, a trial takes {gpus:g}"
     return f"{resources.CPU:g} CPUs, a trial takes {cpus:g}"
-
-
-def _default_cluster() -> Path:
-    path = next((path for path in (CLUSTER, Path(CLUSTER.name)) if path.is_file()), None)
-    if path is None:
-        raise ClusterError(f"no {CLUSTER.name} here, which the estimate needs: run this in the folder that holds it")
-    return path
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """Loads YAML without aliases, which can make a small file grow without limit, and without duplicate keys."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.MarkedYAMLError(problem="aliases (*) are not allowed", problem_mark=self.peek_event().start_mark)
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        mapping = super().construct_mapping(node, deep)
-        if len(mapping) < len(node.value):
-            raise yaml.MarkedYAMLError(problem="a key occurs twice", problem_mark=node.start_mark)
-        return mapping
-
-
-def _read_cluster(path: str | Path) -> _Cluster:
-    """Return the cluster file, which users edit. Raises ClusterError that names the first problem."""
-    try:
-        with open(path, "rb") as file:
-            data = file.read(_MAX_BYTES + 1)
-        if len(data) > _MAX_BYTES:
-            raise ValueError(f"more than {_MAX_BYTES >> 10} KiB")
-        tree = _StrictLoader(data.decode()).get_single_data()
-    except Exception as error:  # PyYAML's constructors raise anything
-        raise ClusterError(f"{path}: cannot be read as YAML ({_summary(error)})") from None
-    try:
-        return _Cluster.model_validate(tree, strict=True)
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        where = _printable(".".join(map(str, first["loc"])))
-        problem = f"{where}: {first['msg']}" if where else first["msg"]
-        raise ClusterError(f"{path}: not a Ray cluster file ({problem})") from None
-
-
-def _summary(error: Exception) -> str:
-    """Return an error as one short line."""
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        return _printable(f"line {error.problem_mark.line + 1}: {error.problem or error.context}")
-    return _printable((str(error) or type(error).__name__).splitlines()[0])
-
-
-def _printable(text: str) -> str:
-    """Return at most 200 characters of the text, escaped if it holds control characters."""
-    return text[:200] if text.isprintable() else repr(text[:200])

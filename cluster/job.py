@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from cluster.events import MARKER
+from cluster.exit_codes import ExitCode
 
-EXIT_TEMPORARY = 75  # EX_TEMPFAIL of sysexits.h: a stage's program reports an infrastructure failure and wants a retry
 _KILLED = {-9, 137, -15, 143}  # SIGKILL and SIGTERM, as Popen and as sh report them: not the program's own failure
 _INFRASTRUCTURE = {  # ray.job_submission.JobErrorType without JOB_ENTRYPOINT_COMMAND_ERROR, the program's own failure
     "RUNTIME_ENV_SETUP_FAILURE",
@@ -77,7 +77,7 @@ def is_infrastructure(job: Job) -> bool:
     """Return whether the job failed because of the cluster and not because of the stage's program."""
     if job.status != "FAILED":
         return False
-    return job.error_type in _INFRASTRUCTURE or job.exit_code in _KILLED or job.exit_code == EXIT_TEMPORARY
+    return job.error_type in _INFRASTRUCTURE or job.exit_code in _KILLED or job.exit_code == ExitCode.TEMPORARY
 
 
 def ending(job: Job) -> str:

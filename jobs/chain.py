@@ -12,8 +12,8 @@ from typing import Any
 
 from arspm import config as configuration
 from arspm import storage
-from arspm.config import TRAINED_STAGES, Config, require_workers
-from arspm.runs import drivers, inventory, lease, reused, stages
+from arspm.config import Config, require_workers
+from arspm.runs import adopted, drivers, inventory, lease, reused, stages
 from arspm.runs.gender_weights import find_gender_weights
 from cluster import chain, client, events
 from cluster.graph import Stage, select_stages
@@ -31,6 +31,7 @@ from jobs.submission import (
     sharing,
     source,
     submitted_by,
+    trained_stages,
 )
 
 
@@ -56,14 +57,13 @@ def submit_run(
     reused stage that is not what its manifest lists. Raises LeaseHeld if another cluster works on the run, and
     LeaseLost, after its jobs were stopped, if one has taken over.
     """
-    inputs = inventory.find_inputs(config)
+    trees, fingerprints = adopted.inputs_of(config, run)
     storage.require_store(run)
     if config.gender.weights:
         find_gender_weights(config, run)  # now, because preprocessing comes first and may take hours
-    fingerprints = stages.fingerprints(config, inputs.hash)
     if stages.done(run, "preprocess", fingerprints["preprocess"]) is None:
-        require_report(config, inputs.trees)
-    inventory.write_inventory(run, config.data, fingerprints["preprocess"], inputs.trees)
+        require_report(config, trees)
+    inventory.write_inventory(run, config.data, fingerprints["preprocess"], trees)
     config_uri = save_config(config, run)
     jobs_client = client.connect(address)
     holder = lease_holder(jobs_client, address, config, invocation)
@@ -71,7 +71,7 @@ def submit_run(
     chain_stages = _chain_stages(config, run, config_uri, fingerprints, more)
     planned = [stage.name for stage in select_stages(chain_stages, until)]
     pending = [stage for stage in planned if stages.done(run, stage, fingerprints[stage]) is None]
-    require_workers(config, _trained(config, pending))
+    require_workers(config, trained_stages(config, pending))
     with (
         lease.hold(run, holder, say=lambda line: on_event(events.Warned(stage="submit", text=line))) as held,
         drivers.driving(run, drivers.CHAIN, holder, held, job=job) as end,
@@ -103,12 +103,6 @@ def how_it_ended(outcomes: Iterable[chain.Outcome]) -> str:
     if failed is not None:
         return f"failed: {failed.stage}: {failed.reason.removeprefix(f'{failed.stage}: ')}"
     return "stopped" if unfinished else drivers.FINISHED
-
-
-def _trained(config: Config, names: Sequence[str]) -> list[str]:
-    """Return which of these stages train a network on workers."""
-    given = {"vggface": config.vggface.weights, "gender": config.gender.weights}
-    return [name for name in names if name in TRAINED_STAGES and not given.get(name)]
 
 
 def _check_reused(

@@ -20,15 +20,19 @@ from rich.progress import (
 
 from arspm.report.words import format_duration
 from cluster import events
+from jobs.verbosity import is_quiet
 
 _ENDS = (events.Finished, events.Failed, events.Cancelled, events.Retry)
+_PROBLEMS = (events.Failed, events.Cancelled, events.Retry, events.Warned)
 LINE_SECONDS = 10.0  # between two progress lines of one stage, without a terminal
 
 
 @contextmanager
 def watch() -> Iterator[Callable[[events.Event], None]]:
-    """Give a function that shows the chain's events while the block runs."""
-    if sys.stdout.isatty():
+    """Give a function that shows the chain's events while the block runs; with -q, failures and warnings only."""
+    if is_quiet():
+        yield _problems
+    elif sys.stdout.isatty():
         with _bars() as show:
             yield show
     else:
@@ -90,6 +94,11 @@ def _bars() -> Iterator[Callable[[events.Event], None]]:
                 progress.print(text, style="red" if isinstance(event, events.Failed) else None, markup=False)
 
         yield show
+
+
+def _problems(event: events.Event) -> None:
+    if isinstance(event, _PROBLEMS):
+        print(sentence(event), flush=True)
 
 
 def _lines() -> Callable[[events.Event], None]:

@@ -18,7 +18,7 @@ from arspm.config import Config
 from arspm.runs import inventory, lease, reused, stages
 from arspm.runs.lease import Holder
 from arspm.storage.retries import without_credentials
-from cluster.job import EXIT_TEMPORARY
+from cluster.exit_codes import ExitCode
 
 # (configuration, run, fingerprint) -> (files: path relative to the run -> size and hash, figures)
 Work = Callable[[Config, str, str], tuple[dict[str, Any], dict[str, Any]]]
@@ -62,7 +62,7 @@ def readable_end(name: str) -> Iterator[None]:
         print(without_credentials(traceback.format_exc()), file=sys.stderr)
         line = without_credentials(str(error)).strip().splitlines()
         print(f"error: {name}: {line[0] if line else type(error).__name__}", file=sys.stderr, flush=True)
-        sys.exit(EXIT_TEMPORARY if getattr(error, "temporary", False) else 1)
+        sys.exit(ExitCode.TEMPORARY if getattr(error, "temporary", False) else ExitCode.FAILED)
 
 
 def run_stage(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from arspm.report.words import format_duration
 from arspm.runs import find, lease, stages
@@ -20,10 +20,28 @@ from jobs.view import View, in_threads, row
 _TAIL_LINES = 200  # of a job's log: a progress record is among them unless the program prints a lot
 
 
-def status(run: str, address: str | None) -> list[str]:
-    """Return the state of everything that belongs to a run, line by line.
+class Status(NamedTuple):
+    """What storage and the cluster know of a run.
 
-    address: of the cluster's dashboard, or None. If it does not answer, a line says so, and the rest is what storage
+    manifests: of each stage, with whether a stage before it has run again since. visible: whether this machine sees the
+    run's files. note: why the cluster's jobs are not known, "" if they are.
+    """
+
+    view: View
+    manifests: dict[str, tuple[stages.Success | None, bool]]
+    visible: bool
+    note: str
+
+
+def status(run: str, address: str | None) -> list[str]:
+    """Return the state of everything that belongs to a run, line by line. Arguments and errors as in `look`."""
+    return lines_of(look(run, address))
+
+
+def look(run: str, address: str | None) -> Status:
+    """Return the state of everything that belongs to a run.
+
+    address: of the cluster's dashboard, or None. If it does not answer, the note says so, and the rest is what storage
     shows. Raises FileNotFoundError if there is no such run.
     """
     session, jobs, progress = "", list[Job](), dict[str, str]()
@@ -43,7 +61,14 @@ def status(run: str, address: str | None) -> list[str]:
         find.require_run(run)
     manifests = dict(zip(stages.STAGES, in_threads(lambda name: _manifest(run, name), stages.STAGES), strict=True))
     view = View(run, session, jobs, progress, all(done is not None for done, _ in manifests.values()))
-    lines = [row(name, _stage(view, name, *manifests[name])) for name in stages.STAGES]
+    return Status(view, manifests, visible, note)
+
+
+def lines_of(found: Status) -> list[str]:
+    """Return a status as text."""
+    view, manifests, visible, note = found
+    run, jobs = view.run, view.jobs
+    lines = [row(name, stage_line(view, name, *manifests[name])) for name in stages.STAGES]
     shown = set(stages.STAGES)
     for part in (driver_lines(view), sweep_lines(view)):
         lines += part.lines
@@ -59,7 +84,7 @@ def status(run: str, address: str | None) -> list[str]:
     return lines
 
 
-def _stage(view: View, name: str, done: stages.Success | None, outdated: bool) -> str:
+def stage_line(view: View, name: str, done: stages.Success | None, outdated: bool) -> str:
     """Return the state of a stage, in one line."""
     job = view.latest(name)
     if job is not None and job.active:

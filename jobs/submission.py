@@ -14,7 +14,7 @@ import jobs
 import tune_spaces
 from arspm import config as configuration
 from arspm import storage
-from arspm.config import Config, ResourceRequest, Workers
+from arspm.config import TRAINED_STAGES, Config, ResourceRequest, Workers
 from arspm.runs import reused
 from arspm.runs.lease import Holder
 from arspm.runs.provenance import COMMIT_FILE, code_commit, own_invocation
@@ -97,6 +97,12 @@ def check_reused(
         text += f"; {hashed.bytes_left / _GIB:.1f} GiB by their size only (max_hashed_gib)"
     if hashed.bytes_left or hashed.seconds > NOTE_SECONDS:
         on_event(events.Warned(stage="submit", text=text))
+
+
+def trained_stages(config: Config, names: Sequence[str]) -> list[str]:
+    """Return which of these stages train a network on workers."""
+    given = {"vggface": config.vggface.weights, "gender": config.gender.weights}
+    return [name for name in names if name in TRAINED_STAGES and not given.get(name)]
 
 
 def job_prefix(run: str) -> str:

@@ -10,12 +10,18 @@ from jobs.view import RESUME, Part, View
 
 def sweep_lines(view: View) -> Part:
     """Return the state of every sweep of a run: its trials, the best one so far, and whether its job runs."""
-    names = {*sweeps.names(view.run), *(job.metadata["sweep"] for job in view.jobs if "sweep" in job.metadata)}
+    names = sweep_names(view)
     jobs = {name_of(job) for name in names for job in of_sweep(view.jobs, name)}
-    return Part([f"sweep {name}: {_state(view, name)}" for name in sorted(names)], jobs)
+    return Part([f"sweep {name}: {sweep_state(view, name)}" for name in sorted(names)], jobs)
 
 
-def _state(view: View, name: str) -> str:
+def sweep_names(view: View) -> set[str]:
+    """Return the names of a run's sweeps, those that have only a job yet included."""
+    return {*sweeps.names(view.run), *(job.metadata["sweep"] for job in view.jobs if "sweep" in job.metadata)}
+
+
+def sweep_state(view: View, name: str) -> str:
+    """Return the state of a sweep, in one line."""
     folder = sweeps.folder(view.run, name)
     results = sweeps.read_results(folder)
     job = next(reversed(of_sweep(view.jobs, name)), None)

@@ -75,6 +75,45 @@ def from_dict(tree: Mapping[str, Any]) -> Config:
         raise config_error(problems) from None
 
 
+def merge(config: Config, tree: Mapping[str, Any]) -> Config:
+    """Return a copy of the configuration with the fields of a nested tree, such as that of a YAML file.
+
+    Text is converted as in `override`. Fields that the tree leaves out stay. Raises one ConfigError that lists all
+    problems.
+    """
+    merged = config.model_dump()
+    problems: list[str] = []
+    _merge_section(Config, merged, tree, "", problems)
+    if problems:
+        raise config_error(problems)
+    return from_dict(merged)
+
+
+def _merge_section(
+    model: Any, section: dict[str, Any], tree: Mapping[str, Any], prefix: str, problems: list[str]
+) -> None:
+    """Put the tree's fields into the plain values of a section; add a line to `problems` for each that does not fit.
+
+    An unknown field stays in it: the model rejects it, or knows it from earlier versions.
+    """
+    for name, value in tree.items():
+        path = f"{prefix}{name}"
+        if isinstance(name, str) and is_section(model, name):
+            if isinstance(value, Mapping):
+                _merge_section(model.model_fields[name].annotation, section[name], value, f"{path}.", problems)
+            else:
+                problems.append(_unknown(path))
+        elif isinstance(value, str) and name in model.model_fields:
+            try:
+                section[name] = _typed(model.model_fields[name], value)
+            except ValidationError as error:
+                problems += [f"{path}: {each['msg']} (got {quote_value(value)})" for each in error.errors()]
+        elif isinstance(name, str):
+            section[name] = value
+        else:
+            problems.append(f"{quote_name(str(path))}: not a name of a field")
+
+
 def require_workers(config: Config, groups: Iterable[str]) -> None:
     """Raise ConfigError if the numbers of workers of these stages do not fit their lanes.
 

@@ -13,11 +13,12 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
 
 from arspm import storage
 from arspm.corpus import schema
 from arspm.corpus.parquet_files import REBUILD, first_line, opened
+from arspm.storage import uris
 
 MANIFEST = "manifest.json"
 
@@ -28,6 +29,7 @@ _MAX_GROUP_BYTES = 4 << 30
 _THREADS = 4
 # Files of which small columns are read at once from remote storage, where each takes several round trips.
 _SMALL_THREADS = 32
+_OF_PREPROCESS = ("speech", "faces", "measures")  # families that an adopted corpus has in its source
 _TENSORS = (schema.SPECTROGRAM, schema.WAVEFORM, schema.FACE_FEATURE)
 _TEXTS = (schema.CLIP_ID, schema.VIDEO_ID, schema.GENDER, schema.IDENTITY, schema.PREDICTED_GENDER)
 
@@ -48,6 +50,14 @@ class _Manifest(BaseModel):
 
     rows_per_group: Annotated[int, Field(ge=1, le=_MAX_SHARD_ROWS)]
     splits: dict[str, _Shards]
+    source: str = ""  # the corpus that has the clips, if another run made them
+
+    @field_validator("source")
+    @classmethod
+    def _check_source(cls, value: str) -> str:
+        if value and (problem := uris.user_uri_problem(value)):
+            raise ValueError(problem)
+        return value
 
 
 class Split(NamedTuple):
@@ -57,6 +67,7 @@ class Split(NamedTuple):
     shards: tuple[str, ...]  # "shard-00000"
     shard_rows: tuple[int, ...]
     rows_per_group: int
+    source: str = ""  # URI of the split that has the clips, if it is not this one
     keys: tuple[str, ...] = ()  # of the clips of each shard; shards with one key have the same clips and pictures
 
     @property
@@ -68,7 +79,8 @@ class Split(NamedTuple):
         return self._replace(shards=(self.shards[shard],), shard_rows=(self.shard_rows[shard],), keys=())
 
     def path(self, family: str, shard: int) -> str:
-        return storage.join(self.uri, family, f"{self.shards[shard]}.parquet")
+        uri = self.source if self.source and family in _OF_PREPROCESS else self.uri
+        return storage.join(uri, family, f"{self.shards[shard]}.parquet")
 
     def group_sizes(self) -> list[int]:
         """Return the number of rows of each row group of all shards, in order."""
@@ -97,7 +109,10 @@ def open_split(corpus: str, name: str, subset: int | None = None) -> Split:
         left = None if left is None else left - take
     if not rows:
         raise ValueError(f"{uri}: the {name} split is empty")
-    return Split(storage.join(corpus, name), tuple(names), tuple(rows), manifest.rows_per_group, tuple(keys))
+    source = storage.join(manifest.source, name) if manifest.source else ""
+    return Split(
+        storage.join(corpus, name), tuple(names), tuple(rows), manifest.rows_per_group, source=source, keys=tuple(keys)
+    )
 
 
 def shard_names(corpus: str) -> dict[str, set[str]]:

@@ -45,7 +45,7 @@ def write_page(
     that could not be trained. `seconds`: how long this ablation took, without reused stages. `study`: the models'
     study, "" for none.
     """
-    trained = [_read(model) for model in models]
+    trained = [read_trained(model) for model in models]
     resampling = {"num_resamples": config.evaluate.num_resamples, "seed": config.seed}
     results = compare_variants(trained, **resampling)
     if study:
@@ -87,7 +87,8 @@ def write_page(
     return results
 
 
-def _read(model: Finished) -> TrainedModel:
+def read_trained(model: Finished) -> TrainedModel:
+    """Return a finished model with its metrics, its history and its distances of each test clip. Raises ValueError."""
     evaluated = stages.folder(model.run, "evaluate")
     history = stages.history(model.run, "encoder")
     if history is None or not all(isinstance(epoch.get(VALIDATION), float) for epoch in history["epochs"]):

@@ -39,12 +39,21 @@ def model_file(name: str) -> Path:
     The cache is $XDG_CACHE_HOME/arspm, by default ~/.cache/arspm. Raises OSError with one line that says how to do
     without a connection.
     """
-    model = MODELS[name]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "arspm").expanduser()
-    path = cache / f"{name}-{model.sha256[:12]}.onnx"
-    if not (path.is_file() and _is_intact(path.read_bytes(), model)):
-        storage.write_bytes(str(path), _download(name, model))
+    path = _path(name)
+    if not is_downloaded(name):
+        storage.write_bytes(str(path), _download(name, MODELS[name]))
     return path
+
+
+def is_downloaded(name: str) -> bool:
+    """Return whether an intact copy of a published model is in the user's cache."""
+    path = _path(name)
+    return path.is_file() and _is_intact(path.read_bytes(), MODELS[name])
+
+
+def _path(name: str) -> Path:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "arspm").expanduser()
+    return cache / f"{name}-{MODELS[name].sha256[:12]}.onnx"
 
 
 def _download(name: str, model: Model) -> bytes:

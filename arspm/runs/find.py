@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+from collections.abc import Iterable
 
 from arspm import storage
 from arspm.runs import drivers, inventory, stages, sweeps
@@ -16,7 +17,12 @@ _MOST_SHOWN = 3
 
 def is_run(uri: str) -> bool:
     """Return whether a folder has at least one of the folders that a run has."""
-    return not _PARTS.isdisjoint(storage.entries(uri))
+    return has_parts(storage.entries(uri))
+
+
+def has_parts(names: Iterable[str]) -> bool:
+    """Return whether one of the names of a folder's entries is that of a run's own folder."""
+    return not _PARTS.isdisjoint(names)
 
 
 def require_run(uri: str) -> None:

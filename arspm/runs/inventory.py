@@ -44,21 +44,13 @@ def find_inputs(config: Config, trees: Mapping[str, pa.Table] | None = None) -> 
     Raises FileNotFoundError if an input is not configured, does not exist, or is a folder without media files. Checks
     the files and the filter of later stages too, which would otherwise fail hours later.
     """
-    try:
-        check_filter(config.data.filter)
-    except ValueError as error:
-        raise ConfigError(f"data.filter: {error}") from None
     names = _names(config.data)
     for name in names:
         uri = getattr(config.data, name)
         if not uri or not storage.exists(uri):
             problem = f"{uri} does not exist" if uri else f"not set; data.format={config.data.format} needs it"
             raise FileNotFoundError(f"data.{name}: {problem}")
-    for field, uri in uri_fields(config).items():
-        if not field.startswith("data.") and not storage.exists(uri):
-            raise FileNotFoundError(f"{field}: {uri} does not exist")
-    if config.evaluate.recognizer:
-        read_recognizer_input(config.evaluate.recognizer)
+    check_settings(config)
     tables = [config.data.csv] if "csv" in names else []
     tables += [uri for uri in (config.data.test_csv, config.data.labels) if uri]
     hashes = [hashlib.sha256(storage.read_bytes(uri)).hexdigest() for uri in tables]
@@ -69,6 +61,19 @@ def find_inputs(config: Config, trees: Mapping[str, pa.Table] | None = None) -> 
         if not described:
             raise FileNotFoundError(f"data.{name}: {uris[name]} contains no media files")
     return Inputs(found, hashlib.sha256(json.dumps([hashes, parts]).encode()).hexdigest())
+
+
+def check_settings(config: Config) -> None:
+    """Raise ConfigError or FileNotFoundError for a filter or a file of later stages that would fail hours later."""
+    try:
+        check_filter(config.data.filter)
+    except ValueError as error:
+        raise ConfigError(f"data.filter: {error}") from None
+    for field, uri in uri_fields(config).items():
+        if not field.startswith("data.") and not storage.exists(uri):
+            raise FileNotFoundError(f"{field}: {uri} does not exist")
+    if config.evaluate.recognizer:
+        read_recognizer_input(config.evaluate.recognizer)
 
 
 def write_inventory(run: str, data: Data, fingerprint: str, trees: Mapping[str, pa.Table]) -> None:

@@ -101,6 +101,11 @@ def _listed(run: str, names: Sequence[str], shards: bool) -> Iterator[_Listed]:
         for path, described in manifest.files.items():
             if shards or not _SHARD.fullmatch(path):
                 yield _Listed(storage.join(base, path), uri, stage, described)
+        if shards and (source := manifest.figures.get("adopted")):
+            made = stages.success(source, stage)
+            if made is None or made.fingerprint != manifest.fingerprint:
+                raise ValueError(f"{uri}: its corpus, that of {source}, is no longer there or was made again")
+            yield from _listed(source, [stage], shards)
 
 
 def _folder_of(uri: str, manifest: str) -> tuple[str, str]:

@@ -12,7 +12,7 @@ import importlib.metadata
 import json
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -111,14 +111,17 @@ class _History(BaseModel):
     best_epoch: int
 
 
-def fingerprints(config: Config, inputs: str) -> dict[str, str]:
+def fingerprints(config: Config, inputs: str, known: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return each stage's fingerprint: a hash of the settings that it reads and of its dependencies' fingerprints.
 
-    `inputs` is the hash of the input data (`inventory.Inputs`), on which the first stage depends.
+    `inputs` is the hash of the input data (`inventory.Inputs`), on which the first stage depends. `known`: fingerprints
+    of stages that another run has done.
     """
     result: dict[str, str] = {}
     for name, stage in STAGES.items():  # dependencies come first
-        result[name] = fingerprint(config, name, {need: result[need] for need in stage.needs} or inputs)
+        result[name] = (known or {}).get(name) or fingerprint(
+            config, name, {need: result[need] for need in stage.needs} or inputs
+        )
     return result
 
 
@@ -127,6 +130,34 @@ def fingerprint(config: Config, name: str, dependencies: dict[str, str] | str) -
     read = {path: _field(config, path) for path in STAGES[name].reads}
     parts = {"format": FORMAT, "stage": name, "config": read, "needs": dependencies}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def changed_settings(config: Config, before: Mapping[str, Any], name: str) -> list[str]:
+    """Return the settings that a stage reads and that differ from those of its manifest: "loss.lambda1 1.0 -> 0.5".
+
+    before: the manifest's configuration.
+    """
+    now, then = config.model_dump(mode="json"), from_dict(before).model_dump(mode="json")
+    changes = []
+    for path in STAGES[name].reads:
+        for field, (new, old) in _differences(_at(now, path), _at(then, path), path):
+            changes.append(f"{field} {json.dumps(old)} -> {json.dumps(new)}")
+    return changes
+
+
+def _at(tree: Any, path: str) -> Any:
+    for part in path.split("."):
+        tree = tree[part]
+    return tree
+
+
+def _differences(new: Any, old: Any, path: str) -> Iterator[tuple[str, tuple[Any, Any]]]:
+    """Yield each field in which two values of a field or section differ, with both values."""
+    if isinstance(new, dict) and isinstance(old, dict):
+        for name in new:
+            yield from _differences(new[name], old[name], f"{path}.{name}")
+    elif new != old:
+        yield path, (new, old)
 
 
 def folder(run: str, stage: str) -> str:
@@ -296,9 +327,7 @@ def versions() -> dict[str, str]:
 
 def _field(config: Config, path: str) -> Any:
     """Return a field, or a section as a dictionary, for a fingerprint."""
-    value: Any = config.model_dump(mode="json")
-    for part in path.split("."):
-        value = value[part]
+    value = _at(config.model_dump(mode="json"), path)
     if isinstance(value, dict):
         return {name: each for name, each in value.items() if (name, each) not in _ADDED}
     return value

@@ -26,6 +26,7 @@ from arspm.storage.files import (
     write_bytes,
     write_json,
 )
+from arspm.storage.folder_size import FolderSize, folder_size
 from arspm.storage.listing import FILES, entries, list_files
 from arspm.storage.ray_files import ray_checkpoint, ray_storage
 from arspm.storage.requirements import require_store
@@ -34,6 +35,7 @@ from arspm.storage.uris import absolute, is_remote, is_s3, join, run_uri
 
 __all__ = [
     "FILES",
+    "FolderSize",
     "StorageUnavailable",
     "absolute",
     "arrow_filesystem",
@@ -44,6 +46,7 @@ __all__ = [
     "exists",
     "files_below",
     "filesystem",
+    "folder_size",
     "is_remote",
     "is_s3",
     "join",

@@ -9,12 +9,14 @@ import typer
 from arspm import storage
 from arspm.config import ConfigError
 from arspm.config.studies import STUDIES
-from arspm.config.variants import TABLE4
+from arspm.config.variants import TABLE4, VARIANTS
+from cluster.exit_codes import ExitCode
 from jobs.commands.options import (
     Address,
     Detach,
     MaxConcurrent,
     Run,
+    completing,
     examples,
     existing_run,
     find_address,
@@ -34,11 +36,17 @@ app = typer.Typer()
 def ablation(
     run: Run,
     variants: Annotated[
-        str | None, typer.Option(help="Variants, separated by commas (default: the models of Table 4).")
+        str | None,
+        typer.Option(
+            help="Variants, separated by commas (default: the models of Table 4).", autocompletion=completing(VARIANTS)
+        ),
     ] = None,
     study: Annotated[
         str | None,
-        typer.Option(help=f"Train a study's arms with its fixed recipe instead of variants: {', '.join(STUDIES)}."),
+        typer.Option(
+            help=f"Train a study's arms with its fixed recipe instead of variants: {', '.join(STUDIES)}.",
+            autocompletion=completing(STUDIES),
+        ),
     ] = None,
     seeds: Annotated[
         int | None, typer.Option(min=1, help="Number of models trained per variant (default: 3, of a study 5).")
@@ -84,7 +92,7 @@ def ablation(
     with watch() as on_event:
         complete = driver.run_ablation(run, models, missing, address, on_event, study or "", max_concurrent)
     if complete is None:
-        raise typer.Exit(130)
+        raise typer.Exit(ExitCode.INTERRUPTED)
     print(f"ablation: {storage.join(run, ablation_folder(study or ''), 'index.html')}")
     if not complete:
-        raise typer.Exit(1)
+        raise typer.Exit(ExitCode.FAILED)

@@ -11,13 +11,16 @@ from arspm import storage
 from arspm.config import DATA_FORMATS, presets
 from arspm.corpus.drops import describe_drops
 from arspm.runs import stages
+from arspm.runs.adopted import read_adopted
 from cluster import events
+from cluster.exit_codes import ExitCode
 from jobs.commands.options import (
     Address,
     Detach,
     MaxConcurrent,
     Run,
     RunArgument,
+    completing,
     examples,
     existing_run,
     find_address,
@@ -30,7 +33,8 @@ app = typer.Typer()
 @app.command(
     epilog=examples(
         "arspm submit --run runs/one --csv data/avspeech.csv --clips data/clips --preset demo",
-        "arspm submit --run s3://bucket/one --config config.json --set loss.lambda1=0.5 --until encoder --detach",
+        "arspm submit --run runs/one --csv data/avspeech.csv --clips data/clips --preset demo --dry-run",
+        "arspm submit --run s3://bucket/one --config mine.yaml --set loss.lambda1=0.5 --until encoder --detach",
     )
 )
 def submit(
@@ -38,7 +42,9 @@ def submit(
     format_: Annotated[
         str | None,
         typer.Option(
-            "--format", help=f"Format of the clips: {', '.join(DATA_FORMATS)} (default: avspeech). See docs/data.md."
+            "--format",
+            help=f"Format of the clips: {', '.join(DATA_FORMATS)} (default: avspeech). See docs/data.md.",
+            autocompletion=completing(DATA_FORMATS),
         ),
     ] = None,
     csv: Annotated[
@@ -52,17 +58,35 @@ def submit(
             help="Labels of the speakers (default: labels.csv beside the CSV or in the clips folder, if any)."
         ),
     ] = None,
-    preset: Annotated[str, typer.Option(help=f"Named configuration: {', '.join(presets.PRESETS)}.")] = "paper",
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Named configuration: {', '.join(presets.PRESETS)} (default: the one that --config names, otherwise "
+            "paper). `arspm presets` describes them.",
+            autocompletion=completing(presets.PRESETS),
+        ),
+    ] = None,
     config: Annotated[
-        str | None, typer.Option(help="Complete configuration, a JSON file, instead of a preset.")
+        str | None,
+        typer.Option(
+            help="File with fields that differ from the preset: .yaml, .toml or .json. --set takes precedence."
+        ),
     ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Change one field, e.g. loss.lambda1=0.5. Repeatable.")
     ] = None,
     until: Annotated[
-        str | None, typer.Option(help=f"Last stage to run (default: report): {', '.join(stages.STAGES)}.")
+        str | None,
+        typer.Option(
+            help=f"Last stage to run (default: report): {', '.join(stages.STAGES)}.",
+            autocompletion=completing(stages.STAGES),
+        ),
     ] = None,
     max_concurrent: MaxConcurrent = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Say what would be reused and run, for how long and for how much, then exit."),
+    ] = False,
     detach: Detach = False,
     ray_address: Address = None,
 ) -> None:
@@ -73,7 +97,12 @@ def submit(
 
     run = storage.run_uri(run)
     data = {"format": format_, "csv": csv, "clips": clips, "faces": faces, "labels": labels}
-    resolved = resolve_config(preset, config, data, parse_changes(set_))
+    resolved = resolve_config(preset, config, data, parse_changes(set_), read_adopted(run))
+    if dry_run:
+        from jobs import dry_run as planning
+
+        print(planning.describe(resolved, run, until))
+        return
     address = find_address(ray_address)
     if detach:
         job = chain.detach(resolved, run, address, until, max_concurrent)
@@ -91,11 +120,11 @@ def submit(
             resolved, run, address, until=until, max_concurrent=max_concurrent, on_event=on_event
         )
     if any(outcome.status == "cancelled" for outcome in outcomes.values()):
-        raise typer.Exit(130)
+        raise typer.Exit(ExitCode.INTERRUPTED)
     failed = [name for name, outcome in outcomes.items() if outcome.status == "failed"]
     if failed:
         print(f"show the log: arspm logs {run} {failed[0]}", file=sys.stderr)
-        raise typer.Exit(1)
+        raise typer.Exit(ExitCode.FAILED)
     if "report" in outcomes:
         print(f"report: {storage.join(run, 'report', 'index.html')}")
 

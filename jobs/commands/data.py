@@ -10,6 +10,7 @@ import typer
 from arspm import storage
 from arspm.config import ConfigError
 from jobs.commands.options import examples
+from jobs.verbosity import is_quiet
 
 app = typer.Typer()
 PROGRESS_SECONDS = 5.0  # between two lines of progress
@@ -37,6 +38,8 @@ def synth(
 
     def show(done: int, total: int) -> None:
         nonlocal last_printed
+        if is_quiet():
+            return
         now = time.monotonic()
         if done and (now - last_printed > PROGRESS_SECONDS or done == total):
             last_printed = now

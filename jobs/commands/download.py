@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from arspm import storage
+from cluster.exit_codes import ExitCode
 from jobs.commands.options import Address, examples, find_address
 
 app = typer.Typer()
@@ -71,7 +72,7 @@ def download(
         else:
             found = download_on(address, settings, cookies, show)
             if found is None:
-                raise typer.Exit(1)
+                raise typer.Exit(ExitCode.FAILED)
             summary = found
     before = f", {summary.num_there_before:,} were there before" if summary.num_there_before else ""
     num_failed = sum(summary.failed.values())
@@ -84,4 +85,4 @@ def download(
         print(f"all of them: {storage.join(settings.destination, 'failures.parquet')}")
     if summary.gave_up:
         print("error: the site throttled everything; run the same command again later", file=sys.stderr)
-        raise typer.Exit(1)
+        raise typer.Exit(ExitCode.FAILED)

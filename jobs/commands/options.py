@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated
 
 import typer
@@ -24,6 +24,7 @@ Address = Annotated[
         help="URL of the cluster's dashboard, http://HOST:8265 (default: the head that `arspm up` started).",
     ),
 ]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Detach = Annotated[bool, typer.Option("--detach", help="Submit the driver as a job on the cluster, then exit.")]
 
 MaxConcurrent = Annotated[
@@ -33,6 +34,11 @@ MaxConcurrent = Annotated[
         help="Maximum number of concurrent stages (default: as many as fit; no limit on a cluster that grows).",
     ),
 ]
+
+
+def completing(names: Iterable[str]) -> Callable[[str], list[str]]:
+    """Return a function that offers those of the names that begin with what was typed, for a shell's completion."""
+    return lambda incomplete: [name for name in names if name.startswith(incomplete)]
 
 
 def examples(*commands: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from typing import Annotated
 
@@ -9,21 +10,30 @@ import typer
 
 from arspm import storage
 from cluster.errors import ClusterError
-from jobs.commands.options import Address, RunArgument, examples, find_address
+from cluster.exit_codes import ExitCode
+from jobs.commands.options import Address, Json, RunArgument, examples, find_address
 
 app = typer.Typer()
 
 
-@app.command(epilog=examples("arspm status runs/one", "arspm status s3://bucket/one --ray-address http://HOST:8265"))
-def status(run: RunArgument, ray_address: Address = None) -> None:
+@app.command(
+    epilog=examples(
+        "arspm status runs/one",
+        "arspm status s3://bucket/one --ray-address http://HOST:8265",
+        "arspm status runs/one --json",
+    )
+)
+def status(run: RunArgument, as_json: Json = False, ray_address: Address = None) -> None:
     """Show the state of everything in a run: stages, drivers, ablations and sweeps, with progress.
 
     Without a cluster, shows what storage knows.
     """
     from cluster.head import find_head
-    from jobs.status import status as lines
+    from jobs.status import lines_of, look
+    from jobs.status_json import status_record
 
-    print("\n".join(lines(storage.run_uri(run), find_head(ray_address))))
+    found = look(storage.run_uri(run), find_head(ray_address))
+    print(json.dumps(status_record(found), indent=2) if as_json else "\n".join(lines_of(found)))
 
 
 @app.command(
@@ -60,7 +70,7 @@ def logs(
         ended = client.wait(jobs_client, job.submission_id, lambda line: print(line, flush=True))
     except KeyboardInterrupt:
         print(f"{name}: no longer followed, still running", file=sys.stderr)
-        raise typer.Exit(130) from None
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
     print(f"{name}: {ending(ended)}", file=sys.stderr)
 
 

@@ -5,18 +5,35 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from arspm import storage
-from arspm.config import DATA_FORMATS, Config, ConfigError, load, override, presets, uri_fields
+from arspm.config import DATA_FORMATS, Config, ConfigError, override, presets, uri_fields
+from arspm.runs.adopted import Adopted
+from jobs.commands.config_file import read_config
 
 
 def resolve_config(
-    preset: str, config: str | None, data: Mapping[str, str | None], changes: Mapping[str, str]
+    preset: str | None,
+    config: str | None,
+    data: Mapping[str, str | None],
+    changes: Mapping[str, str],
+    adopted: Adopted | None = None,
 ) -> Config:
     """Return the complete configuration, with every path absolute.
 
-    `config`: URI of a file that replaces the preset. `data`: fields of the `data` section, None where not given.
-    labels.csv and speakers.parquet beside the data are used where the configuration names none. Raises ConfigError.
+    `preset`: its name (default: see `read_config`). `config`: URI of a file with fields that differ from the preset.
+    `changes`: fields that take precedence over both. `data`: fields of the `data` section, None where not given.
+    labels.csv and speakers.parquet beside the data are used where the configuration names none.
+    `adopted`: the corpus that the run uses, whose settings it has. Raises ConfigError.
     """
-    base = _read_config(config) if config else presets.preset(preset)
+    base = read_config(config, preset) if config else presets.preset(preset or "paper")
+    if adopted is not None:
+        if given_data := [name for name, value in data.items() if value is not None]:
+            raise ConfigError(f"--{given_data[0]}: the run uses the corpus of {adopted.source}; leave it out")
+        base = base.model_copy(update={"data": adopted.data, "face": adopted.face})
+        resolved = _with_absolute_paths(override(base, changes))
+        speakers = adopted.oracle_speakers
+        if speakers and not resolved.oracle.speakers and storage.exists(speakers):
+            resolved = override(resolved, {"oracle.speakers": speakers})
+        return resolved
     given = {f"data.{name}": value for name, value in data.items() if value is not None}
     resolved = _with_absolute_paths(override(base, {**changes, **given}))
     _require_data(resolved)
@@ -50,11 +67,3 @@ def _require_data(config: Config) -> None:
 def _with_absolute_paths(config: Config) -> Config:
     """Make every path absolute: jobs run in other folders than this command."""
     return override(config, {name: storage.absolute(uri) for name, uri in uri_fields(config).items()})
-
-
-def _read_config(uri: str) -> Config:
-    """Read a configuration file. Raises ConfigError that names the file."""
-    try:
-        return load(storage.read_bytes(storage.absolute(uri)))
-    except ConfigError as error:
-        raise error.with_source(uri) from None

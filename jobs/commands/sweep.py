@@ -10,10 +10,17 @@ import typer
 from arspm import storage
 from arspm.config import ConfigError
 from arspm.runs import find, sweeps
-from jobs.commands.options import Address, Detach, Run, examples, existing_run, find_address, parse_changes
+from cluster.exit_codes import ExitCode
+from jobs.commands.options import Address, Detach, Run, completing, examples, existing_run, find_address, parse_changes
 from jobs.sweep_options import METRIC, TRACKERS, Options
 
 app = typer.Typer()
+
+
+def _complete_space(incomplete: str) -> list[str]:
+    from tune_spaces import files
+
+    return completing(files.shipped())(incomplete)
 
 
 @app.command(
@@ -28,7 +35,10 @@ def sweep(
     run: Run,
     space: Annotated[
         str | None,
-        typer.Argument(help="Name of a space in tune_spaces, or the path of your own .py file. See docs/sweeps.md."),
+        typer.Argument(
+            help="Name of a space in tune_spaces, or the path of your own .py file. See docs/sweeps.md.",
+            autocompletion=_complete_space,
+        ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the sweep (default: the name of the space).")] = None,
     num_trials: Annotated[
@@ -105,10 +115,10 @@ def sweep(
     with watch() as on_event:
         outcome = sweep_jobs.run_sweep(run, folder, planned, address, on_event, extra)
     if outcome.status == "cancelled":
-        raise typer.Exit(130)
+        raise typer.Exit(ExitCode.INTERRUPTED)
     if not outcome.ok:
         print(f"show the log: arspm logs {run} {outcome.stage}", file=sys.stderr)
-        raise typer.Exit(1)
+        raise typer.Exit(ExitCode.FAILED)
     if reached := sweeps.target_reached(sweeps.ended_and_best(outcome.done)[1], planned):
         print(f"sweep: {reached}")
     print(f"sweep: {page}")

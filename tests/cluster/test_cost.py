@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster.cost import CLUSTER, PRICES, cost_table, hours, text
+from cluster.cost import cost_table, hours, text
 from cluster.errors import ClusterError
+from cluster.node_types import BUILT_IN, PRICES, read_cluster
+from tests.cluster.cluster_files import LAUNCHER
 from tests.cluster.placement import placed
 
 
@@ -96,7 +98,7 @@ def test_spot_nodes_have_their_price_and_a_head_that_runs_trials_is_counted_once
 
 
 def test_the_prices_are_those_of_the_clusters_instances() -> None:
-    cluster, prices = yaml.safe_load(CLUSTER.read_text()), yaml.safe_load(PRICES.read_text())
+    cluster, prices = yaml.safe_load(LAUNCHER.read_text()), yaml.safe_load(PRICES.read_text())
     used = set()
     for kind in cluster["available_node_types"].values():
         spot = kind["node_config"].get("InstanceMarketOptions", {}).get("MarketType") == "spot"
@@ -106,6 +108,11 @@ def test_the_prices_are_those_of_the_clusters_instances() -> None:
     for markets in prices["usd_per_hour"].values():
         assert all(rate > 0 for rate in markets.values())
         assert markets.get("spot", 0) < markets.get("on_demand", float("inf"))
+
+
+def test_the_built_in_cluster_is_that_of_the_launcher() -> None:
+    built_in, launcher = read_cluster(BUILT_IN), read_cluster(LAUNCHER)
+    assert built_in == launcher
 
 
 def test_the_table_of_the_real_cluster() -> None:

@@ -24,7 +24,7 @@ from arspm.config import Config
 from arspm.distributed.ray_private import SNAPSHOT
 from arspm.runs import stages
 from arspm.training import artifacts, checkpoint
-from cluster.job import EXIT_TEMPORARY
+from cluster.exit_codes import ExitCode
 from jobs.stage import expected_fingerprint
 from tests.cluster.nodes import Node, Nodes
 from tests.faults.conftest import (
@@ -354,7 +354,7 @@ def test_s3_is_down_during_training(
     heard = len(training.steps())
     while len(training.steps()) == heard:
         if (status := training.process.poll()) is not None:
-            assert status == EXIT_TEMPORARY, training.log
+            assert status == ExitCode.TEMPORARY, training.log
             training = train(own)  # as the chain does
         assert time.monotonic() < broken_at + 300, training.log
         time.sleep(0.2)

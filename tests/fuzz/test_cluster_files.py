@@ -14,15 +14,16 @@ import pytest
 import yaml
 
 from cluster import events, record
-from cluster.cost import CLUSTER, cost_table, text
+from cluster.cost import cost_table, text
 from cluster.errors import ClusterError
 from cluster.head import Head, current
+from tests.cluster.cluster_files import LAUNCHER
 from tests.fuzz.entry_points import Mutated, num_inputs, try_inputs
 from tests.fuzz.mutations import BYTES, JSON, Mutation, odd_tree
 
 pytestmark = pytest.mark.slow  # thousands of inputs, each in a child process
 
-GOOD = CLUSTER.read_bytes()
+GOOD = LAUNCHER.read_bytes()
 
 
 def yaml_field(rng: Random, data: bytes, _: bytes) -> bytes:
@@ -83,7 +84,7 @@ def costs(path: Path) -> None:
 
 
 def test_clusters() -> None:
-    tally = try_inputs(costs, Mutated((GOOD,), MUTATIONS, num_inputs(200)), name=CLUSTER.name)
+    tally = try_inputs(costs, Mutated((GOOD,), MUTATIONS, num_inputs(200)), name=LAUNCHER.name)
     assert min(tally["refused"], tally["accepted"]) > tally.total() // 20
 
 
@@ -108,21 +109,20 @@ def test_yaml_that_grows_or_runs_is_refused() -> None:
     bombs += [GOOD.decode().encode("utf-16"), GOOD + b"# \xff", GOOD + b"---\n" + GOOD, b"null", b"[]", b"{}", b"1: 2"]
     lines = [line for line in GOOD.splitlines(keepends=True) if line[:1].isalpha()]
     bombs += [GOOD + lines[0].partition(b":")[0] + b": {}\n"]  # a duplicate key
-    assert try_inputs(costs, bombs, name=CLUSTER.name)["refused"] == len(bombs)
+    assert try_inputs(costs, bombs, name=LAUNCHER.name)["refused"] == len(bombs)
 
 
-def test_an_installed_package_finds_the_cluster_where_it_is_run(
+def test_estimates_use_the_current_folder_s_cluster_or_the_built_in_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A wheel has no ray_cluster.yaml."""
+    """Whoever installed the package has no ray_cluster.yaml."""
     needs = {"trial_seconds": 60.0, "num_trials": 7, "cpus": 4, "gpus": 0.5}
     usual = cost_table(**needs)
-    monkeypatch.setattr("cluster.cost.CLUSTER", tmp_path / "site-packages" / CLUSTER.name)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ClusterError, match=r"^no ray_cluster\.yaml here, .*run this in the folder that holds it$"):
-        cost_table(**needs)
-    (tmp_path / CLUSTER.name).write_bytes(CLUSTER.read_bytes())
     assert cost_table(**needs) == usual
+    smaller = LAUNCHER.read_text().replace("max_workers: 8", "max_workers: 1")
+    (tmp_path / LAUNCHER.name).write_text(smaller)
+    assert max(row.nodes for row in cost_table(**needs)) < max(row.nodes for row in usual)
 
 
 # --- JSON

@@ -17,7 +17,7 @@ import s3fs
 from arspm import storage
 from arspm.distributed.train import failures
 from arspm.storage import retries
-from cluster.job import EXIT_TEMPORARY
+from cluster.exit_codes import ExitCode
 from jobs.stage import readable_end
 from tests import faulty_server as faults
 from tests.storage.conftest import FOREVER, ONE_SERVER, FaultyFolder, parquet, read_group
@@ -35,7 +35,7 @@ def test_after_the_time_limit_one_error_has_all_details(
     faulty.server.requests.clear()
     with pytest.raises(SystemExit) as ended, readable_end("encoder"):
         storage.read_bytes(faulty.file("file"))
-    assert ended.value.code == EXIT_TEMPORARY
+    assert ended.value.code == ExitCode.TEMPORARY
     said = capsys.readouterr().err.strip().splitlines()
     tries = faulty.server.requests["GET"]
     assert tries > 2

@@ -1,0 +1,80 @@
+"""Estimates what a job costs on the cheapest nodes of a Ray cluster file, without starting anything."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from cluster.cost import workers_per_node
+from cluster.node_types import PRICES, Cluster, Prices, Resources, cluster_file, rate, read_cluster, read_prices
+
+
+class Group(NamedTuple):
+    """Workers or tasks of a job that run at the same time, and what each requests. pool: as in the configuration."""
+
+    number: int
+    cpus: float
+    gpus: float = 0
+    pool: str = ""
+
+
+class Nodes(NamedTuple):
+    """Nodes that a job occupies. usd_per_hour: of all of them together."""
+
+    node_type: str
+    instance: str
+    market: str
+    number: int
+    usd_per_hour: float
+
+
+class Market:
+    """The node types of a cluster file, with their prices. `source`: the file and the prices' date, for messages."""
+
+    def __init__(self) -> None:
+        file = cluster_file()
+        self._cluster: Cluster = read_cluster(file)
+        self._prices: Prices = read_prices()
+        self._rates = {
+            name: rate(node_type, self._prices, prices_file=PRICES, cluster_file=file)
+            for name, node_type in self._cluster.available_node_types.items()
+        }
+        self.head_usd_per_hour = self._rates[self._cluster.head_node_type]
+        built_in = file.name != "ray_cluster.yaml"
+        self.source = f"{'the built-in cluster' if built_in else file}, prices of {self._prices.as_of}"
+
+    def cheapest(self, groups: Sequence[Group]) -> Nodes | None:
+        """Return the cheapest nodes of one type that hold all groups, or None if no type holds a worker of each.
+
+        If a type's limit does not allow enough nodes, as many as it allows: the workers then wait for each other.
+        """
+        found = []
+        for name, node_type in self._cluster.available_node_types.items():
+            if name == self._cluster.head_node_type:
+                continue
+            resources = node_type.resources or Resources()
+            own_limit = self._cluster.max_workers if node_type.max_workers is None else node_type.max_workers
+            limit = min(own_limit, self._cluster.max_workers)
+            number = _num_nodes(resources, groups)
+            if number is None or not limit:
+                continue
+            number = min(number, limit)
+            instance = node_type.node_config.InstanceType
+            found.append(Nodes(name, instance, node_type.market, number, number * self._rates[name]))
+        return min(found, key=lambda nodes: nodes.usd_per_hour, default=None)
+
+
+def _num_nodes(resources: Resources, groups: Sequence[Group]) -> int | None:
+    """Return how many nodes hold all groups, None if a node holds no worker of one of them."""
+    needed = 0.0
+    for group in groups:
+        if group.pool and not (resources.model_extra or {}).get(group.pool):
+            return None
+        if not group.cpus and not group.gpus:
+            continue
+        on_a_node = workers_per_node(resources, group.cpus, group.gpus)
+        if on_a_node == 0:
+            return None
+        needed += group.number / on_a_node
+    return max(1, math.ceil(round(needed, 6)))

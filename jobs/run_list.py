@@ -1,0 +1,113 @@
+"""The runs, ablations and sweeps below a URI, for `arspm runs`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from arspm import storage
+from arspm.report.ablation_page import PAGE
+from arspm.report.words import format_value
+from arspm.runs import drivers, find, lease, stages, sweeps
+from jobs.view import ago, in_threads
+
+MAX_RUNS = 200
+MAX_DEPTH = 3  # folders below the URI
+_MAX_FOLDERS = 2000  # that are looked into
+
+
+def runs_below(uri: str, max_runs: int = MAX_RUNS) -> tuple[list[str], bool]:
+    """Return the URIs of the runs at or below a URI, at most MAX_DEPTH folders down, and whether that is all of them.
+
+    A run's own folders are not looked into. On S3 only the first 1,000 entries of a folder are.
+    """
+    runs, level, looked = [], [uri], 0
+    for depth in range(MAX_DEPTH + 1):
+        room = _MAX_FOLDERS - looked
+        entries = in_threads(storage.entries, level[:room])
+        looked += len(entries)
+        below: list[str] = []
+        for folder, names in zip(level[:room], entries, strict=True):
+            if find.has_parts(names):
+                runs.append(folder)
+            else:
+                below += [storage.join(folder, name) for name in names if "." not in name.lstrip(".")]
+        if len(level) > room or len(runs) > max_runs:
+            return sorted(runs)[:max_runs], False
+        if not below or depth == MAX_DEPTH:
+            break
+        level = below
+    return sorted(runs), True
+
+
+def describe_runs(runs: Sequence[str]) -> list[dict[str, Any]]:
+    """Return what storage says of each run; a run that cannot be read has an "error" instead."""
+    return in_threads(_describe, runs)
+
+
+def _describe(run: str) -> dict[str, Any]:
+    try:
+        manifests = {stage: stages.success(run, stage) for stage in stages.STAGES}
+        done = {stage: manifest for stage, manifest in manifests.items() if manifest is not None}
+        latest = next((done[stage] for stage in reversed(stages.STAGES) if stage in done), None)
+        evaluated, prepared, size = done.get("evaluate"), done.get("preprocess"), storage.folder_size(run)
+        return {
+            "run": run,
+            "state": _state(run, done),
+            "stages_done": [*done],
+            "preset": latest.config.get("preset") if latest else None,
+            "num_clips": prepared.figures.get("num_clips") if prepared else None,
+            "cos_degrees": evaluated.figures.get("cos_degrees") if evaluated else None,
+            "ablations": [name for name in _ablations(run) if storage.exists(storage.join(run, name, PAGE))],
+            "sweeps": sweeps.names(run),
+            "bytes": size.num_bytes,
+            "bytes_are_complete": size.complete,
+            "changed": size.changed,
+        }
+    except (ValueError, OSError) as error:
+        return {"run": run, "error": str(error).splitlines()[0]}
+
+
+def _state(run: str, done: dict[str, Any]) -> str:
+    """Return "running", "done", how the chain's driver ended, or "incomplete"."""
+    if lease.last_sign(run)[0]:
+        return "running"
+    if set(done) == set(stages.STAGES):
+        return "done"
+    driver = drivers.read(run, drivers.CHAIN)
+    if driver is not None and driver.ended and driver.how != drivers.FINISHED:
+        return driver.how.partition(":")[0]
+    return "incomplete"
+
+
+def _ablations(run: str) -> Iterator[str]:
+    for name in storage.entries(run):
+        if name == drivers.ABLATION or name.startswith(drivers.STUDY):
+            yield name
+
+
+def as_lines(found: Sequence[dict[str, Any]], uri: str) -> list[str]:
+    """Return the runs as a table. uri: where they were looked for."""
+    rows = [("run", "state", "stages", "preset", "clips", "degrees", "GB", "changed", "")]
+    for each in found:
+        name = each["run"].removeprefix(uri).strip("/") or each["run"]
+        if "error" in each:
+            rows.append((name, "unreadable", "", "", "", "", "", "", each["error"]))
+            continue
+        more = [*each["ablations"], *(f"sweep {sweep}" for sweep in each["sweeps"])]
+        rows.append(
+            (
+                name,
+                each["state"],
+                f"{len(each['stages_done'])}/{len(stages.STAGES)}",
+                each["preset"] or "-",
+                "-" if each["num_clips"] is None else f"{each['num_clips']:,}",
+                "-" if each["cos_degrees"] is None else format_value("cos_degrees", each["cos_degrees"]),
+                ("" if each["bytes_are_complete"] else "> ") + f"{each['bytes'] / 1e9:.3f}",
+                "-" if each["changed"] is None else ago(time.time() - each["changed"]),
+                ", ".join(more),
+            )
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
