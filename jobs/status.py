@@ -23,12 +23,14 @@ _TAIL_LINES = 200  # of a job's log: a progress record is among them unless the 
 class Status(NamedTuple):
     """What storage and the cluster know of a run.
 
-    manifests: of each stage, with whether a stage before it has run again since. visible: whether this machine sees the
-    run's files. note: why the cluster's jobs are not known, "" if they are.
+    manifests: of each stage, with whether a stage before it has run again since. progress: the latest records of
+    running jobs, oldest first, by id. visible: whether this machine sees the run's files. note: why the cluster's jobs
+    are not known, "" if they are.
     """
 
     view: View
     manifests: dict[str, tuple[stages.Success | None, bool]]
+    progress: dict[str, list[events.StageProgress]]
     visible: bool
     note: str
 
@@ -44,7 +46,7 @@ def look(run: str, address: str | None) -> Status:
     address: of the cluster's dashboard, or None. If it does not answer, the note says so, and the rest is what storage
     shows. Raises FileNotFoundError if there is no such run.
     """
-    session, jobs, progress = "", list[Job](), dict[str, str]()
+    session, jobs, progress = "", list[Job](), dict[str, list[events.StageProgress]]()
     note = "no cluster was asked: start one with `arspm up`, or pass --ray-address"
     if address is not None:
         try:
@@ -60,16 +62,21 @@ def look(run: str, address: str | None) -> Status:
     if not visible and not jobs:  # the folder of a run with jobs may be on a disk that this machine does not have
         find.require_run(run)
     manifests = dict(zip(stages.STAGES, in_threads(lambda name: _manifest(run, name), stages.STAGES), strict=True))
-    view = View(run, session, jobs, progress, all(done is not None for done, _ in manifests.values()))
-    return Status(view, manifests, visible, note)
+    latest = {job: progress_text(records[-1]) for job, records in progress.items()}
+    view = View(run, session, jobs, latest, all(done is not None for done, _ in manifests.values()))
+    return Status(view, manifests, progress, visible, note)
 
 
 def lines_of(found: Status) -> list[str]:
     """Return a status as text."""
-    view, manifests, visible, note = found
-    run, jobs = view.run, view.jobs
-    lines = [row(name, stage_line(view, name, *manifests[name])) for name in stages.STAGES]
-    shown = set(stages.STAGES)
+    view, manifests = found.view, found.manifests
+    return [row(name, stage_line(view, name, *manifests[name])) for name in stages.STAGES] + other_lines(found)
+
+
+def other_lines(found: Status) -> list[str]:
+    """Return the lines after the stages: drivers, ablations, sweeps, other jobs, the lease, what is not known."""
+    view, run, jobs = found.view, found.view.run, found.view.jobs
+    lines, shown = list[str](), set(stages.STAGES)
     for part in (driver_lines(view), sweep_lines(view)):
         lines += part.lines
         shown |= part.jobs
@@ -77,10 +84,10 @@ def lines_of(found: Status) -> list[str]:
     lines += [row(name_of(job), view.state(job)) for job in others]
     if held := lease.describe(run):
         lines.append(held)
-    if not visible:
+    if not found.visible:
         lines.append(f"{run}: this machine sees no file of it, so only the cluster's jobs are shown")
-    if note:
-        lines.append(f"{note}; this is what storage shows")
+    if found.note:
+        lines.append(f"{found.note}; this is what storage shows")
     return lines
 
 
@@ -112,16 +119,16 @@ def _manifest(run: str, name: str) -> tuple[stages.Success | None, bool]:
     return done, done is not None and done.upstream != stages.upstream(run, name)
 
 
-def _progress(jobs_client: Any, jobs: Sequence[Job]) -> dict[str, str]:
-    """Return the latest progress of running jobs as text, by job id, from the ends of their logs."""
+def _progress(jobs_client: Any, jobs: Sequence[Job]) -> dict[str, list[events.StageProgress]]:
+    """Return the progress records at the ends of the logs of running jobs, by job id; none for a job without any."""
 
-    def read(job: Job) -> str:
+    def read(job: Job) -> list[events.StageProgress]:
         try:
             lines = client.last_lines(jobs_client, job, _TAIL_LINES)
         except ClusterError:  # its log's node is away; its state is known
-            return ""
-        found = (events.parse_line(name_of(job), line) for line in reversed(lines))
-        latest = next((event for event in found if isinstance(event, events.StageProgress)), None)
-        return "" if latest is None else progress_text(latest)
+            return []
+        found = (events.parse_line(name_of(job), line) for line in lines)
+        return [event for event in found if isinstance(event, events.StageProgress)]
 
-    return {job.submission_id: text for job, text in zip(jobs, in_threads(read, jobs), strict=True) if text}
+    records = zip(jobs, in_threads(read, jobs), strict=True)
+    return {job.submission_id: found for job, found in records if found}

@@ -1,4 +1,4 @@
-"""`arspm status`, `arspm logs` and `arspm cancel`: what runs, what it says, and how to stop it."""
+"""`arspm status`, `watch`, `logs` and `cancel`: what runs, what it says, and how to stop it."""
 
 from __future__ import annotations
 
@@ -34,6 +34,22 @@ def status(run: RunArgument, as_json: Json = False, ray_address: Address = None)
 
     found = look(storage.run_uri(run), find_head(ray_address))
     print(json.dumps(status_record(found), indent=2) if as_json else "\n".join(lines_of(found)))
+
+
+@app.command(epilog=examples("arspm watch runs/one", "arspm watch s3://bucket/one --ray-address http://HOST:8265"))
+def watch(run: RunArgument, ray_address: Address = None) -> None:
+    """Show everything that runs in a run on one screen, until nothing does: progress, rate, time left, loss.
+
+    Works from any terminal, also for detached runs. Without a terminal, prints the lines that change. Ctrl-C leaves
+    everything running.
+    """
+    from cluster.head import find_head
+    from jobs.watch import watch as show
+
+    try:
+        show(storage.run_uri(run), find_head(ray_address))
+    except KeyboardInterrupt:
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
 
 
 @app.command(
