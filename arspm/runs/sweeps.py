@@ -299,6 +299,7 @@ def trial_summary(record: Record) -> dict[str, Any]:
     if record["changes"] != record["sample"]:  # a label stands for several fields
         summary["changes"] = record["changes"]
     num_epochs = record["epochs"][-1].get("epoch", 0) if record["epochs"] else 0
+    summary |= {name: record[name] and round(record[name], 1) for name in ("started", "ended")}
     return summary | {"reason": record["reason"][:MAX_REASON], "num_epochs": num_epochs}
 
 
