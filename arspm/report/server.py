@@ -70,9 +70,9 @@ T = TypeVar("T")
 def serve(uri: str, port: int = PORT, host: str = "127.0.0.1") -> None:
     """Serve a sweep's folder, or all sweeps of a run (a path or s3://), on loopback until Ctrl-C. Prints the URL.
 
-    If the port is taken, the next free one is used; 0 is any free port. Only a sweep's page, its results and curves,
-    its trials' records, logs and portraits, and the list of the sweeps exist below the URL. Raises ValueError if there is no sweep, for a host other
-    than loopback, and if the port cannot be used.
+    If the port is taken, the next free one is used; 0 is any free port. Only the list of sweeps, a sweep's page, its
+    results and curves, and its trials' records, logs and portraits exist below the URL. Raises ValueError if there is
+    no sweep, for a host other than loopback, and if the port cannot be used.
     """
     with start(uri, port, host) as server:
         if port not in (0, server.port):

@@ -63,7 +63,7 @@ def test_a_user_s_own_space_file_is_planned(
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ([], "no space given; name one, or pass --export-best FILE to export a sweep's best trial"),
+        ([], "no space given; name one, or export a sweep with --export-best or --export-optuna FILE"),
         (["los_weights"], "los_weights: no such space; the spaces are cbam_ordering, joint, loss_weights"),
         (["./no.py"], "no.py: no such file; a space of your own is a local .py file"),
         (["loss_weights", "--log", "excel"], "log: mlflow or wandb, not excel"),
