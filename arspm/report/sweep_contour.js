@@ -37,7 +37,7 @@ function contourChart(results, [first, firstDomain], [second, secondDomain]) {
       },
       {
         ...dots(results, trials, trials.map((trial) => trial.sample[first]), trials.map((trial) => trial.sample[second])),
-        marker: { size: trials.length > 200 ? 4 : 7, color: "--ink", symbol: trials.map((trial) => (trial.state === "finished" ? "circle" : "circle-open")), line: { color: "--page", width: 0.5 } },
+        marker: { size: trials.length > 200 ? 4 : 7, color: "--ink", symbol: trials.map((trial) => (trial.state === "finished" ? "circle" : "circle-open")), line: { color: "--ink", width: 1.2 } },
       },
     ];
   };

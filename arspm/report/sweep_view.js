@@ -82,8 +82,8 @@ function choose(changes, { typing = false } = {}) {
 function followUrl(show) {
   const scroll = () => document.getElementById(view.at)?.scrollIntoView();
   addEventListener("popstate", () => {
-    const linked = decodeURIComponent(location.hash.slice(1));
-    if (linked && !linked.includes("=")) {
+    const linked = location.hash.slice(1);
+    if (document.getElementById(linked)) {
       view.at = linked; // the browser has scrolled there
       history.replaceState(null, "", fragment());
       return;
@@ -93,6 +93,6 @@ function followUrl(show) {
     show();
     if (view.at !== before) scroll();
   });
-  if (location.hash && !location.hash.includes("=")) view.at = location.hash.slice(1);
-  else if (view.at) scroll();
+  if (document.getElementById(location.hash.slice(1))) view.at = location.hash.slice(1);
+  else scroll();
 }
