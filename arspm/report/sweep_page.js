@@ -113,8 +113,15 @@ const near = new Set(); // ids of the sections that are in view, or nearly
 
 const needsCurves = () => near.has("learning") || near.has("groups") || view.selected.length || view.trial !== null || view.columns.length || byId("columns").open;
 
+let loading = Promise.resolve();
+
 /** Fetch what is looked at of the curves, records, logs and other sweeps, if the page lacks it, and show it. */
-async function loadDetails() {
+function loadDetails() {
+  loading = loading.then(loadMissing); // one after another, so that nothing is fetched twice
+  return loading;
+}
+
+async function loadMissing() {
   if (!SERVED) return;
   const before = curves;
   let numFetched = 0;

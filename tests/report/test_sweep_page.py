@@ -22,7 +22,7 @@ def rounded(value: float) -> float:
 
 
 SECTIONS = [
-    *("progress", "best", "history", "timeline", "trials", "trial", "comparison", "learning", "groups", "together"),
+    *("progress", "best", "trials", "trial", "comparison", "history", "timeline", "learning", "groups", "together"),
     *("importance", "values", "contour", "distribution", "sweeps", "portraits"),
 ]
 

@@ -169,7 +169,7 @@ def test_the_dashboard_shows_logs_and_other_sweeps(
             page.goto("about:blank")
             page.goto(link)  # the URL names the other sweep
             _wait(page, "document.querySelectorAll('#sweeps-table thead th').length === 3")
-            assert page.locator("#sweep-choices label").all_inner_texts() == [" b & c"]
+            assert page.locator("#sweep-choices label").all_inner_texts() == ["b & c"]
             page.locator("#learning").scroll_into_view_if_needed()
             _wait(page, "!!document.querySelector('#chart-learning .main-svg')")  # curves and portraits were fetched
             assert page.locator("#faces-of-trials img").first.evaluate("e => e.getAttribute('src')") == "clips.jpg"
