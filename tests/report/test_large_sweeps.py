@@ -131,6 +131,7 @@ def test_the_served_page_fetches_details_only_when_they_are_looked_at(
         pictures = [name for name, _ in fetched if ".jpg" in name]
         assert len(pictures) == len(set(pictures)) == 25  # none is in the served page
 
+        until(page, "performance.getEntriesByName(new URL('../sweeps.json', location)).length === 1")
         fetched.clear()
         large._update("running")
         page.evaluate("scrollTo(0, 0)")
