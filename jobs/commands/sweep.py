@@ -117,10 +117,12 @@ def sweep(
     if reached := sweeps.target_reached(sweeps.ended_and_best(outcome.done)[1], planned):
         print(f"sweep: {reached}")
     print(f"sweep: {page}")
-    _export(run, planned["name"], export_best, export_optuna)
+    if export_best is not None or export_optuna is not None:
+        _export(run, planned["name"], export_best, export_optuna)
 
 
 def _export(run: str, name: str | None, best_file: str | None, optuna_file: str | None) -> None:
+    """Write the files that the user asked for. name: of the sweep; None if the run has only one."""
     names = sweeps.names(run)
     if name is None and len(names) != 1:
         raise ConfigError(

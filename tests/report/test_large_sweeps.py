@@ -131,7 +131,6 @@ def test_the_served_page_fetches_details_only_when_they_are_looked_at(
         pictures = [name for name, _ in fetched if ".jpg" in name]
         assert len(pictures) == len(set(pictures)) == 25  # none is in the served page
 
-        until(page, "performance.getEntriesByName(new URL('../sweeps.json', location)).length === 1")
         fetched.clear()
         large._update("running")
         page.evaluate("scrollTo(0, 0)")
@@ -140,7 +139,8 @@ def test_the_served_page_fetches_details_only_when_they_are_looked_at(
         until(page, "performance.getEntriesByName(new URL('results.json', location)).length >= 2")
         page.wait_for_timeout(500)
         print(f"an update fetched {fetched}")
-        assert [name for name, _ in fetched] == ["results.json", "curves.json.gz"]  # a selected trial needs curves
+        updated = [name for name, _ in fetched if name != "sweeps.json"]  # fetched once, when its section was passed
+        assert updated == ["results.json", "curves.json.gz"]  # a selected trial needs curves
         assert sum(size for _, size in fetched) < MEGABYTE
         assert messages == []
     finally:

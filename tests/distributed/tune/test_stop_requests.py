@@ -85,7 +85,7 @@ def test_the_search_learns_the_value_of_a_stopped_trial(start: Start, run: str) 
             return {"loss.lambda1": 1.0}
 
         def observe(self, record: sweeps.Record) -> None:
-            seen.append(record)
+            seen.append(dict(record))
 
     pending = _PendingTrials(tune.ledger, Search(), dict, lambda _: False)
     assert pending.suggest("a")["number"] == 0
