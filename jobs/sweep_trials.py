@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from arspm import storage
 from arspm.config import ConfigError
-from arspm.runs import lease, stop_requests, sweeps
+from arspm.runs import find, lease, stop_requests, sweeps
 
 
 def stop(run: str, names: Sequence[str], stages: Sequence[str], trials: Sequence[int]) -> list[str]:
@@ -40,6 +40,7 @@ def log(run: str, name: str, number: int) -> str:
 def _folder(run: str, name: str) -> str:
     folder = sweeps.folder(run, name)
     if not storage.exists(storage.join(folder, sweeps.SWEEP)):
+        find.require_run(run)
         known = ", ".join(sweeps.names(run)) or "none"
         raise FileNotFoundError(f"{run}: no sweep {name!r}; its sweeps: {known}")
     return folder

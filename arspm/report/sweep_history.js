@@ -1,5 +1,6 @@
 // Charts of the sweep as a whole: optimization history, timeline and empirical distribution.
 
+const END_SYMBOLS = { failed: "x", running: "triangle-right", interrupted: "diamond-open" }; // besides the colours, for those who do not tell them apart
 const TIME_UNITS = [[2 * 86400, 86400, "days"], [2 * 3600, 3600, "hours"], [120, 60, "minutes"], [0, 1, "seconds"]];
 
 /** Return when a trial ended, or how far it has come: time stamps in seconds. Null for a trial without a start. */
@@ -63,7 +64,7 @@ function timelineChart(results) {
       bars.flatMap((trial) => [since(trial.started), since(endOf(trial, results)), null]), bars.flatMap((trial) => [order.get(trial), order.get(trial), null]),
       {
         customdata: bars.flatMap((trial) => [about(trial), about(trial), ""]), name: STATE_WORDS[state], line: { color: STATE_COLOURS[state] ?? "--line", width },
-        marker: { symbol: "line-ns", size: Math.max(3, width), line: { width: 1, color: STATE_COLOURS[state] ?? "--line" } },
+        marker: { symbol: END_SYMBOLS[state] ?? "line-ns", size: Math.max(state in END_SYMBOLS ? 7 : 3, width), color: STATE_COLOURS[state] ?? "--line", line: { width: 1, color: STATE_COLOURS[state] ?? "--line" } },
       });
   });
   const step = Math.max(1, Math.ceil(trials.length / 20));
