@@ -27,6 +27,7 @@ STATES = {
     "interrupted": TrialState.WAITING,  # it will be resumed
     "waiting": TrialState.WAITING,
 }
+MAX_TRIALS = 1_000_000  # Optuna needs a trial for every number below the last one
 _ATTRIBUTES = ("state", "reason", "best_epoch", "seconds", "cpus", "gpus", "attempts", "is_paper")
 
 
@@ -40,8 +41,12 @@ def distribution(domain: Mapping[str, Any]) -> BaseDistribution:
 def journal(sweep: Mapping[str, Any], records: Mapping[int, Record]) -> bytes:
     """Return the content of a journal file with a sweep as its only study. Trials keep their numbers.
 
-    sweep: the content of its sweep.json. records: its trials' by number.
+    sweep: the content of its sweep.json. records: its trials' by number. Raises ValueError for a number that no sweep
+    reaches.
     """
+    last = max(records, default=-1)
+    if last >= MAX_TRIALS:
+        raise ValueError(f"trial {last}: no sweep has as many trials; remove the record")
     collected = _Collected()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
@@ -51,7 +56,7 @@ def journal(sweep: Mapping[str, Any], records: Mapping[int, Record]) -> bytes:
     )
     for name in ("run", "preset", "metric", "search", "scheduler", "seed"):
         study.set_user_attr(name, sweep.get(name))
-    for number in range(max(records, default=-1) + 1):
+    for number in range(last + 1):
         study.add_trial(_trial(records[number], sweep) if number in records else FrozenTrial(**_WAITING))
     return "".join(f"{json.dumps(log, separators=(',', ':'))}\n" for log in collected.logs).encode()
 
@@ -93,8 +98,8 @@ def _trial(record: Record, sweep: Mapping[str, Any]) -> FrozenTrial:
         state = TrialState.FAIL  # Optuna knows no complete trial without a value
     started = record["started"] or 0.0
     params = {name: value for name, value in record["sample"].items() if name in space and _is_in(value, space[name])}
-    measured = {epoch["epoch"]: epoch[metric] for epoch in record["epochs"] if is_finite(epoch.get(metric))}
-    at_best: dict[str, Any] = next((each for each in record["epochs"] if each["epoch"] == record["best_epoch"]), {})
+    epochs = {int(each["epoch"]): each for each in record["epochs"] if is_finite(each.get("epoch"))}
+    at_best = epochs.get(record["best_epoch"], {})
     ended = record["ended"] or started + (record["seconds"] or 0.0)
     return FrozenTrial(
         **_WAITING
@@ -107,7 +112,9 @@ def _trial(record: Record, sweep: Mapping[str, Any]) -> FrozenTrial:
             "distributions": {name: distribution(space[name]) for name in params},
             "user_attrs": {name: record[name] for name in _ATTRIBUTES}
             | {f"{name} at the best epoch": value for name, value in at_best.items() if name != "epoch"},
-            "intermediate_values": measured,
+            "intermediate_values": {
+                number: float(epoch[metric]) for number, epoch in epochs.items() if is_finite(epoch.get(metric))
+            },
         }
     )
 
@@ -119,4 +126,8 @@ def _is_in(value: Any, domain: Mapping[str, Any]) -> bool:
 
 
 def _date(seconds: float) -> datetime.datetime:
-    return datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc)
+    """Return a time stamp's date; 1970 for a time stamp that has none."""
+    try:
+        return datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc)
+    except (ValueError, OverflowError, OSError):
+        return datetime.datetime.fromtimestamp(0, datetime.timezone.utc)

@@ -18,11 +18,8 @@ REASON = "stopped by the user"
 def request(sweep_folder: str, number: int) -> sweeps.Record:
     """Request that a trial be stopped, and return its record.
 
-    Raises FileNotFoundError if there is no such sweep, ValueError if the trial has not started or has ended.
+    Raises ValueError if the trial has not started or has ended.
     """
-    sweep = sweeps.load(sweep_folder)
-    if not 0 <= number < sweep["num_trials"]:
-        raise ValueError(f"trial {number}: the sweep has trials 0 to {sweep['num_trials'] - 1}")
     record = sweeps.read_record(sweep_folder, number)
     if record is None:
         raise ValueError(f"trial {number} has not started; only a started trial can be stopped")

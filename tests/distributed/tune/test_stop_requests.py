@@ -133,7 +133,7 @@ def test_the_command_refuses_what_it_cannot_stop(start: Start, run: str, capsys:
     begin(start(), 0)
     for words, says in [
         ({"sweep": ["one"], "trial": [2]}, "trial 2 has not started"),
-        ({"sweep": ["one"], "trial": [3]}, "trial 3: the sweep has trials 0 to 2"),
+        ({"sweep": ["one"], "trial": [3]}, "trial 3 has not started"),
         ({"sweep": ["two"], "trial": [0]}, "no sweep 'two'; its sweeps: one"),
         ({"sweep": ["one", "two"], "trial": [0]}, "pass one --sweep NAME"),
         ({"trial": [0]}, "pass one --sweep NAME"),
