@@ -27,6 +27,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from urllib.parse import quote, unquote
 
 from arspm import storage
+from arspm.report.sweep_details import without_details
 from arspm.runs import sweep_curves, sweeps
 
 PORT = 8266  # Ray's dashboard is 8265
@@ -41,10 +42,12 @@ _TYPES = {
     ".json": "application/json",
     ".gz": "application/gzip",
     ".jpg": "image/jpeg",
+    ".log": "text/plain; charset=utf-8",
 }
-_COMPRESSED = (".html", ".json")
+_COMPRESSED = (".html", ".json", ".log")
 _FILES = (sweeps.PAGE, sweeps.RESULTS, sweep_curves.CURVES, sweeps.CLIPS)
-_TRIAL_FILE = re.compile(rf"{sweeps.TRIALS}/[0-9]{{5,9}}\.(json|jpg)")
+_TRIAL_FILE = re.compile(rf"{sweeps.TRIALS}/[0-9]{{5,9}}\.(json|jpg|log)")
+_LIST = "sweeps.json"  # the names of the sweeps, which a page can compare
 _HOST_HEADER = re.compile(r"(localhost|127\.0\.0\.1)(:\d{1,5})?", re.IGNORECASE)
 _GZIP = re.compile(r"\bgzip\b(?!\s*;\s*q=0(\.0*)?\s*(,|$))", re.IGNORECASE)  # q=0 refuses it
 _STYLE = """
@@ -67,9 +70,9 @@ T = TypeVar("T")
 def serve(uri: str, port: int = PORT, host: str = "127.0.0.1") -> None:
     """Serve a sweep's folder, or all sweeps of a run (a path or s3://), on loopback until Ctrl-C. Prints the URL.
 
-    If the port is taken, the next free one is used; 0 is any free port. Only a sweep's page, its results and curves,
-    and its trials' records and portraits exist below the URL. Raises ValueError if there is no sweep, for a host other
-    than loopback, and if the port cannot be used.
+    If the port is taken, the next free one is used; 0 is any free port. Only the list of sweeps, a sweep's page, its
+    results and curves, and its trials' records, logs and portraits exist below the URL. Raises ValueError if there is
+    no sweep, for a host other than loopback, and if the port cannot be used.
     """
     with start(uri, port, host) as server:
         if port not in (0, server.port):
@@ -172,6 +175,8 @@ class Site:
             if len(known) == 1:
                 return Response(302, b"", location=f"{quote(next(iter(known)), safe='')}/")
             return _own_page("Sweeps", self._table(known), 15)
+        if name == _LIST and not slash:
+            return Response(200, json.dumps(list(known)).encode(), type=_TYPES[".json"])
         name, file = unquote(name), file or sweeps.PAGE
         if slash and name in known and (file in _FILES or _TRIAL_FILE.fullmatch(file)):
             found = self._read(known[name], file)
@@ -308,6 +313,8 @@ def _read_if_changed(uri: str, before: File | None) -> File:
         if before is not None and before.stamp == stamp:
             return before
         data = storage.read_bytes(uri)
+        if uri.endswith(sweeps.PAGE):
+            data = without_details(data)
         return File(stamp, data, gzip.compress(data, 6, mtime=0) if uri.endswith(_COMPRESSED) else None)
     except FileNotFoundError:
         return File(None, None, None)

@@ -18,9 +18,13 @@ function ranked(results) {
   return results.trials.filter((trial) => trial.best !== null).sort((a, b) => sign * (a.best - b.best));
 }
 
-/** Return the colour scale: position 0 is the best value, 1 the 90th percentile and worse, so that outliers do not compress it. */
+/**
+ * Return the colour scale: position 0 is the best value, 1 the 90th percentile and worse, so that outliers do not compress it.
+ *
+ * It is the scale of all trials, also of those that a filter hides: a trial keeps its colour.
+ */
 function scaleOf(results) {
-  const values = ranked(results).map((trial) => trial.best);
+  const values = ranked({ ...results, trials: results.all ?? results.trials }).map((trial) => trial.best);
   const bestValue = values[0], worstValue = values[Math.ceil(0.9 * (values.length - 1))];
   const scalePosition = (value) => (bestValue === worstValue ? 0 : Math.min(1, Math.max(0, (value - bestValue) / (worstValue - bestValue))));
   return { bestValue, worstValue, scalePosition };
@@ -66,130 +70,6 @@ function hoverText(trial, results) {
 function makeHoverText(trial, results) {
   const values = Object.entries(trial.sample).map(([name, value]) => `${escapeForPlotly(name)} ${escapeForPlotly(formatSetting(value))}`);
   return [`<b>Trial ${trial.number}</b>: ${escapeForPlotly(formatMetric(trial.best, results.sweep.metric))}, ${escapeForPlotly(trial.state)}`, ...values].join("<br>");
-}
-
-// --- learning curves
-
-/** Return a single trace of several trials' curves, with a gap after each. */
-function curveTrace(trials, metric, colour, width, more = {}) {
-  const x = [], y = [], customdata = [];
-  for (const trial of trials) {
-    for (const [epoch, value] of pointsOf(trial, metric)) {
-      x.push(epoch);
-      y.push(value);
-      customdata.push(`Trial ${trial.number}, epoch ${epoch}: ${escapeForPlotly(formatMetric(value, metric))}`);
-    }
-    x.push(null);
-    y.push(null);
-    customdata.push("");
-  }
-  return scatter("lines", x, y, { customdata, line: { color: colour, width }, ...more });
-}
-
-/** Return markers at the ends of curves. */
-function ends(trials, metric, marker, more = {}) {
-  const last = trials.map((trial) => pointsOf(trial, metric).at(-1));
-  return scatter("markers", last.map(([epoch]) => epoch), last.map(([, value]) => value), {
-    customdata: trials.map((trial) => `Trial ${trial.number}, ${trial.state}`), marker: { size: 8, ...marker }, ...more,
-  });
-}
-
-function learningLayout({ metric, target }, height) {
-  const shapes = typeof target === "number" ? [dotted({ y0: target, y1: target, x0: 0, x1: 1, xref: "paper" })] : [];
-  return layoutOf(height, {
-    shapes,
-    showlegend: true, legend: { orientation: "h", x: 0, y: -0.16, yanchor: "top" },
-    xaxis: { title: axisTitle("epoch"), rangemode: "tozero" }, yaxis: { title: axisTitle(metricTitle(metric)) },
-  });
-}
-
-function learningChart(results) {
-  const { metric } = results.sweep;
-  const drawn = results.trials.filter((trial) => pointsOf(trial, metric).length);
-  return drawn.length ? { data: () => learningTraces(results, drawn), layout: learningLayout(results.sweep, 440) } : null;
-}
-
-function learningTraces(results, drawn) {
-  const { metric } = results.sweep;
-  const few = drawn.length <= 60;
-  const special = new Set([results.best, ...results.paper.numbers]);
-  const data = [];
-  for (const [states, name, colour, symbol] of [
-    [["stopped"], "stopped early", "--shuffled", "x-thin"], [["finished"], "finished", "--loss", null],
-    [["running"], "running", "--model", "circle-open"], [["failed", "interrupted"], "failed or interrupted", "--bad", "triangle-down-open"],
-  ]) {
-    const trials = drawn.filter((trial) => states.includes(trial.state));
-    const lines = trials.filter((trial) => !special.has(trial.number));
-    const group = { legendgroup: name, name };
-    if (lines.length) data.push(curveTrace(lines, metric, colour, few ? 1.4 : 0.7, { opacity: few ? 0.8 : 0.4, showlegend: !symbol, ...group }));
-    if (symbol && trials.length) data.push(ends(trials, metric, { symbol, color: colour, line: { color: colour, width: few ? 2 : 1 }, size: few ? 8 : 5 }, group));
-  }
-  const paper = drawn.filter((trial) => results.paper.numbers.includes(trial.number) && trial.number !== results.best);
-  if (paper.length) data.push(curveTrace(paper, metric, "--neutral", 2, { name: "the paper’s values" }));
-  const best = drawn.find((trial) => trial.number === results.best);
-  if (best) {
-    data.push(curveTrace([best], metric, "--model", 3, { name: `the best, trial ${best.number}` }));
-    const marker = { size: 10, color: "--model", line: { color: "--page", width: 2 } };
-    if (best.best_epoch !== null) data.push(scatter("markers", [best.best_epoch], [best.best], { customdata: [hoverText(best, results)], showlegend: false, marker }));
-  }
-  return data;
-}
-
-/** Return the learning curves of the selected trials, in the order of selection. */
-function comparisonChart(results, trials) {
-  const { metric } = results.sweep;
-  const data = trials.map((trial, k) => curveTrace([trial], metric, SELECTED_COLOURS[k], 2.2, { name: `trial ${trial.number}` }));
-  const stopped = trials.filter((trial) => trial.state === "stopped" && pointsOf(trial, metric).length);
-  if (stopped.length) data.push(ends(stopped, metric, { symbol: "x-thin", line: { color: "--muted", width: 2 } }, { name: "stopped early" }));
-  return data.some((trace) => trace.x.some((epoch) => epoch !== null)) ? { data, layout: learningLayout(results.sweep, 340) } : null;
-}
-
-// --- parallel coordinates
-
-/** Return a value's position on its axis from 0 to 1; a choice with a single value is at 0.5. */
-function axisPosition(value, domain) {
-  if (domain.kind === "choice") return domain.values.length > 1 ? domain.values.indexOf(value) / (domain.values.length - 1) : 0.5;
-  const by = domain.kind === "loguniform" ? Math.log : (x) => x;
-  return (by(value) - by(domain.low)) / (by(domain.high) - by(domain.low));
-}
-
-function axisTicks(domain) {
-  if (domain.kind === "choice") return domain.values.map((value) => [axisPosition(value, domain), formatSetting(value)]);
-  const middle = domain.kind === "loguniform" ? Math.sqrt(domain.low * domain.high) : (domain.low + domain.high) / 2;
-  return [domain.low, middle, domain.high].map((value) => [axisPosition(value, domain), formatNumber(Number(value.toPrecision(3)))]);
-}
-
-/** Return parallel coordinates, drawn as ordinary lines: Plotly's parcoords trace requires WebGL, which not every device has. */
-function parallelChart(results) {
-  const { metric } = results.sweep;
-  const trials = ranked(results).filter((trial) => dimensionsOf(results).every(([name]) => name in trial.sample));
-  const dimensions = dimensionsOf(results);
-  if (!trials.length || !dimensions.length) return null;
-  const names = shortNames(dimensions.map(([name]) => name));
-  const { bestValue, worstValue, scalePosition } = scaleOf(results);
-  const axes = dimensions.map(([name, domain]) => {
-    const jitter = (trial) => (domain.kind === "choice" ? (((trial.number * 0.618) % 1) - 0.5) * 0.06 : 0); // jitter, so that lines do not hide each other
-    return { name: names[name], ticks: axisTicks(domain), at: (trial) => axisPosition(trial.sample[name], domain) + jitter(trial) };
-  });
-  axes.push({ name: metricName(metric), at: (trial) => 1 - scalePosition(trial.best), ticks: bestValue === worstValue ? [[1, formatMetric(bestValue, metric)]] : [[1, formatMetric(bestValue, metric)], [0, `${results.sweep.mode === "max" ? "≤" : "≥"} ${formatMetric(worstValue, metric)}`]] });
-  const shades = Array.from({ length: NUM_SHADES }, () => []);
-  for (const trial of trials) shades[Math.min(NUM_SHADES - 1, Math.floor(scalePosition(trial.best) * NUM_SHADES))].push(trial);
-  const line = (group, colour, width, opacity) => scatter("lines",
-    group.flatMap(() => [...axes.keys(), null]), group.flatMap((trial) => [...axes.map((axis) => axis.at(trial)), null]),
-    { customdata: group.flatMap((trial) => Array(axes.length + 1).fill(hoverText(trial, results))), line: { color: colour, width }, opacity });
-  const [width, opacity] = trials.length > 100 ? [0.8, 0.6] : [1.6, 0.85];
-  const data = shades.map((group, k) => line(group, `scale ${k / (NUM_SHADES - 1)}`, width, opacity)).reverse();
-  data.push(line(trials.slice(0, 1), "--model", 3.5, 1));
-  const over = { bgcolor: "--page", opacity: 0.85, borderpad: 1 };
-  const label = (x, y, text, more) => ({ x, y, text: escapeForPlotly(text), showarrow: false, font: { size: 12, color: "--ink" }, ...more });
-  const annotations = axes.flatMap((axis, k) => [
-    label(k, 1.06, axis.name, { yanchor: "bottom", font: { size: 13, color: "--ink" } }),
-    ...axis.ticks.map(([y, text]) => label(k, y, text, { ...(k === axes.length - 1 ? { xanchor: "left", xshift: 6 } : { xanchor: "right", xshift: -6 }), ...over })),
-  ]);
-  const shapes = axes.map((_, k) => ({ type: "line", x0: k, x1: k, y0: 0, y1: 1, line: { color: "--muted", width: 1 } }));
-  const hidden = { showgrid: false, showticklabels: false, showline: false };
-  const layout = layoutOf(420, { annotations, shapes, xaxis: { ...hidden, range: [-0.75, axes.length - 0.35] }, yaxis: { ...hidden, range: [-0.06, 1.16] } });
-  return { data, layout, minWidth: 150 * axes.length };
 }
 
 // --- parameter importance, slice plots

@@ -1,4 +1,4 @@
-// Drawing of the sweep's charts: colours, and a queue that draws a chart when it is scrolled observer.
+// Drawing of the sweep's charts: colours, and a queue that draws a chart when it is scrolled near.
 
 const rgb = (name, style) => style.getPropertyValue(name).trim().match(/[0-9a-f]{2}/gi).map((part) => parseInt(part, 16));
 const interpolated = (from, to, t) => from.map((value, k) => Math.round(value + t * (to[k] - value)));
@@ -13,7 +13,10 @@ function scaleRgb(position, style) {
 /** Return a specification with colour names replaced by values, in attributes named *color or *colorscale. */
 function painted(value, style, isColour = false) {
   if (typeof value === "string") {
-    if (isColour && value.startsWith("--")) return style.getPropertyValue(value).trim();
+    if (isColour && value.startsWith("--")) {
+      const [name, opacity] = value.split(" "); // "--model 0.2"
+      return opacity ? `rgba(${rgb(name, style).join(",")},${opacity})` : style.getPropertyValue(name).trim();
+    }
     return isColour && value.startsWith("scale ") ? `rgb(${scaleRgb(Number(value.slice(6)), style).join(",")})` : value;
   }
   if (Array.isArray(value)) return typeof value[0] === "object" || isColour ? value.map((item) => painted(item, style, isColour)) : value;
@@ -28,16 +31,20 @@ const observer = new IntersectionObserver((entries) => entries.filter((entry) =>
 function draw(element) {
   observer.unobserve(element);
   if (!pending.has(element)) return;
-  const { data, layout } = pending.get(element);
+  const { data, layout, on = {} } = pending.get(element);
   pending.delete(element);
   const style = getComputedStyle(document.documentElement);
   element.classList.add("chart");
   Plotly.react(element, painted(typeof data === "function" ? data() : data, style), painted(layout, style), { displayModeBar: false, responsive: true });
+  for (const [event, listener] of Object.entries(on)) {
+    element.removeAllListeners(event);
+    element.on(event, listener);
+  }
 }
 
 const drawAll = () => [...pending.keys()].forEach(draw);
 
-/** Queue a chart, which is drawn when its container is scrolled near; without a chart, show the reason. Its data may be a function. */
+/** Queue a chart, which is drawn when its container is scrolled near; without a chart, show the reason. Its data may be a function; `on` has listeners of Plotly's events. */
 function showChart(container, chart, reason) {
   let element = container.querySelector("[role=img]");
   if (!chart) {

@@ -1,13 +1,6 @@
-// State of the sweep's page, and helpers that create its elements.
+// Helpers that create the elements of the sweep's page.
 //
 // Names, labels and reasons are untrusted: they reach the page as text nodes only, never as HTML.
-
-const NUM_ROWS = matchMedia("(max-width: 700px)").matches ? 20 : 100; // shown initially and with each "show more": 1,000 rows are slow to lay out
-const MAX_SELECTED = 6;
-
-let columns = [];
-const view = { sort: "best", descending: results.sweep.mode === "max", words: [], state: "", numRows: NUM_ROWS, selected: [], learning: false };
-const rows = new Map(); // trial number -> its row, reused so that focus and check boxes survive updates
 
 const byId = (id) => document.getElementById(id);
 
@@ -27,3 +20,11 @@ const textCell = (label, ...children) => make("td", { role: "cell", "data-label"
 const heading = (...children) => make("th", { scope: "row", role: "rowheader" }, ...children);
 const row = (...cells) => make("tr", { role: "row" }, ...cells);
 const setText = (element, text) => { element.textContent = text; element.hidden = !text; };
+
+/** Show the options of a select element, as pairs of value and text, and choose one. */
+function showOptions(select, options, chosen) {
+  const known = options.map(([value, text]) => `${value}\t${text}`).join("\n");
+  if (select.dataset.known !== known) select.replaceChildren(...options.map(([value, text]) => make("option", { value }, text)));
+  select.dataset.known = known;
+  select.value = chosen;
+}

@@ -11,7 +11,7 @@ const metricName = (metric) => METRICS[metric] ?? metric.replaceAll("_", " ");
 
 /** Return a metric's value: degrees with two decimals, others with four significant digits. */
 function formatMetric(value, metric) {
-  if (value === null || value === undefined) return "–";
+  if (typeof value !== "number") return "–";
   return isDegrees(metric) ? `${value.toFixed(2)}°` : formatNumber(value);
 }
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2.utils import htmlsafe_json_dumps
+from markupsafe import Markup
 
 from arspm import storage
 from arspm.report import charts, gather
@@ -25,13 +26,28 @@ MAX_EMBEDDED = 1_000_000  # characters of pictures in the page; further ones sta
 _FILES = (
     "sweep_format.js",
     "sweep_data.js",
-    "sweep_charts.js",
-    "sweep_draw.js",
+    "sweep_view.js",
     "sweep_elements.js",
+    "sweep_draw.js",
+    "sweep_charts.js",
+    "sweep_learning.js",
+    "sweep_history.js",
+    "sweep_parallel.js",
+    "sweep_contour.js",
+    "sweep_filter.js",
+    "sweep_progress.js",
     "sweep_table.js",
+    "sweep_comparison.js",
+    "sweep_groups.js",
+    "sweep_slices.js",
+    "sweep_trial.js",
+    "sweep_sweeps.js",
+    "sweep_portraits.js",
+    "sweep_download.js",
     "sweep_page.js",  # starts the page, so it comes last
 )
 _SOURCE = "".join(Path(__file__).with_name(name).read_text(encoding="utf-8") for name in _FILES)
+STYLE = Path(__file__).with_name("sweep_page.css").read_text(encoding="utf-8")
 SCRIPT = f'"use strict";\n(() => {{\n{_SOURCE}}})();\n'
 
 
@@ -61,6 +77,7 @@ def render(results: Mapping[str, Any], curves: Mapping[str, Any], pictures: Mapp
         curves=htmlsafe_json_dumps(curves, dumps=_compact),
         pictures=htmlsafe_json_dumps(pictures, dumps=_compact),
         sweep=results["sweep"],
+        sweep_style=Markup(STYLE),
     )
 
 

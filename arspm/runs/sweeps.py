@@ -3,6 +3,8 @@
 sweep.json          the sweep's definition
 trials/00003.json   a trial's record, written when the trial starts and when it ends
 trials/00003.jpg    the trial's portraits of the sweep's clips, side by side
+trials/00003.log    what the trial's process logged (see `distributed.tune.trial_log`)
+stop/00003.json     a request to stop the trial (see `stop_requests`)
 clips.jpg           the real faces of those clips, side by side
 results.json        the sweep's state and a summary of each trial, which the page shows
 curves.json.gz      the trials' learning curves (see `sweep_curves`)
@@ -226,13 +228,25 @@ def read_records(sweep_folder: str) -> dict[int, Record]:
     """Return every trial's record by number, sorted. Raises ValueError, with the file's URI, for an invalid file."""
     records = {}
     for path, data in storage.read_folder(storage.join(sweep_folder, TRIALS), ".json").items():
-        uri = storage.join(sweep_folder, TRIALS, path)
-        record = _read(uri, data, _Record, "not a trial's record; remove it")
-        if f"{TRIALS}/{path}" != f"{stem(record['number'])}.json":
-            raise ValueError(f"{uri}: not a trial's record; remove it")
-        # Records of earlier versions lack some fields.
-        records[record["number"]] = new_record(record["number"], record["sample"], record["changes"], False) | record
+        record = _checked_record(sweep_folder, f"{TRIALS}/{path}", data)
+        records[record["number"]] = record
     return dict(sorted(records.items()))
+
+
+def read_record(sweep_folder: str, number: int) -> Record | None:
+    """Return a trial's record, None if the trial has not started. Raises as `read_records` does."""
+    path = f"{stem(number)}.json"
+    uri = storage.join(sweep_folder, path)
+    return _checked_record(sweep_folder, path, storage.read_bytes(uri)) if storage.exists(uri) else None
+
+
+def _checked_record(sweep_folder: str, path: str, data: bytes) -> Record:
+    uri = storage.join(sweep_folder, path)
+    record = _read(uri, data, _Record, "not a trial's record; remove it")
+    if path != f"{stem(record['number'])}.json":
+        raise ValueError(f"{uri}: not a trial's record; remove it")
+    # Records of earlier versions lack some fields.
+    return new_record(record["number"], record["sample"], record["changes"], False) | record
 
 
 def best(records: Iterable[Record], mode: str) -> Record | None:
@@ -299,6 +313,7 @@ def trial_summary(record: Record) -> dict[str, Any]:
     if record["changes"] != record["sample"]:  # a label stands for several fields
         summary["changes"] = record["changes"]
     num_epochs = record["epochs"][-1].get("epoch", 0) if record["epochs"] else 0
+    summary |= {name: record[name] and round(record[name], 1) for name in ("started", "ended")}
     return summary | {"reason": record["reason"][:MAX_REASON], "num_epochs": num_epochs}
 
 

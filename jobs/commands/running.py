@@ -54,7 +54,10 @@ def watch(run: RunArgument, ray_address: Address = None) -> None:
 
 @app.command(
     epilog=examples(
-        "arspm logs runs/one encoder", "arspm logs runs/one chain --follow", "arspm logs runs/one loss_weights"
+        "arspm logs runs/one encoder",
+        "arspm logs runs/one chain --follow",
+        "arspm logs runs/one loss_weights",
+        "arspm logs runs/one loss_weights --trial 3",
     )
 )
 def logs(
@@ -70,13 +73,19 @@ def logs(
     follow: Annotated[
         bool, typer.Option("--follow", help="Print new lines until the job ends; Ctrl-C leaves the job running.")
     ] = False,
+    trial: Annotated[
+        int | None, typer.Option(min=0, help="Print the log of this trial of the sweep, from storage.")
+    ] = None,
     ray_address: Address = None,
 ) -> None:
     """Print the log of the latest job of a stage, a driver or a sweep."""
     from cluster import client
     from cluster.job import ending
-    from jobs import run_jobs
+    from jobs import run_jobs, sweep_trials
 
+    if trial is not None:
+        print(sweep_trials.log(storage.run_uri(run), name, trial), end="")
+        return
     jobs_client = client.connect(find_address(ray_address))
     job = run_jobs.latest(jobs_client, storage.run_uri(run), name)
     if not follow:
@@ -92,7 +101,10 @@ def logs(
 
 @app.command(
     epilog=examples(
-        "arspm cancel runs/one", "arspm cancel runs/one --stage encoder", "arspm cancel runs/one --sweep loss_weights"
+        "arspm cancel runs/one",
+        "arspm cancel runs/one --stage encoder",
+        "arspm cancel runs/one --sweep loss_weights",
+        "arspm cancel runs/one --sweep loss_weights --trial 3",
     )
 )
 def cancel(
@@ -105,17 +117,25 @@ def cancel(
         ),
     ] = None,
     sweep: Annotated[list[str] | None, typer.Option(help="Stop only this sweep. Repeatable.")] = None,
+    trial: Annotated[
+        list[int] | None,
+        typer.Option(min=0, help="Stop only this trial of the sweep, at the end of its epoch. Repeatable."),
+    ] = None,
     ray_address: Address = None,
 ) -> None:
     """Stop the jobs of a run (default: all). Finished stages, models and trials are kept.
 
     If only a stage is stopped, its chain goes on with the stages that do not need it, then ends as incomplete. The
-    command that started it resumes it.
+    command that started it resumes it. A stopped trial is not resumed; its sweep continues with the other trials.
     """
     from cluster import client
-    from jobs import run_jobs
+    from jobs import run_jobs, sweep_trials
 
     run = storage.run_uri(run)
+    if trial:
+        for line in sweep_trials.stop(run, sweep or (), stage or (), trial):
+            print(line)
+        return
     jobs_client = client.connect(find_address(ray_address))
     stopped = run_jobs.cancel(jobs_client, run, stage or (), sweep or ())
     for job in stopped:

@@ -29,6 +29,7 @@ def _complete_space(incomplete: str) -> list[str]:
         "arspm sweep loss_weights --run runs/one --target 21.5 --max-consecutive-failures 5",
         "arspm sweep my_space.py --run runs/one --export-best best.json",
         "arspm sweep --run runs/one --name loss_weights --export-best best.json",
+        "arspm sweep --run runs/one --name loss_weights --export-optuna trials.log",
     )
 )
 def sweep(
@@ -77,6 +78,10 @@ def sweep(
         list[str] | None, typer.Option(help=f"Also log to a tracker: {' or '.join(TRACKERS)}. Repeatable.")
     ] = None,
     export_best: Annotated[str | None, typer.Option(help="File to write the best configuration so far to.")] = None,
+    export_optuna: Annotated[
+        str | None,
+        typer.Option(help="File to write the trials so far to, as an Optuna journal for optuna-dashboard."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Estimate time and cost, then exit.")] = False,
     detach: Detach = False,
     ray_address: Address = None,
@@ -90,9 +95,9 @@ def sweep(
 
     run = existing_run(run)
     if space is None:
-        if export_best is None:
-            raise ConfigError("no space given; name one, or pass --export-best FILE to export a sweep's best trial")
-        _export_best(run, name, export_best)
+        if export_best is None and export_optuna is None:
+            raise ConfigError("no space given; name one, or export a sweep with --export-best or --export-optuna FILE")
+        _export(run, name, export_best, export_optuna)
         return
     if unknown := set(log or []) - set(TRACKERS):
         raise ConfigError(f"log: {' or '.join(TRACKERS)}, not {', '.join(sorted(unknown))}")
@@ -122,23 +127,41 @@ def sweep(
     if reached := sweeps.target_reached(sweeps.ended_and_best(outcome.done)[1], planned):
         print(f"sweep: {reached}")
     print(f"sweep: {page}")
-    if export_best is not None:
-        _export_best(run, planned["name"], export_best)
+    if export_best is not None or export_optuna is not None:
+        _export(run, planned["name"], export_best, export_optuna)
 
 
-def _export_best(run: str, name: str | None, file: str) -> None:
-    from arspm import config as configuration
-    from jobs.sweep_plan import best
-
+def _export(run: str, name: str | None, best_file: str | None, optuna_file: str | None) -> None:
+    """Write the files that the user asked for. name: of the sweep; None if the run has only one."""
     names = sweeps.names(run)
     if name is None and len(names) != 1:
         raise ConfigError(
             f"{run} has several sweeps: {', '.join(names)}; choose one with --name" if names else f"{run} has no sweep"
         )
-    record, config = best(sweeps.folder(run, name or names[0]))
+    folder = sweeps.folder(run, name or names[0])
+    if best_file is not None:
+        _export_best(folder, best_file)
+    if optuna_file is not None:
+        _export_optuna(folder, optuna_file)
+
+
+def _export_best(folder: str, file: str) -> None:
+    from arspm import config as configuration
+    from jobs.sweep_plan import best
+
+    record, config = best(folder)
     storage.write_bytes(storage.absolute(file), configuration.dump(config).encode() + b"\n")
     print(f"wrote the configuration of trial {record['number']} ({record['best']:.4g}) to {file}")
     print(f"train it: arspm submit --config {file} --run RUN")
+
+
+def _export_optuna(folder: str, file: str) -> None:
+    from arspm.runs.optuna_journal import journal
+
+    records = sweeps.read_records(folder)
+    storage.write_bytes(storage.absolute(file), journal(sweeps.load(folder), records))
+    print(f"wrote {len(records)} trials to {file}")
+    print(f"look at them: optuna-dashboard {file}")
 
 
 @app.command(epilog=examples("arspm dashboard runs/one", "arspm dashboard runs/one/sweeps/loss_weights --port 9000"))

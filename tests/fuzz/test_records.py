@@ -13,7 +13,7 @@ from arspm import storage
 from arspm.config import ConfigError, presets
 from arspm.model.vggface_check import NUM_STATED, parse_stated
 from arspm.report import charts, gather
-from arspm.runs import stages, sweeps
+from arspm.runs import optuna_journal, stages, sweeps
 from tests.fuzz.entry_points import Mutated, num_inputs, try_inputs
 from tests.fuzz.mutations import BYTES, DEEP, JSON, ODD_TEXTS, json_field
 from tune_spaces import space as spaces
@@ -157,6 +157,9 @@ def sweep_results(path: Path) -> None:
     assert "\n" not in sweeps.summary(found, running=False)
 
 
+SPACE = {"loss.lambda1": {"kind": "loguniform", "low": 0.1, "high": 10.0}}
+
+
 def trial_record(path: Path) -> None:
     folder = path.parent / sweeps.TRIALS
     folder.mkdir(exist_ok=True)
@@ -169,6 +172,7 @@ def trial_record(path: Path) -> None:
     )
     json.dumps(results, allow_nan=False)
     sweeps.best(every, "min")
+    optuna_journal.journal(sweep | {"space": SPACE}, found)
 
 
 def test_sweeps(tmp_path: Path) -> None:

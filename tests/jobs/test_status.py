@@ -459,7 +459,9 @@ def test_cancel_stops_only_what_is_named(cluster: Cluster, run: str, capsys: pyt
     [
         ["status", "RUN"],
         ["logs", "RUN", "encoder", "--ray-address", "ADDRESS"],
+        ["logs", "RUN", "loss_weights", "--trial", "3"],
         ["cancel", "RUN", "--ray-address", "ADDRESS"],
+        ["cancel", "RUN", "--sweep", "loss_weights", "--trial", "3"],
         ["report", "RUN"],
         ["drops", "RUN"],
         ["prune", "RUN"],

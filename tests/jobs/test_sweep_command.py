@@ -6,7 +6,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import optuna
 import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 
 from arspm import config as configuration
 from arspm import storage
@@ -63,7 +66,7 @@ def test_a_user_s_own_space_file_is_planned(
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ([], "no space given; name one, or pass --export-best FILE to export a sweep's best trial"),
+        ([], "no space given; name one, or export a sweep with --export-best or --export-optuna FILE"),
         (["los_weights"], "los_weights: no such space; the spaces are cbam_ordering, joint, loss_weights"),
         (["./no.py"], "no.py: no such file; a space of your own is a local .py file"),
         (["loss_weights", "--log", "excel"], "log: mlflow or wandb, not excel"),
@@ -149,6 +152,22 @@ def test_the_best_configuration_is_exported_and_accepted_by_submit(
     # It stops at the clips, which do not exist.
     assert arspm("submit", "--config", file, "--run", run, "--ray-address", "http://127.0.0.1:9") == 1
     assert capsys.readouterr().err == f"error: data.csv: {run}/no.csv does not exist\n"
+
+
+def test_the_trials_are_exported_as_an_optuna_journal(
+    run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, sweep = plan_and_save(run)
+    weights = {"loss.lambda1": 2.0, "loss.lambda2": 0.1, "loss.lambda3": 3.0}
+    write_trial(folder, 0, weights, 31.0)
+    write_trial(folder, 1, weights | {"loss.lambda1": 0.5}, 30.0)
+    file = tmp_path / "trials.log"
+    for _ in range(2):  # the file is replaced
+        assert arspm("sweep", "--run", run, "--export-optuna", file) == 0
+    assert f"wrote 2 trials to {file}\n" in capsys.readouterr().out
+    study = optuna.load_study(study_name=None, storage=JournalStorage(JournalFileBackend(str(file))))
+    assert study.study_name.endswith(f"/{sweep['name']}")
+    assert (study.best_value, study.best_params) == (30.0, weights | {"loss.lambda1": 0.5})
 
 
 def test_one_of_several_sweeps_is_chosen_by_name(run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -85,7 +85,8 @@ class Opened:
 
     def network(self) -> list[str]:
         """Return the URLs that the page requested, except its own file and data URIs."""
-        return [url for url in self.requests if url != self.page.url and not url.startswith("data:")]
+        own = self.page.url.partition("#")[0]
+        return [url for url in self.requests if url.partition("#")[0] != own and not url.startswith("data:")]
 
 
 @pytest.fixture

@@ -12,11 +12,13 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from arspm import storage
 from arspm.report import server
+from tests.report import swept
 from tests.report.serving import PAGE, Client, Serve, write_sweep
 
 REPO = Path(__file__).parents[2]
@@ -71,6 +73,49 @@ def test_several_sweeps_are_listed(tmp_path: Path, serve: Serve) -> None:
         assert get(f"/{link}").status == 200
     assert "default-src 'none'" in page.headers["content-security-policy"]
     assert "unsafe" not in page.headers["content-security-policy"]
+
+
+def test_the_names_of_the_sweeps_and_the_logs_of_trials_are_served(tmp_path: Path, serve: Serve) -> None:
+    folder = write_sweep(str(tmp_path), "one")
+    write_sweep(str(tmp_path), "two & three")
+    Path(folder, "trials", "00003.log").write_text("epoch 1: \u00e4\n" * 100)
+    Path(folder, "stop").mkdir()
+    Path(folder, "stop", "00003.json").write_text("{}")
+    get = serve(str(tmp_path))
+    names = get("/sweeps.json")
+    assert (json.loads(names.body), names.headers["content-type"]) == (["one", "two & three"], "application/json")
+    log = get("/one/trials/00003.log")
+    assert (log.body.decode(), log.headers["content-type"]) == ("epoch 1: \u00e4\n" * 100, "text/plain; charset=utf-8")
+    assert get("/one/trials/00003.log", Accept_Encoding="gzip").headers["content-encoding"] == "gzip"
+    for path in (
+        "/one/trials/00004.log",
+        "/one/trials/x.log",
+        "/one/stop/00003.json",
+        "/one/sweeps.json",
+        "/sweeps.json/",
+    ):
+        assert get(path).status == 404
+    assert get.stranger("/sweeps.json").status == 403
+    assert json.loads(serve(folder)("/sweeps.json").body) == ["one"]
+
+
+def test_curves_and_portraits_are_left_out_of_the_served_page(tmp_path: Path, serve: Serve) -> None:
+    results = swept.loss_weights(8)
+    folder = tmp_path / "sweeps" / "one"
+    swept.write(str(folder), results)
+    storage.write_json(str(folder / "sweep.json"), {"name": "one"})
+    written = (folder / "index.html").read_text()
+    page = serve(str(tmp_path))("/one/").body.decode()
+
+    def embedded(text: str, name: str) -> Any:
+        return json.loads(text.split(f'id="{name}">')[1].split("</script>")[0])
+
+    assert embedded(page, "results") == embedded(written, "results")
+    assert len(embedded(written, "curves")["trials"]) == 8
+    assert embedded(page, "curves") == {"updated": 0, "trials": {}}
+    assert len(embedded(written, "pictures")) == 9
+    assert embedded(page, "pictures") == {}
+    assert len(page.split("<script")) == len(written.split("<script"))
 
 
 def test_names_and_values_are_escaped(tmp_path: Path, serve: Serve) -> None:

@@ -21,7 +21,10 @@ def rounded(value: float) -> float:
     return float(f"{value:.6g}")
 
 
-SECTIONS = ["progress", "best", "trials", "comparison", "learning", "together", "importance", "values", "portraits"]
+SECTIONS = [
+    *("progress", "best", "trials", "trial", "comparison", "history", "timeline", "learning", "groups", "together"),
+    *("importance", "values", "contour", "distribution", "sweeps", "portraits"),
+]
 
 
 @pytest.mark.parametrize(
@@ -43,7 +46,7 @@ def test_the_page_is_self_contained_and_draws_all_charts(open_sweep: Open, kind:
     assert opened.network() == []
     assert page.eval_on_selector_all("main > section", "all => all.map(e => e.id)") == SECTIONS
     assert page.eval_on_selector_all("nav a", "all => all.map(e => e.hash.slice(1))") == SECTIONS
-    num_charts = 4 + (6 if kind == "loss_weights" else 2)
+    num_charts = 7 + (7 if kind == "loss_weights" else 3)  # a contour plot, or groups
     drawn = page.eval_on_selector_all(
         ".chart-container [role=img]", "all => all.map(e => !!e.querySelector('.main-svg') && !!e.ariaLabel)"
     )

@@ -136,6 +136,50 @@ def test_the_page_updates_through_the_dashboards_tokenised_url(
             thread.join()
 
 
+def test_the_dashboard_shows_logs_and_other_sweeps(
+    browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "FILE_SECONDS", 0.0)
+    results = {"one": swept.loss_weights(4, running=True), "b & c": swept.loss_weights(6, seed=5)}
+    for name, each in results.items():
+        folder = storage.join(str(tmp_path), "sweeps", name)
+        storage.write_json(storage.join(folder, "sweep.json"), {"name": name})
+        swept.write(folder, each)
+    log = tmp_path / "sweeps" / "one" / "trials" / "00002.log"
+    log.write_text("2026-01-01 00:00:00 UTC INFO <b>epoch 1</b>\n")
+    with server.start(str(tmp_path), port=0) as started:
+        thread = threading.Thread(target=started.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        page = browser.new_page()
+        messages: list[str] = []
+        page.on("console", lambda message: messages.append(message.text))
+        page.on("pageerror", lambda error: messages.append(str(error)))
+        try:
+            page.goto(f"{started.url}one/#trial=2")
+            _wait(page, "document.getElementById('trial-log').innerText.includes('<b>epoch 1</b>')")
+            log.write_text("2026-01-01 00:00:00 UTC INFO epoch 2\n")
+            page.evaluate(COME_BACK)
+            _wait(page, "document.getElementById('trial-log').innerText.includes('epoch 2')")
+            page.locator("#sweeps").scroll_into_view_if_needed()
+            page.get_by_label("b & c").check()
+            _wait(page, "document.querySelectorAll('#sweeps-table thead th').length === 3")
+            best = min(results["b & c"]["trials"], key=lambda trial: trial["best"])
+            assert f"{best['best']:.2f}° (trial {best['number']})" in page.locator("#sweeps-table").inner_text()
+            link = page.url
+            page.goto("about:blank")
+            page.goto(link)  # the URL names the other sweep
+            _wait(page, "document.querySelectorAll('#sweeps-table thead th').length === 3")
+            assert page.locator("#sweep-choices label").all_inner_texts() == ["b & c"]
+            page.locator("#learning").scroll_into_view_if_needed()
+            _wait(page, "!!document.querySelector('#chart-learning .main-svg')")  # curves and portraits were fetched
+            assert page.locator("#faces-of-trials img").first.evaluate("e => e.getAttribute('src')") == "clips.jpg"
+            assert messages == []
+        finally:
+            page.close()
+            started.shutdown()
+            thread.join()
+
+
 def _wait(page: Any, expression: str) -> None:
     for _ in range(200):
         if page.evaluate(expression):

@@ -272,7 +272,7 @@ def test_the_time_left_is_never_negative() -> None:
 def test_a_summary_has_no_epochs_and_the_fields_that_a_label_stands_for() -> None:
     record = record_of(0, [30.0, 20.0], reason="x" * 1000)
     found = sweeps.trial_summary(record)
-    assert found.keys().isdisjoint({"epochs", "changes", "started", "ended"})
+    assert found.keys().isdisjoint({"epochs", "changes"})
     assert (found["num_epochs"], found["best"], found["best_epoch"]) == (2, 20.0, 2)
     assert found["reason"] == "x" * sweeps.MAX_REASON
     labelled = record | {"sample": {"prior": "mean"}, "changes": {"prior.kind": "neutral"}}

@@ -17,7 +17,7 @@ from arspm.distributed.tune.tensorboard import write_events
 from arspm.distributed.tune.trial import FAILURE
 from arspm.evaluation.importance import importance
 from arspm.report.sweep_page import write_sweep
-from arspm.runs import sweep_curves, sweeps
+from arspm.runs import stop_requests, sweep_curves, sweeps
 from arspm.runs.progress import print_progress
 
 log = logging.getLogger(__name__)
@@ -26,6 +26,7 @@ UPDATE_SECONDS = 15.0  # at least, between two updates of the page
 MAX_UPDATE_FRACTION = 0.05  # of the time that updating the page may take
 PAGE_SECONDS = 60.0  # at least, between two writes of index.html, which is much larger than the other files
 PAGE_FRACTION = 0.1  # of the session's time: between two writes of index.html it grows by this
+STOP_SECONDS = 10.0  # between two looks for requests to stop a trial
 RECORD_SECONDS = 15.0  # at least, between two writes of a running trial's record
 RECORDS_PER_SECOND = 1.0  # of all running trials together
 IMPORTANCE_GROWTH = 1.1  # in the number of ended trials, before the importance is computed again: 0.6 s for 1,000
@@ -38,6 +39,8 @@ class Ledger(tune.Callback):
     def __init__(self, folder: str, sweep: Mapping[str, Any], config: Config):
         self.folder, self.sweep, self._config = folder, sweep, config
         self.records = sweeps.read_records(folder)
+        self._stops = stop_requests.requested(folder)  # numbers of the trials that the user has stopped
+        self._stops_read = time.time()
         for record in self.records.values():
             if record["state"] not in sweeps.ENDED:
                 record["state"] = "interrupted"
@@ -54,6 +57,14 @@ class Ledger(tune.Callback):
         self._failed = False  # whether they stopped the sweep
         # Why the sweep stops before its last trial, or an empty text. Its stopper (`stopping`) reads this.
         self.reason = sweeps.target_reached(sweeps.best(self.records.values(), sweep["mode"]), sweep)
+        for record in self.records.values():
+            if record["state"] == "interrupted" and self.is_to_stop(record["number"]):
+                record |= {"reason": stop_requests.REASON}
+                self._end(record, "stopped")
+
+    def is_to_stop(self, number: int) -> bool:
+        """Return whether the user has asked to stop a trial."""
+        return number in self._stops
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         record, now = self._record(trial), time.time()
@@ -94,6 +105,10 @@ class Ledger(tune.Callback):
         record = self._record(trial)
         planned = record["changes"].get("training.encoder.epochs", self.sweep["epochs"])
         complete = bool(record["epochs"]) and record["epochs"][-1]["epoch"] >= planned
+        if self.is_to_stop(record["number"]) and not complete and not record["reason"]:
+            record["reason"] = stop_requests.REASON
+            self._end(record, "stopped")
+            return
         self._end(record, "failed" if record["reason"] else "finished" if complete else "stopped")
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
@@ -112,6 +127,8 @@ class Ledger(tune.Callback):
         log.warning("trial %d lost its process: retrying it", trial.config["number"])
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        if time.time() - self._stops_read > STOP_SECONDS:
+            self._stops, self._stops_read = stop_requests.requested(self.folder), time.time()
         since = time.time() - self._updated
         if self._changed and since > UPDATE_SECONDS and self._update_seconds < MAX_UPDATE_FRACTION * since:
             self._update("running")
@@ -142,6 +159,8 @@ class Ledger(tune.Callback):
         self._count_seconds(record)
         record |= {"state": state, "ended": time.time()}
         self._write(record)
+        if self.is_to_stop(record["number"]):
+            stop_requests.remove(self.folder, record["number"])
         write_events(self.folder, record, self.sweep["metric"])
         storage.remove(storage.join(self.folder, sweeps.stem(record["number"])))  # its checkpoints
         self._count_failures(record)

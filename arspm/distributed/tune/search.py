@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
+from arspm.runs.optuna_journal import distribution
 from arspm.runs.sweeps import Record
 
 Sample = dict[str, Any]
@@ -49,7 +49,7 @@ class Optuna:
 
     def __init__(self, space: Mapping[str, Any], mode: str, seed: int, first: Sequence[Sample] = ()):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._distributions = {name: _distribution(domain) for name, domain in space.items()}
+        self._distributions = {name: distribution(domain) for name, domain in space.items()}
         self._first, self._seed = first, seed
         self._study = optuna.create_study(direction="minimize" if mode == "min" else "maximize")
         self._running: dict[int, optuna.trial.Trial] = {}
@@ -76,9 +76,3 @@ class Optuna:
                 )
             except ValueError:  # of another sweep, whose sample is outside this space
                 log.warning("trial %d of the earlier sweep is outside this sweep's space: ignored", record["number"])
-
-
-def _distribution(domain: Mapping[str, Any]) -> BaseDistribution:
-    if domain["kind"] == "choice":
-        return CategoricalDistribution(domain["values"])
-    return FloatDistribution(domain["low"], domain["high"], log=domain["kind"] == "loguniform")

@@ -26,6 +26,7 @@ from arspm.distributed.train import launch
 from arspm.distributed.train.feed import open_feed
 from arspm.distributed.train.metrics import Meter
 from arspm.distributed.train.rows import Guides, encoder_task, gather_rows, train
+from arspm.distributed.tune.trial_log import log, logged
 from arspm.media.jpeg import decode_jpeg, encode_jpeg
 from arspm.model.face_decoder import FaceDecoder
 from arspm.model.speech_portrait import FacePrior, face_prior
@@ -57,9 +58,8 @@ def run_trial(chosen: Mapping[str, Any], setup: Setup) -> None:
     Exceptions of Ray, for a lost node or worker, are raised so that Tune does retry.
     """
     try:
-        config = trial_config(setup.config, chosen["changes"])
-        train_trial = _in_this_actor if config.resources.trial.num_workers == 1 else _on_workers
-        train_trial(config, setup, chosen["number"])
+        with logged(setup.folder, chosen["number"]):
+            _train(chosen, setup)
     except Exception as error:
         if type(error).__module__.startswith("ray."):
             raise
@@ -68,6 +68,18 @@ def run_trial(chosen: Mapping[str, Any], setup: Setup) -> None:
     finally:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()  # the next trial runs in this process
+
+
+def _train(chosen: Mapping[str, Any], setup: Setup) -> None:
+    """Train, and log the settings and an error's traceback: Tune gets the error's first line only."""
+    log.info("settings: %s", ", ".join(f"{name}={value}" for name, value in chosen["changes"].items()) or "the sweep's")
+    try:
+        config = trial_config(setup.config, chosen["changes"])
+        train_trial = _in_this_actor if config.resources.trial.num_workers == 1 else _on_workers
+        train_trial(config, setup, chosen["number"])
+    except Exception:
+        log.exception("the trial's error")
+        raise
 
 
 def trial_config(config: Config, changes: Mapping[str, Any]) -> Config:
@@ -110,6 +122,8 @@ def _in_this_actor(config: Config, setup: Setup, number: int) -> None:
                 epochs = report.progress.epochs
                 # The last epoch, and those that are missing in the record because the sweep's driver was lost.
                 for figures in epochs[min(num_reported, len(epochs) - 1) :]:
+                    measured = (f"{name} {value:.6g}" for name, value in figures.items() if isinstance(value, float))
+                    log.info("epoch %d: %s", figures["epoch"], ", ".join(measured))
                     tune.report(figures)
                 num_reported = len(epochs)
 

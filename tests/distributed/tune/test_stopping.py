@@ -41,7 +41,7 @@ def finish(tune: Session, number: int, value: float = 30.0) -> None:
 
 def is_stopping(tune: Session) -> bool:
     stopper = StopWithLedger(tune.ledger)
-    assert not stopper("any", {})
+    assert not stopper("any", {"config": {"number": 0}})
     return stopper.stop_all()
 
 

@@ -11,10 +11,11 @@ from arspm import storage
 from arspm.config import Config, override
 from arspm.distributed.train.feed import PATHS
 from arspm.distributed.train.launch import train_stage
-from arspm.distributed.tune import search, tuning
+from arspm.distributed.tune import ledger, search, tuning
 from arspm.distributed.tune.trial import trial_config
 from arspm.runs import sweeps
 from arspm.training import artifacts
+from jobs import sweep_trials
 from tests.distributed.conftest import busy_workers
 from tests.distributed.tune.sweep_records import sweep_of
 
@@ -58,6 +59,9 @@ def test_a_sweep_writes_records_a_page_portraits_and_curves(run: tuple[str, Conf
         assert trial["best"] == min(epoch["val_cos_degrees"] for epoch in epochs)
         assert trial["attempts"] == 1
         assert storage.exists(storage.join(folder, f"tensorboard/{trial['number']:05d}"))
+        log = sweep_trials.log(uri, "one", trial["number"])
+        assert [f"epoch {epoch}: " in log for epoch in (1, 2, 3)] == [True] * 3
+        assert f"loss.lambda1={trial['sample']['loss.lambda1']}" in log
     assert results["paper"] == {"numbers": [0], "mean": results["trials"][0]["best"], "sd": None}
     assert set(results["pictures"]["trials"]) == {"0", "1", "2"}
     assert results["pictures"]["real"] == "clips.jpg"
@@ -108,6 +112,40 @@ def test_a_failed_trial_is_recorded_and_the_others_continue(run: tuple[str, Conf
     assert results["trials"][1]["reason"].startswith("ConfigError: prior.kind: ")
     assert results["best"] == 2
     assert results["state"] == "finished"
+    log = sweep_trials.log(uri, "one", 0)
+    assert log.index("Traceback (most recent call last)") < log.index("NonFiniteLoss: the loss of step ")
+
+
+def test_a_trial_that_the_user_stops_ends_at_its_epoch_and_the_others_continue(
+    run: tuple[str, Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri, config = run
+    monkeypatch.setattr(ledger, "STOP_SECONDS", 0.0)
+    monkeypatch.setattr(ledger, "RECORD_SECONDS", 0.0)
+    config = override(config, {"resources.trial.cpus": 2})  # one trial at a time
+    folder = sweeps.folder(uri, "one")
+
+    def stop_after_an_epoch() -> None:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            record = sweeps.read_record(folder, 0)
+            if record is not None and record["epochs"]:
+                sweep_trials.stop(uri, ["one"], [], [0])
+                return
+            time.sleep(0.1)
+
+    user = threading.Thread(target=stop_after_an_epoch)
+    user.start()
+    samples = [{"training.encoder.epochs": 500}, {"training.encoder.epochs": 2}]
+    results = go(uri, config, samples, epochs=500)
+    user.join()
+    first, second = results["trials"]
+    assert (first["state"], first["reason"], first["attempts"]) == ("stopped", "stopped by the user", 1)
+    assert 1 <= first["num_epochs"] < 500
+    assert first["best"] is not None
+    assert (second["state"], second["attempts"]) == ("finished", 1)
+    assert results["state"] == "finished"
+    assert not storage.exists(storage.join(folder, "stop", "00000.json"))
 
 
 @pytest.mark.slow
