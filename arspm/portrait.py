@@ -12,6 +12,7 @@ A portrait is an average-looking face that correlates with a voice. It identifie
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple, TypeAlias
 
@@ -61,7 +62,7 @@ class SpeechPortrait:
         self.network = network.eval().to(self.device)
 
     @classmethod
-    def load(cls, uri: str, *, device: str | torch.device = "cpu") -> SpeechPortrait:
+    def load(cls, uri: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> SpeechPortrait:
         """Return the model of a trained run, or of a folder that `arspm export` wrote.
 
         uri: a local path or s3://bucket/prefix. device: "cpu", "cuda" or "cuda:1".
@@ -69,13 +70,13 @@ class SpeechPortrait:
         Raises FileNotFoundError if there is neither at the URI or the run's encoder is not trained, and ValueError for
         damaged files or a device that is not available; each in one line.
         """
-        uri, device = storage.absolute(str(uri)), _available(device)
-        if folder.is_export(uri):
-            network, config = folder.read(uri)
+        location, device = storage.absolute(os.fspath(uri)), _available(device)
+        if folder.is_export(location):
+            network, config = folder.read(location)
         else:
-            find.require_run(uri)
-            config = stages.finished_config(uri, "encoder")
-            network = artifacts.load_speech_portrait(uri, config)
+            find.require_run(location)
+            config = stages.finished_config(location, "encoder")
+            network = artifacts.load_speech_portrait(location, config)
         return cls(network, config, device=device)
 
     def draw(self, recording: Recording) -> Portrait:

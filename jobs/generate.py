@@ -72,6 +72,8 @@ def generate(options: Options, on: Events, *, device: str = "cpu", on_ray: bool 
     """
     model = SpeechPortrait.load(options.model, device=device)
     found = recordings.find(options.inputs, options.splits)
+    ours = storage.join(options.out, drawing.FEATURES, "")
+    found.tables = {table: name for table, name in found.tables.items() if not table.startswith(ours)}
     if found.left_out:
         kinds = ", ".join(f"{'' if kind == 'other' else '.'}{kind} {n:,}" for kind, n in found.left_out.most_common(5))
         on.noted(f"{found.left_out.total():,} files that are no recordings are left out: {kinds}")

@@ -65,9 +65,14 @@ def find(inputs: Sequence[str], splits: Sequence[str] = schema.SPLITS) -> Found:
     """
     found = Found()
     roots: dict[str, str] = {}  # of each recording and table: the folder in which it was found
+    corpora = set[str]()
     for uri in inputs:
         try:
-            root, sources = _sources(uri, splits, found.left_out)
+            if corpus := _corpus(uri):
+                corpora.add(corpus)
+                root, sources = corpus, _speech_tables(corpus, splits)
+            else:
+                root, sources = _sources(uri, found.left_out)
         except (ValueError, OSError) as error:
             if isinstance(error, storage.StorageUnavailable):
                 raise
@@ -81,7 +86,11 @@ def find(inputs: Sequence[str], splits: Sequence[str] = schema.SPLITS) -> Found:
     paths = _paths(roots)
     is_table = {source: extension(source) == "parquet" for source in roots}
     found.recordings = _unique_names({source: path for source, path in paths.items() if not is_table[source]})
-    found.tables = {source: os.path.splitext(path)[0] for source, path in paths.items() if is_table[source]}
+    found.tables = {
+        source: path.rpartition("/speech/")[0] if roots[source] in corpora else os.path.splitext(path)[0]
+        for source, path in paths.items()
+        if is_table[source]
+    }
     return found
 
 
@@ -95,20 +104,35 @@ def reason_of(error: Exception, source: str) -> str:
     return text.removeprefix(f"{source}: ")[:300]
 
 
-def _sources(uri: str, splits: Sequence[str], left_out: Counter[str]) -> tuple[str, list[str]]:
-    """Return the folder of an input, and the recordings and tables in it, sorted."""
-    is_file = extension(uri) in (*CLIP_EXTENSIONS, "parquet")
-    if is_file and (storage.is_remote(uri) or not os.path.isdir(uri)):
-        return uri.rpartition("/")[0], [uri]
+def _corpus(uri: str) -> str | None:
+    """Return the URI of the corpus that an input is, or that the run has which it is; None if it is neither."""
+    if _is_file(uri):
+        return None
     for corpus in (uri, stages.corpus(uri)):
-        if storage.exists(storage.join(corpus, tables.MANIFEST)):
-            return corpus, _speech_tables(corpus, splits)
+        entries = {*storage.entries(corpus)}
+        if tables.MANIFEST in entries and entries & {*schema.SPLITS}:  # others have a file of this name, too
+            return corpus
+    return None
+
+
+def _is_file(uri: str) -> bool:
+    """Return whether an input is a file, by its name if it is remote: looking would take a request for each."""
+    if storage.is_remote(uri):
+        return extension(uri) in (*CLIP_EXTENSIONS, "parquet")
+    return not os.path.isdir(uri)
+
+
+def _sources(uri: str, left_out: Counter[str]) -> tuple[str, list[str]]:
+    """Return the folder of an input that is no corpus, and the recordings and tables in it, sorted."""
+    alone = uri.rpartition("/")[0], [uri]
+    if _is_file(uri):
+        return alone
     paths = storage.list_files(uri)["path"].to_pylist()
-    if not paths and not (not storage.is_remote(uri) and os.path.isdir(uri)):
-        return uri.rpartition("/")[0], [uri]
+    if storage.is_remote(uri) and not paths:
+        return alone  # a file with an unusual name; if there is none, reading it says so
     kinds = {path: extension(path) for path in paths}
     wanted = [path for path in paths if kinds[path] in (*CLIP_EXTENSIONS, "parquet")]
-    left_out.update(kinds[path] or "other" for path in paths if path not in {*wanted})
+    left_out.update(kind or "other" for kind in kinds.values() if kind not in (*CLIP_EXTENSIONS, "parquet"))
     return uri, [storage.join(uri, path) for path in wanted]
 
 
