@@ -144,7 +144,7 @@ def _from_samples(recording: np.ndarray | Tensor, most_speech: bool) -> np.ndarr
             samples = samples[begin:]
         return find_speech(samples[:most]).waveform
     except DroppedClip as drop:
-        raise ValueError(f"the waveform: {drop.detail}") from None
+        raise ValueError(f"the waveform: {drop.text}") from None
 
 
 def _available(device: str | torch.device) -> torch.device:

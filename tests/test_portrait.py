@@ -98,7 +98,7 @@ def test_with_most_speech_the_same_seconds_are_used_of_a_file_and_of_samples(tmp
 @pytest.mark.parametrize(
     ("recording", "says"),
     [
-        (np.zeros(32_000, np.float32), "the waveform: level -inf dBFS"),
+        (np.zeros(32_000, np.float32), "the waveform: silent: level -inf dBFS"),
         (np.zeros((2, 32_000), np.float32), r"a waveform must be mono, \(samples,\) at 16000 Hz, not \(2, 32000\)"),
         (np.empty(0, np.float32), "the waveform: 0.00 s of sound"),
         (np.full(32_000, np.nan, np.float32), "not finite"),

@@ -96,7 +96,7 @@ def find(inputs: Sequence[str], splits: Sequence[str] = schema.SPLITS) -> Found:
 
 def reason_of(error: Exception, source: str) -> str:
     """Return why a source cannot be used, in one line that does not repeat the source."""
-    if isinstance(error, PermissionError):
+    if isinstance(error, PermissionError) and not storage.is_remote(source):
         return "no permission to read it"
     text = (str(error).splitlines() or [type(error).__name__])[0]
     if isinstance(error, OSError) and error.strerror and error.errno is not None:

@@ -45,7 +45,7 @@ def recordings(tmp_path: Path) -> Path:
 
 
 BAD = {
-    "silent.wav": "level -inf dBFS",
+    "silent.wav": "silent: level -inf dBFS",
     "empty.wav": "an empty file",
     "page.mp3": "a web page, not a recording",
 }

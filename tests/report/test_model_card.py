@@ -43,7 +43,7 @@ def test_the_text_has_counts_figures_biases_limits_and_misuse(run: Run):
     for title in ("Training data", "Figures", "Sex and age", "Limits", "Misuse", "Licences", "How it was trained"):
         assert f"\n## {title}\n" in text
     assert "correlates with a voice. It cannot identify anyone" in text
-    assert "| train | 1,200 | 400 | 2.0 |" in text
+    assert "| train | 1,200 | 400 | 2.00 |" in text
     assert "5 became no clip: no_face 5" in text
     assert "neutral, of 1,200 faces; female, of 700 faces; male, of 500 faces" in text
     assert "| neutral+fc | 30.1 (28.6 – 31.6) |" in text
@@ -51,7 +51,7 @@ def test_the_text_has_counts_figures_biases_limits_and_misuse(run: Run):
     table5 = run.evaluated["table5"][2]
     assert f"| {table5['pictures']} | {100 * table5['accuracy']:.1f} %" in text
     assert "| of the women | of the men |" in text
-    assert "of the young" in text
+    assert "Test clips by age: 14 young, 22 middle-aged, 5 old." in text
     assert "The gender classifier is right for 86.2 % of 58 test clips" in text
     assert "trained on this run's own training faces; no third-party weights" in text
     assert "\n\n\n" not in text
@@ -61,7 +61,7 @@ def test_without_labels_the_missing_biases_are_named(tmp_path: Path):
     run = write_run(tmp_path, labelled=False)
     report(run)
     text = model_card(run.config, run.uri, "m")
-    assert "accuracy by sex and age was not measured" in " ".join(text.split())
+    assert "accuracy of the portraits by sex and age was not measured" in " ".join(text.split())
     assert "| of the women" not in text
 
 
