@@ -130,6 +130,7 @@ def test_nothing_is_written_for_a_run_that_is_not_consistent(tmp_path: Path, run
     assert not (tmp_path / "exported").exists()
 
 
+@pytest.mark.slow
 def test_a_failed_check_leaves_the_earlier_export_as_it_was(tmp_path: Path, run: str, monkeypatch: pytest.MonkeyPatch):
     dest = tmp_path / "exported"
     export(run, str(dest), onnx=False)
