@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -62,10 +63,13 @@ def write(out: str, item: Item, table: pa.Table) -> dict[str, Any]:
     columns = schema.columns_of(table)
     reasons, sources = columns[_REASON].to_pylist(), columns[schema.SOURCE].to_pylist()
     names = columns[_NAME].to_pylist()
-    good = [row for row, reason in enumerate(reasons) if not reason]
+    drawn = [row for row, reason in enumerate(reasons) if not reason]
     with ThreadPoolExecutor(_THREADS) as pool:
-        uris = [storage.join(out, f"{names[row]}.png") for row in good]
-        list(pool.map(storage.write_bytes, uris, (_png(columns[_PIXELS][row]) for row in good)))
+        uris = [storage.join(out, f"{names[row]}.png") for row in drawn]
+        problems = pool.map(_write_png, uris, (columns[_PIXELS][row] for row in drawn))
+        for row, problem in zip(drawn, problems, strict=True):
+            reasons[row] = problem
+    good = [row for row in drawn if not reasons[row]]
     if good:
         kept = {name: columns[name].take(pa.array(good)) for name in (schema.CLIP_ID, schema.SOURCE)}
         portraits = pa.array([f"{names[row]}.png" for row in good])
@@ -148,8 +152,16 @@ def _spectrogram(kind: str, speech: np.ndarray, device: torch.device) -> torch.T
     return spectrogram(values if values.is_floating_point() else from_int16(values))
 
 
-def _png(pixels: np.ndarray) -> bytes:
+def _write_png(uri: str, pixels: np.ndarray) -> str:
+    """Write a portrait. Return why its name is not possible there, "" if it is."""
     data, about = io.BytesIO(), PngImagePlugin.PngInfo()
     about.add_text("Description", LIMITS)
     Image.fromarray(pixels).save(data, "PNG", pnginfo=about)
-    return data.getvalue()
+    try:
+        storage.write_bytes(uri, data.getvalue())
+    except (ValueError, OSError) as error:
+        is_name = isinstance(error, (ValueError, NotADirectoryError, IsADirectoryError))
+        if not is_name and getattr(error, "errno", None) != errno.ENAMETOOLONG:
+            raise
+        return f"the portrait cannot have its name: {reason_of(error, uri)}"
+    return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import soundfile
 from arspm import storage
 from arspm.bulk import drawing
 from arspm.config.presets import preset
-from arspm.corpus import schema
+from arspm.corpus import schema, tables
 from arspm.storage import retries
 from tests.media.media_files import voice
 from tests.s3_servers import connected_to, s3_env
@@ -56,6 +57,26 @@ def test_a_file_without_permission_has_that_reason(tmp_path: Path):
     finally:
         if is_root:
             os.seteuid(0)
+
+
+def test_a_portrait_whose_name_is_not_possible_is_a_failure_of_its_own(tmp_path: Path):
+    rows = {
+        "name": ["good", "x" * 300, "file/inside"],
+        "source": list("abc"),
+        "clip_id": list("abc"),
+        "reason": [""] * 3,
+    }
+    arrays = {"speech_feature": np.ones((3, 4), np.float32), "pixels": np.zeros((3, 8, 8, 3), np.uint8)}
+    (tmp_path / "file").touch()
+    result = json.loads(drawing.write(str(tmp_path), item(), schema.table_of(rows | arrays))["result"])
+    assert result["names"] == ["good"]
+    [(first, too_long), (second, in_a_file)] = result["failures"]
+    assert (first, second) == ("b", "c")
+    assert too_long == "the portrait cannot have its name: File name too long"
+    assert "a file is where a folder is needed" in in_a_file
+    assert schema.columns_of(tables.read_table(f"{tmp_path}/features/part-000000.parquet"))["clip_id"].to_pylist() == [
+        "a"
+    ]
 
 
 def test_a_store_that_cannot_be_reached_ends_the_command(monkeypatch: pytest.MonkeyPatch):
