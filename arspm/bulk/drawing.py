@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import io
 import json
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -82,9 +83,16 @@ def write(out: str, item: Item, table: pa.Table) -> dict[str, Any]:
 
 
 def draw_all(model: SpeechPortrait, items: Iterable[Item], out: str) -> Iterator[dict[str, Any]]:
-    """Yield what `write` returns for each item, drawn in this process; one item is in memory at a time."""
-    for item in items:
-        yield write(out, item, draw(model, read(model.config, item)))
+    """Yield what `write` returns for each item, drawn in this process. The next item is read meanwhile."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting = deque[tuple[Item, Future[pa.Table]]]()
+        for item in items:
+            waiting.append((item, pool.submit(read, model.config, item)))
+            if len(waiting) == 2:
+                item, table = waiting.popleft()
+                yield write(out, item, draw(model, table.result()))
+        for item, table in waiting:
+            yield write(out, item, draw(model, table.result()))
 
 
 def write_contact_sheet(out: str, names: Sequence[str]) -> None:

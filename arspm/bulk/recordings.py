@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ from arspm.corpus.parquet_files import opened
 from arspm.runs import stages
 
 PER_ITEM = 64  # recordings that are read, drawn and written together
+_THREADS = 16  # tables whose footers are read at a time
 
 # What is drawn at a time, as JSON: "number", and either "sources" and "names" of recordings, or the "table" with rows
 # of speech, the number of its row "group", and the "names" of its folder.
@@ -45,15 +47,15 @@ class Found:
             names = [self.recordings[source] for source in part]
             yield {"number": number, "table": "", "group": 0, "sources": part, "names": names}
             number += 1
-        for table, name in self.tables.items():
-            try:
-                num_groups = _row_groups(table)
-            except (ValueError, FileNotFoundError, PermissionError) as error:
-                self.failures.append((table, reason_of(error, table)))
-                continue
-            for group in range(num_groups):
-                yield {"number": number, "table": table, "group": group, "sources": [], "names": [name]}
-                number += 1
+        with ThreadPoolExecutor(_THREADS) as pool:
+            for table, groups in zip(self.tables, pool.map(_row_groups, self.tables), strict=True):
+                if isinstance(groups, str):
+                    self.failures.append((table, groups))
+                    continue
+                for group in range(groups):
+                    names = [self.tables[table]]
+                    yield {"number": number, "table": table, "group": group, "sources": [], "names": names}
+                    number += 1
 
 
 def find(inputs: Sequence[str], splits: Sequence[str] = schema.SPLITS) -> Found:
@@ -146,12 +148,17 @@ def _speech_tables(corpus: str, splits: Sequence[str]) -> list[str]:
     ]
 
 
-def _row_groups(table: str) -> int:
+def _row_groups(table: str) -> int | str:
+    """Return the number of row groups of a Parquet file, or why it cannot be read."""
+
     def read() -> int:
         with opened(table) as parquet:
             return int(parquet.num_row_groups)
 
-    return storage.retried(table, read)
+    try:
+        return storage.retried(table, read)
+    except (ValueError, FileNotFoundError, PermissionError) as error:
+        return reason_of(error, table)
 
 
 def _paths(roots: dict[str, str]) -> dict[str, str]:

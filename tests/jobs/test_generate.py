@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -204,6 +205,16 @@ def test_mistakes_are_reported_before_anything_is_written(
     assert arspm_in_process("generate", "--run", run, "--out", tmp_path / "out", recordings, *more) == 1
     assert says in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_the_help_of_export_has_examples_and_states_the_limits(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("COLUMNS", "120")
+    assert arspm_in_process("export", "--help") == 0
+    text = capsys.readouterr().out
+    assert re.search(r"^ arspm export runs/one exported/one\s*$", text, re.MULTILINE), "on a line of its own"
+    assert "it identifies no one" in text
 
 
 @pytest.mark.ray
