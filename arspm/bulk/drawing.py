@@ -30,7 +30,7 @@ _THREADS = 4  # recordings that are read at a time: decoding releases the GIL, a
 _BATCH = 16  # recordings in a forward pass
 _MAX_NAME_BYTES = 200
 SHEET_PORTRAITS = 100
-_SHEET_COLUMNS, _SHEET_SIDE, _SHEET_LABEL = 10, 128, 16  # the last two in pixels: a portrait, and its name
+_SHEET_COLUMNS, _SHEET_SIDE, _SHEET_LABEL, _SHEET_GAP = 10, 128, 16, 8  # the last three in pixels; label: a name
 
 
 def read(config: Config, item: Item) -> pa.Table:
@@ -98,16 +98,18 @@ def draw_all(model: SpeechPortrait, items: Iterable[Item], out: str) -> Iterator
 def write_contact_sheet(out: str, names: Sequence[str]) -> None:
     """Write a picture of these portraits, a hundred at most, with their names, below the sentence on their limits."""
     num_columns = min(_SHEET_COLUMNS, max(4, len(names)))
-    cell, num_rows = _SHEET_SIDE + _SHEET_LABEL, -(-len(names) // num_columns)
-    sheet = Image.new("RGB", (num_columns * _SHEET_SIDE, num_rows * cell + _SHEET_LABEL), "white")
+    width, height = _SHEET_SIDE + _SHEET_GAP, _SHEET_SIDE + _SHEET_LABEL + _SHEET_GAP
+    num_rows = -(-len(names) // num_columns)
+    sheet = Image.new("RGB", (num_columns * width + _SHEET_GAP, num_rows * height + _SHEET_LABEL + _SHEET_GAP), "white")
     pen = ImageDraw.Draw(sheet)
+    pen.text((_SHEET_GAP, _SHEET_GAP // 2), LIMITS, fill="black")
     for number, name in enumerate(names):
-        left, top = number % num_columns * _SHEET_SIDE, number // num_columns * cell + _SHEET_LABEL
+        row, column = divmod(number, num_columns)
+        left, top = column * width + _SHEET_GAP, row * height + _SHEET_LABEL + _SHEET_GAP
         with Image.open(io.BytesIO(storage.read_bytes(storage.join(out, f"{name}.png")))) as portrait:
             sheet.paste(portrait.resize((_SHEET_SIDE, _SHEET_SIDE)), (left, top))
-        label = name if pen.textlength(name) <= _SHEET_SIDE else f"...{name[-18:]}"
-        pen.text((left + 2, top + _SHEET_SIDE + 2), label, fill="black")
-    pen.text((2, 2), LIMITS, fill="black")
+        label = name if pen.textlength(name) <= _SHEET_SIDE else f"...{name[-17:]}"
+        pen.text((left, top + _SHEET_SIDE + 2), label, fill="black")
     data = io.BytesIO()
     sheet.save(data, "PNG")
     storage.write_bytes(storage.join(out, SHEET), data.getvalue())

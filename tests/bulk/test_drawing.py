@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from PIL import Image
 
 from arspm import storage
 from arspm.bulk import drawing
@@ -77,6 +78,17 @@ def test_a_portrait_whose_name_is_not_possible_is_a_failure_of_its_own(tmp_path:
     assert schema.columns_of(tables.read_table(f"{tmp_path}/features/part-000000.parquet"))["clip_id"].to_pylist() == [
         "a"
     ]
+
+
+def test_a_contact_sheet_shows_each_portrait_in_its_place_whatever_its_name(tmp_path: Path):
+    names = ["red", "ünïcode/声音/صوت", "long" * 40, "a b", "blue"]
+    colours = [(255, 0, 0), (0, 255, 0), (255, 255, 0), (0, 255, 255), (0, 0, 255)]
+    for name, colour in zip(names, colours, strict=True):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (224, 224), colour).save(tmp_path / f"{name}.png")
+    drawing.write_contact_sheet(str(tmp_path), names)
+    with Image.open(tmp_path / "contact-sheet.png") as sheet:
+        assert [sheet.getpixel((136 * number + 72, 90)) for number in range(5)] == colours
 
 
 def test_a_store_that_cannot_be_reached_ends_the_command(monkeypatch: pytest.MonkeyPatch):

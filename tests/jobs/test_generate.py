@@ -91,7 +91,7 @@ def test_a_folder_is_drawn_and_every_bad_file_is_reported(
         np.testing.assert_allclose(found[name]["speech_feature"], feature, rtol=1e-4, atol=1e-5)
         assert found[name]["source"] == source
     with Image.open(f"{out}/contact-sheet.png") as sheet:
-        assert sheet.size == (4 * 128, 160)
+        assert sheet.size == (4 * 136 + 8, 152 + 24)  # four columns, though there are three portraits
     summary = json.loads(Path(out, "generated.json").read_text())
     assert (summary["complete"], summary["num_drawn"], summary["num_failed"]) == (True, 3, 3)
 
