@@ -1,39 +1,199 @@
-"""Draw portraits from recordings, on this machine."""
+"""Draw portraits of recordings, in this process or on a cluster. `python -m jobs.generate` is the job on a cluster."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+import argparse
+import csv
+import hashlib
+import io
+import json
+import shlex
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
 
-import torch
+from pydantic import BaseModel
 
-from arspm import storage
+from arspm import SpeechPortrait, storage
+from arspm.bulk import drawing, recordings
 from arspm.corpus import schema
-from arspm.media.audio import fit_length, spectrogram
-from arspm.media.clips import load_speech
-from arspm.media.jpeg import encode_jpeg
-from arspm.runs import stages
-from arspm.training.artifacts import load_speech_portrait
+from arspm.runs.progress import print_progress
+from cluster import chain, client, events
+from cluster.graph import Stage
+from jobs.stage import readable_end
+from jobs.submission import PYTHON, source
+
+STAGE = "generate"
+SUMMARY, FAILURES = "generated.json", "failures.csv"
+_OURS = (drawing.FEATURES, drawing.SHEET, FAILURES)  # of an earlier command, which are removed
 
 
-def generate(run: str, recordings: Sequence[str], out: str) -> Iterator[str]:
-    """Draw a portrait of each recording (wav, flac, mp3, mp4, ...) with a run's trained model; yield the JPEGs' URIs.
+@dataclass(frozen=True)
+class Options:
+    """What to draw. `model`: the URI of a run or an exported model. `inputs`: see `recordings.find`."""
 
-    As in training, six seconds are used (`data.seconds`), and a shorter recording is repeated (reading N). Raises
-    ValueError or FileNotFoundError, in one line and before anything is written, if a recording cannot be used.
+    model: str
+    inputs: Sequence[str]
+    out: str
+    splits: Sequence[str] = schema.SPLITS
+
+
+class Summary(BaseModel):
+    """`generated.json`: how a command ended. `complete` is false while it runs, and after an interruption."""
+
+    id: str
+    complete: bool
+    num_drawn: int = 0
+    num_failed: int = 0
+
+
+class Events(Protocol):
+    """What is called while portraits are drawn."""
+
+    def drawn(self, portrait: str) -> None:
+        """Called with the URI of each portrait."""
+
+    def failed(self, source: str, reason: str) -> None:
+        """Called for each recording that cannot be drawn."""
+
+    def noted(self, text: str) -> None:
+        """Called with what is left out."""
+
+    def advanced(self, done: int, total: int) -> None:
+        """Called with the numbers of finished items and of all."""
+
+
+def generate(options: Options, on: Events, *, device: str = "cpu", on_ray: bool = False) -> Summary:
+    """Draw everything that can be drawn, and write portraits, features, a contact sheet and what failed.
+
+    device: of this process; on Ray, `resources.infer` of the model's configuration decides. Raises ValueError or
+    OSError, in one line and before anything is written, if the model cannot be loaded or the folder is not free.
     """
-    targets = [storage.join(out, f"{Path(recording).stem}.jpg") for recording in recordings]
-    if len(set(targets)) < len(targets):
-        raise ValueError(
-            "two recordings have the same file name, so their portraits would too; rename one, or use two commands"
-        )
-    config = stages.finished_config(run, "encoder")
-    model = load_speech_portrait(run, config)
-    loaded = [load_speech(recording, most_speech=config.data.seconds == "speech") for recording in recordings]
-    speech = [fit_length(waveform, schema.WAVEFORM_SHAPE[0]) for waveform in loaded]
-    for waveform, target in zip(speech, targets, strict=True):
-        with torch.no_grad():
-            portrait = model(spectrogram(torch.from_numpy(waveform))[None])[0]
-        pixels = (portrait * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
-        storage.write_bytes(target, encode_jpeg(pixels))
-        yield target
+    model = SpeechPortrait.load(options.model, device=device)
+    found = recordings.find(options.inputs, options.splits)
+    ours = storage.join(options.out, drawing.FEATURES, "")
+    found.tables = {table: name for table, name in found.tables.items() if not table.startswith(ours)}
+    if found.left_out:
+        kinds = ", ".join(f"{'' if kind == 'other' else '.'}{kind} {n:,}" for kind, n in found.left_out.most_common(5))
+        on.noted(f"{found.left_out.total():,} files that are no recordings are left out: {kinds}")
+    if found.num_repeated:
+        on.noted(f"{found.num_repeated:,} recordings were given more than once, and are drawn once")
+    summary = Summary(id=uuid.uuid4().hex, complete=False)
+    _begin(options.out, summary)
+    items = [*found.items()]
+    failures = [*found.failures]
+    for failure in failures:
+        on.failed(*failure)
+    results: Iterable[dict[str, Any]]
+    if on_ray:
+        from arspm.distributed.bulk import draw_all
+
+        results = draw_all(options.model, model.config, items, options.out)
+    else:
+        results = drawing.draw_all(model, items, options.out)
+    first: list[str] = []
+    for done, each in enumerate(results, 1):
+        result = json.loads(each["result"])
+        for name in result["names"]:
+            on.drawn(storage.join(options.out, f"{name}.png"))
+        for source_uri, reason in result["failures"]:
+            on.failed(source_uri, reason)
+            failures.append((source_uri, reason))
+        summary.num_drawn += len(result["names"])
+        first += result["names"][: drawing.SHEET_PORTRAITS - len(first)]
+        on.advanced(done, len(items))
+    if first:
+        drawing.write_contact_sheet(options.out, first)
+    if failures:
+        _write_failures(options.out, failures)
+    summary = summary.model_copy(update={"complete": True, "num_failed": len(failures)})
+    storage.write_json(storage.join(options.out, SUMMARY), summary.model_dump())
+    return summary
+
+
+def generate_on(address: str, options: Options, on_event: Callable[[events.Event], None]) -> Summary | None:
+    """Draw by a job on the cluster at `address`, and wait for it. Returns None after Ctrl-C or a failure."""
+    command = shlex.join([*PYTHON, "jobs.generate", json.dumps(asdict(options))])
+    before = last_summary(options.out)
+    jobs_client = client.connect(address)
+    fingerprint = hashlib.sha256(command.encode()).hexdigest()
+
+    def is_done(_: Stage) -> Summary | None:
+        summary = last_summary(options.out)
+        is_new = summary is not None and summary.complete and (before is None or summary.id != before.id)
+        return summary if is_new else None
+
+    outcome = chain.run_chain(
+        [Stage(STAGE, (), command)],
+        runner=client.RayJobs(jobs_client, working_dir=source(), metadata={"generate": options.out}),
+        is_done=is_done,
+        fingerprint=lambda stage: fingerprint,
+        prefix=f"arspm-{hashlib.sha256(options.out.encode()).hexdigest()[:8]}",
+        capacity=lambda: client.capacity(jobs_client),
+        on_event=on_event,
+    )[STAGE]
+    summary: Summary | None = outcome.done
+    return summary
+
+
+def last_summary(out: str) -> Summary | None:
+    """Return how the last command into a folder ended; None if there was none."""
+    try:
+        return storage.read_model(storage.join(out, SUMMARY), Summary, "a summary of drawn portraits")
+    except FileNotFoundError:
+        return None
+
+
+def read_failures(out: str) -> list[tuple[str, str]]:
+    """Return the source and the reason of everything that the last command into a folder could not draw."""
+    try:
+        text = storage.read_bytes(storage.join(out, FAILURES)).decode()
+    except FileNotFoundError:
+        return []
+    return [(row["source"], row["reason"]) for row in csv.DictReader(io.StringIO(text))]
+
+
+def _begin(out: str, summary: Summary) -> None:
+    """Remove what an earlier command wrote, except its portraits. Raises ValueError if it belongs to somebody else."""
+    taken = {*storage.entries(out)} & {*_OURS}
+    if taken and last_summary(out) is None:
+        raise ValueError(f"{out}: its {', '.join(sorted(taken))} would be replaced; give another folder for --out")
+    storage.write_json(storage.join(out, SUMMARY), summary.model_dump())
+    for name in taken:
+        storage.remove(storage.join(out, name))
+
+
+def _write_failures(out: str, failures: Sequence[tuple[str, str]]) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([("source", "reason"), *failures])
+    storage.write_bytes(storage.join(out, FAILURES), text.getvalue().encode("utf-8", "replace"))
+
+
+class _Job:
+    """Prints the progress that the command which submitted the job shows. The log also says what failed."""
+
+    def drawn(self, portrait: str) -> None:
+        pass
+
+    def failed(self, source: str, reason: str) -> None:
+        print(f"{source}: {reason}", flush=True)
+
+    def noted(self, text: str) -> None:
+        print(text, flush=True)
+
+    def advanced(self, done: int, total: int) -> None:
+        print_progress(done, total, "parts")
+
+
+def main() -> None:
+    """Draw portraits on the cluster that this process runs on."""
+    parser = argparse.ArgumentParser(prog="python -m jobs.generate", description=main.__doc__)
+    parser.add_argument("options", help="what to draw, as JSON")
+    arguments = parser.parse_args()
+    with readable_end(STAGE):
+        generate(Options(**json.loads(arguments.options)), _Job(), on_ray=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -63,8 +63,11 @@ sys.exit(f"loaded: {sorted(loaded)}" if loaded else 0)
     [
         (
             "ray",
-            ["arspm.model", "arspm.training", "arspm.evaluation", "arspm.media", "arspm.synthetic"],
-            35,
+            [
+                *("arspm.model", "arspm.training", "arspm.evaluation", "arspm.media", "arspm.synthetic"),
+                *("arspm.export", "arspm.portrait", "arspm.bulk"),
+            ],
+            40,
         ),
         (
             "ray,torch",

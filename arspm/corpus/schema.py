@@ -53,6 +53,10 @@ HEARD_CONFIDENCE = "heard_confidence"  # its probability of that class, float32,
 PORTRAIT_JPEG = "portrait_jpeg"  # RGB, of the decoder's output size
 FACE_TO_FACE_JPEG = "face_to_face_jpeg"
 
+# Further columns of the features that `arspm generate` writes.
+SOURCE = "source"  # URI of the recording, or of the Parquet file with its row
+PORTRAIT = "portrait"  # the portrait's path in the same folder
+
 SAMPLE_RATE_HZ = 16_000
 SPEECH_SECONDS = 6
 WAVEFORM_SHAPE = (SAMPLE_RATE_HZ * SPEECH_SECONDS,)

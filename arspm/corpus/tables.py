@@ -249,6 +249,29 @@ def take_rows(uri: str, rows: Sequence[int]) -> pa.Table:
     return storage.retried(uri, read)
 
 
+def read_speech(uri: str, group: int) -> pa.Table:
+    """Return the clip ids and the speech of a row group: a `waveform` or a `spectrogram` of six seconds in each row.
+
+    Raises FileNotFoundError, or ValueError for a damaged file or one without such columns.
+    """
+
+    def read() -> pa.Table:
+        with opened(uri) as parquet:
+            shapes = {schema.WAVEFORM: schema.WAVEFORM_SHAPE, schema.SPECTROGRAM: schema.SPECTROGRAM_SHAPE}
+            speech = [name for name in shapes if name in parquet.schema_arrow.names]
+            if not speech or schema.CLIP_ID not in parquet.schema_arrow.names:
+                raise ValueError(f"{uri}: no rows of speech (columns {schema.CLIP_ID} and {' or '.join(shapes)})")
+            if parquet.metadata.row_group(group).total_byte_size > _MAX_GROUP_BYTES:
+                raise ValueError(f"{uri}: row group {group} is larger than {_MAX_GROUP_BYTES >> 30} GiB")
+            columns = [schema.CLIP_ID, speech[0]]
+            table = _checked(uri, parquet.read_row_group(group, columns=columns, use_threads=False), columns)
+        if schema.tensor_type(table.schema.field(speech[0])).shape != shapes[speech[0]]:
+            raise ValueError(f"{uri}: column {speech[0]} does not hold {schema.SPEECH_SECONDS} seconds in each row")
+        return table
+
+    return storage.retried(uri, read)
+
+
 def speakers(table: pa.Table) -> list[str]:
     """Return the speaker of each row: the identity, or the video id if there is none."""
     named = zip(table[schema.IDENTITY].to_pylist(), table[schema.VIDEO_ID].to_pylist(), strict=True)

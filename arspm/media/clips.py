@@ -178,7 +178,7 @@ def load_speech(source: Source, *, sample_rate: int = 16_000, most_speech: bool 
             span = _heard(file, extent, span, SPEECH_SECONDS, sample_rate, most_speech=most_speech)
             return find_speech(_decode_span(file, extent, span, 0, sample_rate, MAX_PIXELS).waveform).waveform
     except DroppedClip as drop:
-        raise ValueError(f"{name}: {drop.detail}") from None
+        raise ValueError(f"{name}: {drop.text}") from None
 
 
 def decode_sound(source: Source, *, sample_rate: int = 16_000, max_seconds: float = math.inf) -> np.ndarray:

@@ -13,5 +13,10 @@ class DroppedClip(Exception):
         self.reason = reason
         self.detail = detail
 
+    @property
+    def text(self) -> str:
+        """The detail, for those who are not shown the reason: a level alone does not say what is wrong."""
+        return f"silent: {self.detail}" if self.reason is DropReason.silent else self.detail
+
     def __str__(self) -> str:
         return f"{self.reason.value}: {self.detail}"

@@ -1,13 +1,17 @@
-"""`arspm pictures` and `arspm generate`: portraits as files."""
+"""`arspm pictures`, `arspm generate` and `arspm export`: portraits as files, and the model that draws them."""
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
 
 from arspm import storage
-from jobs.commands.options import Run, examples, existing_run
+from arspm.config import ConfigError
+from arspm.corpus import schema
+from arspm.storage.uris import display_uri
+from jobs.commands.options import Address, Run, RunArgument, examples, existing_run, find_address
 
 app = typer.Typer()
 
@@ -27,17 +31,100 @@ def pictures(
 
 @app.command(
     epilog=examples(
-        "arspm generate --run runs/one --out portraits voice.wav", "arspm generate --run runs/one --out portraits *.mp4"
+        "arspm generate --run runs/one --out portraits voice.wav",
+        "arspm generate --run exported/one --out portraits recordings/ more/*.mp4",
+        "arspm generate --run s3://bucket/one --out s3://bucket/portraits s3://bucket/recordings --cluster",
+        "arspm generate --run runs/one --out portraits runs/other/corpus --split test",
     )
 )
 def generate(
-    recordings: Annotated[list[str], typer.Argument(help="Recordings of speech: wav, flac, mp3, mp4, ...")],
-    run: Run,
-    out: Annotated[str, typer.Option(help="Folder to write the portraits to.")],
+    recordings: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IN...",
+            help="Recordings of speech (wav, flac, mp3, mp4, ...), folders or s3:// prefixes of them, or corpora.",
+        ),
+    ],
+    run: Annotated[str, typer.Option("--run", help="Run directory or exported model: a local path or s3://.")],
+    out: Annotated[str, typer.Option(help="Folder to write the portraits to: a local path or s3://.")],
+    split: Annotated[
+        list[str] | None,
+        typer.Option(help=f"Of a corpus, only this split: {', '.join(schema.SPLITS)} (default: all). Repeatable."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="Device of this process: cpu, cuda or cuda:1.")] = "cpu",
+    cluster: Annotated[
+        bool, typer.Option("--cluster", help="Draw on a Ray cluster, with the model's resources.infer.")
+    ] = False,
+    ray_address: Address = None,
 ) -> None:
-    """Draw a portrait for each recording: an average-looking face that fits the voice, nobody's likeness."""
-    from jobs.generate import generate as draw
+    """Draw a portrait for each recording: an average-looking face that fits the voice, nobody's likeness.
 
-    recordings = [storage.absolute(recording) for recording in recordings]
-    for uri in draw(existing_run(run), recordings, storage.absolute(out)):
-        print(uri)
+    OUT gets a PNG for each recording, the features as Parquet, a contact sheet of the first hundred, and failures.csv.
+    What cannot be drawn is reported, and the exit status is then 1.
+    """
+    on_cluster = cluster or ray_address is not None
+    if unknown := {*(split or ())} - {*schema.SPLITS}:
+        raise ConfigError(f"--split {sorted(unknown)[0]}: there is no such split; there are {', '.join(schema.SPLITS)}")
+    if on_cluster and device != "cpu":
+        raise ConfigError("--device: on a cluster, resources.infer.gpus of the model decides; leave it out")
+    inputs = [storage.absolute(recording) for recording in recordings]
+    model, target = storage.absolute(run), storage.absolute(out)
+    address = find_address(ray_address) if on_cluster else None
+
+    from jobs import generate as job
+
+    options = job.Options(model, inputs, target, split or schema.SPLITS)
+    if address is None:
+        summary: job.Summary | None = job.generate(options, _Printed(), device=device)
+    else:
+        from jobs.console import watch
+
+        with watch() as show:
+            summary = job.generate_on(address, options, show)
+        for failure in job.read_failures(target) if summary else ():
+            _Printed().failed(*failure)
+    if summary is None:
+        raise typer.Exit(1)
+    where = f"; all reasons: {storage.join(target, job.FAILURES)}" if summary.num_failed else ""
+    print(f"{summary.num_drawn:,} portraits drawn, {summary.num_failed:,} failed{where}", file=sys.stderr)
+    if summary.num_failed:
+        raise typer.Exit(1)
+
+
+class _Printed:
+    """Prints the portraits' URIs for programs, and the rest for people."""
+
+    def drawn(self, portrait: str) -> None:
+        print(portrait, flush=True)
+
+    def failed(self, source: str, reason: str) -> None:
+        print(f"error: {display_uri(source)}: {reason}", file=sys.stderr)
+
+    def noted(self, text: str) -> None:
+        print(text, file=sys.stderr)
+
+    def advanced(self, done: int, total: int) -> None:
+        pass
+
+
+@app.command(epilog=examples("arspm export runs/one exported/one", "arspm export runs/one s3://bucket/one --no-onnx"))
+def export(
+    run: RunArgument,
+    dest: Annotated[
+        str, typer.Argument(metavar="DEST", help="New folder, or an earlier export: a local path or s3://.")
+    ],
+    onnx: Annotated[
+        bool, typer.Option("--onnx/--no-onnx", help="Whether to write encoder and decoder as ONNX files, too.")
+    ] = True,
+) -> None:
+    """Write a run's trained model as one folder: weights, configuration, priors, a model card and ONNX files.
+
+    `SpeechPortrait.load` and `arspm generate --run` read it. The model draws average-looking portraits that correlate
+    with a voice; it identifies no one.
+    """
+    from jobs.export import export as write
+
+    target = storage.absolute(dest)
+    written = write(existing_run(run), target, onnx=onnx)
+    size = sum(each["bytes"] for each in written["files"].values())
+    print(f"exported {len(written['files'])} files, {size / 1e6:.1f} MB, to {target}")

@@ -71,7 +71,8 @@ def test_the_package_of_a_clean_checkout_is_complete_and_runs(context: Path, tmp
         str(path.relative_to(context))
         for package in PACKAGES
         for path in (context / package).rglob("*")
-        if path.suffix in (".py", ".j2", ".css", ".js") or path.name in ("prices.yaml", "default_cluster.yaml")
+        if path.suffix in (".py", ".j2", ".css", ".js")
+        or path.name in ("prices.yaml", "default_cluster.yaml", "py.typed")
     }
     assert {str(path.relative_to(site)) for package in PACKAGES for path in (site / package).rglob("*.*")} == source
 

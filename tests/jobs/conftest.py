@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import typer
 
 from arspm import storage
 from arspm.config import Config, override
@@ -33,7 +34,12 @@ def arspm(*arguments: object, **environment: str) -> subprocess.CompletedProcess
 
 def arspm_in_process(*words: object) -> int:
     """Run `arspm` in this process, so that `capsys` has its output; return the exit status."""
-    return readable(lambda: app(list(map(str, words)), standalone_mode=False))
+
+    def command() -> None:
+        if status := app(list(map(str, words)), standalone_mode=False):  # of a typer.Exit
+            raise typer.Exit(status)
+
+    return readable(command)
 
 
 def submit(clips: Path, run: Path, *more: object) -> subprocess.CompletedProcess[str]:

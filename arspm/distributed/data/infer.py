@@ -31,6 +31,7 @@ from arspm.media.jpeg import encode_jpeg
 from arspm.model.gender_classifier import GenderClassifier
 from arspm.model.speech_portrait import SpeechPortrait
 from arspm.model.vggface import VGGFace
+from arspm.portrait import to_pixels
 from arspm.runs import stages
 from arspm.runs.progress import print_progress
 from arspm.training import artifacts
@@ -241,11 +242,6 @@ class _Predictor(ShardActor):
 def to_jpegs(images: torch.Tensor) -> list[bytes]:
     """Return images as JPEG files. images: (rows, 3, height, width), RGB in [0, 1]."""
     return [encode_jpeg(each) for each in to_pixels(images)]
-
-
-def to_pixels(images: torch.Tensor) -> np.ndarray:
-    """Return images as 8-bit RGB, (rows, height, width, 3). images: (rows, 3, height, width), RGB in [0, 1]."""
-    return (images * 255).round().byte().permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
 def map_shards(
