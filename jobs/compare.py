@@ -37,15 +37,24 @@ def compare(runs: Sequence[str]) -> dict[str, Any]:
     configs = [stages.finished_config(run, "evaluate") for run in runs]
     models = [read_trained(Finished(run, 0, run)) for run in runs]
     resampling = {"num_resamples": configs[0].evaluate.num_resamples, "seed": configs[0].seed}
+    names = _names(runs)
     differences: list[dict[str, Any]] = []
     for run, model in zip(runs[1:], models[1:], strict=True):
         reason = _reason(runs[0], models[0], run, model)
         found = {} if reason else against([model], [models[0]], resampling)
-        differences.append({"run": run, "reason": reason, "figures": {name: found.get(name) for name in FIGURES}})
+        differences.append(
+            {
+                "run": run,
+                "name": names[len(differences) + 1],
+                "reason": reason,
+                "figures": {name: found.get(name) for name in FIGURES},
+            }
+        )
     for name in FIGURES:
         comparisons.add_holm([each["figures"][name] for each in differences])
     return {
         "runs": list(runs),
+        "names": names,
         "settings": _settings([config.model_dump(mode="json") for config in configs]),
         "models": [model.row["model"] for model in models],
         "figures": {
@@ -57,7 +66,20 @@ def compare(runs: Sequence[str]) -> dict[str, Any]:
             for stage in stages.STAGES
         },
         "differences": differences,
+        "curves": [_curve(name, model.curve) for name, model in zip(names, models, strict=True)],
+        "loss_curves": [_curve(name, model.history["losses"]) for name, model in zip(names, models, strict=True)],
     }
+
+
+def _names(runs: Sequence[str]) -> list[str]:
+    """Return the runs' short names, or their URIs if two short names are the same."""
+    names = [run.rpartition("/")[2] for run in runs]
+    return names if len(set(names)) == len(names) else list(runs)
+
+
+def _curve(name: str, points: Sequence[Any]) -> dict[str, Any]:
+    """Return a curve as `report.curves.curve_chart` draws it."""
+    return {"variant": name, "seed": 0, "points": [list(point) for point in points]}
 
 
 def _reason(first: str, reference: TrainedModel, run: str, model: TrainedModel) -> str:
@@ -94,8 +116,7 @@ def _settings(trees: Sequence[Mapping[str, Any]], prefix: str = "") -> dict[str,
 
 def as_lines(found: Mapping[str, Any]) -> list[str]:
     """Return a comparison as tables for a terminal."""
-    names = [run.rpartition("/")[2] for run in found["runs"]]
-    names = names if len(set(names)) == len(names) else list(found["runs"])
+    names = found["names"]
     settings: list[tuple[str, ...]] = [(field, *map(str, values)) for field, values in found["settings"].items()]
     lines = ["settings that differ", *_table([("", *names), *settings] if settings else [("none",)])]
     figures: list[tuple[str, ...]] = [

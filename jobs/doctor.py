@@ -188,7 +188,8 @@ def _weights(config: Config) -> Check:
 
 
 def _store(name: str, uri: str) -> Check:
-    state, text, advice = doctor_store.CHECKS[name](uri)
+    with doctor_store.single_try():
+        state, text, advice = doctor_store.CHECKS[name](uri)
     return Check(f"store {name}", state, text, advice)
 
 

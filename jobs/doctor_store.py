@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
+import os
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +18,20 @@ _Found = tuple[Literal["OK", "warn", "fail"], str, str]  # state, text, advice
 
 _SKEW_SECONDS = 60.0  # more is worth a warning
 _MAX_SKEW_SECONDS = 900.0  # S3 refuses requests that are signed with a clock further off
+
+
+@contextlib.contextmanager
+def single_try() -> Iterator[None]:
+    """Let a request that fails fail at once during the block: a store that is away would be tried for a minute."""
+    was = os.environ.get("AWS_MAX_ATTEMPTS")
+    os.environ["AWS_MAX_ATTEMPTS"] = "1"
+    try:
+        yield
+    finally:
+        if was is None:
+            del os.environ["AWS_MAX_ATTEMPTS"]
+        else:
+            os.environ["AWS_MAX_ATTEMPTS"] = was
 
 
 def _files(uri: str) -> _Found:

@@ -49,10 +49,13 @@ class Garbage(NamedTuple):
 
 def held_by(run: str) -> str:
     """Return who holds the lease on a run, or on one of its sweeps, while they show signs of life; otherwise ""."""
-    for folder in (run, *(sweeps.folder(run, name) for name in sweeps.names(run))):
-        if lease.last_sign(folder)[0]:
-            return lease.describe(folder)
-    return ""
+    return lease.describe(run) if lease.last_sign(run)[0] else _live_sweep(run)
+
+
+def _live_sweep(run: str) -> str:
+    """Return the same for the run's sweeps, which have leases of their own."""
+    folders = [sweeps.folder(run, name) for name in sweeps.names(run)]
+    return next((lease.describe(folder) for folder in folders if lease.last_sign(folder)[0]), "")
 
 
 def find_garbage(run: str) -> list[Garbage]:
@@ -66,12 +69,10 @@ def find_garbage(run: str) -> list[Garbage]:
         manifest = stages.success(where, name)
         resumable = _resumable(where, name, configs)
         for path, size in below.items():
-            top, _, rest = path.partition("/")
-            kind = _kind(manifest is not None, path, rest, resumable, top, below)
             full = "/".join(part for part in (owner, name, path) if part)
+            kind = _kind(manifest is not None, path, resumable, below)
             if kind and full not in kept:
-                folder = full if "/" not in path else full[: len(full) - len(rest) - 1]
-                found.setdefault((kind, folder if kind != STOPPED_STAGE else full.rpartition("/")[0]), {})[full] = size
+                found.setdefault((kind, _folder_of(kind, full)), {})[full] = size
     for kind, folder, path, size in _others(run, files):
         if path not in kept:
             found.setdefault((kind, folder), {}).setdefault(path, size)
@@ -89,6 +90,8 @@ def remove(run: str, garbage: list[Garbage]) -> None:
         if changed := [path for path in wanted if path not in now]:
             raise ValueError(f"{run}: {changed[0]} has changed meanwhile; nothing was removed, run arspm gc again")
         held.require()
+        if alive := _live_sweep(run):
+            raise lease.LeaseHeld(f"{run}: {alive}; nothing was removed")
         storage.remove_files(run, wanted)
     storage.remove_files(run, [path for each in garbage if each.what == EXPIRED_LEASE for path in each.files])
     if not storage.is_remote(run):
@@ -104,8 +107,9 @@ def _remove_empty(folder: Path, top: Path) -> None:
             folder = folder.parent
 
 
-def _kind(finished: bool, path: str, rest: str, resumable: set[str] | None, top: str, below: Mapping[str, int]) -> str:
+def _kind(finished: bool, path: str, resumable: set[str] | None, below: Mapping[str, int]) -> str:
     """Return why a file in a stage's folder is not needed, "" if it may be. resumable: None if that is not known."""
+    top, _, rest = path.partition("/")
     if path == stages.SUCCESS or _TEMPORARY.match(path):
         return ""
     if not _TRAINING.match(top) or not rest:
@@ -119,6 +123,14 @@ def _kind(finished: bool, path: str, rest: str, resumable: set[str] | None, top:
     checkpoint, _, file = rest.partition("/")
     is_partial = bool(file) and checkpoint.startswith("checkpoint_") and f"{top}/{checkpoint}/{_PROGRESS}" not in below
     return PARTIAL_CHECKPOINT if is_partial else ""
+
+
+def _folder_of(kind: str, path: str) -> str:
+    """Return the folder under which a file is shown: that of the training state as a whole, otherwise its own."""
+    parts = path.split("/")
+    state = next((number for number, part in enumerate(parts) if _TRAINING.match(part)), None)
+    is_whole = state is not None and kind != PARTIAL_CHECKPOINT
+    return "/".join(parts[: state + 1] if is_whole and state is not None else parts[:-1])
 
 
 def _listed(run: str, files: Mapping[str, int]) -> set[str]:

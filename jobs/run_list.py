@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from arspm import storage
+from arspm.corpus.media_types import MEDIA_EXTENSIONS
 from arspm.report.ablation_page import PAGE
 from arspm.report.words import format_value
 from arspm.runs import drivers, find, lease, stages, sweeps
@@ -15,6 +17,9 @@ from jobs.view import ago, in_threads
 MAX_RUNS = 200
 MAX_DEPTH = 3  # folders below the URI
 _MAX_FOLDERS = 2000  # that are looked into
+# Names that are surely no folders of runs: hidden ones, and files by their type. A run may be called `v1.2`.
+_FILE_TYPES = ("csv", "html", "json", "parquet", "py", "safetensors", "txt", "yaml", *MEDIA_EXTENSIONS)
+_FILE = re.compile(rf"^\.|\.({'|'.join(_FILE_TYPES)})$", re.IGNORECASE)
 
 
 def runs_below(uri: str, max_runs: int = MAX_RUNS) -> tuple[list[str], bool]:
@@ -32,7 +37,7 @@ def runs_below(uri: str, max_runs: int = MAX_RUNS) -> tuple[list[str], bool]:
             if find.has_parts(names):
                 runs.append(folder)
             else:
-                below += [storage.join(folder, name) for name in names if "." not in name.lstrip(".")]
+                below += [storage.join(folder, name) for name in names if not _FILE.search(name)]
         if len(level) > room or len(runs) > max_runs:
             return sorted(runs)[:max_runs], False
         if not below or depth == MAX_DEPTH:

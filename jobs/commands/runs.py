@@ -56,10 +56,16 @@ def sweeps(run: RunArgument, as_json: Json = False, ray_address: Address = None)
 
 
 @app.command(
-    epilog=examples("arspm compare runs/one runs/two", "arspm compare runs/one runs/two s3://bucket/three --json")
+    epilog=examples(
+        "arspm compare runs/one runs/two --out compared.html",
+        "arspm compare runs/one runs/two s3://bucket/three --json",
+    )
 )
 def compare(
     runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Two or more evaluated runs.")],
+    out: Annotated[
+        str | None, typer.Option(help="Also write a page with tables and learning curves to this file.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Compare runs: settings that differ, figures with intervals, and paired differences from the first run.
@@ -73,3 +79,7 @@ def compare(
         raise ConfigError("compare: give two or more different runs")
     compared = comparing.compare(found)
     print(json.dumps(compared, indent=2) if as_json else "\n".join(comparing.as_lines(compared)))
+    if out is not None:
+        from arspm.report.compare_page import render
+
+        storage.write_bytes(storage.absolute(out), render(compared).encode())

@@ -103,6 +103,13 @@ def test_what_cannot_be_compared_says_why(
     assert run_here("compare", one, one) == 1
     assert run_here("compare", one) == 1
     assert run_here("compare", one, f"{tmp_path}/nowhere") == 1
+    page = tmp_path / "page.html"
+    assert run_here("compare", one, part, another_net, "--out", page) == 0
+    text = page.read_text()
+    assert text.count('<th scope="row" role="rowheader">part</th>') == 1, "in the differences"
+    assert "net: their face features come from different VGGFace networks" in text
+    assert f'<data value="{angles.mean()}">' in text
+    assert "chart-validation" in text
     storage.remove(f"{part}/evaluate/_SUCCESS.json")
     capsys.readouterr()
     assert run_here("compare", one, part) == 1

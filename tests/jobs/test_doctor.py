@@ -13,6 +13,7 @@ import pytest
 from arspm import storage
 from arspm.config import override
 from arspm.config.presets import PRESETS, preset
+from cluster.host import free_port
 from jobs import doctor, doctor_store, verbosity
 from tests import faulty_server as faults
 from tests.conftest import Bucket
@@ -96,6 +97,17 @@ def test_a_store_without_conditional_writes_or_without_access_fails(seaweed_buck
     with connected_to(seaweed_bucket.env | {"AWS_SECRET_ACCESS_KEY": "wrong"}):
         checks = found(f"{seaweed_bucket.uri}/doctor/three")
         assert checks["store files"].state == checks["store clock"].state == "fail"
+
+
+def test_a_store_that_is_away_is_not_waited_for(seaweed_bucket: Bucket) -> None:
+    away = seaweed_bucket.env | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}"}
+    with connected_to(away):
+        begun = time.monotonic()
+        checks = found(f"{seaweed_bucket.uri}/doctor/four")
+        assert time.monotonic() - begun < 30
+    stores = [check for name, check in checks.items() if name.startswith("store")]
+    assert [check.state for check in stores] == ["fail"] * 3
+    assert "storage unavailable" in stores[0].text
 
 
 def test_quiet_shows_only_what_is_not_well(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,7 @@ def printed(capsys: pytest.CaptureFixture[str], *words: object) -> Any:
 def test_runs_are_found_and_described(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = f"{tmp_path}/runs"
     finish(f"{root}/all", tuple(stages.STAGES), num_clips=28, cos_degrees=26.21)
-    finish(f"{root}/team/ann/new", ("preprocess",), num_clips=7)
+    finish(f"{root}/team/ann/v1.2", ("preprocess",), num_clips=7)
     storage.write_bytes(f"{root}/all/ablation/index.html", b"page")
     storage.write_bytes(f"{root}/all/big.bin", b"x" * 3_000_000)
     finish(stages.variant_run(f"{root}/all", "neutral-0"), ("encoder",))  # inside a run: not listed
@@ -47,8 +47,8 @@ def test_runs_are_found_and_described(tmp_path: Path, capsys: pytest.CaptureFixt
     found = printed(capsys, "runs", root)
     assert found["complete"] is True
     by_name = {each["run"].removeprefix(f"{root}/"): each for each in found["runs"]}
-    assert sorted(by_name) == ["all", "bad", "team/ann/new"]
-    done, new = by_name["all"], by_name["team/ann/new"]
+    assert sorted(by_name) == ["all", "bad", "team/ann/v1.2"]
+    done, new = by_name["all"], by_name["team/ann/v1.2"]
     assert (done["state"], done["preset"], done["num_clips"], done["cos_degrees"]) == ("done", "smoke", 28, 26.21)
     assert done["ablations"] == ["ablation"]
     assert done["bytes"] == sum(file.stat().st_size for file in Path(root, "all").rglob("*") if file.is_file())
