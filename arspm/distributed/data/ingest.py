@@ -5,8 +5,11 @@ start-up, and Ray divides the cluster's CPUs by the number of trainings, not by 
 
 A *part* is one worker's rows of one window. Parts are numbered window by window, and rank by rank within a window. A
 few *readers*, which are long-running tasks, read the parts in turns: reader i of n reads the parts i, i + n, i + 2 n...
-Ray Data takes a part from each reader in turn, and gives each worker a part in turn. Each part is one row of a block,
-so both turns are exact. Every part has its number, which the worker checks.
+Ray Data takes a part from each reader in turn, and gives each worker a part in turn. Each part is a block, and all
+blocks have the same number of rows, so both turns are exact. Every part has its number, which the worker checks.
+
+A block has its part's rows as they were read, in ascending order. The worker picks each batch's rows out of it. So from
+file to batch a row is copied three times: by Parquet's decoding, to Ray's object store, and to the batch.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
+import numpy as np
 import pyarrow as pa
 import ray
 import ray.data
@@ -26,7 +30,7 @@ from ray.data.datasource import Datasource, ReadTask
 from arspm.config import Tasks
 from arspm.corpus import schema
 from arspm.distributed import ray_private
-from arspm.distributed.data.readings import Plan, Reading, part_of, read, steps
+from arspm.distributed.data.readings import Pieces, Plan, Reading, part_of, read, steps
 from arspm.distributed.memory import killed_for_memory
 
 T = TypeVar("T")
@@ -36,7 +40,9 @@ _PART = "part"  # column of a part's number
 _MAX_TASKS = 512
 _MIN_PARTS_PER_TASK = 8  # a task starts in tens of milliseconds
 _MAX_READERS = 16  # each is an operator of the execution, on which Ray Data's scheduling loop spends time
-_COPIES = 3  # of a part that a read task holds at most: as read, gathered, and serialized
+# Times a part's size that a read task holds: up to twice as read, because a row group may have other rows, and once
+# serialized.
+_COPIES = 3
 
 
 def open_stream(
@@ -51,15 +57,9 @@ def open_stream(
     shared = ray.put((tuple(readings), plan))  # stored once, not pickled into every task
     num_parts, num_tasks = len(plan) * world_size, tasks.num_tasks * world_size
     num_readers = min(num_tasks, num_parts, _MAX_READERS)
-    order = readings[0].order
-    part_bytes = (
-        math.ceil(order.num_lanes / world_size)
-        * order.window_steps
-        * order.lane_batch
-        * sum(kind.num_bytes for kind in kinds_of_row.values())
-    )
+    row_bytes = sum(kind.num_bytes for kind in kinds_of_row.values())
     options = tasks.remote_options
-    options["memory"] = max(options.get("memory", 0), _COPIES * part_bytes)
+    options["memory"] = max(options.get("memory", 0), _COPIES * row_bytes * _part_rows(readings, world_size))
     sources = [
         _Reader(shared, range(reader, num_parts, num_readers), world_size, _MAX_TASKS // num_readers)
         for reader in range(num_readers)
@@ -86,30 +86,46 @@ def stream(
     kinds_of_row: Mapping[str, schema.TensorType],
     prefetch_batches: int,
 ) -> Iterator[dict[str, Any]]:
-    """Yield one worker's batches of a plan, one per step: column -> array (rows, *shape); `clip_id` is a list.
+    """Yield one worker's batches of a plan, one per step: column -> values (rows, *shape); `clip_id` is a list.
 
-    splits: what `open_stream` returned. Every worker must iterate at the same time. The arrays are views of Ray's
-    object store, and cannot be written to.
+    splits: what `open_stream` returned. Every worker must iterate at the same time. The columns that were read are
+    `Picked`: their rows are still in Ray's object store.
     """
     world_size = len(splits)
     prefetch = math.ceil(prefetch_batches / readings[0].order.window_steps)
     blocks = splits[rank].iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=prefetch)
     for expected, block in enumerate(original_errors(blocks, "read")):
-        number = block[_PART].to_pylist()
-        if number != [expected * world_size + rank]:
+        number = block[_PART][0].as_py()
+        if number != expected * world_size + rank:
             raise RuntimeError(
-                f"Ray Data gave worker {rank} of {world_size} the parts {number} instead of part "
+                f"Ray Data gave worker {rank} of {world_size} part {number} instead of part "
                 f"{expected * world_size + rank}: this release of Ray orders blocks in another way"
             )
         entry = plan[expected]
         reading = readings[entry.reading]
         part = part_of(reading, entry, rank, world_size)
+        rows = block.slice(0, len(np.unique(part.rows)))
         columns = {
-            name: schema.tensors(block[name], kind._replace(shape=(part.rows.size, *kind.shape)))[0]
-            for name, kind in kinds_of_row.items()
+            name: [schema.tensors(chunk, kind) for chunk in rows[name].chunks] for name, kind in kinds_of_row.items()
         }
-        [clip_ids] = block[schema.CLIP_ID].to_pylist()
-        yield from steps(reading, part, columns, clip_ids)
+        yield from steps(reading, part, columns, schema.one_array(rows[schema.CLIP_ID]))
+
+
+def _part_rows(readings: Sequence[Reading], world_size: int) -> int:
+    """Return the most rows that a part can have."""
+    orders = [reading.order for reading in readings]
+    return max(math.ceil(order.num_lanes / world_size) * order.window_steps * order.lane_batch for order in orders)
+
+
+def _block(number: int, columns: Mapping[str, Pieces], clip_ids: pa.Array, num_rows: int) -> pa.Table:
+    """Return a part as a block with `num_rows` rows, those after its own without values."""
+
+    def filled(arrays: list[pa.Array]) -> pa.ChunkedArray:
+        missing = num_rows - sum(map(len, arrays))
+        return pa.chunked_array([*arrays, pa.repeat(pa.scalar(b"", arrays[0].type), missing)] if missing else arrays)
+
+    cells = {name: filled([schema.tensor_column(piece) for piece in pieces]) for name, pieces in columns.items()}
+    return pa.table({_PART: np.full(num_rows, number), schema.CLIP_ID: filled([clip_ids]), **cells})
 
 
 class _Reader(Datasource):
@@ -140,13 +156,13 @@ class _Reader(Datasource):
 def _read_task(shared: ray.ObjectRef, parts: range, world_size: int) -> Callable[[], Iterator[pa.Table]]:
     def read_parts() -> Iterator[pa.Table]:
         readings, plan = ray.get(shared)
+        num_rows = _part_rows(readings, world_size)
         for number in parts:
             index, rank = divmod(number, world_size)
             entry = plan[index]
             reading = readings[entry.reading]
-            columns, clip_ids = read(reading, part_of(reading, entry, rank, world_size).rows.ravel())
-            cells = {name: schema.tensor_column(values[None]) for name, values in columns.items()}
-            yield pa.table({_PART: [number], schema.CLIP_ID: [clip_ids], **cells})
+            rows = np.unique(part_of(reading, entry, rank, world_size).rows)
+            yield _block(number, *read(reading, rows), num_rows)
 
     return read_parts
 

@@ -179,16 +179,17 @@ def _fill(reading: Reading, columns: Mapping[str, np.ndarray]) -> pa.Array:
     split = reading.split
     begins = np.cumsum([0, *split.shard_rows])
 
-    def copy(shard: int) -> list[str]:
-        own = slice(begins[shard], begins[shard + 1])
+    def copy(shard: int) -> pa.Array:
         found, clip_ids = read(reading._replace(split=split.only(shard)), np.arange(split.shard_rows[shard]))
-        for name, values in found.items():
-            columns[name][own] = values
+        for name, pieces in found.items():
+            begin = begins[shard]
+            for piece in pieces:
+                columns[name][begin : begin + len(piece)] = piece
+                begin += len(piece)
         return clip_ids
 
     with ThreadPoolExecutor(_THREADS) as pool:
-        parts = pool.map(copy, range(len(split.shards)))
-        return pa.array([clip_id for part in parts for clip_id in part], pa.string())
+        return pa.concat_arrays(pool.map(copy, range(len(split.shards))))
 
 
 def _make_room(new: Path, needed: int, max_bytes: float) -> None:

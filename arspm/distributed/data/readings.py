@@ -6,11 +6,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from arspm.corpus import schema, tables
 from arspm.media.jpeg import decode_jpeg
-from arspm.training.batch import FACE, ROW, WEIGHT
+from arspm.training.batch import FACE, ROW, WEIGHT, Picked
 from arspm.training.order import Order, Window, window
+
+Pieces = Sequence[np.ndarray]  # a column's values as consecutive arrays (rows, *shape)
+_FACES = 1024  # decoded faces in an array, 154 MB of the paper's size
 
 
 class Reading(NamedTuple):
@@ -90,10 +94,14 @@ def decoded_kinds(
     return found
 
 
-def read(reading: Reading, rows: np.ndarray) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Return the tensor columns of some rows, faces decoded, (rows, *shape) each, and the rows' clip ids."""
-    columns = read_decoded(reading.split, reading.wanted, reading.face_size, rows)
-    clip_ids = columns.pop(schema.CLIP_ID).to_pylist()
+def read(reading: Reading, rows: np.ndarray) -> tuple[dict[str, Pieces], pa.Array]:
+    """Return the tensor columns of some rows, faces decoded, and the rows' clip ids. rows: ascending, each once."""
+    columns = tables.read_pieces(reading.split, reading.wanted, rows)
+    clip_ids = columns.pop(schema.CLIP_ID)
+    if schema.FACE_JPEG in columns:
+        jpegs = columns.pop(schema.FACE_JPEG)
+        begins = range(0, len(jpegs), _FACES)
+        columns[FACE] = [_decoded(jpegs.slice(begin, _FACES), reading.face_size) for begin in begins]
     return columns, clip_ids
 
 
@@ -103,18 +111,21 @@ def read_decoded(
     """Return what `tables.read_rows` returns, with FACE, (rows, face_size, face_size, 3), in place of FACE_JPEG."""
     columns = tables.read_rows(split, wanted, rows)
     if schema.FACE_JPEG in columns:
-        jpegs = columns.pop(schema.FACE_JPEG)
-        faces = np.empty((len(rows), face_size, face_size, 3), np.uint8)
-        for row, jpeg in enumerate(jpegs):
-            faces[row] = decode_jpeg(jpeg.as_py(), face_size)
-        columns[FACE] = faces
+        columns[FACE] = _decoded(columns.pop(schema.FACE_JPEG), face_size)
     return columns
+
+
+def _decoded(jpegs: pa.Array, face_size: int) -> np.ndarray:
+    faces = np.empty((len(jpegs), face_size, face_size, 3), np.uint8)
+    for row, jpeg in enumerate(jpegs):
+        faces[row] = decode_jpeg(jpeg.as_py(), face_size)
+    return faces
 
 
 def batch(
     reading: Reading, columns: Mapping[str, Any], clip_ids: list[str], rows: np.ndarray, weights: np.ndarray
 ) -> dict[str, Any]:
-    """Return one step's batch: column -> array (rows, *shape), with labels, row numbers and weights, and clip ids."""
+    """Return one step's batch: column -> values (rows, *shape), with labels, row numbers and weights, and clip ids."""
     labels = {name: values[rows] for name, values in reading.labels.items()}
     return {schema.CLIP_ID: clip_ids, **columns, **labels, ROW: rows, WEIGHT: weights}
 
@@ -124,16 +135,16 @@ def read_batches(readings: Sequence[Reading], plan: Plan) -> Iterator[dict[str, 
     for entry in plan:
         reading = readings[entry.reading]
         part = part_of(reading, entry, rank=0, world_size=1)
-        columns, clip_ids = read(reading, part.rows.ravel())
+        columns, clip_ids = read(reading, np.unique(part.rows))
         yield from steps(reading, part, columns, clip_ids)
 
 
 def steps(
-    reading: Reading, part: Window, columns: Mapping[str, np.ndarray], clip_ids: list[str]
+    reading: Reading, part: Window, columns: Mapping[str, Pieces], clip_ids: pa.Array
 ) -> Iterator[dict[str, Any]]:
-    """Yield the batches of a part, one per step, as views of its rows, which are in the order of the steps."""
-    size = part.rows.shape[1]
-    for step, (rows, weights) in enumerate(zip(part.rows, part.weights, strict=True)):
-        own = slice(step * size, (step + 1) * size)
-        of_step = {name: values[own] for name, values in columns.items()}
-        yield batch(reading, of_step, clip_ids[own], rows, weights)
+    """Yield the batches of a part, one per step. columns, clip_ids: of the part's rows, ascending, each once."""
+    known = np.unique(part.rows)
+    for rows, weights in zip(part.rows, part.weights, strict=True):
+        index = np.searchsorted(known, rows)
+        of_step = {name: Picked(pieces, index) for name, pieces in columns.items()}
+        yield batch(reading, of_step, clip_ids.take(pa.array(index)).to_pylist(), rows, weights)

@@ -14,7 +14,7 @@ from arspm.config import Tasks
 from arspm.corpus import schema
 from arspm.distributed.data import ingest
 from arspm.distributed.data.readings import Plan, Reading, kinds
-from arspm.training.batch import ROW, WEIGHT
+from arspm.training.batch import FACE, ROW, WEIGHT, Picked
 from tests.distributed.data.test_readings import Columns, readings, require_batches, steps_by_order
 
 pytestmark = pytest.mark.ray
@@ -33,7 +33,7 @@ def run(
     def work(rank: int) -> None:
         try:
             found[rank] = [
-                {name: np.array(value) if isinstance(value, np.ndarray) else value for name, value in batch.items()}
+                {name: value if isinstance(value, list) else np.array(value) for name, value in batch.items()}
                 for batch in ingest.stream(both, plan, source, rank=rank, kinds_of_row=types, prefetch_batches=2)
             ]
         except Exception as error:
@@ -87,13 +87,18 @@ def test_only_the_wanted_columns_are_read_and_a_second_run_gives_the_same(
             np.testing.assert_array_equal(a[name], b[name])
 
 
-def test_arrays_are_views_of_the_object_store(small: tuple[list[Reading], Columns]) -> None:
+def test_the_worker_copies_a_row_once_out_of_the_object_store(small: tuple[list[Reading], Columns]) -> None:
     both, _ = small
     plan, types = Plan(both, 1), kinds(both[0])
     source = ingest.open_stream(both, plan, world_size=1, tasks=Tasks(cpus=0.1), kinds_of_row=types)
     for batch in ingest.stream(both, plan, source, rank=0, kinds_of_row=types, prefetch_batches=2):
-        assert not batch[schema.WAVEFORM].flags.writeable
-        assert not batch[schema.WAVEFORM].flags.owndata
+        for name in (schema.WAVEFORM, FACE):
+            picked = batch[name]
+            assert isinstance(picked, Picked)
+            assert not any(piece.flags.writeable or piece.flags.owndata for piece in picked._pieces)
+            buffer = np.zeros(picked.shape, picked.dtype)
+            assert picked.copy_to(buffer) is buffer
+            np.testing.assert_array_equal(buffer, picked)
 
 
 def test_a_failed_read_raises_its_original_error(small: tuple[list[Reading], Columns]) -> None:
