@@ -72,6 +72,10 @@ class Split(NamedTuple):
     def path(self, family: str, shard: int) -> str:
         return storage.join(self.uri, family, f"{self.shards[shard]}.parquet")
 
+    def group_of(self, rows: np.ndarray) -> np.ndarray:
+        """Return the row group of each row, counted across all shards."""
+        return np.searchsorted(np.cumsum([0, *self.group_sizes()]), rows, side="right") - 1
+
     def group_sizes(self) -> list[int]:
         """Return the number of rows of each row group of all shards, in order."""
         return [size for rows in self.shard_rows for size in _cut(rows, self.rows_per_group)]
@@ -162,7 +166,7 @@ def _read(
         raise IndexError(f"{split.uri}: rows from {min(rows)} to {max(rows)}, of {split.num_rows}")
     starts = np.cumsum([0, *split.group_sizes()])
     groups_of_shard = np.cumsum([0] + [len(_cut(size, split.rows_per_group)) for size in split.shard_rows])
-    group_of_row = np.searchsorted(starts, rows, side="right") - 1
+    group_of_row = split.group_of(rows)
     by_group = np.argsort(group_of_row, kind="stable")  # positions in `rows`
     groups, firsts = np.unique(group_of_row[by_group], return_index=True)
     into_of_group = dict(zip(groups.tolist(), np.split(by_group, firsts[1:]), strict=True))

@@ -3,21 +3,25 @@
 One execution serves all workers, and training and validation rows of all epochs. So only the first batch waits for a
 start-up, and Ray divides the cluster's CPUs by the number of trainings, not by the number of workers.
 
-A *part* is one worker's rows of one window. Parts are numbered window by window, and rank by rank within a window. A
-few *readers*, which are long-running tasks, read the parts in turns: reader i of n reads the parts i, i + n, i + 2 n...
+A *part* is one worker's rows of one window, or the rows of some of its lanes if it has several readers. Parts are
+numbered window by window, and within a window so that each worker gets one in turn. A few *readers*, which are
+long-running tasks, read the parts in turns: reader i of n reads the parts i, i + n, i + 2 n... These are of the same
+lanes if there are not too many workers, so a reader reads each row group once, also where windows meet within it.
+
 Ray Data takes a part from each reader in turn, and gives each worker a part in turn. Each part is a block, and all
 blocks have the same number of rows, so both turns are exact. Every part has its number, which the worker checks.
 
-A block has its part's rows as they were read, in ascending order. The worker picks each batch's rows out of it. So from
-file to batch a row is copied three times: by Parquet's decoding, to Ray's object store, and to the batch.
+A block has its part's rows as they were read. The worker picks each batch's rows out of it. So from file to batch a row
+is copied three times: by Parquet's decoding, to Ray's object store, and to the batch.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -30,8 +34,10 @@ from ray.data.datasource import Datasource, ReadTask
 from arspm.config import Tasks
 from arspm.corpus import schema
 from arspm.distributed import ray_private
-from arspm.distributed.data.readings import Pieces, Plan, Reading, part_of, read, steps
+from arspm.distributed.data.loaded import Loaded, joined
+from arspm.distributed.data.readings import Entry, Plan, Reading, load_parts, part_of, steps
 from arspm.distributed.memory import killed_for_memory
+from arspm.training.batch import ROW
 
 T = TypeVar("T")
 
@@ -40,28 +46,54 @@ _PART = "part"  # column of a part's number
 _MAX_TASKS = 512
 _MIN_PARTS_PER_TASK = 8  # a task starts in tens of milliseconds
 _MAX_READERS = 16  # each is an operator of the execution, on which Ray Data's scheduling loop spends time
-# Times a part's size that a read task holds: up to twice as read, because a row group may have other rows, and once
-# serialized.
-_COPIES = 3
+_PARTS_HELD = 2  # in a read task: Ray Data refers to the last part until it gets the next one
+
+
+class Division(NamedTuple):
+    """How a window's lanes are divided: among the workers, and those of each worker into `shares` parts."""
+
+    world_size: int
+    shares: int
+
+    @property
+    def num_parts(self) -> int:
+        """Parts of a window."""
+        return self.world_size * self.shares
+
+    def locate(self, number: int) -> tuple[int, int]:
+        """Return a part's window, and its rank among the parts of that window."""
+        index, place = divmod(number, self.num_parts)
+        share, worker = divmod(place, self.world_size)
+        return index, worker * self.shares + share
+
+
+class Source(NamedTuple):
+    """The execution that serves all workers. `splits`: each worker's iterator, by rank."""
+
+    splits: Sequence[ray.data.DataIterator]
+    division: Division
 
 
 def open_stream(
     readings: Sequence[Reading], plan: Plan, *, world_size: int, tasks: Tasks, kinds_of_row: Mapping[str, Any]
-) -> list[ray.data.DataIterator]:
-    """Return each worker's iterator, by rank, of the execution that reads a plan. `tasks.num_tasks` run per worker.
+) -> Source:
+    """Start the execution that reads a plan for all workers, with `tasks.num_tasks` readers for each of them.
 
     All readings must have the same columns and the same global batch size. Needs a Ray connection.
     """
     configure_ray_data()
     ray.data.DataContext.get_current().target_max_block_size = 1  # never join two parts in one block
+    num_lanes = min(reading.order.num_lanes for reading in readings)
+    shares = min(tasks.num_tasks, num_lanes // world_size, _MAX_READERS // world_size)
+    division = Division(world_size, max(1, shares))
     shared = ray.put((tuple(readings), plan))  # stored once, not pickled into every task
-    num_parts, num_tasks = len(plan) * world_size, tasks.num_tasks * world_size
-    num_readers = min(num_tasks, num_parts, _MAX_READERS)
+    num_parts, num_tasks = len(plan) * division.num_parts, tasks.num_tasks * world_size
+    num_readers = min(division.num_parts, num_parts, _MAX_READERS)
     row_bytes = sum(kind.num_bytes for kind in kinds_of_row.values())
     options = tasks.remote_options
-    options["memory"] = max(options.get("memory", 0), _COPIES * row_bytes * _part_rows(readings, world_size))
+    options["memory"] = max(options.get("memory", 0), row_bytes * _held_rows(readings, division))
     sources = [
-        _Reader(shared, range(reader, num_parts, num_readers), world_size, _MAX_TASKS // num_readers)
+        _Reader(shared, range(reader, num_parts, num_readers), division, _MAX_TASKS // num_readers)
         for reader in range(num_readers)
     ]
     data = [
@@ -73,14 +105,14 @@ def open_stream(
         )
         for source in sources
     ]
-    joined = data[0].union(*data[1:]) if len(data) > 1 else data[0]
-    return joined.streaming_split(world_size, equal=False)
+    union = data[0].union(*data[1:]) if len(data) > 1 else data[0]
+    return Source(union.streaming_split(world_size, equal=False), division)
 
 
 def stream(
     readings: Sequence[Reading],
     plan: Plan,
-    splits: Sequence[Any],
+    source: Source,
     *,
     rank: int,
     kinds_of_row: Mapping[str, schema.TensorType],
@@ -88,54 +120,72 @@ def stream(
 ) -> Iterator[dict[str, Any]]:
     """Yield one worker's batches of a plan, one per step: column -> values (rows, *shape); `clip_id` is a list.
 
-    splits: what `open_stream` returned. Every worker must iterate at the same time. The columns that were read are
+    source: what `open_stream` returned. Every worker must iterate at the same time. The columns that were read are
     `Picked`: their rows are still in Ray's object store.
     """
-    world_size = len(splits)
-    prefetch = math.ceil(prefetch_batches / readings[0].order.window_steps)
-    blocks = splits[rank].iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=prefetch)
-    for expected, block in enumerate(original_errors(blocks, "read")):
-        number = block[_PART][0].as_py()
-        if number != expected * world_size + rank:
-            raise RuntimeError(
-                f"Ray Data gave worker {rank} of {world_size} part {number} instead of part "
-                f"{expected * world_size + rank}: this release of Ray orders blocks in another way"
-            )
-        entry = plan[expected]
+    world_size, shares = source.division
+    prefetch = shares * math.ceil(prefetch_batches / readings[0].order.window_steps)
+    blocks = source.splits[rank].iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=prefetch)
+    numbered = enumerate(original_errors(blocks, "read"))
+    for entry in plan:
+        loaded = []
+        for place, block in itertools.islice(numbered, shares):
+            number, expected = block[_PART][0].as_py(), place * world_size + rank
+            if number != expected:
+                raise RuntimeError(
+                    f"Ray Data gave worker {rank} of {world_size} part {number} instead of part {expected}: this "
+                    "release of Ray orders blocks in another way"
+                )
+            loaded.append(_loaded(block, kinds_of_row))
         reading = readings[entry.reading]
-        part = part_of(reading, entry, rank, world_size)
-        rows = block.slice(0, len(np.unique(part.rows)))
-        columns = {
-            name: [schema.tensors(chunk, kind) for chunk in rows[name].chunks] for name, kind in kinds_of_row.items()
-        }
-        yield from steps(reading, part, columns, schema.one_array(rows[schema.CLIP_ID]))
+        yield from steps(reading, part_of(reading, entry, rank, world_size), joined(loaded))
+    next(numbered, None)  # so that Ray Data ends the execution, or raises its error
 
 
-def _part_rows(readings: Sequence[Reading], world_size: int) -> int:
+def _part_rows(readings: Sequence[Reading], division: Division) -> int:
     """Return the most rows that a part can have."""
     orders = [reading.order for reading in readings]
-    return max(math.ceil(order.num_lanes / world_size) * order.window_steps * order.lane_batch for order in orders)
+    return max(
+        math.ceil(order.num_lanes / division.num_parts) * order.window_steps * order.lane_batch for order in orders
+    )
 
 
-def _block(number: int, columns: Mapping[str, Pieces], clip_ids: pa.Array, num_rows: int) -> pa.Table:
-    """Return a part as a block with `num_rows` rows, those after its own without values."""
+def _held_rows(readings: Sequence[Reading], division: Division) -> int:
+    """Return the most rows that a read task has in memory: of its parts, and of the row groups where windows meet."""
+    num_lanes = max(math.ceil(reading.order.num_lanes / division.num_parts) for reading in readings)
+    group_rows = max(reading.split.rows_per_group for reading in readings)
+    return _PARTS_HELD * (_part_rows(readings, division) + num_lanes * group_rows)
+
+
+def _block(number: int, loaded: Loaded, num_rows: int) -> pa.Table:
+    """Return a part as a block of `num_rows` rows, those after its own without values."""
 
     def filled(arrays: list[pa.Array]) -> pa.ChunkedArray:
         missing = num_rows - sum(map(len, arrays))
-        return pa.chunked_array([*arrays, pa.repeat(pa.scalar(b"", arrays[0].type), missing)] if missing else arrays)
+        return pa.chunked_array([*arrays, pa.nulls(missing, arrays[0].type)] if missing else arrays)
 
-    cells = {name: filled([schema.tensor_column(piece) for piece in pieces]) for name, pieces in columns.items()}
-    return pa.table({_PART: np.full(num_rows, number), schema.CLIP_ID: filled([clip_ids]), **cells})
+    cells = {name: filled([schema.tensor_column(each) for each in own]) for name, own in loaded.columns.items()}
+    keys = {ROW: filled([pa.array(loaded.rows)]), schema.CLIP_ID: filled([loaded.clip_ids])}
+    return pa.table({_PART: np.full(num_rows, number), **keys, **cells})
+
+
+def _loaded(block: pa.Table, kinds_of_row: Mapping[str, schema.TensorType]) -> Loaded:
+    """Return a block's rows, as views of Ray's object store."""
+    rows = block.slice(0, len(block) - block[ROW].null_count)
+    columns = {
+        name: [schema.tensors(chunk, kind) for chunk in rows[name].chunks] for name, kind in kinds_of_row.items()
+    }
+    return Loaded(rows[ROW].to_numpy(), columns, schema.one_array(rows[schema.CLIP_ID]))
 
 
 class _Reader(Datasource):
     """A Ray Data source that reads some parts, one after the other, in a few tasks that run one after the other."""
 
-    def __init__(self, shared: ray.ObjectRef, parts: range, world_size: int, max_tasks: int):
+    def __init__(self, shared: ray.ObjectRef, parts: range, division: Division, max_tasks: int):
         super().__init__()
         size = max(_MIN_PARTS_PER_TASK, math.ceil(len(parts) / max_tasks))
         self.tasks = [parts[begin : begin + size] for begin in range(0, len(parts), size)]
-        self._shared, self._world_size = shared, world_size
+        self._shared, self._division = shared, division
 
     def get_name(self) -> str:
         return "ReadParts"
@@ -146,23 +196,24 @@ class _Reader(Datasource):
     def get_read_tasks(self, parallelism: int, *args: Any, **kwargs: Any) -> list[ReadTask]:
         return [
             ReadTask(
-                _read_task(self._shared, parts, self._world_size),
+                _read_task(self._shared, parts, self._division),
                 BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None),
             )
             for parts in self.tasks
         ]
 
 
-def _read_task(shared: ray.ObjectRef, parts: range, world_size: int) -> Callable[[], Iterator[pa.Table]]:
+def _read_task(shared: ray.ObjectRef, parts: range, division: Division) -> Callable[[], Iterator[pa.Table]]:
     def read_parts() -> Iterator[pa.Table]:
         readings, plan = ray.get(shared)
-        num_rows = _part_rows(readings, world_size)
-        for number in parts:
-            index, rank = divmod(number, world_size)
-            entry = plan[index]
-            reading = readings[entry.reading]
-            rows = np.unique(part_of(reading, entry, rank, world_size).rows)
-            yield _block(number, *read(reading, rows), num_rows)
+
+        def part(number: int) -> tuple[Entry, int]:
+            index, rank = division.locate(number)
+            return plan[index], rank
+
+        num_rows = _part_rows(readings, division)
+        loaded = load_parts(readings, parts, part, division.num_parts)
+        yield from map(_block, parts, loaded, itertools.repeat(num_rows))  # without a name for the last part
 
     return read_parts
 
