@@ -25,8 +25,9 @@ from arspm.distributed.data.readings import Plan, Reading, kinds
 from arspm.distributed.train.feed import open_feed
 from arspm.distributed.train.rows import Rows
 from arspm.runs import stages
-from arspm.training.batch import Picked, host_tensor
+from arspm.training.batch import host_tensor
 from arspm.training.checkpoint import TrainingState
+from arspm.training.columns import Picked
 from arspm.training.fit import WorkerContext
 from arspm.training.order import Order, groups
 

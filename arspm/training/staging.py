@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from arspm.training.batch import TENSORS, Picked, host_tensor
+from arspm.training.batch import TENSORS, host_tensor
+from arspm.training.columns import Picked
 
 AHEAD = 2  # batches that are read and copied before the loop asks for them
 _CLOSE_SECONDS = 10.0  # a reader that is stuck must not hold up the error that ended the loop

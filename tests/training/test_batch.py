@@ -11,7 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from arspm.corpus.genders import UNKNOWN
 from arspm.corpus.schema import CLIP_ID, FACE_FEATURE, GENDER, IDENTITY, SPECTROGRAM, WAVEFORM
 from arspm.media import audio
-from arspm.training.batch import FACE, WEIGHT, Picked, host_tensor, to_batch
+from arspm.training.batch import host_tensor, to_batch
+from arspm.training.columns import FACE, WEIGHT, Picked
 
 CPU = torch.device("cpu")
 

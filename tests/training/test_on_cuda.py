@@ -16,7 +16,8 @@ from torch import Tensor
 from arspm.config import Config, Recipe, override
 from arspm.config.presets import preset
 from arspm.corpus.schema import WAVEFORM
-from arspm.training.batch import WEIGHT, Batch, Picked, to_batch
+from arspm.training.batch import Batch, to_batch
+from arspm.training.columns import WEIGHT, Picked
 from arspm.training.fit import WorkerContext
 from arspm.training.staging import Stager
 from arspm.training.train_step import autocast

@@ -37,7 +37,7 @@ from arspm.distributed import ray_private
 from arspm.distributed.data.loaded import Loaded, joined
 from arspm.distributed.data.readings import Entry, Plan, Reading, load_parts, part_of, steps
 from arspm.distributed.memory import killed_for_memory
-from arspm.training.batch import ROW
+from arspm.training.columns import ROW
 
 T = TypeVar("T")
 

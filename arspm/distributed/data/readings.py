@@ -12,7 +12,7 @@ import pyarrow as pa
 from arspm.corpus import schema, tables
 from arspm.distributed.data.loaded import Loaded, divided, joined
 from arspm.media.jpeg import decode_jpeg
-from arspm.training.batch import FACE, ROW, WEIGHT, Picked
+from arspm.training.columns import FACE, ROW, WEIGHT, Picked
 from arspm.training.order import Order, Window, window
 
 _FACES = 1024  # decoded faces in an array, 154 MB of the paper's size

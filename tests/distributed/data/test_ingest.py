@@ -14,7 +14,7 @@ from arspm.config import Tasks
 from arspm.corpus import schema
 from arspm.distributed.data import ingest
 from arspm.distributed.data.readings import Plan, Reading, kinds
-from arspm.training.batch import FACE, ROW, WEIGHT, Picked
+from arspm.training.columns import FACE, ROW, WEIGHT, Picked
 from tests.distributed.data.test_readings import Columns, readings, require_batches, steps_by_order
 
 pytestmark = pytest.mark.ray

@@ -22,7 +22,7 @@ from arspm.config import Tasks
 from arspm.corpus import schema, tables
 from arspm.distributed.data import ingest
 from arspm.distributed.data.readings import Plan, Reading, kinds, part_of
-from arspm.training.batch import ROW
+from arspm.training.columns import ROW
 from arspm.training.order import Order, groups
 
 corpus, num_nodes = sys.argv[1], int(sys.argv[2])

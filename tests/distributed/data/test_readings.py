@@ -11,7 +11,7 @@ import pytest
 from arspm.corpus import schema, tables
 from arspm.distributed.data.readings import Entry, Plan, Reading, kinds, load, load_parts, part_of, read_batches
 from arspm.media.jpeg import decode_jpeg
-from arspm.training.batch import FACE, ROW, WEIGHT
+from arspm.training.columns import FACE, ROW, WEIGHT
 from arspm.training.order import Groups, Order, groups, window
 
 FACE_SIZE = 32
