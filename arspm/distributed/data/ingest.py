@@ -8,11 +8,12 @@ numbered window by window, and within a window so that each worker gets one in t
 long-running tasks, read the parts in turns: reader i of n reads the parts i, i + n, i + 2 n... These are of the same
 lanes if there are not too many workers, so a reader reads each row group once, also where windows meet within it.
 
-Ray Data takes a part from each reader in turn, and gives each worker a part in turn. Each part is a block, and all
-blocks have the same number of rows, so both turns are exact. Every part has its number, which the worker checks.
+Ray Data takes a part from each reader in turn, and gives each worker a part in turn. Each part is one row of a block,
+so both turns are exact. Every part has its number, which the worker checks.
 
-A block has its part's rows as they were read. The worker picks each batch's rows out of it. So from file to batch a row
-is copied three times: by Parquet's decoding, to Ray's object store, and to the batch.
+A block has its part's clips as they were read: each piece of a row group is a cell. The worker picks each batch's clips
+out of it. So from file to batch a clip is copied three times: by Parquet's decoding, to Ray's object store, and to the
+batch.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 import ray.data
 import ray.exceptions
@@ -89,9 +91,9 @@ def open_stream(
     shared = ray.put((tuple(readings), plan))  # stored once, not pickled into every task
     num_parts, num_tasks = len(plan) * division.num_parts, tasks.num_tasks * world_size
     num_readers = min(division.num_parts, num_parts, _MAX_READERS)
-    row_bytes = sum(kind.num_bytes for kind in kinds_of_row.values())
+    num_clips, _ = _sizes(readings, division)
     options = tasks.remote_options
-    options["memory"] = max(options.get("memory", 0), row_bytes * _held_rows(readings, division))
+    options["memory"] = max(options.get("memory", 0), num_clips * sum(kind.num_bytes for kind in kinds_of_row.values()))
     sources = [
         _Reader(shared, range(reader, num_parts, num_readers), division, _MAX_TASKS // num_readers)
         for reader in range(num_readers)
@@ -142,40 +144,45 @@ def stream(
     next(numbered, None)  # so that Ray Data ends the execution, or raises its error
 
 
-def _part_rows(readings: Sequence[Reading], division: Division) -> int:
-    """Return the most rows that a part can have."""
-    orders = [reading.order for reading in readings]
-    return max(
-        math.ceil(order.num_lanes / division.num_parts) * order.window_steps * order.lane_batch for order in orders
-    )
+def _sizes(readings: Sequence[Reading], division: Division) -> tuple[int, int]:
+    """Return the most clips that a read task has in memory, and the number of pieces in a block.
+
+    Clips of its parts, and of the row groups where windows meet. Clips of one lane come from consecutive row groups.
+    """
+    num_clips = num_pieces = 1
+    for reading in readings:
+        order, group = reading.order, reading.split.rows_per_group
+        num_lanes = math.ceil(order.num_lanes / division.num_parts)
+        window = order.window_steps * order.lane_batch
+        num_clips = max(num_clips, _PARTS_HELD * num_lanes * (window + group))
+        num_pieces = max(num_pieces, num_lanes * (math.ceil(window / group) + 1))
+    return num_clips, num_pieces
 
 
-def _held_rows(readings: Sequence[Reading], division: Division) -> int:
-    """Return the most rows that a read task has in memory: of its parts, and of the row groups where windows meet."""
-    num_lanes = max(math.ceil(reading.order.num_lanes / division.num_parts) for reading in readings)
-    group_rows = max(reading.split.rows_per_group for reading in readings)
-    return _PARTS_HELD * (_part_rows(readings, division) + num_lanes * group_rows)
-
-
-def _block(number: int, loaded: Loaded, num_rows: int) -> pa.Table:
-    """Return a part as a block of `num_rows` rows, those after its own without values."""
-
-    def filled(arrays: list[pa.Array]) -> pa.ChunkedArray:
-        missing = num_rows - sum(map(len, arrays))
-        return pa.chunked_array([*arrays, pa.nulls(missing, arrays[0].type)] if missing else arrays)
-
-    cells = {name: filled([schema.tensor_column(each) for each in own]) for name, own in loaded.columns.items()}
-    keys = {ROW: filled([pa.array(loaded.rows)]), schema.CLIP_ID: filled([loaded.clip_ids])}
-    return pa.table({_PART: np.full(num_rows, number), **keys, **cells})
+def _block(number: int, loaded: Loaded, num_pieces: int) -> pa.Table:
+    """Return a part as a block of one row. All blocks have `num_pieces` cells for each column, some of them empty."""
+    cells = {}
+    for name, pieces in loaded.columns.items():
+        if len(pieces) > num_pieces:  # a filter leaves clips of many row groups
+            pieces = [*pieces[: num_pieces - 1], np.concatenate(pieces[num_pieces - 1 :])]
+        columns = [schema.tensor_column(piece[None]) for piece in pieces]
+        columns += [pa.array([b""], pa.binary())] * (num_pieces - len(pieces))
+        cells |= {f"{name}/{place}": column for place, column in enumerate(columns)}
+    return pa.table({_PART: [number], ROW: [loaded.rows], schema.CLIP_ID: [loaded.clip_ids.to_pylist()], **cells})
 
 
 def _loaded(block: pa.Table, kinds_of_row: Mapping[str, schema.TensorType]) -> Loaded:
-    """Return a block's rows, as views of Ray's object store."""
-    rows = block.slice(0, len(block) - block[ROW].null_count)
-    columns = {
-        name: [schema.tensors(chunk, kind) for chunk in rows[name].chunks] for name, kind in kinds_of_row.items()
-    }
-    return Loaded(rows[ROW].to_numpy(), columns, schema.one_array(rows[schema.CLIP_ID]))
+    """Return a block's clips, as views of Ray's object store."""
+
+    def pieces(name: str, kind: schema.TensorType) -> Iterator[np.ndarray]:
+        for place in itertools.takewhile(lambda place: f"{name}/{place}" in block.column_names, itertools.count()):
+            cell = block[f"{name}/{place}"]
+            num_clips = pc.binary_length(cell)[0].as_py() // kind.num_bytes
+            if num_clips:
+                yield schema.tensors(cell, kind._replace(shape=(num_clips, *kind.shape)))[0]
+
+    columns = {name: list(pieces(name, kind)) for name, kind in kinds_of_row.items()}
+    return Loaded(np.array(block[ROW][0].values), columns, block[schema.CLIP_ID][0].values)
 
 
 class _Reader(Datasource):
@@ -211,9 +218,9 @@ def _read_task(shared: ray.ObjectRef, parts: range, division: Division) -> Calla
             index, rank = division.locate(number)
             return plan[index], rank
 
-        num_rows = _part_rows(readings, division)
+        _, num_pieces = _sizes(readings, division)
         loaded = load_parts(readings, parts, part, division.num_parts)
-        yield from map(_block, parts, loaded, itertools.repeat(num_rows))  # without a name for the last part
+        yield from map(_block, parts, loaded, itertools.repeat(num_pieces))  # without a name for the last part
 
     return read_parts
 
