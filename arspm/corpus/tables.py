@@ -329,7 +329,7 @@ def _read_groups(
     """Return `use(table, group)` of some row groups, which are in memory one after the other."""
 
     def read() -> list[T]:
-        with opened(uri) as parquet:
+        with opened(uri, [(group, name) for group in groups for name in columns]) as parquet:
             if groups[-1] >= parquet.num_row_groups:
                 raise ValueError(f"{uri}: fewer rows than the manifest says; {REBUILD}")
             for group in map(parquet.metadata.row_group, groups):

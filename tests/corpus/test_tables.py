@@ -219,6 +219,31 @@ def test_flipped_bits_are_noticed(tmp_path, family):
         tables.read_table(str(path), [column])
 
 
+def test_a_local_row_group_is_verified_when_a_process_reads_it_first_or_again_after_a_change(write_corpus, monkeypatch):
+    uri, _ = write_corpus({"train": (8,)})
+    split, wanted, verified = tables.open_split(uri, "train"), {"features": (schema.FACE_FEATURE,)}, []
+    path = Path(split.path("features", 0))
+    tables.write_table(str(path), pq.read_table(path), 4)
+    original = pq.ParquetFile.__init__
+
+    def opening(self, *args, **options):
+        verified.append(options["page_checksum_verification"])
+        original(self, *args, **options)
+
+    monkeypatch.setattr(pq.ParquetFile, "__init__", opening)
+    for rows in ([0], [1], [4], [0, 4], [5]):
+        tables.read_rows(split, wanted, np.array(rows))
+    assert verified == [True, False, True, False, False]
+    monkeypatch.undo()
+    data = bytearray(path.read_bytes())
+    cells = pq.read_metadata(path).row_group(0).column(1)
+    data[cells.data_page_offset + cells.total_compressed_size - 1] ^= 1
+    path.write_bytes(data)
+    for _ in range(2):  # what is damaged is verified again
+        with pytest.raises(ValueError, match="not an intact Parquet file"):
+            tables.read_rows(split, wanted, np.array([0]))
+
+
 def test_the_ids_hash_depends_on_the_order():
     assert tables.ids_hash(["a", "b"]) == tables.ids_hash(("a", "b"))
     assert len({tables.ids_hash(ids) for ids in (["a", "b"], ["b", "a"], ["ab"], ["a"], [])}) == 5
