@@ -70,9 +70,9 @@ class Division(NamedTuple):
 
 
 class Source(NamedTuple):
-    """The execution that serves all workers. `splits`: each worker's iterator, by rank."""
+    """The execution that serves all workers. `splits`: each worker's `ray.data.DataIterator`, by rank."""
 
-    splits: Sequence[ray.data.DataIterator]
+    splits: Sequence[Any]  # Ray's annotations lack `batch_size=None`
     division: Division
 
 
@@ -161,7 +161,7 @@ def _sizes(readings: Sequence[Reading], division: Division) -> tuple[int, int]:
 
 def _block(number: int, loaded: Loaded, num_pieces: int) -> pa.Table:
     """Return a part as a block of one row. All blocks have `num_pieces` cells for each column, some of them empty."""
-    cells = {}
+    cells: dict[str, pa.Array] = {}
     for name, pieces in loaded.columns.items():
         if len(pieces) > num_pieces:  # a filter leaves clips of many row groups
             pieces = [*pieces[: num_pieces - 1], np.concatenate(pieces[num_pieces - 1 :])]
