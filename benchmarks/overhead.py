@@ -26,7 +26,8 @@ import torch
 from arspm.config import Config, override
 from arspm.config.presets import PRESETS
 from arspm.corpus import schema
-from arspm.training.batch import FACE, WEIGHT, to_batch
+from arspm.training.batch import to_batch
+from arspm.training.columns import FACE, WEIGHT
 from arspm.training.fit import WorkerContext, fit
 from arspm.training.train_step import Task, autocast, make_optimizer
 from benchmarks import results

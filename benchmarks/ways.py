@@ -27,6 +27,7 @@ from arspm.distributed.train.rows import Rows
 from arspm.runs import stages
 from arspm.training.batch import host_tensor
 from arspm.training.checkpoint import TrainingState
+from arspm.training.columns import Picked
 from arspm.training.fit import WorkerContext
 from arspm.training.order import Order, groups
 
@@ -200,9 +201,11 @@ def _by_epoch(batches: Iterator[dict[str, Any]], num_steps: int, epochs: int) ->
     def epoch() -> Iterator[dict[str, torch.Tensor]]:
         for _ in range(num_steps):
             batch = next(batches)
-            found = {name: value for name, value in batch.items() if isinstance(value, (np.ndarray, torch.Tensor))}
+            found = {
+                name: value for name, value in batch.items() if isinstance(value, (np.ndarray, Picked, torch.Tensor))
+            }
             yield {
-                name: host_tensor(value) if isinstance(value, np.ndarray) else value for name, value in found.items()
+                name: value if isinstance(value, torch.Tensor) else host_tensor(value) for name, value in found.items()
             }
 
     return (epoch() for _ in range(epochs))

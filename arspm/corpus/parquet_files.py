@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,12 +16,18 @@ REBUILD = "delete it and the _SUCCESS.json of the stage that wrote it, then subm
 
 _MAX_FOOTERS = 2048  # 13 to 38 kB of memory each
 _footers: dict[tuple[str, bytes], pq.FileMetaData] = {}  # those used last at the end
+_verified: dict[tuple[str, tuple[int, ...]], set[Part]] = {}  # of a local file and its stamp: parts without damage
 _lock = threading.Lock()
+
+Part = tuple[int, str]  # row group and column
 
 
 @contextlib.contextmanager
-def opened(uri: str) -> Iterator[pq.ParquetFile]:
+def opened(uri: str, parts: Collection[Part] = ()) -> Iterator[pq.ParquetFile]:
     """Open a Parquet file whose pages are verified when they are read. Wrap its use in `storage.retried`.
+
+    parts: all that will be read. In a local file, what this process has verified is not verified again: that took half
+    the time of reading an epoch from memory. A remote file is verified whenever it is transferred.
 
     Pass `use_threads=False` to its methods: pyarrow would otherwise wait for storage in its pool for decoding, which
     has one thread in a Ray task of one CPU, so all files of the process would be read one after the other.
@@ -28,14 +35,30 @@ def opened(uri: str) -> Iterator[pq.ParquetFile]:
     Raises FileNotFoundError, or ValueError for a damaged file.
     """
     fs, path = storage.arrow_filesystem(uri)
+    verified = _verified_parts(uri, path)
+    verify = verified is None or not parts or not verified.issuperset(parts)
     with _damaged_file_named(uri), fs.open_input_file(path) as file:
         # Opening a file on S3 gets its ETag, which changes with the content. A local footer costs less than its check.
         etag = file.metadata().get("ETag")
         footer = None if etag is None else _known(uri, etag)
-        with pq.ParquetFile(file, metadata=footer, pre_buffer=True, page_checksum_verification=True) as parquet:
+        with pq.ParquetFile(file, metadata=footer, pre_buffer=True, page_checksum_verification=verify) as parquet:
             if etag is not None:
                 _remember(uri, etag, parquet.metadata)
             yield parquet
+    if verified is not None:
+        verified.update(parts)
+
+
+def _verified_parts(uri: str, path: str) -> set[Part] | None:
+    """Return the set of what this process has verified of a local file as it is now; None for a remote or no file."""
+    if storage.is_remote(uri):
+        return None
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    with _lock:
+        return _verified.setdefault((uri, (found.st_ino, found.st_size, found.st_mtime_ns)), set())
 
 
 def first_line(error: Exception) -> str:

@@ -6,9 +6,9 @@ import functools
 import hashlib
 import io
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +19,8 @@ from arspm import storage
 from arspm.corpus import schema
 from arspm.corpus.parquet_files import REBUILD, first_line, opened
 from arspm.storage import uris
+
+T = TypeVar("T")
 
 MANIFEST = "manifest.json"
 
@@ -82,6 +84,10 @@ class Split(NamedTuple):
         uri = self.source if self.source and family in _OF_PREPROCESS else self.uri
         return storage.join(uri, family, f"{self.shards[shard]}.parquet")
 
+    def group_of(self, rows: np.ndarray) -> np.ndarray:
+        """Return the row group of each row, counted across all shards."""
+        return np.searchsorted(np.cumsum([0, *self.group_sizes()]), rows, side="right") - 1
+
     def group_sizes(self) -> list[int]:
         """Return the number of rows of each row group of all shards, in order."""
         return [size for rows in self.shard_rows for size in _cut(rows, self.rows_per_group)]
@@ -125,60 +131,108 @@ def read_rows(split: Split, wanted: Mapping[str, Sequence[str]], rows: np.ndarra
     """Return rows of some columns, in the order of `rows`.
 
     `wanted` maps a family to its columns; `clip_id` is always added. Returns column -> array (rows, *shape) for tensor
-    columns, and column -> pa.Array for other columns. A few files are read at once, to bound memory. Raises ValueError
-    if the families' clip ids differ, or a family has fewer rows than the manifest says.
+    columns, and column -> pa.Array for other columns. A few files are read at once, to bound memory. Raises IndexError
+    for other row numbers, and ValueError if the families' clip ids differ, or a family has fewer rows than the manifest
+    says.
     """
-    starts = np.cumsum([0, *split.group_sizes()])
-    groups_of_shard = np.cumsum([0] + [len(_cut(size, split.rows_per_group)) for size in split.shard_rows])
-    group_of_row = np.searchsorted(starts, rows, side="right") - 1
-    shard_of_row = np.searchsorted(groups_of_shard, group_of_row, side="right") - 1
-    shards = np.unique(shard_of_row).tolist()
-    positions = [np.flatnonzero(shard_of_row == shard) for shard in shards]  # into `rows`, for each shard
     tensors: dict[str, np.ndarray] = {}
     allocating = threading.Lock()
 
-    def read_shard(family: str, names: list[str], shard: int, into: np.ndarray) -> dict[str, pa.Array]:
-        """Copy a shard's rows of the tensor columns to `tensors`. Returns its rows of the other columns."""
-        group = group_of_row[into]
-        needed = np.unique(group)
-        sizes = starts[needed + 1] - starts[needed]
-        uri = split.path(family, shard)
-        pieces = _read_groups(uri, names, needed - groups_of_shard[shard], split.rows_per_group)
-        table = _first_rows(pieces, sizes)
-        if len(table) < sizes.sum():
-            raise ValueError(f"{split.uri}: {family} has fewer rows than the manifest says; {REBUILD}")
-        # The index of each row in the table of the groups read.
-        begins = np.cumsum([0, *sizes])
-        index = begins[np.searchsorted(needed, group)] + rows[into] - starts[group]
-        others = {}
-        for name in names:
-            field = table.schema.field(name)
-            if not (pa.types.is_binary(field.type) and field.metadata and b"dtype" in field.metadata):
-                others[name] = table[name].combine_chunks().take(pa.array(index))
-                continue
-            kind = schema.tensor_type(field)
-            with allocating:
-                if name not in tensors:
-                    tensors[name] = np.empty((len(rows), *kind.shape), kind.dtype)
-            if (tensors[name].dtype, tensors[name].shape[1:]) != (np.dtype(kind.dtype), tuple(kind.shape)):
-                raise ValueError(f"{uri}: {name} has another dtype or shape than in other shards; {REBUILD}")
-            _gather(table[name], kind, index, tensors[name], into)
-        return others
+    def copy(name: str, values: np.ndarray, offsets: np.ndarray, into: np.ndarray) -> None:
+        with allocating:
+            if name not in tensors:
+                tensors[name] = np.empty((len(rows), *values.shape[1:]), values.dtype)
+        # Row by row, because NumPy's own indexing on both sides copies all rows twice.
+        for row, offset in zip(into.tolist(), offsets.tolist(), strict=True):
+            tensors[name][row] = values[offset]
+
+    others = _read(split, wanted, rows, copy)
+    return {**tensors, **others}
+
+
+def read_pieces(split: Split, wanted: Mapping[str, Sequence[str]], rows: np.ndarray) -> dict[str, Any]:
+    """Return what `read_rows` returns, but a tensor column as consecutive arrays, which are no copies if possible.
+
+    rows: ascending, each once. An array is a view of the row group that was read, unless that would keep more than
+    twice its memory.
+    """
+    found: dict[str, dict[int, np.ndarray]] = {}
+
+    def keep(name: str, values: np.ndarray, offsets: np.ndarray, into: np.ndarray) -> None:
+        begin, end = int(offsets[0]), int(offsets[-1]) + 1
+        dense = end - begin == len(offsets) and 2 * len(offsets) >= len(values)
+        found.setdefault(name, {})[int(into[0])] = values[begin:end] if dense else values[offsets]
+
+    others = _read(split, wanted, rows, keep)
+    return {name: [own[begin] for begin in sorted(own)] for name, own in found.items()} | others
+
+
+def _read(
+    split: Split,
+    wanted: Mapping[str, Sequence[str]],
+    rows: np.ndarray,
+    use: Callable[[str, np.ndarray, np.ndarray, np.ndarray], None],
+) -> dict[str, pa.Array]:
+    """Call `use(name, values, offsets, into)` for each tensor column of each row group; return the other columns.
+
+    rows[into] of the column `name` are values[offsets]. Threads call `use`, and again after a failed read.
+    """
+    if min(rows) < 0 or max(rows) >= split.num_rows:
+        raise IndexError(f"{split.uri}: rows from {min(rows)} to {max(rows)}, of {split.num_rows}")
+    starts = np.cumsum([0, *split.group_sizes()])
+    groups_of_shard = np.cumsum([0] + [len(_cut(size, split.rows_per_group)) for size in split.shard_rows])
+    group_of_row = split.group_of(rows)
+    by_group = np.argsort(group_of_row, kind="stable")  # positions in `rows`
+    groups, firsts = np.unique(group_of_row[by_group], return_index=True)
+    into_of_group = dict(zip(groups.tolist(), np.split(by_group, firsts[1:]), strict=True))
+    shard_of_group = np.searchsorted(groups_of_shard, groups, side="right") - 1
+    kinds: dict[str, schema.TensorType] = {}
+
+    def read_shard(family: str, names: list[str], shard: int) -> list[dict[str, pa.Array]]:
+        """Use a shard's row groups. Returns the other columns of each."""
+        uri, first_group = split.path(family, shard), int(groups_of_shard[shard])
+
+        def use_group(table: pa.Table, number: int) -> dict[str, pa.Array]:
+            group = first_group + number
+            if len(table) < starts[group + 1] - starts[group]:
+                raise ValueError(f"{split.uri}: {family} has fewer rows than the manifest says; {REBUILD}")
+            into = into_of_group[group]
+            offsets = rows[into] - starts[group]
+            others = {}
+            for name in names:
+                field = table.schema.field(name)
+                if not (pa.types.is_binary(field.type) and field.metadata and b"dtype" in field.metadata):
+                    others[name] = schema.one_array(table[name]).take(pa.array(offsets))
+                    continue
+                kind = schema.tensor_type(field)
+                if kinds.setdefault(name, kind) != kind:
+                    raise ValueError(f"{uri}: {name} has another dtype or shape than in other shards; {REBUILD}")
+                begin = 0
+                for chunk in table[name].chunks:  # several if their bytes overflow Arrow's offsets
+                    values = schema.tensors(chunk, kind)
+                    here = (offsets >= begin) & (offsets < begin + len(values))
+                    if here.any():
+                        use(name, values, offsets[here] - begin, into[here])
+                    begin += len(values)
+            return others
+
+        own = (groups[shard_of_group == shard] - first_group).tolist()
+        return _read_groups(uri, names, own, split.rows_per_group, use_group)
 
     jobs = [
-        (family, [*dict.fromkeys([schema.CLIP_ID, *columns])], shard, into)
+        (family, [*dict.fromkeys([schema.CLIP_ID, *columns])], shard)
         for family, columns in wanted.items()
-        for shard, into in zip(shards, positions, strict=True)
+        for shard in np.unique(shard_of_group).tolist()
     ]
     with ThreadPoolExecutor(_THREADS) as pool:
-        parts = list(pool.map(lambda job: read_shard(*job), jobs))
+        found = list(pool.map(lambda job: read_shard(*job), jobs))
 
-    in_order = pa.array(np.argsort(np.concatenate(positions)))
-    result: dict[str, Any] = dict(tensors)
-    for number, family in enumerate(wanted):
-        own = parts[number * len(shards) : (number + 1) * len(shards)]
-        for name in own[0]:
-            values = pa.concat_arrays([part[name] for part in own]).take(in_order)
+    in_order = pa.array(np.argsort(by_group))
+    result: dict[str, pa.Array] = {}
+    for family in wanted:
+        parts = [part for job, parts in zip(jobs, found, strict=True) if job[0] == family for part in parts]
+        for name in parts[0]:
+            values = pa.concat_arrays([part[name] for part in parts]).take(in_order)
             if name == schema.CLIP_ID and not values.equals(result.setdefault(name, values)):
                 raise ValueError(f"{split.uri}: {family} has other clip ids than the other families; {REBUILD}")
             result[name] = values
@@ -307,16 +361,20 @@ def _cut(rows: int, size: int) -> list[int]:
     return [min(size, rows - start) for start in range(0, rows, size)]
 
 
-def _read_groups(uri: str, columns: list[str], groups: np.ndarray, rows_per_group: int) -> list[pa.Table]:
-    def read() -> list[pa.Table]:
-        with opened(uri) as parquet:
+def _read_groups(
+    uri: str, columns: list[str], groups: list[int], rows_per_group: int, use: Callable[[pa.Table, int], T]
+) -> list[T]:
+    """Return `use(table, group)` of some row groups, which are in memory one after the other."""
+
+    def read() -> list[T]:
+        with opened(uri, [(group, name) for group in groups for name in columns]) as parquet:
             if groups[-1] >= parquet.num_row_groups:
                 raise ValueError(f"{uri}: fewer rows than the manifest says; {REBUILD}")
-            for group in map(parquet.metadata.row_group, groups.tolist()):
+            for group in map(parquet.metadata.row_group, groups):
                 if group.num_rows > rows_per_group or group.total_byte_size > _MAX_GROUP_BYTES:
                     raise ValueError(f"{uri}: a row group is larger than the manifest says; {REBUILD}")
             read = functools.partial(parquet.read_row_group, columns=columns, use_threads=False)
-            return [_checked(uri, read(group), columns) for group in groups.tolist()]
+            return [use(_checked(uri, read(group), columns), group) for group in groups]
 
     return storage.retried(uri, read)
 
@@ -343,20 +401,3 @@ def _checked(uri: str, table: pa.Table, columns: Sequence[str]) -> pa.Table:
         if field.name in _TEXTS and not pa.types.is_string(field.type):
             raise ValueError(f"{uri}: column {field.name} must be text, not {str(field.type)[:100]}; {REBUILD}")
     return table
-
-
-def _first_rows(pieces: list[pa.Table], sizes: np.ndarray) -> pa.Table:
-    """Concatenate the first `sizes` rows of each row group: a subset may end inside the last one."""
-    return pa.concat_tables([table.slice(0, int(size)) for table, size in zip(pieces, sizes, strict=True)])
-
-
-def _gather(
-    column: pa.ChunkedArray, kind: schema.TensorType, index: np.ndarray, out: np.ndarray, into: np.ndarray
-) -> None:
-    """Copy the column's cells at `index` to out[into], chunk by chunk: together they may overflow Arrow's offsets."""
-    begin = 0
-    for chunk in column.chunks:
-        values = schema.tensors(chunk, kind)
-        in_chunk = (index >= begin) & (index < begin + len(values))
-        out[into[in_chunk]] = values[index[in_chunk] - begin]
-        begin += len(values)

@@ -13,10 +13,8 @@ from torch import Tensor
 
 from arspm.corpus import schema
 from arspm.media.audio import from_int16, spectrogram
+from arspm.training.columns import FACE, WEIGHT
 
-FACE = "face"  # column of decoded faces, uint8 (rows, height, width, 3)
-ROW = "row"  # column of row numbers in the split
-WEIGHT = "weight"  # column of `Batch.weight`
 TENSORS = (  # columns that `to_batch` reads, except for the clip ids
     schema.SPECTROGRAM,
     schema.WAVEFORM,
@@ -52,8 +50,8 @@ def to_batch(columns: Mapping[str, Any], device: torch.device, *, channels_last:
     A stored waveform is converted to its spectrogram on the device (reading N). `channels_last`: memory format of the
     spectrogram and the face. Without a WEIGHT column, every row has weight 1.
 
-    columns: arrays, which may be read-only, or tensors that are already on the device. On the CPU, each array is copied
-    once, by its conversion, so that the batch has its own memory.
+    columns: arrays, which may be read-only, Picked rows, or tensors that are already on the device. On the CPU, each
+    array is copied once, by its conversion, so that the batch has its own memory.
     """
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     copy = device.type == "cpu"

@@ -8,10 +8,12 @@ from collections.abc import Iterator, Mapping
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from arspm.training.batch import TENSORS, host_tensor
+from arspm.training.columns import Picked
 
 AHEAD = 2  # batches that are read and copied before the loop asks for them
 _CLOSE_SECONDS = 10.0  # a reader that is stuck must not hold up the error that ended the loop
@@ -103,7 +105,7 @@ class _Uploader:
         with torch.cuda.stream(self._stream):
             for name in TENSORS:
                 if name in columns and not isinstance(columns[name], Tensor):  # a tensor is on the device already
-                    pinned = self._pinned(self._buffers[number], name, host_tensor(columns[name]))
+                    pinned = self._pinned(self._buffers[number], name, columns[name])
                     tensors[name] = pinned.to(self._device, non_blocking=True)
             copied = torch.cuda.Event()
             copied.record(self._stream)
@@ -111,9 +113,12 @@ class _Uploader:
         return _Staged({**columns, **tensors}, copied)
 
     @staticmethod
-    def _pinned(buffers: dict[str, Tensor], name: str, host: Tensor) -> Tensor:
-        """Return a column in pinned memory, in the buffer of its name if that has the right shape."""
-        buffer = buffers.get(name)
-        if buffer is None or buffer.shape != host.shape or buffer.dtype != host.dtype:
-            buffer = buffers[name] = torch.empty(host.shape, dtype=host.dtype, pin_memory=True)
-        return buffer.copy_(host)
+    def _pinned(buffers: dict[str, Tensor], name: str, values: np.ndarray | Picked) -> Tensor:
+        """Return a column in pinned memory, in the buffer of its name if that has the right shape and dtype."""
+        buffer, dtype = buffers.get(name), torch.from_numpy(np.empty(0, values.dtype)).dtype
+        if buffer is None or buffer.shape != values.shape or buffer.dtype != dtype:
+            buffer = buffers[name] = torch.empty(values.shape, dtype=dtype, pin_memory=True)
+        if isinstance(values, Picked):
+            values.copy_to(buffer.numpy())
+            return buffer
+        return buffer.copy_(host_tensor(values))

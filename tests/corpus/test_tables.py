@@ -48,6 +48,28 @@ def test_rows_in_any_order_are_those_of_a_naive_read(small, rows):
     check_rows(tables.read_rows(split, WANTED, np.array(rows)), expected["train"], rows)
 
 
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(rows=st.sets(st.integers(0, 18), min_size=1))
+def test_pieces_are_the_same_rows(small, rows):
+    uri, expected = small
+    split, ascending = tables.open_split(uri, "train"), sorted(rows)
+    found = tables.read_pieces(split, WANTED, np.array(ascending))
+    joined = {name: np.concatenate(own) if isinstance(own, list) else own for name, own in found.items()}
+    check_rows(joined, expected["train"], ascending)
+
+
+def test_pieces_are_views_unless_most_of_a_row_group_is_not_wanted(small):
+    """A view keeps its whole row group in memory."""
+    uri, _ = small
+    split, wanted = tables.open_split(uri, "train"), {"features": (schema.FACE_FEATURE,)}
+    groups = {(0, 1, 2, 3): True, (4, 5): True, (2, 3): True, (5,): False, (4, 6): False, (8,): True}
+    for rows, is_view in groups.items():
+        [piece] = tables.read_pieces(split, wanted, np.array(rows))[schema.FACE_FEATURE]
+        assert piece.flags.owndata != is_view, rows
+    pieces = tables.read_pieces(split, wanted, np.array([2, 3, 4, 5, 6, 9, 18]))[schema.FACE_FEATURE]
+    assert [len(piece) for piece in pieces] == [2, 3, 1, 1]
+
+
 def test_each_split_has_its_own_rows(small):
     uri, expected = small
     for name, rows in (("train", 19), ("val", 3), ("test", 4)):
@@ -195,6 +217,31 @@ def test_flipped_bits_are_noticed(tmp_path, family):
     path.write_bytes(data)
     with pytest.raises(ValueError, match=r"shard-00000\.parquet: not an intact Parquet file .*CRC.*; delete it and"):
         tables.read_table(str(path), [column])
+
+
+def test_a_local_row_group_is_verified_when_a_process_reads_it_first_or_again_after_a_change(write_corpus, monkeypatch):
+    uri, _ = write_corpus({"train": (8,)})
+    split, wanted, verified = tables.open_split(uri, "train"), {"features": (schema.FACE_FEATURE,)}, []
+    path = Path(split.path("features", 0))
+    tables.write_table(str(path), pq.read_table(path), 4)
+    original = pq.ParquetFile.__init__
+
+    def opening(self, *args, **options):
+        verified.append(options["page_checksum_verification"])
+        original(self, *args, **options)
+
+    monkeypatch.setattr(pq.ParquetFile, "__init__", opening)
+    for rows in ([0], [1], [4], [0, 4], [5]):
+        tables.read_rows(split, wanted, np.array(rows))
+    assert verified == [True, False, True, False, False]
+    monkeypatch.undo()
+    data = bytearray(path.read_bytes())
+    cells = pq.read_metadata(path).row_group(0).column(1)
+    data[cells.data_page_offset + cells.total_compressed_size - 1] ^= 1
+    path.write_bytes(data)
+    for _ in range(2):  # what is damaged is verified again
+        with pytest.raises(ValueError, match="not an intact Parquet file"):
+            tables.read_rows(split, wanted, np.array([0]))
 
 
 def test_the_ids_hash_depends_on_the_order():

@@ -25,7 +25,7 @@ from arspm.media.jpeg import decode_jpeg
 from arspm.runs import stages
 from arspm.synthetic.films import write_corpus as write_clips
 from arspm.training import artifacts, checkpoint, fit
-from arspm.training.batch import ROW, WEIGHT
+from arspm.training.columns import ROW, WEIGHT
 from arspm.training.fit import WorkerContext
 from arspm.training.order import window
 from jobs import encoder, features, gender, vggface

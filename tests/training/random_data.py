@@ -15,8 +15,8 @@ from arspm.corpus.schema import CLIP_ID, FACE_FEATURE, GENDER, IDENTITY, SPECTRO
 from arspm.model import speech_portrait
 from arspm.model.speech_portrait import FacePrior
 from arspm.training import tasks
-from arspm.training.batch import FACE, WEIGHT
 from arspm.training.checkpoint import TrainingState
+from arspm.training.columns import FACE, WEIGHT
 from arspm.training.fit import Report, WorkerContext, fit
 from arspm.training.train_step import Task
 

@@ -11,7 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from arspm.corpus.genders import UNKNOWN
 from arspm.corpus.schema import CLIP_ID, FACE_FEATURE, GENDER, IDENTITY, SPECTROGRAM, WAVEFORM
 from arspm.media import audio
-from arspm.training.batch import FACE, WEIGHT, to_batch
+from arspm.training.batch import host_tensor, to_batch
+from arspm.training.columns import FACE, WEIGHT, Picked
 
 CPU = torch.device("cpu")
 
@@ -124,3 +125,17 @@ def test_images_and_spectrograms_have_the_requested_memory_format(channels_last)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     assert batch.face.is_contiguous(memory_format=layout)
     assert batch.spectrogram.is_contiguous(memory_format=layout)
+
+
+@pytest.mark.parametrize("sizes", [(6,), (2, 4), (1, 0, 3, 2)])
+def test_picked_rows_are_those_of_the_joined_pieces(sizes: tuple[int, ...]) -> None:
+    values = np.arange(6 * 2 * 3, dtype=np.int16).reshape(6, 2, 3)
+    index = np.array([5, 0, 3, 3, 2])
+    picked = Picked(np.split(values, np.cumsum(sizes)[:-1]), index)
+    assert (len(picked), picked.shape, picked.dtype) == (5, (5, 2, 3), np.int16)
+    np.testing.assert_array_equal(picked, values[index])
+    buffer = np.zeros(picked.shape, picked.dtype)
+    picked.copy_to(buffer)
+    np.testing.assert_array_equal(buffer, values[index])
+    np.testing.assert_array_equal(np.asarray(picked, np.float32), values[index].astype(np.float32))
+    assert torch.equal(host_tensor(picked), torch.from_numpy(values[index]))

@@ -9,7 +9,8 @@ from torch import nn
 
 from arspm.config import Recipe
 from arspm.corpus.schema import CLIP_ID
-from arspm.training.batch import WEIGHT, Batch
+from arspm.training.batch import Batch
+from arspm.training.columns import WEIGHT
 from arspm.training.fit import HISTORY_POINTS_PER_EPOCH
 from arspm.training.train_step import NonFiniteLoss, Task
 from tests.training.random_data import NUM_STEPS, train

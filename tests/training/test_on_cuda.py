@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -14,8 +15,11 @@ from torch import Tensor
 
 from arspm.config import Config, Recipe, override
 from arspm.config.presets import preset
+from arspm.corpus.schema import WAVEFORM
 from arspm.training.batch import Batch, to_batch
+from arspm.training.columns import WEIGHT, Picked
 from arspm.training.fit import WorkerContext
+from arspm.training.staging import Stager
 from arspm.training.train_step import autocast
 from benchmarks.paper_size import NETWORKS, make_batch, measure
 from tests.training.conftest import progress_of
@@ -110,3 +114,17 @@ def test_training_resumes_from_a_checkpoint_on_the_gpu(stage: str, compiled: boo
     )
     stored = safetensors.torch.load_file(tmp_path / "resumed/0/model.safetensors")
     assert set(stored) == set(make_task(stage, config).model.state_dict())
+
+
+def test_picked_rows_are_staged_through_the_same_pinned_buffers_as_arrays() -> None:
+    values = np.arange(60, dtype=np.int16).reshape(20, 3)
+    indices = [np.random.default_rng(number).integers(0, 20, 4) for number in range(6)]
+    batches = [
+        {"clip_id": list("abcd"), WAVEFORM: Picked(np.split(values, [7]), index), WEIGHT: np.ones(4, np.float32)}
+        for index in indices
+    ]
+    staged = Stager(iter(batches), CUDA)
+    for index, found in zip(indices, staged, strict=True):
+        assert found[WAVEFORM].device.type == "cuda"
+        assert np.array_equal(found[WAVEFORM].cpu().numpy(), values[index])
+    staged.close()

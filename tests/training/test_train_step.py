@@ -9,7 +9,8 @@ from torch import nn
 
 from arspm.config import Recipe
 from arspm.corpus.schema import CLIP_ID, GENDER
-from arspm.training.batch import WEIGHT, to_batch
+from arspm.training.batch import to_batch
+from arspm.training.columns import WEIGHT
 from arspm.training.train_step import (
     BrokenFigure,
     Task,

@@ -35,7 +35,8 @@ from arspm.portrait import to_pixels
 from arspm.runs import stages
 from arspm.runs.progress import print_progress
 from arspm.training import artifacts
-from arspm.training.batch import FACE, to_batch
+from arspm.training.batch import to_batch
+from arspm.training.columns import FACE
 
 PREDICTIONS = "predictions"
 SHORTER_SECONDS = (1, 3)  # excerpts of the speech that features are also predicted from

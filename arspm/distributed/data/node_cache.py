@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from arspm.corpus import schema
-from arspm.distributed.data.readings import Reading, kinds, read
+from arspm.distributed.data.readings import Reading, kinds, load
 from arspm.runs.processes import boot_id
 
 MAX_DAYS = 7  # after which an entry that nobody used is removed
@@ -179,16 +179,17 @@ def _fill(reading: Reading, columns: Mapping[str, np.ndarray]) -> pa.Array:
     split = reading.split
     begins = np.cumsum([0, *split.shard_rows])
 
-    def copy(shard: int) -> list[str]:
-        own = slice(begins[shard], begins[shard + 1])
-        found, clip_ids = read(reading._replace(split=split.only(shard)), np.arange(split.shard_rows[shard]))
-        for name, values in found.items():
-            columns[name][own] = values
-        return clip_ids
+    def copy(shard: int) -> pa.Array:
+        loaded = load(reading._replace(split=split.only(shard)), np.arange(split.shard_rows[shard]))
+        for name, pieces in loaded.columns.items():
+            begin = begins[shard]
+            for piece in pieces:
+                columns[name][begin : begin + len(piece)] = piece
+                begin += len(piece)
+        return loaded.clip_ids
 
     with ThreadPoolExecutor(_THREADS) as pool:
-        parts = pool.map(copy, range(len(split.shards)))
-        return pa.array([clip_id for part in parts for clip_id in part], pa.string())
+        return pa.concat_arrays(pool.map(copy, range(len(split.shards))))
 
 
 def _make_room(new: Path, needed: int, max_bytes: float) -> None:

@@ -30,7 +30,8 @@ from arspm.runs import stages
 from arspm.runs.progress import print_progress
 from arspm.synthetic.oracle_faces import faces_with_causes
 from arspm.training import artifacts
-from arspm.training.batch import FACE, to_batch
+from arspm.training.batch import to_batch
+from arspm.training.columns import FACE
 
 ORACLE = "oracle.parquet"
 _HALF_DEGREES = "half_degrees"

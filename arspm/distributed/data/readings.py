@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from arspm.corpus import schema, tables
+from arspm.distributed.data.loaded import Loaded, divided, joined
 from arspm.media.jpeg import decode_jpeg
-from arspm.training.batch import FACE, ROW, WEIGHT
+from arspm.training.columns import FACE, ROW, WEIGHT, Picked
 from arspm.training.order import Order, Window, window
+
+_FACES = 1024  # decoded faces in an array, 154 MB of the paper's size
+_PARTS_AHEAD = 64  # parts that can share what is read once; a window is rarely much smaller than a row group
 
 
 class Reading(NamedTuple):
@@ -90,11 +96,51 @@ def decoded_kinds(
     return found
 
 
-def read(reading: Reading, rows: np.ndarray) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Return the tensor columns of some rows, faces decoded, (rows, *shape) each, and the rows' clip ids."""
-    columns = read_decoded(reading.split, reading.wanted, reading.face_size, rows)
-    clip_ids = columns.pop(schema.CLIP_ID).to_pylist()
-    return columns, clip_ids
+def load(reading: Reading, rows: np.ndarray) -> Loaded:
+    """Return some rows as they are read, faces decoded. rows: ascending, each once."""
+    columns = tables.read_pieces(reading.split, reading.wanted, rows)
+    clip_ids = columns.pop(schema.CLIP_ID)
+    if schema.FACE_JPEG in columns:
+        jpegs = columns.pop(schema.FACE_JPEG)
+        begins = range(0, len(jpegs), _FACES)
+        columns[FACE] = [_decoded(jpegs.slice(begin, _FACES), reading.face_size) for begin in begins]
+    return Loaded(rows, columns, clip_ids)
+
+
+def load_parts(
+    readings: Sequence[Reading], numbers: range, part: Callable[[int], tuple[Entry, int]], world_size: int
+) -> Iterator[Loaded]:
+    """Yield the rows of each part, by number. `part(number)` is its entry and its rank.
+
+    A row group that a part has in common with those after it is read once, and its rows for these are held meanwhile.
+    """
+
+    @functools.lru_cache(_PARTS_AHEAD)
+    def rows_of(number: int) -> np.ndarray:
+        entry, rank = part(number)
+        return np.unique(part_of(readings[entry.reading], entry, rank, world_size).rows)
+
+    held, held_of = None, -1
+    for index, number in enumerate(numbers):
+        source, rows = part(number)[0].reading, rows_of(number)
+        if held_of != source:
+            held, held_of = None, source  # rows of another split
+        missing = rows if held is None else np.setdiff1d(rows, held.rows)
+        if len(missing):
+            split = readings[source].split
+            groups, needed = split.group_of(missing), [missing]
+            for later in numbers[index + 1 : index + _PARTS_AHEAD]:
+                coming = rows_of(later) if part(later)[0].reading == source else missing[:0]
+                needed.append(coming[np.isin(split.group_of(coming), groups)])
+                if not len(needed[-1]):
+                    break
+            new = np.setdiff1d(np.concatenate(needed), [] if held is None else held.rows)
+            loaded = load(readings[source], new)
+            held = loaded if held is None else joined([held, loaded])
+            del loaded
+        assert held is not None
+        now, held = divided(held, np.isin(held.rows, rows))
+        yield now
 
 
 def read_decoded(
@@ -103,37 +149,36 @@ def read_decoded(
     """Return what `tables.read_rows` returns, with FACE, (rows, face_size, face_size, 3), in place of FACE_JPEG."""
     columns = tables.read_rows(split, wanted, rows)
     if schema.FACE_JPEG in columns:
-        jpegs = columns.pop(schema.FACE_JPEG)
-        faces = np.empty((len(rows), face_size, face_size, 3), np.uint8)
-        for row, jpeg in enumerate(jpegs):
-            faces[row] = decode_jpeg(jpeg.as_py(), face_size)
-        columns[FACE] = faces
+        columns[FACE] = _decoded(columns.pop(schema.FACE_JPEG), face_size)
     return columns
+
+
+def _decoded(jpegs: pa.Array, face_size: int) -> np.ndarray:
+    faces = np.empty((len(jpegs), face_size, face_size, 3), np.uint8)
+    for row, jpeg in enumerate(jpegs):
+        faces[row] = decode_jpeg(jpeg.as_py(), face_size)
+    return faces
 
 
 def batch(
     reading: Reading, columns: Mapping[str, Any], clip_ids: list[str], rows: np.ndarray, weights: np.ndarray
 ) -> dict[str, Any]:
-    """Return one step's batch: column -> array (rows, *shape), with labels, row numbers and weights, and clip ids."""
+    """Return one step's batch: column -> values (rows, *shape), with labels, row numbers and weights, and clip ids."""
     labels = {name: values[rows] for name, values in reading.labels.items()}
     return {schema.CLIP_ID: clip_ids, **columns, **labels, ROW: rows, WEIGHT: weights}
 
 
 def read_batches(readings: Sequence[Reading], plan: Plan) -> Iterator[dict[str, Any]]:
     """Yield the batches of a single worker, read in this process."""
-    for entry in plan:
+    parts = load_parts(readings, range(len(plan)), lambda number: (plan[number], 0), 1)
+    for entry, loaded in zip(plan, parts, strict=True):
         reading = readings[entry.reading]
-        part = part_of(reading, entry, rank=0, world_size=1)
-        columns, clip_ids = read(reading, part.rows.ravel())
-        yield from steps(reading, part, columns, clip_ids)
+        yield from steps(reading, part_of(reading, entry, rank=0, world_size=1), loaded)
 
 
-def steps(
-    reading: Reading, part: Window, columns: Mapping[str, np.ndarray], clip_ids: list[str]
-) -> Iterator[dict[str, Any]]:
-    """Yield the batches of a part, one per step, as views of its rows, which are in the order of the steps."""
-    size = part.rows.shape[1]
-    for step, (rows, weights) in enumerate(zip(part.rows, part.weights, strict=True)):
-        own = slice(step * size, (step + 1) * size)
-        of_step = {name: values[own] for name, values in columns.items()}
-        yield batch(reading, of_step, clip_ids[own], rows, weights)
+def steps(reading: Reading, part: Window, loaded: Loaded) -> Iterator[dict[str, Any]]:
+    """Yield the batches of a part, one per step."""
+    for rows, weights in zip(part.rows, part.weights, strict=True):
+        index = loaded.positions(rows)
+        columns = {name: Picked(pieces, index) for name, pieces in loaded.columns.items()}
+        yield batch(reading, columns, loaded.clip_ids.take(pa.array(index)).to_pylist(), rows, weights)

@@ -14,13 +14,12 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import ray.data
 import torch
 import torch.distributed
 
 from arspm.config import Config
 from arspm.distributed.data import node_cache
-from arspm.distributed.data.ingest import open_stream, stream
+from arspm.distributed.data.ingest import Source, open_stream, stream
 from arspm.distributed.data.node_cache import Arrays
 from arspm.distributed.data.readings import Plan, Reading, batch, kinds, part_of, read_batches
 from arspm.distributed.train.rows import Rows
@@ -34,8 +33,7 @@ RESIDENT_FRACTION = 0.6
 _CHUNK_ROWS = 256  # copied to the device at once
 
 Batches = Iterator[dict[str, Any]]
-Splits = Sequence[ray.data.DataIterator]
-Share = Callable[[Callable[[], Splits]], Splits]
+Share = Callable[[Callable[[], Source]], Source]
 
 
 def open_feed(
@@ -58,8 +56,8 @@ def open_feed(
         if share is None:
             return read_batches(readings, plan)
         size, tasks, ahead = worker.world_size, config.resources.read, config.ingest.prefetch_batches
-        splits = share(lambda: open_stream(readings, plan, world_size=size, tasks=tasks, kinds_of_row=types))
-        return stream(readings, plan, splits, rank=worker.rank, kinds_of_row=types, prefetch_batches=ahead)
+        source = share(lambda: open_stream(readings, plan, world_size=size, tasks=tasks, kinds_of_row=types))
+        return stream(readings, plan, source, rank=worker.rank, kinds_of_row=types, prefetch_batches=ahead)
 
     def _from_memory(plan: Plan) -> Batches:
         with contextlib.ExitStack() as opened:

@@ -15,7 +15,8 @@ import ray.train.torch
 
 from arspm import config as configuration
 from arspm import storage
-from arspm.distributed.train.feed import Splits, open_feed
+from arspm.distributed.data.ingest import Source
+from arspm.distributed.train.feed import open_feed
 from arspm.distributed.train.metrics import Meter
 from arspm.distributed.train.rows import make_task, train
 from arspm.runs.progress import print_progress
@@ -87,7 +88,7 @@ def train_worker(settings: dict[str, Any]) -> None:
                 ray.train.get_all_reported_checkpoints(ray.train.CheckpointConsistencyMode.COMMITTED)
 
 
-def _share(worker: WorkerContext, make: Callable[[], Splits]) -> Splits:
+def _share(worker: WorkerContext, make: Callable[[], Source]) -> Source:
     """Return on every worker the execution's iterators that rank 0 makes and owns. A collective call."""
     if worker.world_size == 1:
         return make()

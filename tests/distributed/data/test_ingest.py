@@ -14,7 +14,7 @@ from arspm.config import Tasks
 from arspm.corpus import schema
 from arspm.distributed.data import ingest
 from arspm.distributed.data.readings import Plan, Reading, kinds
-from arspm.training.batch import ROW, WEIGHT
+from arspm.training.columns import FACE, ROW, WEIGHT, Picked
 from tests.distributed.data.test_readings import Columns, readings, require_batches, steps_by_order
 
 pytestmark = pytest.mark.ray
@@ -33,7 +33,7 @@ def run(
     def work(rank: int) -> None:
         try:
             found[rank] = [
-                {name: np.array(value) if isinstance(value, np.ndarray) else value for name, value in batch.items()}
+                {name: value if isinstance(value, list) else np.array(value) for name, value in batch.items()}
                 for batch in ingest.stream(both, plan, source, rank=rank, kinds_of_row=types, prefetch_batches=2)
             ]
         except Exception as error:
@@ -58,7 +58,7 @@ def small(driver: None, write_corpus: Callable[..., tuple[str, Columns]]) -> tup
 
 @pytest.mark.parametrize(
     ("world_size", "epoch", "step", "num_tasks"),
-    [(1, 0, 0, 1), (1, 1, 1, 3), (2, 0, 0, 2), (3, 1, 1, 1), (4, 1, 3, 1)],
+    [(1, 0, 0, 1), (1, 1, 1, 3), (2, 0, 0, 2), (3, 1, 1, 1), (4, 1, 3, 1)],  # of four lanes
 )
 def test_rows_come_in_the_planned_order(
     small: tuple[list[Reading], Columns], world_size: int, epoch: int, step: int, num_tasks: int
@@ -87,13 +87,18 @@ def test_only_the_wanted_columns_are_read_and_a_second_run_gives_the_same(
             np.testing.assert_array_equal(a[name], b[name])
 
 
-def test_arrays_are_views_of_the_object_store(small: tuple[list[Reading], Columns]) -> None:
+def test_the_worker_copies_a_row_once_out_of_the_object_store(small: tuple[list[Reading], Columns]) -> None:
     both, _ = small
     plan, types = Plan(both, 1), kinds(both[0])
     source = ingest.open_stream(both, plan, world_size=1, tasks=Tasks(cpus=0.1), kinds_of_row=types)
     for batch in ingest.stream(both, plan, source, rank=0, kinds_of_row=types, prefetch_batches=2):
-        assert not batch[schema.WAVEFORM].flags.writeable
-        assert not batch[schema.WAVEFORM].flags.owndata
+        for name in (schema.WAVEFORM, FACE):
+            picked = batch[name]
+            assert isinstance(picked, Picked)
+            assert not any(piece.flags.writeable or piece.flags.owndata for piece in picked._pieces)
+            buffer = np.zeros(picked.shape, picked.dtype)
+            assert picked.copy_to(buffer) is buffer
+            np.testing.assert_array_equal(buffer, picked)
 
 
 def test_a_failed_read_raises_its_original_error(small: tuple[list[Reading], Columns]) -> None:
@@ -105,12 +110,24 @@ def test_a_failed_read_raises_its_original_error(small: tuple[list[Reading], Col
     assert type(caught.value) is FileNotFoundError  # not Ray's wrapper
 
 
+@pytest.mark.parametrize(("world_size", "shares"), [(1, 1), (1, 3), (2, 2), (3, 1), (5, 3)])
+def test_the_parts_of_a_window_are_those_of_all_lanes(world_size: int, shares: int) -> None:
+    """Ray Data gives each worker a part in turn: part i to worker i % world_size."""
+    division = ingest.Division(world_size, shares)
+    for index in range(3):
+        numbers = range(index * division.num_parts, (index + 1) * division.num_parts)
+        assert {division.locate(number)[0] for number in numbers} == {index}
+        for rank in range(world_size):
+            found = [division.locate(number)[1] for number in numbers if number % world_size == rank]
+            assert found == list(range(rank * shares, (rank + 1) * shares))  # so `lanes` gives the worker's lanes
+
+
 def test_the_number_of_read_tasks_is_bounded(small: tuple[list[Reading], Columns]) -> None:
     """A long training has longer tasks, not more of them, so that it starts as fast as a short one."""
     both, _ = small
     for epochs in (1, 1000, 1_000_000):
         parts = range(1, len(Plan(both, epochs)), 4)
-        reader = ingest._Reader(ray.put(None), parts, 2, 128)
+        reader = ingest._Reader(ray.put(None), parts, ingest.Division(2, 1), 128)
         assert len(reader.get_read_tasks(-1)) <= 128
         assert [part for task in reader.tasks[:3] for part in task] == list(parts[: sum(map(len, reader.tasks[:3]))])
 

@@ -22,7 +22,7 @@ from arspm.config import Tasks
 from arspm.corpus import schema, tables
 from arspm.distributed.data import ingest
 from arspm.distributed.data.readings import Plan, Reading, kinds, part_of
-from arspm.training.batch import ROW
+from arspm.training.columns import ROW
 from arspm.training.order import Order, groups
 
 corpus, num_nodes = sys.argv[1], int(sys.argv[2])
@@ -69,11 +69,14 @@ cluster.shutdown()
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.long
-def test_four_workers_on_four_nodes_read_in_the_planned_order(write_corpus: Callable[..., Any]) -> None:
+@pytest.mark.parametrize(("num_nodes", "num_batches"), [(4, 240), (16, 256)])
+def test_workers_on_nodes_of_their_own_read_in_the_planned_order(
+    write_corpus: Callable[..., Any], num_nodes: int, num_batches: int
+) -> None:
     """Each node has one of its two CPUs left for readers. With an execution for each worker, none would get any."""
     corpus, _ = write_corpus({"train": (40, 40, 40)})
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, corpus, "4"],
+        [sys.executable, "-c", PROGRAM, corpus, str(num_nodes)],
         env=os.environ | {"PYTHONPATH": str(REPO)},
         cwd=Path(corpus).parent,
         capture_output=True,
@@ -81,4 +84,4 @@ def test_four_workers_on_four_nodes_read_in_the_planned_order(write_corpus: Call
         timeout=900,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.splitlines()[-1] == "4 nodes, 240 batches"
+    assert done.stdout.splitlines()[-1] == f"{num_nodes} nodes, {num_batches} batches"

@@ -19,7 +19,7 @@ from arspm.corpus import schema
 from arspm.distributed.data import node_cache
 from arspm.distributed.data.readings import Reading, kinds
 from arspm.media.jpeg import decode_jpeg
-from arspm.training.batch import FACE
+from arspm.training.columns import FACE
 from tests.distributed.data.test_readings import FACE_SIZE, Columns, readings
 
 Train = tuple[Reading, dict[str, Any]]

@@ -1,6 +1,7 @@
 """The plan of a training: which windows it reads, from any step on, whatever its length."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,9 +9,9 @@ import numpy as np
 import pytest
 
 from arspm.corpus import schema, tables
-from arspm.distributed.data.readings import Entry, Plan, Reading, kinds, part_of, read, read_batches
+from arspm.distributed.data.readings import Entry, Plan, Reading, kinds, load, load_parts, part_of, read_batches
 from arspm.media.jpeg import decode_jpeg
-from arspm.training.batch import FACE, ROW, WEIGHT
+from arspm.training.columns import FACE, ROW, WEIGHT
 from arspm.training.order import Groups, Order, groups, window
 
 FACE_SIZE = 32
@@ -105,10 +106,43 @@ def test_batches_that_are_read_in_this_process_follow_the_order(
     require_batches(found, steps_by_order(both, 2, epoch=epoch, step=step), both, columns)
 
 
+@pytest.mark.parametrize(("window_rows", "num_parts"), [(2, 1), (3, 1), (4, 2), (8, 4)])
+def test_a_row_group_is_read_once_where_windows_meet_within_it(
+    write_corpus: Callable[..., tuple[str, Columns]],
+    monkeypatch: pytest.MonkeyPatch,
+    window_rows: int,
+    num_parts: int,
+) -> None:
+    corpus, columns = write_corpus({"train": (33,), "val": (5,)})  # row groups of four rows
+    both = readings(corpus, columns)
+    split = both[0].split
+    orders = [reading.order._replace(global_batch=4, window_rows=window_rows) for reading in both]
+    both = [reading._replace(order=order) for reading, order in zip(both, orders, strict=True)]
+    plan, read = Plan(both, 2), []
+    original = tables.read_pieces
+    monkeypatch.setattr(
+        tables, "read_pieces", lambda *args: read.append((args[0], args[0].group_of(args[2]))) or original(*args)
+    )
+    for rank in range(num_parts):
+        parts = list(load_parts(both, range(len(plan)), lambda number: (plan[number], rank), num_parts))  # noqa: B023
+        for entry, part in zip(plan, parts, strict=True):
+            reading = both[entry.reading]
+            rows = np.unique(part_of(reading, entry, rank, num_parts).rows)
+            np.testing.assert_array_equal(np.sort(part.rows), rows)
+            expected = columns["train" if entry.reading == 0 else "val"]
+            assert part.clip_ids.to_pylist() == [expected[schema.CLIP_ID][row] for row in part.rows]
+            waveforms = np.concatenate(part.columns[schema.WAVEFORM])
+            np.testing.assert_array_equal(waveforms, expected[schema.WAVEFORM][part.rows])
+    times = Counter(group for of, groups in read if of is split for group in np.unique(groups).tolist())
+    cuts = orders[0].num_lanes  # a cut between lanes can fall inside a row group
+    assert sum(times.values()) <= 2 * (len(split.group_sizes()) + cuts), "two epochs"
+
+
 def test_types_come_from_the_parquet_schemas(write_corpus: Callable[..., tuple[str, Columns]]) -> None:
     both = readings(*write_corpus({"train": (9, 4), "val": (5,)}))
     told = kinds(both[0])
-    found, _ = read(both[0], part_of(both[0], Entry(0, 0, 0, 0), 0, 1).rows.ravel())
-    assert told.keys() == found.keys()
-    for name, values in found.items():
-        assert (np.dtype(told[name].dtype), tuple(told[name].shape)) == (values.dtype, values.shape[1:])
+    found = load(both[0], np.unique(part_of(both[0], Entry(0, 0, 0, 0), 0, 1).rows))
+    assert told.keys() == found.columns.keys()
+    for name, pieces in found.columns.items():
+        for values in pieces:
+            assert (np.dtype(told[name].dtype), tuple(told[name].shape)) == (values.dtype, values.shape[1:])
