@@ -59,7 +59,6 @@ class Day:
         own = {name: text for name, text in os.environ.items() if not name.startswith(("PYTHON", "RAY_", "VIRTUAL_"))}
         self.environment = own | {
             "PATH": f"{binaries}{os.pathsep}{own['PATH']}",
-            "HOME": str(folder),
             "ARSPM_HOME": str(folder / "home"),
             "RAY_USAGE_STATS_ENABLED": "0",
             "TERM": "xterm-256color",
@@ -170,7 +169,8 @@ def install(day: Day, folder: Path) -> None:
 
 
 def live(day: Day) -> None:
-    """Type the commands of the day."""
+    """Type the commands of the day, in an empty home directory."""
+    day.environment["HOME"] = str(day.folder)  # only now: pip has used this user's settings and cache
     day.run("arspm", "doctor", "runs/first", "--preset", "smoke")
     day.run("arspm", "synth", "clips", "--num-speakers", "14", "--clips-per-speaker", "2")
     day.run("arspm", "up")
