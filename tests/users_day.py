@@ -184,7 +184,7 @@ def live(day: Day) -> None:
 
         began = day.begin(*SUBMIT)
         resumed = day.start(*SUBMIT)
-        day.wait_for("runs/first/gender/_SUCCESS.json", resumed)
+        day.wait_for("runs/first/features/_SUCCESS.json", resumed)  # it comes after what was stopped
         with day.watching():
             day.end(SUBMIT, resumed, began, check=lambda: all(finished(day, stage) for stage in stages.STAGES))
 
