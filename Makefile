@@ -3,12 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test test-all check bench faults docs clean
+.PHONY: help demo test test-all check bench faults day docs clean
 help:
 	@echo "make demo      synthetic speakers through the whole chain to a report (minutes on two cores)"
 	@echo "make test      the tests for every change: about 13 minutes on two cores, after installation"
 	@echo "make test-all  the tests that make test leaves out: slow ones, several nodes (about 45 minutes)"
 	@echo "make faults    kill and cut off nodes of a running cluster, and compare results (half an hour)"
+	@echo "make day       a new user's commands, from an empty environment, with times (DAY=--installed: in .venv)"
 	@echo "make check     format, lint, types, import contracts"
 	@echo "make bench     measure the figures of docs/performance.md, and compare (20 minutes; BENCH='reading overhead' for some)"
 	@echo "make docs      the documentation as a site, in site/"
@@ -46,6 +47,9 @@ check: .venv/installed
 faults: .venv/installed
 	@tests/install-system
 	@$(BIN)/python -m pytest -m faults tests/faults
+
+day: .venv/installed
+	@$(BIN)/python -m tests.users_day $(DAY)
 
 bench: .venv/installed
 	@$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,bench]'

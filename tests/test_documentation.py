@@ -1,6 +1,7 @@
 """The pages of docs/: their commands exist, their code blocks parse, and what is generated or quoted is up to date."""
 
 import ast
+import doctest
 import json
 import os
 import re
@@ -52,7 +53,8 @@ def test_a_documented_command_parses(page: str, command: str) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_code_blocks_parse(page: Path) -> None:
     for text in blocks(page, "python", "py"):
-        ast.parse(text)
+        examples = doctest.DocTestParser().get_examples(text)  # code with its output, after >>>
+        ast.parse("".join(example.source for example in examples) or text)
     for text in blocks(page, "yaml", "yml"):
         list(yaml.safe_load_all(text))
     for text in blocks(page, "json"):

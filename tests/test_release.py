@@ -21,6 +21,14 @@ def tracked(*folders: str) -> list[str]:
     return [name for name in listed.stdout.splitlines() if (ROOT / name).exists()]
 
 
+def copy_tracked(folder: Path) -> Path:
+    """Copy what git tracks, since files that lie about must not get into a build; return the folder."""
+    for name in tracked():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
 def build(kind: str, source: Path, into: Path) -> Path:
     """Build a "wheel" or "sdist" of the sources in this environment, and return its path."""
     code = f"import sys, setuptools.build_meta as backend; print(backend.build_{kind}(sys.argv[1]))"
@@ -31,12 +39,7 @@ def build(kind: str, source: Path, into: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from a copy of what git tracks, since files that lie about must not get into it."""
-    source = tmp_path_factory.mktemp("source")
-    for name in tracked():
-        (source / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, source / name)
-    return build("sdist", source, tmp_path_factory.mktemp("sdist"))
+    return build("sdist", copy_tracked(tmp_path_factory.mktemp("source")), tmp_path_factory.mktemp("sdist"))
 
 
 @pytest.fixture(scope="module")
