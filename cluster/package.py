@@ -11,7 +11,7 @@ from pathlib import Path
 from cluster.access import state_home
 from cluster.errors import ClusterError
 
-_SOURCE_SUFFIXES = {".py", ".j2", ".css", ".js", ".yaml"}
+_SOURCE_SUFFIXES = {".py", ".typed", ".j2", ".css", ".js", ".yaml"}
 
 
 def stage_package(packages: Sequence[Path], more: Mapping[str, bytes] | None = None) -> Path:

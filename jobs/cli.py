@@ -18,7 +18,7 @@ from cluster.exit_codes import ExitCode
 from jobs import verbosity
 from jobs.commands import ablation, chain, corpus, data, doctor, download, gc, head, portraits, running, runs, sweep
 
-_commands = typer.Typer(
+commands = typer.Typer(
     callback=verbosity.options,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -27,7 +27,7 @@ _commands = typer.Typer(
     epilog="\n\n".join(["Exit codes:", *exit_codes.table(), "Every command, with examples: arspm COMMAND --help"]),
 )
 for group in (doctor, head, data, download, chain, running, runs, corpus, gc, ablation, sweep, portraits):
-    _commands.add_typer(group.app)
+    commands.add_typer(group.app)
 
 
 def _with_verbosity(root: Any) -> Any:
@@ -38,7 +38,7 @@ def _with_verbosity(root: Any) -> Any:
     return root
 
 
-app = _with_verbosity(typer.main.get_command(_commands))
+app = _with_verbosity(typer.main.get_command(commands))
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from arspm import storage
 from arspm.config import ConfigError
 from arspm.corpus import schema
 from arspm.storage.uris import display_uri
+from cluster.exit_codes import ExitCode
 from jobs.commands.options import Address, Run, RunArgument, examples, existing_run, find_address
 
 app = typer.Typer()
@@ -84,11 +85,11 @@ def generate(
         for failure in job.read_failures(target) if summary else ():
             _Printed().failed(*failure)
     if summary is None:
-        raise typer.Exit(1)
+        raise typer.Exit(ExitCode.FAILED)
     where = f"; all reasons: {storage.join(target, job.FAILURES)}" if summary.num_failed else ""
     print(f"{summary.num_drawn:,} portraits drawn, {summary.num_failed:,} failed{where}", file=sys.stderr)
     if summary.num_failed:
-        raise typer.Exit(1)
+        raise typer.Exit(ExitCode.FAILED)
 
 
 class _Printed:

@@ -174,13 +174,13 @@ def test_drivers_run_only_on_the_on_demand_head() -> None:
 def test_arspm_accepts_the_command_of_the_rayjob() -> None:
     import typer.testing
 
-    from jobs.cli import app
+    from jobs.cli import commands
 
     command = manifest("RayJob", "arspm-one")["spec"]["entrypoint"]
     words = on_the_head(command, {STORAGE: "/nowhere"}).splitlines()
     assert words[:2] == ["arspm", "submit"]
     unreachable = ["http://127.0.0.1:1" if word == "http://127.0.0.1:8265" else word for word in words]
-    result = typer.testing.CliRunner().invoke(app, unreachable[1:])
+    result = typer.testing.CliRunner().invoke(commands, unreachable[1:])
     assert result.exit_code != 2, result.output  # 2: an unknown option, or a missing one
     assert "/nowhere" in str(result.exception), "it fails only at the clips, which do not exist"
 

@@ -113,7 +113,10 @@ def completions(line: str) -> list[str]:
 
 
 def test_a_shell_completes_commands_options_and_names() -> None:
-    assert "complete_bash" in arspm("--show-completion", "bash").stdout
+    script = subprocess.run(
+        [ARSPM], env={**os.environ, "_ARSPM_COMPLETE": "source_bash"}, capture_output=True, text=True
+    )
+    assert "complete_bash" in script.stdout
     assert completions("arspm sub") == ["submit"]
     assert {"--preset", "--dry-run"} <= {*completions("arspm submit --")}
     assert completions("arspm submit --preset ma") == ["many-gpus"]

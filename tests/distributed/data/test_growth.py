@@ -22,7 +22,7 @@ from arspm.distributed.data.preprocess import preprocess
 from arspm.distributed.data.receipts import ShardId, read_receipts
 from arspm.distributed.local import in_process
 from arspm.runs import stages
-from jobs.cli import app
+from jobs.cli import commands
 from tests.distributed.conftest import FINGERPRINT, Clips
 
 
@@ -173,17 +173,17 @@ def test_prune_says_what_it_removes_and_leaves_the_current_corpus(growing: Growi
     unused = unused_files(corpus)
     assert unused
     expected = growing.corpus()
-    result = CliRunner().invoke(app, ["prune", run], input="n\n")
+    result = CliRunner().invoke(commands, ["prune", run], input="n\n")
     assert result.exit_code == 1
     assert "preprocess is not done" in str(result.exception)
     stages.commit(run, "preprocess", fingerprint=FINGERPRINT, config=growing.config, files={}, seconds=0, figures={})
-    result = CliRunner().invoke(app, ["prune", run], input="n\n")
+    result = CliRunner().invoke(commands, ["prune", run], input="n\n")
     assert (result.exit_code, unused_files(corpus)) == (1, unused)
     assert f"{len(unused)} files" in result.output
-    result = CliRunner().invoke(app, ["prune", run, "--yes"])
+    result = CliRunner().invoke(commands, ["prune", run, "--yes"])
     assert (result.exit_code, unused_files(corpus)) == (0, {})
     assert growing.corpus() == expected
-    result = CliRunner().invoke(app, ["prune", run])
+    result = CliRunner().invoke(commands, ["prune", run])
     assert result.exit_code == 0
     assert "nothing to remove" in result.output
 
