@@ -68,8 +68,9 @@ def draw_faces(model: SpeechPortrait, means: Mapping[str, Tensor], recording: Re
 
 
 def faces_html(faces: list[Face]) -> str:
-    """Return the pictures with their titles and the limits, as HTML that loads nothing else."""
-    return f'<div class="faces">{"".join(map(_figure, faces))}</div><p class="limits">{html.escape(LIMITS)}</p>'
+    """Return the pictures with their titles, followed by the limits, as HTML that loads nothing else."""
+    figures = f'<div class="faces">{"".join(map(_figure, faces))}</div>' if faces else ""
+    return f'<div>{figures}<p class="limits">{html.escape(LIMITS)}</p></div>'
 
 
 def problem_html(reason: str) -> str:
@@ -81,7 +82,9 @@ def _describe_prior(kind: str, prior: Tensor, means: Mapping[str, Tensor]) -> st
     if kind == "constant":
         return "a random direction, the same for every voice"
     face = next((text for name, text in _MEANS.items() if name in means and torch.equal(means[name], prior)), kind)
-    return f"{face}, chosen by the sex that this voice seems to have" if kind == "gender" else f"{face}, for every voice"
+    return (
+        f"{face}, chosen by the sex that this voice seems to have" if kind == "gender" else f"{face}, for every voice"
+    )
 
 
 def _figure(face: Face) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,30 +11,30 @@ from typing import Any
 from torch import Tensor
 
 from arspm import SpeechPortrait
-from arspm.demo_page.faces import LIMITS, draw_faces, faces_html, problem_html
+from arspm.demo_page.faces import draw_faces, faces_html, problem_html
 
 MISSING = "gradio is not installed: run `pip install 'arspm[page]'`"
 MAX_BYTES = 100_000_000  # of a recording
 
-_KEPT_SECONDS = 600  # a recording that was sent and never drawn
-_PRIVACY = (
-    "Recordings stay on this machine and are not kept: each is deleted once it is drawn, or after ten minutes. "
-    "The first six seconds of speech are enough."
+_KEPT_SECONDS = 540  # a recording that was sent and never drawn; gradio looks once a minute
+_INTRODUCTION = (
+    "# Portrait of a voice\n\nRecord yourself or drop a recording of speech; six seconds are enough. Recordings "
+    "stay on this machine and are not kept: each is deleted once it is drawn, and otherwise within ten minutes."
 )
+_NO_ICON = '<link rel="icon" href="data:,">'
 _STYLE = """
-.faces { display: flex; flex-wrap: wrap; gap: 16px; }
-.faces figure { margin: 0; width: 208px; }
-.faces img { width: 208px; height: 208px; border-radius: 6px; }
-.faces figure:first-child img { outline: 3px solid var(--color-accent); outline-offset: 2px; }
+.faces { display: grid; grid-template-columns: repeat(auto-fill, minmax(140px, 208px)); gap: 16px; }
+.faces figure { margin: 0; }
+.faces img { width: 100%; border: 3px solid transparent; border-radius: 8px; box-sizing: border-box; }
+.faces figure:first-child img { border-color: var(--color-accent); }
 .faces figcaption { font-size: 14px; line-height: 1.45; margin-top: 6px; }
-.limits { max-width: 68ch; }
+.limits { max-width: 68ch; margin-top: 16px; }
 .problem { border-left: 4px solid #d03030; padding-left: 12px; }
 """
 
 
 def require_gradio() -> Any:
     """Return gradio. Raises ValueError, in one line, if it is not installed."""
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     try:
         import gradio
     except ModuleNotFoundError as error:
@@ -77,16 +76,22 @@ def build(model: SpeechPortrait, means: Mapping[str, Tensor], uploads: Path, roo
     with gradio.Blocks(
         title="Portrait of a voice", analytics_enabled=False, delete_cache=(60, _KEPT_SECONDS)
     ) as blocks:
-        gradio.Markdown(f"# Portrait of a voice\n\n{LIMITS}\n\n{_PRIVACY}")
-        recording = gradio.Audio(sources=["microphone", "upload"], type="filepath", label="Speech")
+        gradio.Markdown(_INTRODUCTION)
+        # buttons=[]: otherwise there is one that sends the recording to a public server
+        recording = gradio.Audio(
+            sources=["microphone", "upload"], type="filepath", label="Speech", buttons=[], elem_id="recording"
+        )
         button = gradio.Button("Draw", variant="primary")
         # Not gradio.HTML, which needs eval. The text is ours, and escaped.
-        faces = gradio.Markdown(elem_id="result", sanitize_html=False, latex_delimiters=[])
+        faces = gradio.Markdown(faces_html([]), elem_id="result", sanitize_html=False, latex_delimiters=[])
         # The recording is cleared, because its file is deleted.
         button.click(
             lambda path: (answer(model, means, path, uploads), None), recording, [faces, recording], api_name=False
         )
-    system = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # gradio's own are Google's
+    system = {
+        "font": ["system-ui", "sans-serif"],
+        "font_mono": ["ui-monospace", "monospace"],
+    }  # gradio's own are Google's
     return gradio.mount_gradio_app(
         FastAPI(openapi_url=None),
         blocks,
@@ -101,4 +106,5 @@ def build(model: SpeechPortrait, means: Mapping[str, Tensor], uploads: Path, roo
         mcp_server=False,
         theme=gradio.themes.Base(**system),
         css=_STYLE,
+        head=_NO_ICON,
     )

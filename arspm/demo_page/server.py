@@ -54,7 +54,7 @@ def serve(uri: str, port: int = PORT, *, device: str = "cpu") -> None:
 
 
 def listen(port: int) -> socket.socket:
-    """Return a socket that listens on 127.0.0.1. Raises ValueError if neither the port nor the next ones can be used."""
+    """Return a socket that listens on 127.0.0.1. Raises ValueError if no port can be used."""
     if not 0 <= port < 65536:
         raise ValueError(f"port {port}: must be from 0 to 65535")
     for candidate in range(port, min(port + _PORTS_TRIED, 65536)):
@@ -97,7 +97,9 @@ class Guard:
         if len(hosts) != 1 or not _HOST_HEADER.fullmatch(hosts[0].strip()):
             return b"The host name must be localhost or 127.0.0.1.\n"
         if not secrets.compare_digest(scope["path"].encode()[: len(self._root)], self._root):
-            return b"Open the complete URL that `arspm demo-page` printed. It contains a token, a new one at each start.\n"
+            return (
+                b"Open the complete URL that `arspm demo-page` printed. It contains a token, a new one at each start.\n"
+            )
         return None
 
 
