@@ -23,7 +23,7 @@ _INTRODUCTION = (
 )
 _NO_ICON = '<link rel="icon" href="data:,">'
 _STYLE = """
-.faces { display: grid; grid-template-columns: repeat(auto-fill, minmax(140px, 208px)); gap: 16px; }
+.faces { display: grid; grid-template-columns: repeat(auto-fill, minmax(140px, 1fr)); gap: 16px; max-width: 900px; }
 .faces figure { margin: 0; }
 .faces img { width: 100%; border: 3px solid transparent; border-radius: 8px; box-sizing: border-box; }
 .faces figure:first-child img { border-color: var(--color-accent); }

