@@ -51,9 +51,7 @@ def answer(model: SpeechPortrait, means: Mapping[str, Tensor], path: str | None,
     """
     if path is None:
         return problem_html("there is no recording yet: record something or drop a file first")
-    file = Path(path).resolve()
-    if uploads.resolve() not in file.parents:
-        return problem_html("only recordings of this page are drawn")
+    file = _uploaded(path, uploads)
     try:
         with file.open("rb") as recording:
             return faces_html(draw_faces(model, means, recording))
@@ -66,6 +64,14 @@ def answer(model: SpeechPortrait, means: Mapping[str, Tensor], path: str | None,
         return problem_html("the recording could not be drawn; the terminal says why")
     finally:
         shutil.rmtree(file.parent, ignore_errors=True) if file.parent != uploads.resolve() else file.unlink(True)
+
+
+def _uploaded(path: str, uploads: Path) -> Path:
+    """Return the path of a recording that the page has sent. Raises ValueError for any other path, and for URLs."""
+    file = Path(path).resolve()
+    if uploads.resolve() not in file.parents:
+        raise ValueError("only recordings that the page has sent are drawn")
+    return file
 
 
 def build(model: SpeechPortrait, means: Mapping[str, Tensor], uploads: Path, root: str) -> Any:
@@ -81,6 +87,12 @@ def build(model: SpeechPortrait, means: Mapping[str, Tensor], uploads: Path, roo
         recording = gradio.Audio(
             sources=["microphone", "upload"], type="filepath", label="Speech", buttons=[], elem_id="recording"
         )
+
+        async def keep(path: str | None) -> str | None:
+            return path and str(_uploaded(path, uploads))
+
+        # In a mounted page, gradio's own copies any file of the machine, and downloads any URL, that a request names.
+        recording.async_move_resource_to_block_cache = keep
         button = gradio.Button("Draw", variant="primary")
         # Not gradio.HTML, which needs eval. The text is ours, and escaped.
         faces = gradio.Markdown(faces_html([]), elem_id="result", sanitize_html=False, latex_delimiters=[])

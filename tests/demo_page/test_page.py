@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import os
 import signal
 import subprocess
@@ -215,6 +216,23 @@ def test_others_are_refused(served: Served):
         urllib.request.urlopen(f"{served.url}gradio_api/file=/etc/hostname")
     with refused.value:
         assert refused.value.code == 403
+
+
+@pytest.mark.parametrize("named", ["file", "url"])
+def test_a_request_cannot_name_other_files_or_urls(served: Served, recordings: Path, named: str):
+    path = str(recordings / "speech.wav") if named == "file" else "http://198.51.100.1/speech.wav"
+    data = [{"path": path, "meta": {"_type": "gradio.FileData"}}]
+    body = json.dumps({"data": data, "fn_index": 0, "session_hash": named}).encode()
+    headers = {"Content-Type": "application/json"}
+    asked = urllib.request.Request(f"{served.url}gradio_api/queue/join", data=body, headers=headers)
+    with urllib.request.urlopen(asked) as answer:
+        assert answer.status == 200
+    with urllib.request.urlopen(f"{served.url}gradio_api/queue/data?session_hash={named}", timeout=60) as events:
+        [done] = [line for line in events.read().decode().splitlines() if "process_completed" in line]
+    assert json.loads(done.removeprefix("data: "))["success"] is False
+    assert "data:image" not in done
+    assert left(served) == []
+    assert (recordings / "speech.wav").exists()
 
 
 def test_at_the_end_nothing_is_left_and_nobody_was_called(served: Served):
