@@ -12,6 +12,7 @@ __all__ = ["Portrait", "SpeechPortrait"]
 # These libraries report their use to their makers, the first from its import on, unless this is set before.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 
 def __getattr__(name: str) -> Any:

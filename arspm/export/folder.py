@@ -109,14 +109,19 @@ def read(uri: str) -> tuple[SpeechPortrait, Config]:
     files = _manifest(uri).files
     with storage.local_copy(_intact(uri, CONFIG, files)) as path:
         config = configuration.load(path.read_bytes())
-    with storage.local_copy(_intact(uri, PRIORS, files)) as path:
-        priors = checkpoint.read_weights(path)
+    priors = read_priors(uri)
     classifier = speech_portrait.gender_classifier(config) if config.prior.kind == "gender" else None
     prior = speech_portrait.face_prior(config, priors, classifier)
     network = SpeechPortrait(speech_portrait.speech_encoder(config), prior, speech_portrait.face_decoder(config))
     with storage.local_copy(model := _intact(uri, MODEL, files)) as path:
         checkpoint.restore(network, checkpoint.read_weights(path), model)
     return network.eval(), config
+
+
+def read_priors(uri: str) -> dict[str, Tensor]:
+    """Return the mean face features: "neutral" and, if there were labels, "female" and "male". Raises as `read`."""
+    with storage.local_copy(_intact(uri, PRIORS, _manifest(uri).files)) as path:
+        return checkpoint.read_weights(path)
 
 
 def _manifest(uri: str) -> Manifest:

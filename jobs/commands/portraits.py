@@ -1,4 +1,4 @@
-"""`arspm pictures`, `arspm generate` and `arspm export`: portraits as files, and the model that draws them."""
+"""`arspm pictures`, `generate`, `demo-page` and `export`: portraits as files and on a page, and the model as files."""
 
 from __future__ import annotations
 
@@ -106,6 +106,24 @@ class _Printed:
 
     def advanced(self, done: int, total: int) -> None:
         pass
+
+
+@app.command(
+    "demo-page", epilog=examples("arspm demo-page runs/one", "arspm demo-page exported/one --port 9000 --device cuda")
+)
+def demo_page(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Run directory or exported model: a local path or s3://.")],
+    port: Annotated[int | None, typer.Option(help="Port (default: 8267, or the next free one).")] = None,
+    device: Annotated[str, typer.Option(help="Device of this process: cpu, cuda or cuda:1.")] = "cpu",
+) -> None:
+    """Serve a page on 127.0.0.1 that records speech and draws its portrait; the URL contains an access token.
+
+    The portrait stands beside the prior and the mean faces, which ignore the voice. Recordings stay on this machine
+    and are not kept. Needs `pip install 'arspm[page]'`.
+    """
+    from arspm.demo_page import server
+
+    server.serve(storage.absolute(run), server.PORT if port is None else port, device=device)
 
 
 @app.command(epilog=examples("arspm export runs/one exported/one", "arspm export runs/one s3://bucket/one --no-onnx"))

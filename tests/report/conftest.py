@@ -5,6 +5,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,6 +46,13 @@ def make_row() -> Callable[..., dict[str, Any]]:
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     """Chromium through Playwright; fails with installation instructions, or skips if ARSPM_NO_BROWSER=1."""
+    with launched() as browser:
+        yield browser
+
+
+@contextmanager
+def launched(*more: str) -> Iterator[Any]:
+    """Chromium with more flags than usual. Fails and skips as `browser`."""
     from playwright.sync_api import sync_playwright
 
     flags = "no-sandbox disable-gpu no-first-run disable-background-networking disable-component-update disable-sync"
@@ -56,7 +64,7 @@ def browser() -> Iterator[Any]:
             if os.environ.get("ARSPM_NO_BROWSER") == "1":
                 pytest.skip(f"THE PAGE WAS NOT TESTED: no browser, and ARSPM_NO_BROWSER=1. To test it, {how}")
             pytest.fail(f"no browser to open the page in: {how}; or set ARSPM_NO_BROWSER=1 to skip the page tests")
-        options = [f"--{flag}" for flag in flags.split()]
+        options = [f"--{flag}" for flag in (*flags.split(), *more)]
         browser = playwright.chromium.launch(executable_path=path, headless=True, args=options)
         yield browser
         browser.close()
