@@ -26,15 +26,15 @@ class Measured(NamedTuple):
 
 
 _DEMO = {  # 720 clips, 498 of them to train on: docs/figures.md, "The demo"
-    "preprocess": Speed(59 / 720),
-    "vggface": Speed(83 / (40 * 498)),
-    "gender": Speed(33 / (3 * 498)),
-    "features": Speed(7 / 720),
+    "preprocess": Speed(35 / 720),
+    "vggface": Speed(93 / (40 * 498)),
+    "gender": Speed(32 / (3 * 498)),
+    "features": Speed(6 / 720),
     "prior": Speed(0.0),
-    "decoder": Speed(258 / (32 * 498)),
-    "encoder": Speed(157 / (30 * 498)),
-    "oracle": Speed(81 / (55 * 24)),
-    "evaluate": Speed(10 / 165),
+    "decoder": Speed(223 / (24 * 498)),
+    "encoder": Speed(154 / (30 * 498)),
+    "oracle": Speed(74 / (55 * 24)),
+    "evaluate": Speed(9 / 165),
     "report": Speed(0.0, 2.0),
 }
 # Steps of 16 clips in bf16 and what the training loop adds to each: docs/figures.md, "On a GPU" (9.7, 3.7, 27.8 and 8.6
