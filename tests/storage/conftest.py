@@ -61,8 +61,8 @@ def parquet() -> bytes:
 
 
 def read_group(uri: str) -> list[int]:
-    (group,) = tables._read_groups(uri, ["x"], np.array([2]), 1000)
-    return group["x"].to_pylist()
+    (values,) = tables._read_groups(uri, ["x"], [2], 1000, lambda table, _: table["x"].to_pylist())
+    return values
 
 
 def local_copy(uri: str) -> bytes:
