@@ -6,7 +6,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 .PHONY: help demo test test-all check bench faults day docs clean
 help:
 	@echo "make demo      synthetic speakers through the whole chain to a report (minutes on two cores)"
-	@echo "make test      the tests for every change: about 13 minutes on two cores, after installation"
+	@echo "make test      the tests for every change: about 14 minutes on two cores, after installation"
 	@echo "make test-all  the tests that make test leaves out: slow ones, several nodes (about 45 minutes)"
 	@echo "make faults    kill and cut off nodes of a running cluster, and compare results (half an hour)"
 	@echo "make day       a new user's commands, from an empty environment, with times (DAY=--installed: in .venv)"

@@ -194,6 +194,7 @@ def test_a_port_that_is_taken_during_the_start_is_replaced(home: Path) -> None:
     assert jobs.connect(head.address)
 
 
+@pytest.mark.long
 def test_two_heads_that_start_at_once_get_two_ports(tmp_path: Path) -> None:
     port = str(free_port())
     program = (
