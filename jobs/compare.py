@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from arspm import config as configuration
+from arspm.config import Config, settings
 from arspm.corpus import schema
 from arspm.distributed.ablation import Finished, read_trained
 from arspm.evaluation import comparisons
@@ -55,7 +56,7 @@ def compare(runs: Sequence[str]) -> dict[str, Any]:
     return {
         "runs": list(runs),
         "names": names,
-        "settings": _settings([config.model_dump(mode="json") for config in configs]),
+        "settings": _settings(configs),
         "models": [model.row["model"] for model in models],
         "figures": {
             name: [{"value": model.row.get(name), "interval": model.row.get(f"{name}_interval")} for model in models]
@@ -102,16 +103,14 @@ def _vggface(run: str) -> tuple[Any, ...]:
     return (*hashes, config.vggface.feature, config.vggface.feature_norm)
 
 
-def _settings(trees: Sequence[Mapping[str, Any]], prefix: str = "") -> dict[str, list[Any]]:
+def _settings(configs: Sequence[Config]) -> dict[str, list[Any]]:
     """Return the fields in which configurations differ, with the value of each."""
-    found: dict[str, list[Any]] = {}
-    for name in trees[0]:
-        values = [tree[name] for tree in trees]
-        if isinstance(values[0], Mapping):
-            found |= _settings(values, f"{prefix}{name}.")
-        elif any(value != values[0] for value in values):
-            found[prefix + name] = values
-    return found
+    first, *others = map(settings, configs)
+    return {
+        name: [value, *(other[name] for other in others)]
+        for name, value in first.items()
+        if any(other[name] != value for other in others)
+    }
 
 
 def as_lines(found: Mapping[str, Any]) -> list[str]:

@@ -29,6 +29,7 @@ from arspm.config.tree import (
     Training,
     VggFace,
     field_names,
+    settings,
     uri_fields,
 )
 
@@ -65,5 +66,6 @@ __all__ = [
     "quote_value",
     "read_recognizer_input",
     "require_workers",
+    "settings",
     "uri_fields",
 ]

@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 
 from arspm.config.fields import IS_URI, Section
 from arspm.config.presets import PRESETS
-from arspm.config.tree import Config
+from arspm.config.tree import Config, settings
 
 _HEAD = """# Configuration
 
@@ -33,8 +33,10 @@ def markdown() -> str:
         "What each preset changes. Everything else has the default value of the tables above.",
         "",
     ]
+    defaults = settings(Config())
     for name, config in PRESETS.items():
-        changes = sorted(_changes(Config().model_dump(mode="json"), config.model_dump(mode="json")))
+        own = sorted(settings(config).items())
+        changes = [(f"`{field}`", _code(value)) for field, value in own if value != defaults[field]]
         parts += [f"### `{name}`", "", *_table(("setting", "value"), changes), ""]
     return "\n".join(parts).rstrip() + "\n"
 
@@ -109,15 +111,6 @@ def _alternative(schema: dict[str, Any]) -> str:
     if "multipleOf" in schema:
         bounds.append(f"a multiple of {schema['multipleOf']}")
     return " ".join([words[str(kind)], ", ".join(bounds)]).strip()
-
-
-def _changes(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the setting and its new value, both as Markdown, of every leaf that differs."""
-    for name, value in new.items():
-        if isinstance(value, dict):
-            yield from _changes(old[name], value, f"{prefix}{name}.")
-        elif value != old[name]:
-            yield f"`{prefix}{name}`", _code(value)
 
 
 def _code(value: Any) -> str:

@@ -359,6 +359,18 @@ def field_names(model: Any = Config, prefix: str = "") -> list[str]:
     return names
 
 
+def settings(config: Config) -> dict[str, Any]:
+    """Return every setting as dotted name -> JSON value."""
+    tree = config.model_dump(mode="json")
+    by_name = {}
+    for name in field_names():
+        value: Any = tree
+        for part in name.split("."):
+            value = value[part]
+        by_name[name] = value
+    return by_name
+
+
 def uri_fields(config: Section, prefix: str = "") -> dict[str, str]:
     """Return the URIs in a configuration: the field's dotted name -> URI."""
     found: dict[str, str] = {}

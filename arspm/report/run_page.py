@@ -6,9 +6,8 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from arspm import config as configuration
 from arspm import storage
-from arspm.config import TRAINED_STAGES, Config
+from arspm.config import TRAINED_STAGES, Config, settings
 from arspm.corpus import drops
 from arspm.corpus.schema import DropReason
 from arspm.report import charts, gather, words
@@ -76,18 +75,6 @@ def changed(config: Config, baseline: Config | None) -> dict[str, Any]:
     return {
         name: value for name, value in settings(config).items() if name != "preset" and original.get(name, ...) != value
     }
-
-
-def settings(config: Config) -> dict[str, Any]:
-    """Return every setting as dotted name -> JSON value."""
-    tree = config.model_dump(mode="json")
-    by_name = {}
-    for name in configuration.field_names():
-        value: Any = tree
-        for part in name.split("."):
-            value = value[part]
-        by_name[name] = value
-    return by_name
 
 
 def command(config: Config, run: str, changes: Mapping[str, Any]) -> str:

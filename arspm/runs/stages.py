@@ -12,13 +12,13 @@ import importlib.metadata
 import json
 import platform
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from arspm import storage
-from arspm.config import Config, ConfigError, Data, GenderClassifier, VggFace, from_dict
+from arspm.config import Config, ConfigError, Data, GenderClassifier, VggFace, from_dict, settings
 from arspm.runs.provenance import provenance
 
 SUCCESS = "_SUCCESS.json"
@@ -137,27 +137,13 @@ def changed_settings(config: Config, before: Mapping[str, Any], name: str) -> li
 
     before: the manifest's configuration.
     """
-    now, then = config.model_dump(mode="json"), from_dict(before).model_dump(mode="json")
-    changes = []
-    for path in STAGES[name].reads:
-        for field, (new, old) in _differences(_at(now, path), _at(then, path), path):
-            changes.append(f"{field} {json.dumps(old)} -> {json.dumps(new)}")
-    return changes
-
-
-def _at(tree: Any, path: str) -> Any:
-    for part in path.split("."):
-        tree = tree[part]
-    return tree
-
-
-def _differences(new: Any, old: Any, path: str) -> Iterator[tuple[str, tuple[Any, Any]]]:
-    """Yield each field in which two values of a field or section differ, with both values."""
-    if isinstance(new, dict) and isinstance(old, dict):
-        for name in new:
-            yield from _differences(new[name], old[name], f"{path}.{name}")
-    elif new != old:
-        yield path, (new, old)
+    now, then = settings(config), settings(from_dict(before))
+    return [
+        f"{field} {json.dumps(then[field])} -> {json.dumps(new)}"
+        for path in STAGES[name].reads
+        for field, new in now.items()
+        if new != then[field] and (field == path or field.startswith(f"{path}."))
+    ]
 
 
 def folder(run: str, stage: str) -> str:
@@ -327,7 +313,9 @@ def versions() -> dict[str, str]:
 
 def _field(config: Config, path: str) -> Any:
     """Return a field, or a section as a dictionary, for a fingerprint."""
-    value = _at(config.model_dump(mode="json"), path)
+    value: Any = config.model_dump(mode="json")
+    for part in path.split("."):
+        value = value[part]
     if isinstance(value, dict):
         return {name: each for name, each in value.items() if (name, each) not in _ADDED}
     return value
