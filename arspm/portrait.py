@@ -33,6 +33,7 @@ from arspm.media.dropped import DroppedClip
 from arspm.media.speech import begin_of_most_speech, find_speech
 from arspm.model import speech_portrait
 from arspm.runs import find, stages
+from arspm.storage.retries import first_line
 from arspm.training import artifacts
 
 # A path or URI, a file's bytes, an open file, or a mono waveform (samples,) at 16 kHz.
@@ -153,6 +154,7 @@ def _available(device: str | torch.device) -> torch.device:
         found = torch.device(device)
         torch.empty(0, device=found)
     except (RuntimeError, AssertionError, ValueError, TypeError) as error:  # torch's own, by kind of failure
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"device {device}: torch cannot use it here ({reason}); give cpu, or another one") from None
+        raise ValueError(
+            f"device {device}: torch cannot use it here ({first_line(error)}); give cpu, or another one"
+        ) from None
     return found

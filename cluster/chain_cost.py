@@ -7,7 +7,17 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from cluster.cost import workers_per_node
-from cluster.node_types import PRICES, Cluster, Prices, Resources, cluster_file, rate, read_cluster, read_prices
+from cluster.node_types import (
+    BUILT_IN,
+    PRICES,
+    Cluster,
+    Prices,
+    Resources,
+    cluster_file,
+    rate,
+    read_cluster,
+    read_prices,
+)
 
 
 class Group(NamedTuple):
@@ -41,8 +51,7 @@ class Market:
             for name, node_type in self._cluster.available_node_types.items()
         }
         self.head_usd_per_hour = self._rates[self._cluster.head_node_type]
-        built_in = file.name != "ray_cluster.yaml"
-        self.source = f"{'the built-in cluster' if built_in else file}, prices of {self._prices.as_of}"
+        self.source = f"{'the built-in cluster' if file == BUILT_IN else file}, prices of {self._prices.as_of}"
 
     def cheapest(self, groups: Sequence[Group]) -> Nodes | None:
         """Return the cheapest nodes of one type that hold all groups, or None if no type holds a worker of each.

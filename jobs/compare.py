@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from arspm import config as configuration
 from arspm.config import Config, settings
 from arspm.corpus import schema
@@ -22,6 +20,7 @@ from arspm.report.words import (
     format_value,
 )
 from arspm.runs import stages
+from jobs.view import table
 
 _SHOWN = (*FIGURES, LEARNT_FRACTION, "n")
 _SPEAKERS_SAID = "intervals and p-values are for other test speakers, not for other seeds"
@@ -117,21 +116,21 @@ def as_lines(found: Mapping[str, Any]) -> list[str]:
     """Return a comparison as tables for a terminal."""
     names = found["names"]
     settings: list[tuple[str, ...]] = [(field, *map(str, values)) for field, values in found["settings"].items()]
-    lines = ["settings that differ", *_table([("", *names), *settings] if settings else [("none",)])]
+    lines = ["settings that differ", *table([("", *names), *settings] if settings else [("none",)])]
     figures: list[tuple[str, ...]] = [
         (figure, *(_cell(figure, each) for each in entries))
         for figure, entries in found["figures"].items()
         if any(each["value"] is not None for each in entries)
     ]
     lines += ["", "figures of the test split, with 95 % intervals; smaller distances are better"]
-    lines += _table([("", *names), ("model", *found["models"]), *figures])
+    lines += table([("", *names), ("model", *found["models"]), *figures])
     lines += ["", f"differences from {names[0]} over the same clips"]
     for name, each in zip(names[1:], found["differences"], strict=True):
         if each["reason"]:
             lines.append(f"{name}: {each['reason']}")
             continue
         heading: tuple[str, ...] = (name, "difference", "95 % interval", "p (Holm)", "")
-        lines += _table([heading, *_differences(each["figures"])])
+        lines += table([heading, *_differences(each["figures"])])
     if any(not each["reason"] for each in found["differences"]):
         lines.append(_SPEAKERS_SAID)
     return lines
@@ -150,8 +149,3 @@ def _differences(figures: Mapping[str, Any]) -> list[tuple[str, ...]]:
             bounds = format_difference_interval(name, entry)
             rows.append((name, format_difference(name, entry), bounds, p, difference_verdict(entry) or ""))
     return rows
-
-
-def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    widths = np.max([[len(cell) for cell in row] for row in rows], axis=0).tolist()
-    return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 from arspm import storage
 from arspm.config import Config, uri_fields
 from arspm.config.fields import BUILT_IN_NAMES
+from arspm.storage.retries import first_line
 from jobs import doctor_store
 from jobs.speeds import MEMORY_GIB
 
@@ -52,7 +53,7 @@ def examine(config: Config, uri: str | None, address: str | None) -> Iterator[Ch
         try:
             yield check()
         except Exception as error:
-            yield Check(name, "fail", (str(error).strip().splitlines() or [type(error).__name__])[0])
+            yield Check(name, "fail", first_line(error))
 
 
 def _python() -> Check:
@@ -122,18 +123,14 @@ def _disk(config: Config, uri: str | None) -> Check:
     folders = {"cache of decoded rows": cache, "temporary files": tempfile.gettempdir()}
     if uri is not None and not storage.is_remote(uri):
         folders["run"] = uri
-    free = {what: shutil.disk_usage(_existing(folder)).free / _GIB for what, folder in folders.items()}
+    free = {
+        what: shutil.disk_usage(doctor_store.nearest_folder(folder)).free / _GIB for what, folder in folders.items()
+    }
     text = ", ".join(f"{gib:.0f} GiB free for the {what} ({folders[what]})" for what, gib in free.items())
     if min(free.values()) < _LEAST_DISK_GIB:
         advice = f"free {_LEAST_DISK_GIB:.0f} GiB, or set ARSPM_CACHE and TMPDIR to folders of a larger disk"
         return Check("disk", "warn", text, advice)
     return Check("disk", "OK", text)
-
-
-def _existing(folder: str) -> str:
-    """Return the nearest folder above that exists."""
-    path = Path(folder).expanduser().absolute()
-    return str(next(each for each in (path, *path.parents) if each.exists()))
 
 
 def _token() -> Check:

@@ -84,7 +84,12 @@ def _folder(uri: str) -> str:
     """Return where the checks write: a bucket's prefix, or the nearest local folder that exists."""
     if storage.is_remote(uri):
         return uri
-    path = Path(uris.local_path(uri))
+    return nearest_folder(uris.local_path(uri))
+
+
+def nearest_folder(path: str | Path) -> str:
+    """Return the folder at a local path, or the nearest one above that exists."""
+    path = Path(path).expanduser().absolute()
     return str(next(each for each in (path, *path.parents) if each.is_dir()))
 
 

@@ -182,7 +182,7 @@ def _others(run: str, files: Mapping[str, int]) -> Iterator[tuple[str, str, str,
     for name in sweeps.names(run):
         folder = sweeps.folder(run, name)
         records = sweeps.read_records(folder).values()
-        ended[name] = {f"{record['number']:05d}" for record in records if record["state"] in sweeps.ENDED}
+        ended[name] = {sweeps.stem(record["number"]) for record in records if record["state"] in sweeps.ENDED}
         results = sweeps.read_results(folder)
         if results is not None and sweeps.is_done(results, sweeps.load(folder)):
             complete.add(name)
@@ -193,7 +193,7 @@ def _others(run: str, files: Mapping[str, int]) -> Iterator[tuple[str, str, str,
         elif _MEMBER.fullmatch(path):
             yield EXPIRED_LEASE, path.rpartition("/")[0], path, size
         elif parts[0] == sweeps.FOLDER and len(parts) > 4 and parts[2] == sweeps.TRIALS:
-            if parts[3] in ended.get(parts[1], ()):
+            if "/".join(parts[2:4]) in ended.get(parts[1], ()):
                 yield ENDED_TRIAL, "/".join(parts[:4]), path, size
         elif parts[0] == sweeps.FOLDER and len(parts) > 3 and parts[2] in ("tune", "train") and parts[1] in complete:
             yield FINISHED_SWEEP, "/".join(parts[:3]), path, size

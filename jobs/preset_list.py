@@ -8,6 +8,7 @@ from typing import Any
 from arspm.config import TRAINED_STAGES, Config
 from arspm.report.words import format_duration
 from jobs import speeds, workload
+from jobs.view import table
 
 _ABOUT = {
     "paper": "every size and number of the paper, for GPUs",
@@ -61,10 +62,8 @@ def as_lines(found: Sequence[dict[str, Any]]) -> list[str]:
                 each["about"],
             )
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(heading))]
-    lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return [
-        *lines,
+        *table(rows),
         "",
         "image: side of faces and portraits in pixels. feature: numbers in a face feature. epochs, batch: of the",
         "encoder. GPUs: of the largest training stage. time: all stages one by one, on two cores.",

@@ -12,7 +12,8 @@ from arspm.corpus.media_types import MEDIA_EXTENSIONS
 from arspm.report.ablation_page import PAGE
 from arspm.report.words import format_value
 from arspm.runs import drivers, find, lease, stages, sweeps
-from jobs.view import ago, in_threads
+from arspm.storage.retries import first_line
+from jobs.view import ago, in_threads, table
 
 MAX_RUNS = 200
 MAX_DEPTH = 3  # folders below the URI
@@ -71,7 +72,7 @@ def _describe(run: str) -> dict[str, Any]:
             "changed": size.changed,
         }
     except (ValueError, OSError) as error:
-        return {"run": run, "error": str(error).splitlines()[0]}
+        return {"run": run, "error": first_line(error)}
 
 
 def _state(run: str, done: dict[str, Any]) -> str:
@@ -114,5 +115,4 @@ def as_lines(found: Sequence[dict[str, Any]], uri: str) -> list[str]:
                 ", ".join(more),
             )
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return table(rows)

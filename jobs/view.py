@@ -59,6 +59,12 @@ def row(name: str, text: str) -> str:
     return f"{name:<11} {text}"
 
 
+def table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return rows of cells as lines, with columns as wide as their longest cell."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip() for cells in rows]
+
+
 class Part(NamedTuple):
     """Lines of a status, and the names of the jobs that they tell of."""
 

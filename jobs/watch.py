@@ -17,7 +17,7 @@ from cluster.events import StageProgress
 from cluster.job import Job
 from jobs.run_jobs import name_of
 from jobs.status import Status, lines_of, look, other_lines, stage_line
-from jobs.view import row
+from jobs.view import row, table
 
 REFRESH_SECONDS = 2.0
 LINE_SECONDS = 10.0  # between two blocks of lines, without a terminal
@@ -43,14 +43,14 @@ def watch(run: str, address: str | None) -> None:
     seen: dict[str, _Seen] = {}
     console = Console(highlight=False)
     if not console.is_terminal:
-        return _print_changes(run, address)
+        _print_changes(run, address)
+        return
     found = look(run, address)
     with Live(screen(found, seen), console=console, auto_refresh=False) as live:
         while _runs(found):
             time.sleep(REFRESH_SECONDS)
             found = look(run, address)
             live.update(screen(found, seen), refresh=True)
-    return None
 
 
 def _print_changes(run: str, address: str | None) -> None:
@@ -77,12 +77,11 @@ def screen(found: Status, seen: dict[str, _Seen]) -> Text:
     for job in view.jobs:
         if job.active and (records := found.progress.get(job.submission_id)):
             running[name_of(job)] = _cells(job, records, seen)
-    widths = [max(map(len, column)) for column in zip(*running.values(), strict=True)]
+    shown = dict(zip(running, table([*running.values()]), strict=True))
     lines = [Text(view.run, style="bold")]
     for name in dict.fromkeys([*stages.STAGES, *running]):
-        if name in running:
-            cells = (f"{cell:<{width}}" for cell, width in zip(running[name], widths, strict=True))
-            lines.append(Text(row(name, "  ".join(cells).rstrip())))
+        if name in shown:
+            lines.append(Text(row(name, shown[name])))
         else:
             text = stage_line(view, name, *found.manifests[name])
             lines.append(Text(row(name, text), style=_style(text)))

@@ -13,6 +13,7 @@ from arspm.corpus import schema, tables
 from arspm.distributed.data.shards import split_dataset
 from arspm.media.datasets import read_dataset
 from arspm.runs import stages
+from jobs.submission import trained_stages
 
 
 class Clips(NamedTuple):
@@ -51,8 +52,7 @@ def units(config: Config, stage: str, clips: Clips) -> int:
     """Return a stage's number of units: clips, clips times epochs, or drawn faces. 1 where the time is fixed."""
     train = min(clips.train, config.ingest.subset or clips.train)
     if stage in TRAINED_STAGES:
-        given = {"vggface": config.vggface.weights, "gender": config.gender.weights}
-        return 0 if given.get(stage) else train * getattr(config.training, stage).epochs
+        return train * getattr(config.training, stage).epochs if trained_stages(config, [stage]) else 0
     return {
         "preprocess": clips.all,
         "features": clips.all,

@@ -14,6 +14,7 @@ from arspm.corpus import schema, tables
 from arspm.corpus.media_types import CLIP_EXTENSIONS, extension
 from arspm.corpus.parquet_files import opened
 from arspm.runs import stages
+from arspm.storage.retries import first_line
 
 PER_ITEM = 64  # recordings that are read, drawn and written together
 _THREADS = 16  # tables whose footers are read at a time
@@ -100,7 +101,7 @@ def reason_of(error: Exception, source: str) -> str:
     """Return why a source cannot be used, in one line that does not repeat the source."""
     if isinstance(error, PermissionError) and not storage.is_remote(source):
         return "no permission to read it"
-    text = (str(error).splitlines() or [type(error).__name__])[0]
+    text = first_line(error)
     if isinstance(error, OSError) and error.strerror and error.errno is not None:
         text = error.strerror
     return text.removeprefix(f"{source}: ")[:300]

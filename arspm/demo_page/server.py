@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import re
-import secrets
 import signal
 import socket
 from collections.abc import Awaitable, Callable
@@ -15,11 +12,10 @@ from typing import Any
 
 from arspm import SpeechPortrait
 from arspm.demo_page import faces, page
+from arspm.report import loopback
 
 PORT = 8267  # arspm dashboard is 8266
 
-_PORTS_TRIED = 50
-_HOST_HEADER = re.compile(rb"(localhost|127\.0\.0\.1)(:\d{1,5})?", re.IGNORECASE)
 # Without eval, and with nothing from elsewhere: gradio's frontend would otherwise ask other servers for some features.
 _POLICY = (
     "default-src 'self' 'unsafe-inline' 'wasm-unsafe-eval' data: blob:; base-uri 'self'; form-action 'none'; "
@@ -44,7 +40,7 @@ def serve(uri: str, port: int = PORT, *, device: str = "cpu") -> None:
         page.require_gradio()
         model = SpeechPortrait.load(uri, device=device)
         means = faces.load_means(uri)
-        root = f"/{secrets.token_urlsafe(16)}"  # 128 bits
+        root = f"/{loopback.new_token()}"
         app = page.build(model, means, Path(name), root)
         with listen(port) as listener:
             found = listener.getsockname()[1]
@@ -55,22 +51,14 @@ def serve(uri: str, port: int = PORT, *, device: str = "cpu") -> None:
 
 def listen(port: int) -> socket.socket:
     """Return a socket that listens on 127.0.0.1. Raises ValueError if no port can be used."""
-    if not 0 <= port < 65536:
-        raise ValueError(f"port {port}: must be from 0 to 65535")
-    for candidate in range(port, min(port + _PORTS_TRIED, 65536)):
-        try:
-            return socket.create_server(("127.0.0.1", candidate))
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise ValueError(f"port {candidate}: {error.strerror}; choose another") from None
-    raise ValueError(f"port {port} and the next {_PORTS_TRIED - 1} are taken; choose another")
+    return loopback.at_free_port(port, lambda candidate: socket.create_server(("127.0.0.1", candidate)))
 
 
 class Guard:
     """An ASGI application in front of another: it refuses other hosts and paths without the token, and adds headers."""
 
     def __init__(self, app: Any, root: str) -> None:
-        self._app, self._root = app, f"{root}/".encode()
+        self._app, self._root = app, f"{root}/"
 
     async def __call__(self, scope: Any, receive: Any, send: Callable[[Any], Awaitable[None]]) -> None:
         if scope["type"] == "lifespan":
@@ -92,11 +80,9 @@ class Guard:
             await send({"type": "websocket.close", "code": 1008})  # the page uses none
 
     def _refusal(self, scope: Any) -> bytes | None:
-        hosts = [value for name, value in scope["headers"] if name == b"host"]
-        # DNS rebinding: a foreign host name that resolves to 127.0.0.1 would let that site's page use this one.
-        if len(hosts) != 1 or not _HOST_HEADER.fullmatch(hosts[0].strip()):
-            return b"The host name must be localhost or 127.0.0.1.\n"
-        if not secrets.compare_digest(scope["path"].encode()[: len(self._root)], self._root):
+        if not loopback.is_local([value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]):
+            return loopback.FOREIGN_HOST
+        if not loopback.has_token(scope["path"], self._root):
             return (
                 b"Open the complete URL that `arspm demo-page` printed. It contains a token, a new one at each start.\n"
             )

@@ -45,7 +45,7 @@ def write(network: SpeechPortrait, encoder: Path, decoder: Path) -> dict[str, An
     with _quiet():
         _write(_Encoder(network), torch.zeros(2, *SPECTROGRAM_SHAPE), encoder, "feature", speech)
         feature = torch.zeros(2, network.decoder.fc1.in_features)
-        _write(_Decoder(network), feature, decoder, "portrait", {"feature": {0: Dim("batch")}})
+        _write(network.decoder, feature, decoder, "portrait", {"feature": {0: Dim("batch")}})
     shapes = [(1, shortest), *((rows, num_frames(round(seconds * SAMPLE_RATE_HZ))) for seconds, rows in CHECKED)]
     return {"opset": OPSET, "frames": [frames for _, frames in shapes], **_check(network, encoder, decoder, shapes)}
 
@@ -59,15 +59,6 @@ class _Encoder(nn.Module):
 
     def forward(self, spectrogram: Tensor) -> Tensor:
         return self.network.feature(spectrogram)
-
-
-class _Decoder(nn.Module):
-    def __init__(self, network: SpeechPortrait) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, feature: Tensor) -> Tensor:
-        return self.network.decoder(feature)
 
 
 class _AverageOverTime(nn.Module):

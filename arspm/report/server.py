@@ -7,14 +7,12 @@ the pages are relative, so they work below the token and do not contain it.
 
 from __future__ import annotations
 
-import errno
 import gzip
 import hashlib
 import html
 import json
 import math
 import re
-import secrets
 import socketserver
 import threading
 import time
@@ -27,6 +25,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from urllib.parse import quote, unquote
 
 from arspm import storage
+from arspm.report import loopback
 from arspm.report.sweep_details import without_details
 from arspm.runs import sweep_curves, sweeps
 
@@ -35,7 +34,6 @@ FILE_SECONDS = 2.0  # between two reads of a file from storage, for all clients 
 NAMES_SECONDS = 10.0  # between two listings of the sweeps
 HOSTS = ("127.0.0.1", "localhost")
 
-_PORTS_TRIED = 50
 _MAX_FILES = 256  # kept in memory; the page shows at most 25 pictures and compares six trials
 _TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -48,7 +46,6 @@ _COMPRESSED = (".html", ".json", ".log")
 _FILES = (sweeps.PAGE, sweeps.RESULTS, sweep_curves.CURVES, sweeps.CLIPS)
 _TRIAL_FILE = re.compile(rf"{sweeps.TRIALS}/[0-9]{{5,9}}\.(json|jpg|log)")
 _LIST = "sweeps.json"  # the names of the sweeps, which a page can compare
-_HOST_HEADER = re.compile(r"(localhost|127\.0\.0\.1)(:\d{1,5})?", re.IGNORECASE)
 _GZIP = re.compile(r"\bgzip\b(?!\s*;\s*q=0(\.0*)?\s*(,|$))", re.IGNORECASE)  # q=0 refuses it
 _STYLE = """
 :root { color-scheme: light dark; }
@@ -90,16 +87,9 @@ def start(uri: str, port: int = PORT, host: str = "127.0.0.1") -> Server:
         raise ValueError(
             f"host {host!r}: only loopback is allowed; from another machine use ssh -L {port}:127.0.0.1:{port}"
         )
-    if not 0 <= port < 65536:
-        raise ValueError(f"port {port}: must be from 0 to 65535")
+    loopback.require_port(port)
     site = Site(storage.absolute(uri))
-    for candidate in range(port, min(port + _PORTS_TRIED, 65536)):
-        try:
-            return Server(candidate, site)
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise ValueError(f"port {candidate}: {error.strerror}; choose another") from None
-    raise ValueError(f"port {port} and the next {_PORTS_TRIED - 1} are taken; choose another")
+    return loopback.at_free_port(port, lambda candidate: Server(candidate, site))
 
 
 class Response(NamedTuple):
@@ -215,7 +205,7 @@ class Server(socketserver.ThreadingTCPServer):
 
     def __init__(self, port: int, site: Site) -> None:
         self.site = site
-        self.root = f"/{secrets.token_urlsafe(16)}/"  # 128 bits
+        self.root = f"/{loopback.new_token()}/"
         super().__init__(("127.0.0.1", port), Handler)
 
     @property
@@ -240,13 +230,11 @@ class Handler(BaseHTTPRequestHandler):
     policy = _OWN_POLICY
 
     def do_GET(self) -> None:
-        hosts = self.headers.get_all("Host", [])
-        # DNS rebinding: a foreign host name that resolves to 127.0.0.1 would let that site's page read this one.
-        if len(hosts) != 1 or not _HOST_HEADER.fullmatch(hosts[0].strip()):
-            self._send(Response(403, b"The host name must be localhost or 127.0.0.1.\n"))
+        if not loopback.is_local(self.headers.get_all("Host", [])):
+            self._send(Response(403, loopback.FOREIGN_HOST))
             return
         root = self.server.root
-        if not secrets.compare_digest(self.path[: len(root)].encode(), root.encode()):
+        if not loopback.has_token(self.path, root):
             self._send(Response(403, _NO_TOKEN))
             return
         try:

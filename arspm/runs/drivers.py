@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from arspm import storage
 from arspm.runs import lease, stages
-from arspm.storage.retries import without_credentials
+from arspm.storage.retries import first_line
 
 FOLDER = "_drivers"
 CHAIN, ABLATION, STUDY = "chain", "ablation", "study-"  # names of drivers; a study's own name follows the last
@@ -77,7 +77,7 @@ def submitting(run: str, name: str, holder: lease.Holder, job: str, models: Sequ
     try:
         yield
     except BaseException as error:
-        write(run, driver.model_copy(update={"ended": time.time(), "how": f"failed: {_first_line(error)}"}))
+        write(run, driver.model_copy(update={"ended": time.time(), "how": f"failed: {first_line(error)}"}))
         raise
 
 
@@ -114,17 +114,13 @@ def driving(
     try:
         yield ending
     except BaseException as error:
-        ending.how = "stopped" if isinstance(error, KeyboardInterrupt) else f"failed: {_first_line(error)}"
+        ending.how = "stopped" if isinstance(error, KeyboardInterrupt) else f"failed: {first_line(error)}"
         raise
     finally:
         with contextlib.suppress(Exception):  # otherwise storage shows no sign of life, which is enough
             now = read(run, name)
             if now is not None and now.member == held.member:
                 write(run, driver.model_copy(update={"ended": time.time(), "how": ending.how}))
-
-
-def _first_line(error: BaseException) -> str:
-    return (without_credentials(str(error)).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _file(run: str, name: str) -> str:

@@ -142,6 +142,11 @@ def without_credentials(text: str) -> str:
     return _KEY_ID.sub("***", redact_text(text))
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, without credentials; the error's type if it has no text."""
+    return (without_credentials(str(error)).strip().splitlines() or [type(error).__name__])[0]
+
+
 def reply_status(error: Exception) -> tuple[int, str]:
     """Return S3's HTTP status and error code from an s3fs error; (0, "") for any other error."""
     response = getattr(error, "response", None) or getattr(error.__cause__, "response", None)

@@ -9,6 +9,7 @@ from typing import Any
 
 from arspm import storage
 from arspm.config import Config, ConfigError, merge, presets
+from arspm.storage.retries import first_line
 from cluster.strict_yaml import load_yaml
 
 if sys.version_info >= (3, 11):
@@ -46,8 +47,7 @@ def _parse(uri: str, data: bytes) -> dict[str, Any]:
     try:
         tree = read(data.decode())
     except Exception as error:  # PyYAML's constructors raise anything
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ConfigError(f"not a configuration: the text is not {kind} ({line[:200]})") from None
+        raise ConfigError(f"not a configuration: the text is not {kind} ({first_line(error)[:200]})") from None
     if tree is None:  # an empty YAML file
         tree = {}
     if not isinstance(tree, dict):

@@ -11,6 +11,7 @@ import contextlib
 import functools
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -122,7 +123,7 @@ def write_family(
     return {"path": path, **described, "rows": len(table)}
 
 
-class ShardActor:
+class ShardActor(ABC):
     """Base of the actors. Device and networks are made at first use, because Ray garbles a constructor's errors.
 
     Calling an actor with the table of `read_shard` returns the table for `write`.
@@ -136,17 +137,17 @@ class ShardActor:
         return device(self._config)
 
     @staticmethod
+    @abstractmethod
     def wanted(config: Config) -> Mapping[str, Sequence[str]]:
         """Return the columns to read, by family; the clip ids are always read."""
-        raise NotImplementedError
 
-    def __call__(self, rows: pa.Table) -> pa.Table:
-        raise NotImplementedError
+    @abstractmethod
+    def __call__(self, rows: pa.Table) -> pa.Table: ...
 
     @staticmethod
+    @abstractmethod
     def write(splits: dict[str, tables.Split], run: str, item: dict[str, Any], table: pa.Table) -> dict[str, Any]:
         """Write an item's shard. Returns the file's "path" in the run, "bytes", "sha256", and the number of "rows"."""
-        raise NotImplementedError
 
     def batches(self, rows: pa.Table) -> Iterator[dict[str, Any]]:
         """Yield the rows in batches of `evaluate.batch_size`: tensor columns as arrays, others as Arrow arrays."""

@@ -19,7 +19,7 @@ class Loaded(NamedTuple):
     clip_ids: pa.Array
 
     def positions(self, rows: np.ndarray) -> np.ndarray:
-        """Return where the rows with these numbers are."""
+        """Return where the rows with these numbers are, in an array of the same shape."""
         order = np.argsort(self.rows)
         return order[np.searchsorted(self.rows, rows, sorter=order)]
 

@@ -178,7 +178,6 @@ def read_batches(readings: Sequence[Reading], plan: Plan) -> Iterator[dict[str, 
 
 def steps(reading: Reading, part: Window, loaded: Loaded) -> Iterator[dict[str, Any]]:
     """Yield the batches of a part, one per step."""
-    for rows, weights in zip(part.rows, part.weights, strict=True):
-        index = loaded.positions(rows)
+    for rows, weights, index in zip(part.rows, part.weights, loaded.positions(part.rows), strict=True):
         columns = {name: Picked(pieces, index) for name, pieces in loaded.columns.items()}
         yield batch(reading, columns, loaded.clip_ids.take(pa.array(index)).to_pylist(), rows, weights)

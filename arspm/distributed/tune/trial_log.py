@@ -28,7 +28,7 @@ def logged(folder: str, number: int) -> Iterator[None]:
     handler = _Handler(storage.read_bytes(uri).decode(errors="replace") if storage.exists(uri) else "")
     root, done = logging.getLogger(), threading.Event()
     writer = threading.Thread(target=_write_until, args=(done, handler, uri), daemon=True)
-    level = log.level
+    level, is_stopped = log.level, False
     log.setLevel(logging.INFO)
     root.addHandler(handler)
     logging.captureWarnings(True)
@@ -38,20 +38,16 @@ def logged(folder: str, number: int) -> Iterator[None]:
         yield
         log.info("trial %d has ended", number)
     except SystemExit:  # how Tune ends a trial that was stopped
+        is_stopped = True
         log.info("trial %d was stopped", number)
         raise
-    except BaseException:
-        done.set()
-        writer.join()
-        raise
-    else:
-        done.set()
-        writer.join()
     finally:
         logging.captureWarnings(False)
         root.removeHandler(handler)
         log.setLevel(level)
-        done.set()  # not joined after SystemExit: Tune waits only 2 s for this trial before it gives its actor up
+        done.set()
+        if not is_stopped:  # Tune waits only 2 s for a stopped trial before it gives its actor up
+            writer.join()
 
 
 class _Handler(logging.Handler):
