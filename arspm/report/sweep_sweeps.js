@@ -49,7 +49,7 @@ function updateOthers() {
   byId("sweep-choices").replaceChildren(...names.map((name) => {
     const box = make("input", { type: "checkbox", "data-sweep": name, onchange: (event) => toggleSweep(name, event.target.checked) });
     box.checked = view.sweeps.includes(name);
-    return make("label", {}, box, ` ${name}`);
+    return make("label", {}, box, name);
   }));
   if (focused) [...byId("sweep-choices").querySelectorAll("input")].find((box) => box.dataset.sweep === focused)?.focus();
   const compared = [[results.sweep.name, results], ...otherResults()];

@@ -40,7 +40,7 @@ function updateColumns() {
   const names = [...new Set([...furtherMetrics(), ...view.columns])];
   const list = byId("column-choices"), shown = JSON.stringify(names);
   if (list.dataset.shown !== shown) {
-    list.replaceChildren(...names.map((name) => make("label", {}, make("input", { type: "checkbox", value: name, onchange: chooseColumns }), ` ${metricName(name)}`)));
+    list.replaceChildren(...names.map((name) => make("label", {}, make("input", { type: "checkbox", value: name, onchange: chooseColumns }), metricName(name))));
     list.dataset.shown = shown;
   }
   for (const box of list.querySelectorAll("input")) box.checked = view.columns.includes(box.value);
