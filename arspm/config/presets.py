@@ -80,16 +80,18 @@ recipe with that of the small batch on a run's data; at the paper's size it has 
 """
 
 
+# One process with two threads, not two with one: it trains the decoder 1.5 times as fast, and imports torch only once.
+_CPU_WORKER = {"cpus": 0.4, "threads": 2}
 _TWO_CORES = {
     "data.storage": "spectrogram",  # on a CPU, the STFT of a batch takes half as long as the rest of the encoder's step
-    "resources.threads_per_worker": 1,
     "resources.preprocess.num_tasks": 2,
     "resources.preprocess.cpus": 0.5,
     "resources.read.cpus": 0.1,
     "resources.infer.cpus": 0.5,
-    "resources.infer.num_tasks": 2,
+    "resources.infer.threads": 2,
     "resources.trial.cpus": 0.9,
-} | {f"resources.{stage}.cpus": 0.4 for stage in TRAINED_STAGES}
+    "resources.trial.threads": 1,
+} | {f"resources.{stage}.{name}": value for stage in TRAINED_STAGES for name, value in _CPU_WORKER.items()}
 
 DEMO = override(
     Config(preset="demo"),
@@ -125,8 +127,6 @@ DEMO = override(
         "training.encoder.augment": True,
         "training.encoder.decay": 0.86,
         "training.encoder.eps": 1e-8,
-        "resources.decoder.num_workers": 2,
-        "resources.encoder.num_workers": 2,
     }
     | {f"training.{stage}.num_lanes": 8 for stage in TRAINED_STAGES},
 )
@@ -151,7 +151,12 @@ SMOKE = override(
         "oracle.num_draws": 4,
         "evaluate.num_resamples": 200,
         "evaluate.num_portraits": 4,
+        "resources.infer.num_tasks": 2,
+        "resources.infer.threads": 1,
+        "resources.decoder.num_workers": 2,
+        "resources.encoder.num_workers": 2,
     }
+    | {f"resources.{stage}.threads": 1 for stage in TRAINED_STAGES}
     | {f"training.{stage}.epochs": 2 for stage in TRAINED_STAGES}
     | {f"training.{stage}.global_batch_size": 8 for stage in TRAINED_STAGES}
     | {f"training.{stage}.num_lanes": 4 for stage in TRAINED_STAGES},

@@ -31,6 +31,7 @@ class ResourceRequest(Section):
     gpus: NonNegative = 0  # GPUs; fractions are allowed
     memory_gib: NonNegative = 0  # memory that Ray reserves, but does not enforce; 0: no reservation
     pool: Annotated[str, Field(pattern=r"^([a-z][a-z0-9_]*)?$")] = ""  # only nodes with this resource, e.g. `on_demand`
+    threads: Count | None = None  # torch's threads for CPU operations; null: torch's own choice
 
     @field_validator("pool")
     @classmethod
@@ -102,5 +103,14 @@ class Resources(Section):
     preprocess: Tasks = Tasks()
     read: Tasks = Tasks()  # tasks that read the corpus beside each training worker, and each `infer` task with a GPU
     infer: Tasks = Tasks()  # tasks that run trained networks
-    threads_per_worker: Count | None = None  # torch threads per process; None: torch's default
     max_failures: Annotated[int, Field(ge=0)] = 3  # lost workers or nodes after which a stage or trial fails
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_former_field(cls, value: Any) -> Any:
+        """Accept the manifests of earlier versions, which had one number of threads for all sections."""
+        if not isinstance(value, dict) or "threads_per_worker" not in value:
+            return value
+        value = dict(value)
+        threads = {"threads": value.pop("threads_per_worker")}
+        return {name: threads | each if isinstance(each, dict) else each for name, each in value.items()}

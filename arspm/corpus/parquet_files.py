@@ -26,8 +26,8 @@ Part = tuple[int, str]  # row group and column
 def opened(uri: str, parts: Collection[Part] = ()) -> Iterator[pq.ParquetFile]:
     """Open a Parquet file whose pages are verified when they are read. Wrap its use in `storage.retried`.
 
-    parts: all that will be read. In a local file, what this process has verified is not verified again: that took half
-    the time of reading an epoch from memory. A remote file is verified whenever it is transferred.
+    parts: all that will be read. In a local file, they are not verified again if this process has verified all of them:
+    that took half the time of reading an epoch from memory. A remote file is verified whenever it is transferred.
 
     Pass `use_threads=False` to its methods: pyarrow would otherwise wait for storage in its pool for decoding, which
     has one thread in a Ray task of one CPU, so all files of the process would be read one after the other.
@@ -47,6 +47,11 @@ def opened(uri: str, parts: Collection[Part] = ()) -> Iterator[pq.ParquetFile]:
             yield parquet
     if verified is not None:
         verified.update(parts)
+
+
+def verified_parts(uri: str) -> frozenset[Part]:
+    """Return the parts of a local file, as it is now, that this process has verified; none of a remote file."""
+    return frozenset(_verified_parts(uri, storage.arrow_filesystem(uri)[1]) or ())
 
 
 def _verified_parts(uri: str, path: str) -> set[Part] | None:

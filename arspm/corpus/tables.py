@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field, field_validator
 
 from arspm import storage
 from arspm.corpus import schema
-from arspm.corpus.parquet_files import REBUILD, first_line, opened
+from arspm.corpus.parquet_files import REBUILD, first_line, opened, verified_parts
 from arspm.storage import uris
 
 T = TypeVar("T")
@@ -367,14 +367,23 @@ def _read_groups(
     """Return `use(table, group)` of some row groups, which are in memory one after the other."""
 
     def read() -> list[T]:
-        with opened(uri, [(group, name) for group in groups for name in columns]) as parquet:
-            if groups[-1] >= parquet.num_row_groups:
+        verified = verified_parts(uri)
+        known = [group for group in groups if verified.issuperset((group, name) for name in columns)]
+        # Apart, because pyarrow verifies either all or none of what it reads from an open file.
+        found = use_groups(known) | use_groups([group for group in groups if group not in known])
+        return [found[group] for group in groups]
+
+    def use_groups(own: list[int]) -> dict[int, T]:
+        if not own:
+            return {}
+        with opened(uri, [(group, name) for group in own for name in columns]) as parquet:
+            if max(own) >= parquet.num_row_groups:
                 raise ValueError(f"{uri}: fewer rows than the manifest says; {REBUILD}")
-            for group in map(parquet.metadata.row_group, groups):
+            for group in map(parquet.metadata.row_group, own):
                 if group.num_rows > rows_per_group or group.total_byte_size > _MAX_GROUP_BYTES:
                     raise ValueError(f"{uri}: a row group is larger than the manifest says; {REBUILD}")
             read = functools.partial(parquet.read_row_group, columns=columns, use_threads=False)
-            return [use(_checked(uri, read(group), columns), group) for group in groups]
+            return {group: use(_checked(uri, read(group), columns), group) for group in own}
 
     return storage.retried(uri, read)
 

@@ -150,3 +150,15 @@ def test_a_manifest_of_an_earlier_version_still_loads():
     assert from_dict(tree) == Config()
     with pytest.raises(ConfigError, match=r"resources\.trial\.share_gib"):
         override(Config(), {"resources.trial.share_gib": 1})
+
+
+def test_one_number_of_threads_for_all_as_earlier_versions_had_it():
+    tree = Config().model_dump()
+    for section in tree["resources"].values():
+        if isinstance(section, dict):
+            del section["threads"]
+    tree["resources"]["threads_per_worker"] = 3
+    resources = from_dict(tree).resources
+    assert (resources.encoder.threads, resources.trial.threads, resources.infer.threads) == (3, 3, 3)
+    with pytest.raises(ConfigError, match=r"resources\.threads_per_worker"):
+        override(Config(), {"resources.threads_per_worker": 3})

@@ -55,7 +55,7 @@ def write_run(
             "seed": 7,
             "loss.lambda2": 0.05,
             "ingest.subset": 40,
-            "resources.threads_per_worker": None,
+            "resources.encoder.threads": None,
             "face_decoder.batch_norm": False,
             "gender.weights": "/runs/vox1" if predicted else "",
             "gender.min_confidence": 0.8 if predicted else 0.5,

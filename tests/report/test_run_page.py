@@ -187,7 +187,7 @@ def test_the_command_reproduces_the_configuration(make_run: Any) -> None:
     options = dict(flags)
     sets = dict(value.split("=", 1) for flag, value in flags if flag == "--set")
     assert sets == {"seed": "7", "loss.lambda2": "0.05", "ingest.subset": "40"} | {
-        "resources.threads_per_worker": "null",
+        "resources.encoder.threads": "null",
         "face_decoder.batch_norm": "false",
     }
     again = configuration.override(

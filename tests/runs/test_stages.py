@@ -85,7 +85,7 @@ ENCODER_AND_AFTER = {"encoder", "evaluate", "report"}
         ("oracle.num_draws", 5, {"oracle", "evaluate", "report"}),
         ("oracle.speakers", "speakers.parquet", {"oracle", "evaluate", "report"}),
         ("resources.encoder.num_workers", 4, set()),
-        ("resources.threads_per_worker", 2, set()),
+        ("resources.encoder.threads", 2, set()),
         ("ingest.prefetch_batches", 1, set()),
         ("preset", "mine", set()),
     ],

@@ -296,6 +296,6 @@ def device(config: Config) -> torch.device:
 
     Raises NoGpu, in one line, if the actor was promised a GPU and torch sees none.
     """
-    if config.resources.threads_per_worker:
-        torch.set_num_threads(config.resources.threads_per_worker)
+    if config.resources.infer.threads:
+        torch.set_num_threads(config.resources.infer.threads)
     return gpus.device(config.resources.infer.gpus)

@@ -160,8 +160,8 @@ def train(
 
     `feed(progress)`: the batches from there on. `resume`: a checkpoint's local folder. Yields the loop's reports.
     """
-    if config.resources.threads_per_worker:
-        torch.set_num_threads(config.resources.threads_per_worker)
+    if threads := getattr(config.resources, stage).threads:
+        torch.set_num_threads(threads)
     return fit(
         task,
         getattr(config.training, stage),
