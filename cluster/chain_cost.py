@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from cluster.cost import workers_per_node
+from cluster.job import Node
 from cluster.node_types import (
     BUILT_IN,
     PRICES,
@@ -30,12 +31,12 @@ class Group(NamedTuple):
 
 
 class Nodes(NamedTuple):
-    """Nodes that a job occupies. usd_per_hour: of all of them together."""
+    """Nodes that a job occupies. usd_per_hour: of all of them together. number: a fraction for a part of a node."""
 
     node_type: str
     instance: str
     market: str
-    number: int
+    number: float
     usd_per_hour: float
 
 
@@ -43,6 +44,7 @@ class Market:
     """The node types of a cluster file, with their prices. `source`: the file and the prices' date, for messages."""
 
     def __init__(self) -> None:
+        """Read the files. Raises ClusterError for an invalid cluster file and for a node type without a price."""
         file = cluster_file()
         self._cluster: Cluster = read_cluster(file)
         self._prices: Prices = read_prices()
@@ -51,12 +53,26 @@ class Market:
             for name, node_type in self._cluster.available_node_types.items()
         }
         self.head_usd_per_hour = self._rates[self._cluster.head_node_type]
-        self.source = f"{'the built-in cluster' if file == BUILT_IN else file}, prices of {self._prices.as_of}"
+        self.file = "the built-in cluster" if file == BUILT_IN else str(file)
+        self.source = f"{self.file}, prices of {self._prices.as_of}"
 
-    def cheapest(self, groups: Sequence[Group]) -> Nodes | None:
+    def difference(self, nodes: Iterable[Node]) -> str:
+        """Return in what a cluster's live nodes differ from the cluster file, "" if they are as it describes them."""
+        for node in nodes:
+            described = self._cluster.available_node_types.get(node.node_type)
+            if described is None or node.is_head != (node.node_type == self._cluster.head_node_type):
+                return f"{self.file} has no such {'head' if node.is_head else 'node'} type as {node.node_type!r}"
+            resources = described.resources or Resources()
+            for name, found in (("CPU", node.num_cpus), ("GPU", node.num_gpus)):
+                if name in resources.model_fields_set and (expected := getattr(resources, name)) != found:
+                    return f"a node of type {node.node_type!r} has {found:g} {name}s, in {self.file} {expected:g}"
+        return ""
+
+    def cheapest(self, groups: Sequence[Group], *, whole: bool = True) -> Nodes | None:
         """Return the cheapest nodes of one type that hold all groups, or None if no type holds a worker of each.
 
         If a type's limit does not allow enough nodes, as many as it allows: the workers then wait for each other.
+        whole: False for the part of the nodes that the groups fill, where other workers use the rest.
         """
         found = []
         for name, node_type in self._cluster.available_node_types.items():
@@ -65,17 +81,17 @@ class Market:
             resources = node_type.resources or Resources()
             own_limit = self._cluster.max_workers if node_type.max_workers is None else node_type.max_workers
             limit = min(own_limit, self._cluster.max_workers)
-            number = _num_nodes(resources, groups)
-            if number is None or not limit:
+            needed = _num_nodes(resources, groups)
+            if needed is None or not limit:
                 continue
-            number = min(number, limit)
+            number = min(max(1, math.ceil(round(needed, 6))) if whole else needed, limit)
             instance = node_type.node_config.InstanceType
             found.append(Nodes(name, instance, node_type.market, number, number * self._rates[name]))
         return min(found, key=lambda nodes: nodes.usd_per_hour, default=None)
 
 
-def _num_nodes(resources: Resources, groups: Sequence[Group]) -> int | None:
-    """Return how many nodes hold all groups, None if a node holds no worker of one of them."""
+def _num_nodes(resources: Resources, groups: Sequence[Group]) -> float | None:
+    """Return how many nodes the groups fill, None if a node holds no worker of one of them."""
     needed = 0.0
     for group in groups:
         if group.pool and not (resources.model_extra or {}).get(group.pool):
@@ -86,4 +102,4 @@ def _num_nodes(resources: Resources, groups: Sequence[Group]) -> int | None:
         if on_a_node == 0:
             return None
         needed += group.number / on_a_node
-    return max(1, math.ceil(round(needed, 6)))
+    return needed

@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 
 from cluster.connection import connect, normalize_address
 from cluster.errors import ClusterError, Unreachable
-from cluster.job import Job, Resources
+from cluster.job import Job, Node, Resources
 from cluster.logs import Tail
 
 __all__ = ["connect", "normalize_address"]  # re-exported: they begin every use of this module
@@ -195,6 +195,19 @@ def capacity(client: Any) -> Resources:
     )
 
 
+def nodes(client: Any) -> list[Node]:
+    """Return the cluster's live nodes. Raises Unreachable if the head does not list all of them."""
+    return [
+        Node(
+            (node.get("labels") or {}).get(_NODE_GROUP, ""),
+            bool(node.get("is_head_node")),
+            node["resources_total"].get("CPU", 0),
+            node["resources_total"].get("GPU", 0),
+        )
+        for node in _live_nodes(client)
+    ]
+
+
 def require_driver_room(client: Any) -> None:
     """Raise ClusterError if the head has no memory for the driver of a detached chain beside the jobs that run.
 
@@ -255,7 +268,10 @@ def _first_line(error: Exception) -> str:
 
 
 class RayJobs:
-    """The `JobRunner` for Ray clusters. Every job gets this working directory, environment and metadata."""
+    """The `JobRunner` for Ray clusters. Every job gets this working directory, environment and metadata.
+
+    stage_metadata: further metadata, by stage.
+    """
 
     def __init__(
         self,
@@ -264,11 +280,13 @@ class RayJobs:
         working_dir: Path | None = None,
         env_vars: Mapping[str, str] | None = None,
         metadata: Mapping[str, str] | None = None,
+        stage_metadata: Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
         self._client = client
         self._working_dir = working_dir
         self._env_vars = dict(env_vars or {})
         self._metadata = dict(metadata or {})
+        self._stage_metadata = dict(stage_metadata or {})
         self._tails: dict[str, Tail] = {}
 
     def submit(self, submission_id: str, *, stage: str, entrypoint: str) -> None:
@@ -278,7 +296,7 @@ class RayJobs:
             entrypoint=entrypoint,
             working_dir=self._working_dir,
             env_vars=self._env_vars,
-            metadata={**self._metadata, "stage": stage},
+            metadata={**self._metadata, "stage": stage, **self._stage_metadata.get(stage, {})},
         )
 
     def info(self, submission_id: str) -> Job | None:

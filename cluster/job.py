@@ -39,6 +39,16 @@ class Resources:
 
 
 @dataclass(frozen=True)
+class Node:
+    """A live node. node_type: the group of the cluster file that an autoscaler started it from, "" without one."""
+
+    node_type: str
+    is_head: bool
+    num_cpus: float
+    num_gpus: float
+
+
+@dataclass(frozen=True)
 class Job:
     """The state of a submitted job, as the cluster reports it."""
 

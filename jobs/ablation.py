@@ -17,8 +17,10 @@ from arspm import storage
 from arspm.config.studies import STUDIES
 from arspm.config.variants import TABLE4, VARIANTS
 from arspm.runs import drivers, lease, reused, stages
+from arspm.runs.usage import Requested
 from cluster import chain, client, events
 from cluster.graph import Stage
+from jobs import stage_cost
 from jobs.ablation_plan import STAGES, Model, plan
 from jobs.console import watch
 from jobs.stage import readable_end
@@ -47,12 +49,14 @@ def run_ablation(
     study: str = "",
     max_concurrent: int | None = None,
     invocation: Mapping[str, Any] | None = None,
+    requests: Mapping[str, Requested] | None = None,
     job: str = "",
 ) -> bool | None:
     """Train and measure the models that are not done, as many in parallel as fit, then write the page.
 
     `max_concurrent`: limit of jobs that run at the same time. `study`: the models' study, "" for none. `invocation`:
-    the command, user and host that the manifests record (default: those of this process). `job`: the id of the job
+    the command, user and host that the manifests record (default: those of this process). `requests`: what each
+    STAGE-SLUG requests, with prices (default: those of the cluster file of this machine). `job`: the id of the job
     that this process is, "" for none. Returns whether every model is there, or None after Ctrl-C: finished models are
     kept and the page is not written. Raises ValueError if no model could be trained, or for a file of the run that is
     not what its manifest lists, and as `storage.require_store` does.
@@ -65,7 +69,17 @@ def run_ablation(
         drivers.driving(run, driver_name(study), holder, held, job=job, models=_planned(run, models)) as end,
     ):
         complete = _run_ablation(
-            run, models, missing, jobs_client, holder, held, on_event, study, max_concurrent, invocation
+            run,
+            models,
+            missing,
+            jobs_client,
+            holder,
+            held,
+            on_event,
+            study,
+            max_concurrent,
+            invocation,
+            requests or _requests(models, jobs_client),
         )
         if held.lost:
             raise lease.LeaseLost(held.lost)
@@ -76,6 +90,16 @@ def run_ablation(
 def driver_name(study: str) -> str:
     """Return the name of the driver of an ablation, or of a study, in job ids and metadata."""
     return f"{drivers.STUDY}{study}" if study else drivers.ABLATION
+
+
+def _requests(models: Sequence[Model], jobs_client: Any) -> dict[str, Requested]:
+    """Return what each STAGE-SLUG requests, with the prices of the cluster file of this machine."""
+    market = stage_cost.find_market(jobs_client)
+    return {
+        f"{stage}-{model.slug}": stage_cost.request_of(model.config, stage, market)
+        for model in models
+        for stage in STAGES
+    }
 
 
 def _planned(run: str, models: Sequence[Model]) -> list[drivers.Planned]:
@@ -98,9 +122,10 @@ def _run_ablation(
     study: str,
     max_concurrent: int | None,
     invocation: Mapping[str, Any] | None,
+    requests: Mapping[str, Requested],
 ) -> bool | None:
     started = time.monotonic()
-    outcomes = _run_stages(run, models, jobs_client, holder, held, on_event, max_concurrent, invocation)
+    outcomes = _run_stages(run, models, jobs_client, holder, held, on_event, max_concurrent, invocation, requests)
     if any(outcome.status == "cancelled" for outcome in outcomes.values()):
         return None
     complete, absent = [], [*missing]
@@ -136,6 +161,7 @@ def _run_stages(
     on_event: Callable[[events.Event], None],
     max_concurrent: int | None,
     invocation: Mapping[str, Any] | None,
+    requests: Mapping[str, Requested],
 ) -> dict[str, chain.Outcome]:
     """Run the models' stages as one chain. Its stages are named STAGE-SLUG."""
     by_name: dict[str, tuple[Model, str]] = {}
@@ -146,7 +172,7 @@ def _run_stages(
             name = f"{stage}-{model.slug}"
             by_name[name] = model, stage
             where = ["--run", model.run, "--config", config_uri, "--fingerprint", model.fingerprints[stage]]
-            where += [*submitted_by(model.config, invocation), *sharing(holder)]
+            where += [*submitted_by(model.config, invocation), *sharing(holder), *stage_cost.words(requests[name])]
             entrypoint = shlex.join([*PYTHON, f"jobs.{stage}", *where])
             needs = () if stage == "encoder" else (f"encoder-{model.slug}",)
             chain_stages.append(Stage(name, needs, entrypoint, *resources_of(model.config, stage)))
@@ -163,7 +189,12 @@ def _run_stages(
         check_reused(run, reused.built_on(STAGES), models[0].config, on_event)
     return chain.run_chain(
         chain_stages,
-        runner=client.RayJobs(jobs_client, working_dir=source(), metadata={"run": run}),
+        runner=client.RayJobs(
+            jobs_client,
+            working_dir=source(),
+            metadata={"run": run},
+            stage_metadata=stage_cost.metadata(requests),
+        ),
         is_done=is_done,
         fingerprint=fingerprint,
         prefix=job_prefix(run),
@@ -195,6 +226,7 @@ def detach(
     command += ["--study", study] if study else ["--variants", ",".join(variants)]
     command += ["--max-concurrent", str(max_concurrent)] if max_concurrent else []
     command += submitted_by(models[0].config)
+    command += stage_cost.words_of_all(_requests(models, jobs_client))
     name = driver_name(study)
     job = f"{job_prefix(run)}-{name}-{int(time.time())}"
     holder = lease_holder(jobs_client, address, models[0].config)
@@ -219,6 +251,7 @@ def main() -> None:
     parser.add_argument("--max-concurrent", type=int, help="limit of concurrent jobs (default: none)")
     parser.add_argument("--job", default="", help="id of the job that this program is")
     parser.add_argument("--submitted-by", type=json.loads, metavar="JSON", help="see the stages' programs")
+    parser.add_argument("--requests", type=stage_cost.parse_all, metavar="JSON", help="see `python -m jobs.chain`")
     arguments = parser.parse_args()
     with readable_end(drivers.ABLATION), watch() as on_event:
         models, missing = plan(
@@ -237,6 +270,7 @@ def main() -> None:
             arguments.study,
             arguments.max_concurrent,
             arguments.submitted_by,
+            arguments.requests,
             arguments.job,
         )
     sys.exit(0 if complete else 1)

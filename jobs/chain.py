@@ -15,8 +15,10 @@ from arspm import storage
 from arspm.config import Config, require_workers
 from arspm.runs import adopted, drivers, inventory, lease, reused, stages
 from arspm.runs.gender_weights import find_gender_weights
+from arspm.runs.usage import Requested
 from cluster import chain, client, events
 from cluster.graph import Stage, select_stages
+from jobs import stage_cost
 from jobs.console import watch
 from jobs.preflight import require_report
 from jobs.stage import readable_end
@@ -44,12 +46,14 @@ def submit_run(
     max_concurrent: int | None = None,
     on_event: Callable[[events.Event], None],
     invocation: Mapping[str, Any] | None = None,
+    requests: Mapping[str, Requested] | None = None,
     job: str = "",
 ) -> dict[str, chain.Outcome]:
     """Run a configuration's stages on the cluster at `address` and wait for them. Finished stages are reused.
 
     `max_concurrent`: limit of stages that run at the same time. `invocation`: the command, user and host that the
-    manifests record (default: those of this process). `job`: the id of the job that this process is, "" for none.
+    manifests record (default: those of this process). `requests`: what each stage requests, with prices (default: those
+    of the cluster file of this machine). `job`: the id of the job that this process is, "" for none.
 
     The input files are listed here, so that new files are found; the stages' jobs read the stored listing.
     Raises ClusterError when no cluster answers there, FileNotFoundError for missing inputs, and ConfigError or
@@ -68,7 +72,8 @@ def submit_run(
     jobs_client = client.connect(address)
     holder = lease_holder(jobs_client, address, config, invocation)
     more = [*submitted_by(config, invocation), *sharing(holder)]
-    chain_stages = _chain_stages(config, run, config_uri, fingerprints, more)
+    requests = requests or _requests(config, jobs_client)
+    chain_stages = _chain_stages(config, run, config_uri, fingerprints, requests, more)
     planned = [stage.name for stage in select_stages(chain_stages, until)]
     pending = [stage for stage in planned if stages.done(run, stage, fingerprints[stage]) is None]
     require_workers(config, trained_stages(config, pending))
@@ -79,7 +84,12 @@ def submit_run(
         _check_reused(config, run, planned, pending, on_event)
         outcomes = chain.run_chain(
             chain_stages,
-            runner=client.RayJobs(jobs_client, working_dir=source(), metadata={"run": run}),
+            runner=client.RayJobs(
+                jobs_client,
+                working_dir=source(),
+                metadata={"run": run},
+                stage_metadata=stage_cost.metadata(requests),
+            ),
             is_done=lambda stage: stages.done(run, stage.name, fingerprints[stage.name]),
             fingerprint=lambda stage: fingerprints[stage.name],
             prefix=job_prefix(run),
@@ -149,6 +159,7 @@ def detach(config: Config, run: str, address: str, until: str | None, max_concur
     command += ["--until", until] if until else []
     command += ["--max-concurrent", str(max_concurrent)] if max_concurrent else []
     command += submitted_by(config)
+    command += stage_cost.words_of_all(_requests(config, jobs_client))  # the cluster file is on this machine
     with drivers.submitting(run, drivers.CHAIN, lease_holder(jobs_client, address, config), job):
         return client.submit(
             jobs_client,
@@ -159,15 +170,35 @@ def detach(config: Config, run: str, address: str, until: str | None, max_concur
         )
 
 
+def _requests(config: Config, jobs_client: Any) -> dict[str, Requested]:
+    """Return what each stage requests, with the prices of the cluster file of this machine."""
+    market = stage_cost.find_market(jobs_client)
+    return {name: stage_cost.request_of(config, name, market) for name in stages.STAGES}
+
+
 def _chain_stages(
-    config: Config, run: str, config_uri: str, fingerprints: Mapping[str, str], more: Sequence[str]
+    config: Config,
+    run: str,
+    config_uri: str,
+    fingerprints: Mapping[str, str],
+    requests: Mapping[str, Requested],
+    more: Sequence[str],
 ) -> list[Stage]:
     where = ["--run", run, "--config", config_uri, *more]
     return [
         Stage(
             name,
             stage.needs,
-            shlex.join([*PYTHON, f"jobs.{name}", *where, "--fingerprint", fingerprints[name]]),
+            shlex.join(
+                [
+                    *PYTHON,
+                    f"jobs.{name}",
+                    *where,
+                    "--fingerprint",
+                    fingerprints[name],
+                    *stage_cost.words(requests[name]),
+                ]
+            ),
             *resources_of(config, name),
         )
         for name, stage in stages.STAGES.items()
@@ -183,6 +214,9 @@ def main() -> None:
     parser.add_argument("--max-concurrent", type=int, help="limit of concurrent stages (default: none)")
     parser.add_argument("--job", default="", help="id of the job that this program is")
     parser.add_argument("--submitted-by", type=json.loads, metavar="JSON", help="see the stages' programs")
+    parser.add_argument(
+        "--requests", type=stage_cost.parse_all, metavar="JSON", help="what each stage requests, with prices"
+    )
     arguments = parser.parse_args()
     with readable_end(drivers.CHAIN), watch() as on_event:
         config = configuration.load(storage.read_bytes(arguments.config))
@@ -194,6 +228,7 @@ def main() -> None:
             max_concurrent=arguments.max_concurrent,
             on_event=on_event,
             invocation=arguments.submitted_by,
+            requests=arguments.requests,
             job=arguments.job,
         )
     sys.exit(0 if all(outcome.ok for outcome in outcomes.values()) else 1)

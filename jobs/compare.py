@@ -16,10 +16,11 @@ from arspm.report.words import (
     difference_verdict,
     format_difference,
     format_difference_interval,
+    format_hundredths,
     format_interval,
     format_value,
 )
-from arspm.runs import stages
+from arspm.runs import spent, stages
 from jobs.view import table
 
 _SHOWN = (*FIGURES, LEARNT_FRACTION, "n")
@@ -30,6 +31,7 @@ def compare(runs: Sequence[str]) -> dict[str, Any]:
     """Return the comparison of two or more runs with the first of them.
 
     "settings": field -> its value in each run, where they differ. "figures": figure -> value and interval in each run.
+    "seconds": stage -> its time in each run. "spent": what each run's own stages used, a `spent.Spent`.
     "differences": for each further run, figure -> its difference from the first, over the same clips, or "reason", why
     they cannot be compared. Holm's correction is over all differences of a figure. Raises FileNotFoundError for a run
     that was not evaluated.
@@ -38,6 +40,7 @@ def compare(runs: Sequence[str]) -> dict[str, Any]:
     models = [read_trained(Finished(run, 0, run)) for run in runs]
     resampling = {"num_resamples": configs[0].evaluate.num_resamples, "seed": configs[0].seed}
     names = _names(runs)
+    manifests = [{stage: done for stage in stages.STAGES if (done := stages.success(run, stage))} for run in runs]
     differences: list[dict[str, Any]] = []
     for run, model in zip(runs[1:], models[1:], strict=True):
         reason = _reason(runs[0], models[0], run, model)
@@ -62,9 +65,11 @@ def compare(runs: Sequence[str]) -> dict[str, Any]:
             for name in _SHOWN
         },
         "seconds": {
-            stage: [done.seconds if (done := stages.success(run, stage)) else None for run in runs]
-            for stage in stages.STAGES
+            stage: [each[stage].seconds if stage in each else None for each in manifests] for stage in stages.STAGES
         },
+        "spent": [
+            spent.total(spent.own_entries(run, each))._asdict() for run, each in zip(runs, manifests, strict=True)
+        ],
         "differences": differences,
         "curves": [_curve(name, model.curve) for name, model in zip(names, models, strict=True)],
         "loss_curves": [_curve(name, model.history["losses"]) for name, model in zip(names, models, strict=True)],
@@ -124,6 +129,8 @@ def as_lines(found: Mapping[str, Any]) -> list[str]:
     ]
     lines += ["", "figures of the test split, with 95 % intervals; smaller distances are better"]
     lines += table([("", *names), ("model", *found["models"]), *figures])
+    lines += ["", "time and cost of the stages that each run has computed itself"]
+    lines += table([("", *names), *_spent_rows(found["spent"])])
     lines += ["", f"differences from {names[0]} over the same clips"]
     for name, each in zip(names[1:], found["differences"], strict=True):
         if each["reason"]:
@@ -134,6 +141,15 @@ def as_lines(found: Mapping[str, Any]) -> list[str]:
     if any(not each["reason"] for each in found["differences"]):
         lines.append(_SPEAKERS_SAID)
     return lines
+
+
+def _spent_rows(found: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """Return rows with what each run has used; those that no run has recorded are left out."""
+    rows = [("hours", *(f"{each['seconds'] / 3600:.2f}" for each in found))]
+    for label, name in (("GPU-hours", "gpu_hours"), ("USD", "usd")):
+        if any(each[name] is not None for each in found):
+            rows.append((label, *(format_hundredths(each[name]) for each in found)))
+    return rows
 
 
 def _cell(figure: str, each: Mapping[str, Any]) -> str:

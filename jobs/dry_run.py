@@ -7,14 +7,15 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from arspm.config import TRAINED_STAGES, Config, Tasks, Workers, presets, require_workers
+from arspm.config import TRAINED_STAGES, Config, presets, require_workers
 from arspm.report.words import format_duration
 from arspm.runs import adopted, stages
 from arspm.runs.gender_weights import find_gender_weights
-from cluster.chain_cost import Group, Market, Nodes
+from cluster.chain_cost import Market, Nodes
 from cluster.graph import Stage, select_stages
 from jobs import speeds, workload
 from jobs.preflight import require_report
+from jobs.stage_cost import worker_groups
 from jobs.submission import trained_stages
 
 _MOST_CHANGES = 3  # named as the reason why a stage runs
@@ -23,7 +24,10 @@ _ONLY_AMOUNT = re.compile(r"data\.|oracle\.speakers|seed|training\.\w+\.epochs")
 
 
 class Planned(NamedTuple):
-    """A stage that would run. seconds: None if nobody measured it. nodes: None if no node type holds its workers."""
+    """A stage that would run. seconds: None if nobody measured it. nodes: None if no node type holds its workers.
+
+    in_driver: whether it has no workers, so that it needs only the head.
+    """
 
     name: str
     needs: Sequence[str]
@@ -32,6 +36,7 @@ class Planned(NamedTuple):
     seconds: float | None
     measured: str
     nodes: Nodes | None
+    in_driver: bool
 
     @property
     def usd(self) -> float | None:
@@ -69,19 +74,11 @@ def _planned(
 ) -> Planned:
     units = workload.units(config, name, clips)
     seconds, measured = _seconds(config, run, name, units)
-    groups = _groups(config, name)
+    groups = worker_groups(config, name)
     nodes = market.cheapest(groups)
-    return Planned(name, stages.STAGES[name].needs, _why(config, run, name, pending), units, seconds, measured, nodes)
-
-
-def _groups(config: Config, stage: str) -> list[Group]:
-    """Return the workers or tasks of a stage; none for one that runs in its driver, on the head."""
-    section = stages.STAGES[stage].resources
-    if not section:
-        return []
-    group: Workers | Tasks = getattr(config.resources, section)
-    number = group.most if isinstance(group, Workers) else group.num_tasks
-    return [Group(number, group.cpus, group.gpus, group.pool)]
+    return Planned(
+        name, stages.STAGES[name].needs, _why(config, run, name, pending), units, seconds, measured, nodes, not groups
+    )
 
 
 def _why(config: Config, run: str, stage: str, pending: Sequence[str]) -> str:
@@ -144,14 +141,14 @@ def _units_before(before: stages.Success, run: str, stage: str) -> int:
 def _line(stage: Planned) -> str:
     time = "time not measured" if stage.seconds is None else f"about {format_duration(stage.seconds)}"
     where = "" if stage.seconds is None else f" ({stage.measured})"
-    if stage.usd is None:
-        cost = "" if stage.nodes else "; no node type holds its workers"
-    elif stages.STAGES[stage.name].resources:
-        nodes = stage.nodes
-        assert nodes is not None
-        cost = f"; {stage.usd:.2f} USD on {nodes.number} {nodes.node_type} ({nodes.instance}, {nodes.market})"
-    else:
+    nodes = stage.nodes
+    if stage.in_driver:
         cost = ""
+    elif nodes is None:
+        cost = "; no node type holds its workers"
+    else:
+        on = f"{nodes.number:g} {nodes.node_type} ({nodes.instance}, {nodes.market})"
+        cost = "" if stage.usd is None else f"; {stage.usd:.2f} USD on {on}"
     return f"{stage.name:<11} runs, {stage.why}: {time}{where}{cost}"
 
 
@@ -167,7 +164,7 @@ def _total(planned: Sequence[Planned], market: Market) -> list[str]:
         begin = max((ends.get(need, 0.0) for need in stage.needs), default=0.0)
         ends[stage.name] = begin + (stage.seconds or 0)
     shortest = max(ends.values())
-    usd = sum(stage.usd or 0 for stage in known.values() if stages.STAGES[stage.name].resources)
+    usd = sum(stage.usd or 0 for stage in known.values() if not stage.in_driver)
     usd += market.head_usd_per_hour * shortest / 3600
     hours = f"{shortest / 3600:.2f} hours if all that can run side by side does, {one_by_one / 3600:.2f} one by one"
     lines = [f"together: {hours}; {usd:.2f} USD with the head ({market.source}); nothing on a machine of your own"]

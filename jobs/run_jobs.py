@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from arspm.runs import find, lease
+from arspm.runs.usage import Requested
 from cluster import client
 from cluster.errors import ClusterError
 from cluster.job import Job
@@ -17,6 +18,14 @@ from cluster.job import Job
 def name_of(job: Job) -> str:
     """Return a job's name."""
     return job.metadata.get("stage", "")
+
+
+def requested_by(job: Job) -> Requested | None:
+    """Return what a job's stage requests, None if the job does not say so, as one of an earlier version."""
+    try:
+        return Requested.model_validate_json(job.metadata.get("requested", ""))
+    except ValueError:
+        return None
 
 
 def list_jobs(jobs_client: Any, run: str) -> list[Job]:

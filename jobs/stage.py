@@ -17,8 +17,10 @@ from arspm import storage
 from arspm.config import Config
 from arspm.runs import inventory, lease, reused, stages
 from arspm.runs.lease import Holder
+from arspm.runs.usage import Requested
 from arspm.storage.retries import without_credentials
 from cluster.exit_codes import ExitCode
+from jobs.stage_cost import BY_HAND, measured, request_of
 
 # (configuration, run, fingerprint) -> (files: path relative to the run -> size and hash, figures)
 Work = Callable[[Config, str, str], tuple[dict[str, Any], dict[str, Any]]]
@@ -45,11 +47,18 @@ def main(stage: str, work: Work) -> None:
         metavar="JSON",
         help="command, user and host that the manifest records (default: those of this process)",
     )
+    parser.add_argument(
+        "--requested",
+        type=Requested.model_validate_json,
+        metavar="JSON",
+        help="workers and the price of their nodes, for the manifest (default: those of the configuration, no price)",
+    )
     arguments = parser.parse_args()
     with readable_end(stage), _in_this_process() if arguments.local else nullcontext():
         config = configuration.load(storage.read_bytes(arguments.config))
         holder = None if arguments.cluster is None else Holder(**arguments.cluster)
-        run_stage(stage, work, arguments.run, config, arguments.fingerprint, arguments.submitted_by, holder)
+        requested = None if arguments.local else arguments.requested or request_of(config, stage, BY_HAND)
+        run_stage(stage, work, arguments.run, config, arguments.fingerprint, arguments.submitted_by, holder, requested)
 
 
 @contextmanager
@@ -73,10 +82,12 @@ def run_stage(
     fingerprint: str | None = None,
     invocation: dict[str, Any] | None = None,
     holder: Holder | None = None,
+    requested: Requested | None = None,
 ) -> None:
     """Run a stage and write its manifest, unless the stage is done. `invocation`: see `stages.commit`.
 
-    holder: whose lease on the run is held meanwhile (default: this process's own).
+    holder: whose lease on the run is held meanwhile (default: this process's own). requested: what the stage requests
+    of a Ray cluster, None for a stage that runs in this process.
 
     Raises FileNotFoundError if an upstream stage is not done. Raises ValueError, before anything is removed, for
     another fingerprint than `expected_fingerprint`, or if a file of an upstream stage is missing or has another size
@@ -106,6 +117,7 @@ def run_stage(
         started = time.monotonic()
         files, figures = work(config, run, fingerprint)
         seconds = time.monotonic() - started
+        usage = None if requested is None else measured(requested, seconds)
         if stages.upstream(run, stage) != upstream:
             raise ValueError(
                 "an upstream stage was run again meanwhile, so this result is outdated; run the stage again"
@@ -120,6 +132,7 @@ def run_stage(
             seconds=seconds,
             figures=figures,
             invocation=invocation,
+            usage=usage,
         )
 
 

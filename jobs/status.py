@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from arspm.report.words import format_duration
+from arspm.report.words import format_duration, format_gpus, format_hundredths
 from arspm.runs import find, lease, stages
+from arspm.runs.adopted import FIGURE
+from arspm.runs.spent import Spent
 from cluster import client, events
 from cluster.errors import ClusterError
 from cluster.head import heads_elsewhere
@@ -14,6 +16,7 @@ from cluster.job import Job
 from jobs.console import progress_text
 from jobs.driver_status import driver_lines
 from jobs.run_jobs import name_of
+from jobs.spending import spending, spent_lines
 from jobs.sweep_status import sweep_lines
 from jobs.view import View, in_threads, row
 
@@ -69,8 +72,18 @@ def look(run: str, address: str | None) -> Status:
 
 def lines_of(found: Status) -> list[str]:
     """Return a status as text."""
+    return state_lines(found) + spent_lines(spending_of(found))
+
+
+def state_lines(found: Status) -> list[str]:
+    """Return a status as text, without what the run has used."""
     view, manifests = found.view, found.manifests
     return [row(name, stage_line(view, name, *manifests[name])) for name in stages.STAGES] + other_lines(found)
+
+
+def spending_of(found: Status) -> Spent:
+    """Return what the run has used so far."""
+    return spending(found.view, {name: done for name, (done, _) in found.manifests.items()})
 
 
 def other_lines(found: Status) -> list[str]:
@@ -97,7 +110,7 @@ def stage_line(view: View, name: str, done: stages.Success | None, outdated: boo
     if job is not None and job.active:
         return view.state(job)
     if done is not None:
-        text = f"done in {format_duration(done.seconds)}"
+        text = _done(done)
         if name == "preprocess" and (dropped := done.figures.get("num_dropped")):
             text += f"; {done.figures['num_clips']:,} clips, {dropped:,} dropped: arspm drops {view.run}"
         if outdated:
@@ -111,6 +124,15 @@ def stage_line(view: View, name: str, done: stages.Success | None, outdated: boo
         return f"not done: its job finished without its result; log: arspm logs {view.run} {name}"
     text = view.state(job).replace(f": {name}: ", ": ", 1)
     return text if job.status == "STOPPED" else f"{text}; log: arspm logs {view.run} {name}"
+
+
+def _done(done: stages.Success) -> str:
+    """Return how long a finished stage took, on which GPUs and for how much."""
+    text = f"done in {format_duration(done.seconds)}"
+    if usage := done.usage:
+        text += f" on {format_gpus(usage.gpus, usage.gpu_types)}" if usage.gpus else ""
+        text += "" if usage.usd is None else f" for {format_hundredths(usage.usd)} USD"
+    return text + (f" by {done.figures[FIGURE]}" if FIGURE in done.figures else "")
 
 
 def _manifest(run: str, name: str) -> tuple[stages.Success | None, bool]:

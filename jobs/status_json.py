@@ -7,7 +7,8 @@ from typing import Any
 from arspm.runs import drivers, lease, stages, sweeps
 from cluster.job import Job
 from jobs.run_jobs import name_of, of_sweep
-from jobs.status import Status, stage_line
+from jobs.spending import running_usage, sweep_usage
+from jobs.status import Status, spending_of, stage_line
 from jobs.sweep_status import sweep_names, sweep_state
 from jobs.view import View
 
@@ -26,14 +27,16 @@ def status_record(found: Status) -> dict[str, Any]:
         "drivers": [_driver(view, name) for name in drivers.names(view.run)],
         "sweeps": [sweep_record(view, name) for name in sorted(sweep_names(view))],
         "jobs": [_job(view, job) for job in view.jobs],
+        "spent": spending_of(found)._asdict(),
     }
 
 
 def _stage(view: View, name: str, done: stages.Success | None, outdated: bool) -> dict[str, Any]:
     """Return a stage. state: that of its job while it is active, otherwise done, or how its latest job ended."""
-    job = view.latest(name)
+    job, usage = view.latest(name), done.usage if done else None
     if job is not None and job.active:
         state = job.status.lower()
+        usage = running_usage(job)
     elif done is not None:
         state = "done"
     else:
@@ -42,6 +45,7 @@ def _stage(view: View, name: str, done: stages.Success | None, outdated: bool) -
         "state": state,
         "outdated": outdated,
         "seconds": done.seconds if done else None,
+        "usage": usage.model_dump() if usage else None,
         "figures": done.figures if done else {},
         "fingerprint": done.fingerprint if done else None,
         "progress": view.progress.get(job.submission_id) if job else None,
@@ -61,6 +65,7 @@ def sweep_record(view: View, name: str) -> dict[str, Any]:
     folder = sweeps.folder(view.run, name)
     results = sweeps.read_results(folder)
     job = next(reversed(of_sweep(view.jobs, name)), None)
+    usage = None if results is None else sweep_usage(results)
     best = None if results is None else sweeps.ended_and_best(results)[1]
     alive = (job is not None and job.active) or lease.last_sign(folder)[0]
     state = "running" if alive else results["state"] if results and results["state"] != "running" else "interrupted"
@@ -71,6 +76,7 @@ def sweep_record(view: View, name: str) -> dict[str, Any]:
         "counts": results["counts"] if results else {},
         "best": None if best is None else {key: best.get(key) for key in ("number", "best", "best_epoch", "sample")},
         "eta_seconds": results.get("eta_seconds") if results and alive else None,
+        "usage": usage.model_dump() if usage else None,
         "page": f"{folder}/{sweeps.PAGE}",
         "text": sweep_state(view, name),
     }

@@ -110,12 +110,19 @@ def job_prefix(run: str) -> str:
     return f"arspm-{hashlib.sha256(run.encode()).hexdigest()[:8]}"
 
 
-def resources_of(config: Config, stage: str) -> Resources:
-    """Return the most that a stage uses at a time: the resources of its workers or tasks, and of its data readers."""
+def sections_of(config: Config, stage: str) -> list[str]:
+    """Return the sections of `resources` whose workers or tasks a stage uses, one after the other."""
     sections = [STAGES[stage].resources] if STAGES[stage].resources else []
+    if stage in TRAINED_STAGES and not trained_stages(config, [stage]):
+        sections = []
     if stage == "gender" and config.gender.label_confidence is not None:
         sections.append("infer")  # after training
-    used = [_resources_of_section(config, section) for section in sections]
+    return sections
+
+
+def resources_of(config: Config, stage: str) -> Resources:
+    """Return the most that a stage uses at a time: the resources of its workers or tasks, and of its data readers."""
+    used = [_resources_of_section(config, section) for section in sections_of(config, stage)]
     return Resources(*(max(amounts) for amounts in zip(*used, strict=True)))
 
 

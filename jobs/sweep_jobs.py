@@ -11,10 +11,12 @@ from typing import Any
 
 from arspm import config as configuration
 from arspm import storage
+from arspm.config import Config
 from arspm.runs import lease, sweeps
 from cluster import chain, client, events
 from cluster.errors import ClusterError
 from cluster.graph import Stage
+from jobs import stage_cost
 from jobs.submission import PYTHON, job_prefix, lease_holder, sharing, source, total_resources
 from jobs.sweep_plan import save
 
@@ -39,7 +41,7 @@ def run_sweep(
     with lease.hold(folder, holder, say=lambda line: on_event(events.Warned(stage="sweep", text=line))) as held:
         stage_name, stem = job_names(run, sweep)
         require_one_driver(run, stage_name, stem, jobs_client)
-        save(folder, sweep)
+        save(folder, _priced(sweep, config, jobs_client))
         trial = config.resources.trial  # without resources for one, no sweep can start
         resources = total_resources((trial.num_workers, trial))
         stage = Stage(stage_name, (), entrypoint(run, sweep["name"], [*extra, *sharing(holder)]), *resources)
@@ -62,12 +64,13 @@ def detach(run: str, folder: str, sweep: Mapping[str, Any], address: str, extra:
     """Submit the sweep's job and return its id. A later `run_sweep` attaches to it."""
     storage.require_store(run)
     jobs_client = client.connect(address)
-    holder = lease_holder(jobs_client, address, configuration.from_dict(sweep["config"]))
+    config = configuration.from_dict(sweep["config"])
+    holder = lease_holder(jobs_client, address, config)
     stage_name, stem = job_names(run, sweep)
     require_one_driver(run, stage_name, stem, jobs_client)
     client.require_driver_room(jobs_client)
     with lease.hold(folder, holder, say=print):
-        save(folder, sweep)
+        save(folder, _priced(sweep, config, jobs_client))
     attempt = 1
     while (job := client.info(jobs_client, f"{stem}-{attempt}")) is not None and not job.active:
         attempt += 1
@@ -78,6 +81,12 @@ def detach(run: str, folder: str, sweep: Mapping[str, Any], address: str, extra:
         working_dir=source(),
         metadata={"run": run, "stage": stage_name, "sweep": sweep["name"]},
     )
+
+
+def _priced(sweep: Mapping[str, Any], config: Config, jobs_client: Any) -> dict[str, Any]:
+    """Return the sweep with what one trial requests, and the price of its part of the nodes."""
+    requested = stage_cost.request_of_trial(config, stage_cost.find_market(jobs_client))
+    return {**sweep, "requested": requested.model_dump()}
 
 
 def finished_results(folder: str, sweep: Mapping[str, Any]) -> dict[str, Any] | None:

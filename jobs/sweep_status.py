@@ -5,6 +5,7 @@ from __future__ import annotations
 from arspm.report.words import format_duration
 from arspm.runs import lease, sweeps
 from jobs.run_jobs import name_of, of_sweep
+from jobs.spending import sweep_words
 from jobs.view import RESUME, Part, View
 
 
@@ -30,9 +31,14 @@ def sweep_state(view: View, name: str) -> str:
     running = job is not None and job.active
     if not running and results is not None and results["state"] in ("finished", "stopped"):
         reason = f": {results['reason']}" if results.get("reason") else ""  # a target, or failures
-        return f"{results['state']}{reason}, {sweeps.summary(results, running=False)}"
+        return (
+            f"{results['state']}{reason}, {sweeps.summary(results, running=False)}{sweep_words(results, running=False)}"
+        )
     elsewhere = not running and lease.last_sign(folder)[0]
-    trials = "no trial yet" if results is None else sweeps.summary(results, running=running or elsewhere)
+    trials = "no trial yet"
+    if results is not None:
+        alive = running or elsewhere
+        trials = sweeps.summary(results, running=alive) + sweep_words(results, running=alive)
     if running:
         assert job is not None
         eta = results.get("eta_seconds") if results else None

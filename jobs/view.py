@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
-from arspm.report.words import format_duration
+from arspm.report.words import format_duration, format_gpus
 from cluster.job import Job, ending
-from jobs.run_jobs import name_of
+from jobs.run_jobs import name_of, requested_by
 
 RESUME = "run the same command again to resume"
 _THREADS = 8
@@ -38,8 +38,9 @@ class View(NamedTuple):
         if job.status == "PENDING":
             return f"pending for {format_duration(job.seconds)}"
         if job.active:
-            more = self.progress.get(job.submission_id)
-            return f"running for {format_duration(job.seconds)}" + (f": {more}" if more else "")
+            more, requested = self.progress.get(job.submission_id), requested_by(job)
+            on = f" on {format_gpus(requested.gpus)}" if requested and requested.gpus else ""
+            return f"running for {format_duration(job.seconds)}{on}" + (f": {more}" if more else "")
         return with_time(ending(job), job.ended)
 
 

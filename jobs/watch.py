@@ -11,12 +11,13 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from arspm.report.words import format_duration
+from arspm.report.words import format_duration, format_gpus, format_hundredths
 from arspm.runs import lease, stages
 from cluster.events import StageProgress
 from cluster.job import Job
 from jobs.run_jobs import name_of
-from jobs.status import Status, lines_of, look, other_lines, stage_line
+from jobs.spending import running_usage, spent_lines
+from jobs.status import Status, look, other_lines, spending_of, stage_line, state_lines
 from jobs.view import row, table
 
 REFRESH_SECONDS = 2.0
@@ -54,15 +55,18 @@ def watch(run: str, address: str | None) -> None:
 
 
 def _print_changes(run: str, address: str | None) -> None:
+    """Print the lines that change; what the run has used, which always changes, when a stage has ended and at last."""
     printed: set[str] = set()
+    done: list[str] | None = None
     while True:
         found = look(run, address)
-        lines = lines_of(found)
-        for line in lines:
-            if line not in printed:
-                print(line, flush=True)
+        lines, before, done = state_lines(found), done, [name for name, (has, _) in found.manifests.items() if has]
+        ended = not _runs(found)
+        shown = [line for line in lines if line not in printed]
+        for line in shown + (spent_lines(spending_of(found)) if ended or before not in (None, done) else []):
+            print(line, flush=True)
         printed = set(lines)
-        if not _runs(found):
+        if ended:
             return
         time.sleep(LINE_SECONDS)
 
@@ -85,12 +89,12 @@ def screen(found: Status, seen: dict[str, _Seen]) -> Text:
         else:
             text = stage_line(view, name, *found.manifests[name])
             lines.append(Text(row(name, text), style=_style(text)))
-    return Text("\n").join([*lines, *map(Text, other_lines(found))])
+    return Text("\n").join([*lines, *map(Text, other_lines(found) + spent_lines(spending_of(found)))])
 
 
 def _cells(job: Job, records: list[StageProgress], seen: dict[str, _Seen]) -> list[str]:
-    """Return the cells of a running job: bar, amount, rate, time left, curve of the loss, message."""
-    latest = records[-1]
+    """Return the cells of a running job: bar, amount, rate, time left, GPUs, cost, curve of the loss, message."""
+    latest, usage = records[-1], running_usage(job)
     points, losses = seen.setdefault(job.submission_id, _Seen([], {}))
     points.append((time.monotonic(), latest.current))
     while points[-1][0] - points[0][0] > _RATE_SECONDS:
@@ -103,6 +107,8 @@ def _cells(job: Job, records: list[StageProgress], seen: dict[str, _Seen]) -> li
         f"{latest.current:,.0f}{total} {latest.unit}",
         rate(points, latest.unit),
         "" if latest.eta_seconds is None else f"{format_duration(latest.eta_seconds)} left",
+        format_gpus(usage.gpus) if usage else "",
+        f"{format_hundredths(usage.usd)} USD" if usage and usage.usd is not None else "",
         sparkline([losses[step] for step in sorted(losses)], _WIDTH),
         latest.message,
     ]

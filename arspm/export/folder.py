@@ -26,7 +26,7 @@ from arspm.config.tree import uri_fields
 from arspm.export import onnx_networks
 from arspm.model import speech_portrait
 from arspm.model.speech_portrait import SpeechPortrait
-from arspm.runs import stages
+from arspm.runs.provenance import versions
 from arspm.storage import uris
 from arspm.training import checkpoint
 from arspm.training.artifacts import MODEL, PRIORS
@@ -96,7 +96,7 @@ def write(
                 files[name] = storage.upload(local / name, storage.join(dest, name))
             else:
                 storage.remove(storage.join(dest, name))
-    about = {"versions": stages.versions(), "source": dict(source), "onnx": checked, "files": files}
+    about = {"versions": versions(), "source": dict(source), "onnx": checked, "files": files}
     storage.write_json(storage.join(dest, EXPORT), about)
     return about
 

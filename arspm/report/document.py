@@ -69,12 +69,14 @@ def _environment() -> jinja2.Environment:
         "format_percent": words.format_percent,
         "format_percent_interval": words.format_percent_interval,
         "format_duration": words.format_duration,
+        "format_hundredths": words.format_hundredths,
         "describe_difference": words.describe_difference,
         "describe_verdict": words.describe_verdict,
         "learnt_sentence": words.learnt_sentence,
         "setting": setting,
     }
     environment.globals |= {
+        "describe_unpriced": words.describe_unpriced,
         "format_value": words.format_value,
         "format_interval": words.format_interval,
         "format_mean_sd": words.format_mean_sd,

@@ -10,7 +10,7 @@ from arspm import storage
 from arspm.config import TRAINED_STAGES, Config
 from arspm.corpus import schema
 from arspm.report import words
-from arspm.runs import stages
+from arspm.runs import spent, stages
 
 # Outputs of the stages, relative to the run or the corpus.
 _EVALUATED = "evaluate/metrics.json"
@@ -29,11 +29,11 @@ OBJECTIVES = {
 def gather(config: Config, run: str) -> dict[str, Any]:
     """Return the content of `report/metrics.json`. Raises FileNotFoundError if the run was not evaluated."""
     evaluated = storage.read_json(storage.join(run, _EVALUATED))
-    finished = {stage: success for stage in stages.STAGES if stage != "report" and (success := _success(run, stage))}
-    seconds = {stage: success["seconds"] for stage, success in finished.items()}
-    figures = {stage: success["figures"] for stage, success in finished.items()}
+    finished = {stage: done for stage in stages.STAGES if stage != "report" and (done := stages.success(run, stage))}
+    seconds = {stage: done.seconds for stage, done in finished.items()}
+    figures = {stage: done.figures for stage, done in finished.items()}
     training = {stage: figures[stage] for stage in TRAINED_STAGES if stage in figures}
-    versions = {stage: success.get("versions", {}) for stage, success in finished.items()}
+    versions = {stage: done.versions for stage, done in finished.items()}
     evaluate_versions = versions.get("evaluate", {})
     metrics = {
         **evaluated,
@@ -41,19 +41,24 @@ def gather(config: Config, run: str) -> dict[str, Any]:
         "comparisons": words.compare_with_controls(evaluated["table4"]),
         "stages": seconds,
         "total_seconds": sum(seconds.values()),
+        "usage": {stage: done.usage.model_dump() for stage, done in finished.items() if done.usage},
+        "spent": spent.total(spent.entry(stage, done) for stage, done in finished.items())._asdict(),
+        "computed_by": {
+            stage: owner for stage, done in finished.items() if (owner := spent.computed_by(run, stage, done))
+        },
         "corpus": _corpus(storage.read_json(storage.join(stages.corpus(run), _MANIFEST))),
         "prior": {"kind": config.prior.kind, **figures.get("prior", {})},
         "training": training,
         "gender_accuracy": training.get("gender", {}).get("val_accuracy"),
         "vggface_accuracy": training.get("vggface", {}).get("val_accuracy"),
-        "code": _code(finished.get("evaluate", {})),
+        "code": _code(finished.get("evaluate")),
         "versions": evaluate_versions,
         "other_versions": {
             stage: other
             for stage, own in versions.items()
             if (other := {name: version for name, version in own.items() if evaluate_versions.get(name) != version})
         },
-        "fingerprints": {stage: success["fingerprint"] for stage, success in finished.items()},
+        "fingerprints": {stage: done.fingerprint for stage, done in finished.items()},
         "config": config.model_dump(mode="json"),
     }
     return finite(metrics)
@@ -65,14 +70,9 @@ def histories(run: str) -> dict[str, dict[str, Any]]:
     return {stage: history for stage, history in by_stage.items() if history is not None}
 
 
-def _success(run: str, stage: str) -> dict[str, Any] | None:
-    uri = storage.join(stages.folder(run, stage), stages.SUCCESS)
-    return storage.read_json(uri) if storage.exists(uri) else None
-
-
-def _code(success: Mapping[str, Any]) -> dict[str, Any] | None:
+def _code(done: stages.Success | None) -> dict[str, Any] | None:
     """Return the commit of the code that evaluated, and whether it was clean; None if this was not recorded."""
-    recorded = success.get("provenance") or {}
+    recorded = (done and done.provenance) or {}
     return {name: recorded[name] for name in ("commit", "clean")} if recorded.get("commit") else None
 
 

@@ -15,6 +15,7 @@ from arspm.corpus import schema
 from arspm.corpus.tables import MANIFEST
 from arspm.report import words
 from arspm.runs import stages
+from arspm.runs.provenance import versions
 
 _TAGS = ["speech", "audio", "face", "speech-to-face", "arspm"]
 _METRICS = {  # of the front matter: the names that people will search for
@@ -57,7 +58,7 @@ def model_card(config: Config, run: str, name: str) -> str:
             figures={stage: figures[stage] for stage in TRAINED_STAGES if stage in figures},
             published=figures.get("vggface", {}) if published else None,
             detector=_DETECTORS.get(config.face.detector, "a detector of the trainer's own"),
-            versions=stages.versions(),
+            versions=versions(),
         )
     )
     return f"---\n{data.to_yaml()}\n---\n\n{text}"

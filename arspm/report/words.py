@@ -134,6 +134,30 @@ def format_duration(seconds: float | None) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def format_hundredths(value: float | None) -> str:
+    """Return an amount, such as GPU-hours or USD, with two decimals: 1,234.50, 0.04, < 0.01."""
+    return "–" if value is None else "< 0.01" if 0 < value < 0.005 else f"{value:,.2f}"
+
+
+def format_gpus(gpus: float, types: Sequence[str] = ()) -> str:
+    """Return a number of GPUs with their types, if these are known: "4 GPUs (A10G)"; "" for none."""
+    named = f" ({', '.join(types)})" if types else ""
+    return f"{gpus:g} GPU{'' if gpus == 1 else 's'}{named}" if gpus else ""
+
+
+def describe_unpriced(unpriced: Mapping[str, str], usd: float | None) -> list[str]:
+    """Return what has no cost, and why, in one line for each reason: "no cost of encoder, decoder: the reason".
+
+    usd: the cost of the others, None if nothing has one; the names are left out if nothing has, for one reason.
+    """
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in unpriced.items():
+        by_reason.setdefault(reason, []).append(name)
+    if usd is None and len(by_reason) == 1:
+        return [f"no cost: {reason}" for reason in by_reason]
+    return [f"no cost of {', '.join(names)}: {reason}" for reason, names in by_reason.items()]
+
+
 def model_rows(table4: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Return the rows of trained models, without the control rows."""
     return [row for row in table4 if row["model"] not in CONTROLS]

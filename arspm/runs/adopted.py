@@ -1,7 +1,7 @@
 """A corpus that another run made and that a run uses where it is, without a copy.
 
 The run has its own `corpus/manifest.json`, which names the other corpus, and its own features and predictions. Its
-manifest of preprocess has the other run's fingerprint and configuration, because nothing else made these clips.
+manifest of preprocess has the other run's fingerprint, configuration and time, because nothing else made these clips.
 """
 
 from __future__ import annotations
@@ -96,8 +96,9 @@ def adopt(corpus: str, run: str) -> Adopted:
         fingerprint=made.fingerprint,
         config=config,
         files=files,
-        seconds=0.0,
+        seconds=made.seconds,
         figures=made.figures | {FIGURE: source},
+        usage=made.usage,
     )
     adopted = read_adopted(run)
     assert adopted is not None

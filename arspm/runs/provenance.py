@@ -1,12 +1,14 @@
-"""Where a stage's result comes from: the code's git commit, and the command, user and host that asked for it."""
+"""Where a stage's result comes from: commit and versions of the code, and the command, user and host that asked."""
 
 from __future__ import annotations
 
 import functools
 import getpass
+import importlib.metadata
 import itertools
 import json
 import os
+import platform
 import re
 import shlex
 import socket
@@ -79,6 +81,28 @@ def code_commit() -> dict[str, Any]:
         return {"commit": None, "clean": None}
     changes = _git("status", "--porcelain", "--", *_PACKAGES)
     return {"commit": commit, "clean": None if changes is None else not changes}
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that affect results."""
+    packages = (
+        "arspm",
+        "ray",
+        "torch",
+        "torchaudio",
+        "pytorch-msssim",
+        "pyarrow",
+        "numpy",
+        "opencv-python-headless",
+        "av",
+    )
+    installed = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            installed[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:  # arspm itself, when run from the source tree
+            continue
+    return installed
 
 
 def _git(*words: str) -> str | None:

@@ -2,15 +2,13 @@
 
 A stage is done if its manifest `<run>/<stage>/_SUCCESS.json` has the stage's fingerprint and the hashes of the current
 manifests of its dependencies. The manifest is written last and only if absent. It lists every file with size and hash,
-the configuration, the versions, and where the result comes from (`provenance`).
+the configuration, the versions, what the stage used (`usage`), and where the result comes from (`provenance`).
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
-import platform
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple
@@ -19,7 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from arspm import storage
 from arspm.config import Config, ConfigError, Data, GenderClassifier, VggFace, from_dict, settings
-from arspm.runs.provenance import provenance
+from arspm.runs.provenance import provenance, versions
+from arspm.runs.usage import Usage
 
 SUCCESS = "_SUCCESS.json"
 HISTORY = "history.json"  # written by stages that train a network
@@ -79,7 +78,10 @@ STAGES = {
 
 
 class Success(BaseModel):
-    """The manifest `_SUCCESS.json` of a finished stage. The file may have more fields."""
+    """The manifest `_SUCCESS.json` of a finished stage. The file may have more fields.
+
+    seconds: of the job that finished it. usage: None if it was not recorded, as by earlier versions.
+    """
 
     fingerprint: str
     upstream: dict[str, str]  # stage -> hash of its _SUCCESS.json
@@ -87,6 +89,9 @@ class Success(BaseModel):
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     figures: dict[str, Any]
     config: dict[str, Any]
+    usage: Usage | None = None
+    versions: dict[str, str] = {}
+    provenance: dict[str, Any] | None = None
 
 
 class _Epoch(BaseModel):
@@ -261,10 +266,12 @@ def commit(
     seconds: float,
     figures: Mapping[str, Any],
     invocation: Mapping[str, Any] | None = None,
+    usage: Usage | None = None,
 ) -> None:
     """Write the stage's manifest unless it exists. `files`: path relative to the run -> size and hash.
 
-    `invocation`: the command, user and host that asked for the stage (default: those of this process).
+    `invocation`: the command, user and host that asked for the stage (default: those of this process). `usage`: what
+    the stage used of a cluster, None if that is not known.
 
     Raises ValueError if the existing manifest has another fingerprint, because the stage's files may be from either
     run. The manifest is then removed.
@@ -275,6 +282,7 @@ def commit(
         "upstream": upstream(run, stage),
         "files": dict(sorted(files.items())),
         "seconds": round(seconds, 3),
+        "usage": None if usage is None else usage.model_dump(),
         "figures": dict(figures),
         "versions": versions(),
         "provenance": provenance(config.provenance, invocation),
@@ -287,28 +295,6 @@ def commit(
         raise ValueError(
             f"{uri}: the stage also ran with other settings at the same time; run it again, once at a time"
         )
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that affect results."""
-    packages = (
-        "arspm",
-        "ray",
-        "torch",
-        "torchaudio",
-        "pytorch-msssim",
-        "pyarrow",
-        "numpy",
-        "opencv-python-headless",
-        "av",
-    )
-    installed = {"python": platform.python_version()}
-    for package in packages:
-        try:
-            installed[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:  # arspm itself, when run from the source tree
-            continue
-    return installed
 
 
 def _field(config: Config, path: str) -> Any:

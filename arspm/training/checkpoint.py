@@ -22,7 +22,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from arspm import storage
-from arspm.runs import stages
+from arspm.runs.provenance import versions
 
 Number = Annotated[int, Field(ge=0)]
 SumAndCount = Annotated[list[float], Field(min_length=2, max_length=2)]
@@ -83,7 +83,7 @@ def save(
     for path in sorted(folder.glob("*.safetensors")):
         with path.open("rb") as file:
             files[path.name] = storage.describe_stream(file)
-    value = {"progress": asdict(progress), "config": config, "versions": stages.versions(), "files": files}
+    value = {"progress": asdict(progress), "config": config, "versions": versions(), "files": files}
     (folder / PROGRESS).write_text(json.dumps(value))  # written last: it lists the other files' hashes
 
 

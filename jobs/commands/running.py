@@ -24,7 +24,7 @@ app = typer.Typer()
     )
 )
 def status(run: RunArgument, as_json: Json = False, ray_address: Address = None) -> None:
-    """Show the state of everything in a run: stages, drivers, ablations and sweeps, with progress.
+    """Show the state of everything in a run: stages, drivers, ablations and sweeps, with progress, GPUs and cost.
 
     Without a cluster, shows what storage knows.
     """
@@ -38,10 +38,10 @@ def status(run: RunArgument, as_json: Json = False, ray_address: Address = None)
 
 @app.command(epilog=examples("arspm watch runs/one", "arspm watch s3://bucket/one --ray-address http://HOST:8265"))
 def watch(run: RunArgument, ray_address: Address = None) -> None:
-    """Show everything that runs in a run on one screen, until nothing does: progress, rate, time left, loss.
+    """Show everything that runs in a run on one screen, until nothing does: progress, time left, loss, GPUs, cost.
 
-    Works from any terminal, also for detached runs. Without a terminal, prints the lines that change. Ctrl-C leaves
-    everything running.
+    Works from any terminal, also for detached runs. Without a terminal, prints the lines that change, and what the run
+    has used when a stage ends. Ctrl-C leaves everything running.
     """
     from cluster.head import find_head
     from jobs.watch import watch as show

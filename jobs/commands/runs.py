@@ -19,7 +19,7 @@ def runs(
     uri: Annotated[str, typer.Argument(metavar="URI", help="A run, or a folder with runs, up to three folders down.")],
     as_json: Json = False,
 ) -> None:
-    """List the runs below a URI: state, preset, clips, the model's angle, size, last change, ablations and sweeps.
+    """List the runs below a URI: state, preset, clips, the model's angle, hours, cost, size, last change, sweeps.
 
     Shows what storage knows, for at most 200 runs. Sizes of very large runs are lower bounds. Needs no cluster.
     """
@@ -68,7 +68,7 @@ def compare(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Compare runs: settings that differ, figures with intervals, and paired differences from the first run.
+    """Compare runs: settings that differ, figures with intervals, time, cost, and paired differences from the first.
 
     Differences need the same test clips and the same VGGFace. Needs no cluster.
     """

@@ -13,7 +13,8 @@ from arspm import storage
 from arspm.config import ConfigError, presets
 from arspm.model.vggface_check import NUM_STATED, parse_stated
 from arspm.report import charts, gather
-from arspm.runs import optuna_journal, stages, sweeps
+from arspm.runs import optuna_journal, spent, stages, sweeps
+from arspm.runs.usage import Requested
 from tests.fuzz.entry_points import Mutated, num_inputs, try_inputs
 from tests.fuzz.mutations import BYTES, DEEP, JSON, ODD_TEXTS, json_field
 from tune_spaces import space as spaces
@@ -85,6 +86,9 @@ def stage_manifest(path: Path) -> None:
     assert all(isinstance(value, str) for value in found.upstream.values())
     assert math.isfinite(found.seconds)
     assert isinstance(found.figures, dict)
+    summed = spent.total(spent.own_entries(str(run), {"encoder": found}))
+    assert summed.gpu_hours is None or math.isfinite(summed.gpu_hours)
+    assert summed.usd is None or math.isfinite(summed.usd)
     assert all(isinstance(each, dict) for each in found.files.values())
     stages.done(str(run), "encoder", "x")
     assert stages.finished_config(str(run), "encoder").seed >= 0
@@ -99,6 +103,7 @@ def test_manifests_of_stages(tmp_path: Path) -> None:
         files={"encoder/model.safetensors": {"bytes": 3, "sha256": "0" * 64}},
         seconds=1.5,
         figures={"val_loss": 0.5},
+        usage=Requested(workers=2, least_workers=1, cpus=4, gpus=2).used(1.5, ["A10G"]),
     )
     seeds = ((tmp_path / "encoder" / stages.SUCCESS).read_bytes(),)
     tally = try_inputs(stage_manifest, Mutated(seeds, JSON, num_inputs(200)), name=stages.SUCCESS)

@@ -117,6 +117,11 @@ def test_the_chain_ends_in_a_report(run: tuple[Path, str]):
     manifest = json.loads((folder / "corpus" / "manifest.json").read_text())
     assert rows["neutral+fc"]["n"] == manifest["splits"]["test"]["rows"]
     assert set(metrics["stages"]) >= set(ALL) - {"report"}
+    with_workers = {stage for stage in stages.STAGES if stages.STAGES[stage].resources}
+    assert {stage for stage, used in metrics["usage"].items() if used["workers"]} == with_workers
+    assert (metrics["spent"]["gpu_hours"], metrics["spent"]["usd"]) == (0.0, None)
+    assert {*metrics["spent"]["unpriced"]} == with_workers
+    assert "like those of a local head" in metrics["spent"]["unpriced"]["encoder"]
 
 
 @pytest.mark.ray

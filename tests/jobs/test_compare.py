@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,12 @@ from arspm.corpus import schema
 from arspm.evaluation.comparisons import over_seeds_and_speakers
 from arspm.evaluation.trained import FIGURES
 from arspm.runs import stages
+from arspm.runs.usage import Nodes, Requested
 from jobs.compare import compare
 from tests.jobs.conftest import arspm_in_process as run_here
 
+NODES = Nodes(node_type="gpu", instance="i", market="spot", number=1, usd_per_hour=1.8, prices="today")
+USED = Requested(workers=1, least_workers=1, cpus=1, gpus=3, nodes=NODES).used(3.0)
 SPEAKERS = np.repeat([f"s{number}" for number in range(12)], 2)
 CLIPS = [f"{speaker}_{row % 2}" for row, speaker in enumerate(SPEAKERS)]
 
@@ -39,7 +43,9 @@ def finish(run: str, angles: np.ndarray, *, clips: list[str] = CLIPS, weights: b
     files = {"vggface/model.safetensors": storage.write_bytes(f"{run}/vggface/model.safetensors", weights)}
     for stage in ("vggface", "evaluate"):
         own = files if stage == "vggface" else {}
-        stages.commit(run, stage, fingerprint=stage[0] * 64, config=config, files=own, seconds=3.0, figures={})
+        stages.commit(
+            run, stage, fingerprint=stage[0] * 64, config=config, files=own, seconds=3.0, figures={}, usage=USED
+        )
     return run
 
 
@@ -84,6 +90,8 @@ def test_holm_is_over_all_further_runs(tmp_path: Path, angles: np.ndarray) -> No
     assert found["settings"] == {}
     assert [each["figures"]["l1"]["comparisons"] for each in found["differences"]] == [2, 2]
     assert found["seconds"]["evaluate"] == [3.0, 3.0, 3.0]
+    assert [(each["seconds"], each["gpu_hours"]) for each in found["spent"]] == [(6.0, 0.005)] * 3
+    assert [each["usd"] for each in found["spent"]] == [0.003, 0.003, 0.003], "two stages of 3 s at 1.8 USD per hour"
 
 
 def test_what_cannot_be_compared_says_why(
@@ -110,6 +118,9 @@ def test_what_cannot_be_compared_says_why(
     assert "net: their face features come from different VGGFace networks" in text
     assert f'<data value="{angles.mean()}">' in text
     assert "chart-validation" in text
+    times = text.partition('id="time-table"')[2].partition("</table>")[0]
+    assert re.findall(r'rowheader">([^<]+)<', times)[-3:] == ["Sum", "GPU-hours", "USD"]
+    assert times.count(">0.01<") == 3, "0.005 hours of a GPU in each run"
     storage.remove(f"{part}/evaluate/_SUCCESS.json")
     capsys.readouterr()
     assert run_here("compare", one, part) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,25 @@ from arspm.config.presets import preset
 from arspm.corpus import tables
 from arspm.corpus.drops import DROPPED
 from arspm.runs import drivers, lease, stages
+from arspm.runs.usage import Nodes, Requested
 from jobs.run_list import MAX_RUNS, describe_runs, runs_below
 from tests.conftest import Bucket
 from tests.jobs.conftest import arspm_in_process as run_here
 from tests.jobs.conftest import encoded_run, plan_and_save  # noqa: F401
 from tests.s3_servers import connected_to
 
+NODES = Nodes(node_type="gpu", instance="g5.4xlarge", market="on demand", number=2, usd_per_hour=3.248, prices="today")
+USED = Requested(workers=2, least_workers=2, cpus=8, gpus=2, nodes=NODES).used(1800.0)  # a GPU-hour, 1.624 USD
 HERE = lease.Holder("session_1", "http://head:8265", "ann@host")
 
 
 def finish(run: str, names: tuple[str, ...], **figures: Any) -> str:
     for stage in names:
         own = figures if stage in ("preprocess", "evaluate") else {}
-        stages.commit(run, stage, fingerprint="f" * 64, config=preset("smoke"), files={}, seconds=2.0, figures=own)
+        usage = None if not stages.STAGES[stage].resources else USED
+        stages.commit(
+            run, stage, fingerprint="f" * 64, config=preset("smoke"), files={}, seconds=1800.0, figures=own, usage=usage
+        )
     return run
 
 
@@ -52,12 +59,15 @@ def test_runs_are_found_and_described(tmp_path: Path, capsys: pytest.CaptureFixt
     assert (done["state"], done["preset"], done["num_clips"], done["cos_degrees"]) == ("done", "smoke", 28, 26.21)
     assert done["ablations"] == ["ablation"]
     assert done["bytes"] == sum(file.stat().st_size for file in Path(root, "all").rglob("*") if file.is_file())
+    assert (done["seconds"], done["gpu_hours"], done["usd"]) == (18_000.0, 8.0, pytest.approx(8 * 1.624)), (
+        "10 stages, 8"
+    )
     assert (new["state"], new["stages_done"]) == ("incomplete", ["preprocess"])
     assert "_SUCCESS.json" in by_name["bad"]["error"]
     assert run_here("runs", root) == 0
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
     assert " 10/10 " in lines["all"]
-    assert " 26.2 " in lines["all"]
+    assert re.search(r" 26\.2 +5\.00 +8\.00 +12\.99 ", lines["all"])
     assert lines["bad"].split()[1] == "unreadable"
     assert run_here("runs", f"{root}/all") == 0
     assert len(capsys.readouterr().out.splitlines()) == 2, "a run itself"
@@ -104,12 +114,20 @@ def test_status_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str], monk
     assert (found["done"], found["visible"], found["cluster"]) == (False, True, None)
     assert "no cluster was asked" in found["note"]
     stage = found["stages"]["preprocess"]
-    assert (stage["state"], stage["seconds"], stage["figures"]["num_clips"]) == ("done", 2.0, 28)
-    assert stage["text"].startswith("done in 2.0 s; 28 clips, 2 dropped")
+    assert (stage["state"], stage["seconds"], stage["figures"]["num_clips"]) == ("done", 1800.0, 28)
+    assert stage["text"].startswith("done in 30 min 00 s on 2 GPUs for 1.62 USD; 28 clips, 2 dropped")
+    assert found["spent"] == {
+        "seconds": 1800.0,
+        "gpu_hours": 1.0,
+        "usd": pytest.approx(1.624),
+        "prices": ["today"],
+        "unpriced": {},
+    }
     assert found["stages"]["encoder"] | {"text": ""} == {
         "state": "not done",
         "outdated": False,
         "seconds": None,
+        "usage": None,
         "figures": {},
         "fingerprint": None,
         "progress": None,

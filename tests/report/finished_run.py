@@ -11,6 +11,7 @@ from arspm.config import TRAINED_STAGES, Config, override
 from arspm.config.presets import preset
 from arspm.corpus import schema
 from arspm.runs import stages
+from arspm.runs.usage import Nodes, Requested
 from tests.report.measured import FIGURES, drawn, evaluated, judged_row, picture, row, six
 
 SECONDS = {
@@ -44,7 +45,7 @@ def write_run(
     """Write the outputs of the stages before the report, as far as the report reads them.
 
     `labelled`: whether labels.csv existed. `predicted`: whether a network of another run predicted the sex. `older`:
-    as evaluated by an earlier version, with Tables 4 and 5 only.
+    as made by an earlier version, with Tables 4 and 5 only, and no record of what stages used.
     """
     uri = str(folder)
     config = override(
@@ -150,9 +151,42 @@ def write_run(
     for number, (stage, seconds) in enumerate(SECONDS.items()):
         fingerprint = f"{number:x}" * 64
         stages.commit(
-            uri, stage, fingerprint=fingerprint, config=config, files={}, seconds=seconds, figures=figures[stage]
+            uri,
+            stage,
+            fingerprint=fingerprint,
+            config=config,
+            files={},
+            seconds=seconds,
+            figures=figures[stage],
+            usage=None if older else requested(stage).used(seconds, ["A10G"] if stage in TRAINED_STAGES else []),
         )
     return Run(uri, config, found, histories)
+
+
+def requested(stage: str) -> Requested:
+    """What a stage requests: on spot nodes with a GPU where it trains a network, on one without where it does not.
+
+    The nodes of gender have no price.
+    """
+    if stage == "prior":
+        return Requested()
+    if stage == "gender":
+        return Requested(workers=1, least_workers=1, cpus=4, gpus=1, no_price="started by hand")
+    if stage in TRAINED_STAGES:
+        return Requested(workers=4, least_workers=1, cpus=48, gpus=4, nodes=_nodes("g5.4xlarge", 4, 0.6663))
+    return Requested(workers=16, least_workers=16, cpus=16, nodes=_nodes("c6i.4xlarge", 1, 0.2807))
+
+
+def _nodes(instance: str, number: int, usd_per_hour: float) -> Nodes:
+    prices = "ray_cluster.yaml, prices of us-west-2, 2026-11-23"
+    return Nodes(
+        node_type=instance[:3],
+        instance=instance,
+        market="spot",
+        number=number,
+        usd_per_hour=number * usd_per_hour,
+        prices=prices,
+    )
 
 
 def _predict(figures: dict[str, dict[str, Any]], found: dict[str, Any]) -> None:

@@ -35,6 +35,9 @@ def test_metrics_json_contains_the_evaluation_and_the_stages(make_run: Callable[
     assert found["prior"]["priors"]["neutral"]["clips"] == "ab" * 32
     assert found["gender_accuracy"] == found["vggface_accuracy"] == 0.875
     assert found["fingerprints"]["decoder"] == "5" * 64
+    assert found["usage"]["decoder"]["gpu_hours"] == pytest.approx(4 * 83.833 / 3600)
+    assert found["spent"]["unpriced"] == {"gender": "started by hand"}
+    assert found["computed_by"] == {}
     assert found["config"] == run.config.model_dump(mode="json")
     assert found["versions"]["python"]
     assert found["other_versions"] == {}

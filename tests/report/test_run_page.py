@@ -51,6 +51,57 @@ def test_a_colleague_sees_who_speaks_and_which_code_ran(open_run: Any) -> None:
     assert f"Code: commit {commit}" in page.locator("#provenance").inner_text()
 
 
+def test_a_colleague_sees_what_each_stage_used_and_cost(open_run: Any) -> None:
+    """By hand: 4 GPUs for 3728.058 s are 4.1423 GPU-hours, their nodes at 4 x 0.6663 USD per hour cost 2.7600."""
+    page = open_run.opened.page
+    rows = {
+        row.locator("th").inner_text(): dict(
+            zip(row.locator("[data-label]").evaluate_all("all => all.map(e => e.dataset.label)"), cells, strict=True)
+        )
+        for row in page.locator("#stages tbody tr").all()
+        if (cells := row.locator("[data-label]").all_inner_texts())
+    }
+    assert rows["encoder"]["Workers"] == "1 to 4"
+    assert rows["encoder"]["GPUs"].split() == ["4", "A10G"]
+    assert rows["encoder"]["GPU-hours"] == "4.14"
+    assert rows["encoder"]["USD"].split("\n") == ["2.76", "4 g5.4xlarge, spot"]
+    assert (rows["evaluate"]["GPUs"], rows["evaluate"]["GPU-hours"]) == ("0", "0.00")
+    assert rows["evaluate"]["USD"].startswith("< 0.01"), "10.258 s at 0.2807 USD per hour"
+    assert rows["prior"]["Workers"] == "0"
+    assert rows["gender"]["USD"].split() == rows["prior"]["USD"].split() == ["–", "not", "measured"]
+    trained = 91.382 + 83.833 + 3728.058
+    hours = (4 * trained + 30.5) / 3600
+    usd = (trained * 4 * 0.6663 + (49.758 + 8.867 + 41.25 + 10.258) * 0.2807) / 3600
+    metrics = storage.read_json(f"{open_run.run.uri}/report/metrics.json")
+    assert (metrics["spent"]["gpu_hours"], metrics["spent"]["usd"]) == (pytest.approx(hours), pytest.approx(usd))
+    total = f"{hours:.2f} GPU-hours; {usd:.2f} USD"
+    assert total in page.locator(".facts").inner_text()
+    assert total.replace(";", ",") in page.locator("#stages caption").inner_text()
+    assert page.locator("#provenance .unpriced").all_inner_texts() == ["No cost of gender: started by hand."]
+    assert "The head, idle nodes, disks and traffic are not included." in page.locator("#provenance").inner_text()
+
+
+def test_without_prices_there_is_no_cost_but_a_reason(make_run: Any) -> None:
+    run = make_run()
+    for stage in stages.STAGES:
+        manifest = Path(stages.folder(run.uri, stage), stages.SUCCESS)
+        if manifest.exists():
+            value = json.loads(manifest.read_text())
+            usage = {"workers": 2, "least_workers": 2, "cpus": 2, "no_price": "a laptop"} if stage != "prior" else {}
+            figures = value["figures"] | ({"adopted": "/runs/one"} if stage == "preprocess" else {})
+            manifest.write_text(json.dumps(value | {"usage": usage, "figures": figures}))
+    write_report(run.config, run.uri, None)
+    text = Path(run.uri, PAGE).read_text()
+    table = text.partition('id="stages"')[2].partition("</table>")[0]
+    assert "Workers" in table
+    assert "GPU" not in table
+    assert "USD" not in text.partition('id="summary"')[2]
+    assert re.findall(r"No cost.*", text) == ["No cost: a laptop.</p>"]
+    assert "of /runs/one</span>" in table
+    assert "Stages of another run have the time that they took there" in text
+    assert storage.read_json(f"{run.uri}/report/metrics.json")["computed_by"] == {"preprocess": "/runs/one"}
+
+
 def test_the_norm_of_the_features_is_shown_as_measured_and_as_set(open_run: Any) -> None:
     page = open_run.opened.page
     assert page.get_attribute("#feature-norm", "value") == "412.34"
@@ -99,7 +150,7 @@ def test_tables_show_the_numbers_of_metrics_json(open_run: Any) -> None:
             unit = 0.01 if "%" in text else 1
             parts = [float(part) * unit for part in re.sub("[–,%]", " ", text).split()]
             assert parts == pytest.approx([row[name], *row[f"{name}_interval"]], rel=0.02)
-    seconds = page.eval_on_selector_all("#stages tbody data", "all => all.map(e => parseFloat(e.value))")
+    seconds = page.eval_on_selector_all("#stages [data-label=Time] data", "all => all.map(e => parseFloat(e.value))")
     assert seconds == list(metrics["stages"].values())
     assert page.locator("#stages").inner_text().count("1 h 02 min") == 1
     assert "closer than shuffled speech (39.2°)" in page.locator(".headline").first.inner_text()
