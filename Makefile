@@ -23,7 +23,7 @@ help:
 	@touch $@
 
 demo: .venv/installed
-	@$(BIN)/python -m jobs.demo
+	@$(BIN)/arspm demo
 
 # Two processes: all tests with Ray in one of them, since two cores cannot run two Ray clusters at the same time.
 PYTEST := $(BIN)/python -m pytest --jaxtyping-packages=arspm.model,arspm.training,arspm.evaluation,beartype.beartype
