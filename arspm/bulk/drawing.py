@@ -78,9 +78,7 @@ def write(out: str, item: Item, table: pa.Table) -> dict[str, Any]:
             kept[schema.SOURCE_STAMP] = pa.array([""] * len(good))
         portraits = pa.array([f"{names[row]}.png" for row in good])
         rows = {**kept, schema.PORTRAIT: portraits, schema.SPEECH_FEATURE: columns[schema.SPEECH_FEATURE][good]}
-        tables.write_table(
-            storage.join(out, FEATURES, part_name(item["number"])), schema.table_of(rows), len(good)
-        )
+        tables.write_table(storage.join(out, FEATURES, part_name(item["number"])), schema.table_of(rows), len(good))
     failures = [(source, reason) for source, reason in zip(sources, reasons, strict=True) if reason]
     return {"result": json.dumps({"names": [names[row] for row in good], "failures": failures})}
 

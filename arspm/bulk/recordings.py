@@ -20,7 +20,7 @@ PER_ITEM = 64  # recordings that are read, drawn and written together
 _THREADS = 16  # tables whose footers are read at a time
 
 # What is drawn at a time, as JSON: "number", and either "sources" and "names" of recordings, or the "table" with rows
-# of speech, the number of its row "group", and the "names" of its folder; with the "stamps" of the sources or the group.
+# of speech, the number of its row "group", and the "names" of its folder; the "stamps" of the sources or the group.
 Item = dict[str, Any]
 
 
