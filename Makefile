@@ -1,4 +1,4 @@
-# Each target sets up what it needs in .venv; PYTHON chooses the interpreter (3.10 or newer).
+# Each target sets up what it needs in .venv; PYTHON chooses the interpreter (3.11.5 or newer, for the tools).
 PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
@@ -16,7 +16,7 @@ help:
 	@echo "make clean     remove .venv and runs/"
 
 .venv/installed: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "error: Python 3.10 or newer is needed; set PYTHON=..."; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11, 5))' || { echo "error: Python 3.11.5 or newer is needed; set PYTHON=..."; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "installing into .venv (a few GB the first time)"
 	@$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
