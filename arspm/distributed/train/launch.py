@@ -93,7 +93,7 @@ def fit_on_workers(
     """
     workers: Workers = getattr(config.resources, stage)
     folder = storage.join(storage_path, name)
-    settings = {"stage": stage, "run": run, "config": configuration.dump(config), "rows": rows}
+    settings: dict[str, Any] = {"stage": stage, "run": run, "config": configuration.dump(config), "rows": rows}
     settings |= {"on_report": on_report, "watch": watch}
     for variable, value in TRAIN_SETTINGS.items():
         os.environ.setdefault(variable, value)
