@@ -94,5 +94,3 @@ def test_the_demo_in_a_container_ends_in_a_report_that_its_user_can_read(buildah
     written = [path.stat() for path in runs.rglob("*")]
     assert {(each.st_uid, each.st_gid) for each in written} == {(4321, 4321)}
     assert all(each.st_mode & 0o400 for each in written)
-    again = run(*inside, *demo)
-    assert again.count("reused") >= 10 or "done already" in again
