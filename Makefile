@@ -1,4 +1,4 @@
-# Each target sets up what it needs in .venv; PYTHON chooses the interpreter (3.10 or newer).
+# Each target sets up what it needs in .venv; PYTHON chooses the interpreter (3.11.5 or newer, for the tools).
 PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
@@ -16,14 +16,14 @@ help:
 	@echo "make clean     remove .venv and runs/"
 
 .venv/installed: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "error: Python 3.10 or newer is needed; set PYTHON=..."; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11, 5))' || { echo "error: Python 3.11.5 or newer is needed; set PYTHON=..."; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "installing into .venv (a few GB the first time)"
 	@$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
 	@touch $@
 
 demo: .venv/installed
-	@$(BIN)/python -m jobs.demo
+	@$(BIN)/arspm demo
 
 # Two processes: all tests with Ray in one of them, since two cores cannot run two Ray clusters at the same time.
 PYTEST := $(BIN)/python -m pytest --jaxtyping-packages=arspm.model,arspm.training,arspm.evaluation,beartype.beartype

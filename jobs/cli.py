@@ -16,7 +16,21 @@ from cluster import exit_codes
 from cluster.errors import ClusterError
 from cluster.exit_codes import ExitCode
 from jobs import verbosity
-from jobs.commands import ablation, chain, corpus, data, doctor, download, gc, head, portraits, running, runs, sweep
+from jobs.commands import (
+    ablation,
+    chain,
+    corpus,
+    data,
+    demo,
+    doctor,
+    download,
+    gc,
+    head,
+    portraits,
+    running,
+    runs,
+    sweep,
+)
 
 commands = typer.Typer(
     callback=verbosity.options,
@@ -26,7 +40,7 @@ commands = typer.Typer(
     "A portrait correlates with a voice; it identifies no one.",
     epilog="\n\n".join(["Exit codes:", *exit_codes.table(), "Every command, with examples: arspm COMMAND --help"]),
 )
-for group in (doctor, head, data, download, chain, running, runs, corpus, gc, ablation, sweep, portraits):
+for group in (demo, doctor, head, data, download, chain, running, runs, corpus, gc, ablation, sweep, portraits):
     commands.add_typer(group.app)
 
 

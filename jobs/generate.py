@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from pydantic import BaseModel
 
 from arspm import SpeechPortrait, storage
-from arspm.bulk import drawing, recordings
+from arspm.bulk import drawing, drawn, recordings
 from arspm.corpus import schema
 from arspm.runs.progress import print_progress
 from cluster import chain, client, events
@@ -26,7 +26,7 @@ from jobs.submission import PYTHON, source
 
 STAGE = "generate"
 SUMMARY, FAILURES = "generated.json", "failures.csv"
-_OURS = (drawing.FEATURES, drawing.SHEET, FAILURES)  # of an earlier command, which are removed
+_OURS = (drawing.FEATURES, drawing.SHEET, FAILURES)  # of an earlier command
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,17 @@ class Options:
 
 
 class Summary(BaseModel):
-    """`generated.json`: how a command ended. `complete` is false while it runs, and after an interruption."""
+    """`generated.json`: how a command ended. `complete` is false while it runs, and after an interruption.
+
+    model: `drawn.fingerprint` of the model that drew the folder's features. num_kept: portraits of these inputs that an
+    earlier command drew.
+    """
 
     id: str
     complete: bool
+    model: str = ""
     num_drawn: int = 0
+    num_kept: int = 0
     num_failed: int = 0
 
 
@@ -58,7 +64,7 @@ class Events(Protocol):
         """Called for each recording that cannot be drawn."""
 
     def noted(self, text: str) -> None:
-        """Called with what is left out."""
+        """Called with what is left out, and what an earlier command has drawn."""
 
     def advanced(self, done: int, total: int) -> None:
         """Called with the numbers of finished items and of all."""
@@ -66,6 +72,8 @@ class Events(Protocol):
 
 def generate(options: Options, on: Events, *, device: str = "cpu", on_ray: bool = False) -> Summary:
     """Draw everything that can be drawn, and write portraits, features, a contact sheet and what failed.
+
+    What the same model has drawn of the same recordings into this folder is kept.
 
     device: of this process; on Ray, `resources.infer` of the model's configuration decides. Raises ValueError or
     OSError, in one line and before anything is written, if the model cannot be loaded or the folder is not free.
@@ -79,9 +87,12 @@ def generate(options: Options, on: Events, *, device: str = "cpu", on_ray: bool 
         on.noted(f"{found.left_out.total():,} files that are no recordings are left out: {kinds}")
     if found.num_repeated:
         on.noted(f"{found.num_repeated:,} recordings were given more than once, and are drawn once")
-    summary = Summary(id=uuid.uuid4().hex, complete=False)
-    _begin(options.out, summary)
-    items = [*found.items()]
+    summary = Summary(id=uuid.uuid4().hex, complete=False, model=drawn.fingerprint(model))
+    earlier = _begin(options.out, summary, found, on)
+    summary.num_kept = len(earlier.portraits)
+    for portrait in earlier.portraits:
+        on.drawn(storage.join(options.out, portrait))
+    items = [*found.items(earlier.sources, earlier.next_part)]
     failures = [*found.failures]
     for failure in failures:
         on.failed(*failure)
@@ -92,7 +103,7 @@ def generate(options: Options, on: Events, *, device: str = "cpu", on_ray: bool 
         results = draw_all(options.model, model.config, items, options.out)
     else:
         results = drawing.draw_all(model, items, options.out)
-    first: list[str] = []
+    first = [portrait.removesuffix(".png") for portrait in earlier.portraits[: drawing.SHEET_PORTRAITS]]
     for done, each in enumerate(results, 1):
         result = json.loads(each["result"])
         for name in result["names"]:
@@ -116,12 +127,13 @@ def generate_on(address: str, options: Options, on_event: Callable[[events.Event
     """Draw by a job on the cluster at `address`, and wait for it. Returns None after Ctrl-C or a failure."""
     command = shlex.join([*PYTHON, "jobs.generate", json.dumps(asdict(options))])
     before = last_summary(options.out)
+    finished = before.id if before is not None and before.complete else ""  # otherwise its job may still be running
     jobs_client = client.connect(address)
     fingerprint = hashlib.sha256(command.encode()).hexdigest()
 
     def is_done(_: Stage) -> Summary | None:
         summary = last_summary(options.out)
-        is_new = summary is not None and summary.complete and (before is None or summary.id != before.id)
+        is_new = summary is not None and summary.complete and summary.id != finished
         return summary if is_new else None
 
     outcome = chain.run_chain(
@@ -154,14 +166,30 @@ def read_failures(out: str) -> list[tuple[str, str]]:
     return [(row["source"], row["reason"]) for row in csv.DictReader(io.StringIO(text))]
 
 
-def _begin(out: str, summary: Summary) -> None:
-    """Remove what an earlier command wrote, except its portraits. Raises ValueError if it belongs to somebody else."""
-    taken = {*storage.entries(out)} & {*_OURS}
-    if taken and last_summary(out) is None:
+def _begin(out: str, summary: Summary, found: recordings.Found, on: Events) -> drawn.Drawn:
+    """Return what is kept of an earlier command, and remove the rest, except its portraits.
+
+    Raises ValueError if the folder belongs to somebody else.
+    """
+    taken = [name for name in _OURS if storage.exists(storage.join(out, name))]
+    before = last_summary(out)
+    if taken and before is None:
         raise ValueError(f"{out}: its {', '.join(sorted(taken))} would be replaced; give another folder for --out")
-    storage.write_json(storage.join(out, SUMMARY), summary.model_dump())
+    is_other_model = before is not None and before.model != summary.model
     for name in taken:
-        storage.remove(storage.join(out, name))
+        if name != drawing.FEATURES or is_other_model:
+            storage.remove(storage.join(out, name))
+    storage.write_json(storage.join(out, SUMMARY), summary.model_dump())  # after another model's features are gone
+    earlier = drawn.keep(out, found)
+    if is_other_model and drawing.FEATURES in taken:
+        on.noted(f"{out}: another model drew its portraits; all recordings are drawn again")
+    if earlier.num_changed:
+        on.noted(f"{earlier.num_changed:,} portraits are of recordings that have changed since; they are drawn again")
+    if earlier.num_others:
+        on.noted(f"{earlier.num_others:,} portraits are of other recordings; their features are removed")
+    if earlier.portraits:
+        on.noted(f"{len(earlier.portraits):,} portraits were drawn by an earlier command, and are kept")
+    return earlier
 
 
 def _write_failures(out: str, failures: Sequence[tuple[str, str]]) -> None:

@@ -20,7 +20,7 @@ def stop(run: str, names: Sequence[str], stages: Sequence[str], trials: Sequence
         raise ConfigError("trial: a trial is a sweep's; pass one --sweep NAME with it, and no --stage")
     folder = _folder(run, names[0])
     running = lease.last_sign(folder)[0]
-    when = "at the end of its epoch" if running else "when the sweep is resumed, for its job does not run"
+    when = "within seconds" if running else "when the sweep is resumed, for its job does not run"
     lines = []
     for number in trials:
         stop_requests.request(folder, number)

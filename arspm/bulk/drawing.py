@@ -34,7 +34,7 @@ _SHEET_COLUMNS, _SHEET_SIDE, _SHEET_LABEL, _SHEET_GAP = 10, 128, 16, 8  # the la
 
 
 def read(config: Config, item: Item) -> pa.Table:
-    """Return an item's recordings: name, source, clip id, reason ("" if it can be drawn), and speech.
+    """Return an item's recordings: name, source and its stamp, clip id, reason ("" if it can be drawn), and speech.
 
     The speech of a recording that cannot be read is zero. Raises StorageUnavailable if the store cannot be reached.
     """
@@ -60,7 +60,7 @@ def draw(model: SpeechPortrait, table: pa.Table) -> pa.Table:
 
 
 def write(out: str, item: Item, table: pa.Table) -> dict[str, Any]:
-    """Write an item's portraits and its part of the features. Return {"result": JSON of `names` and `failures`}."""
+    """Write an item's portraits, then its part of the features. Return {"result": JSON of `names` and `failures`}."""
     columns = schema.columns_of(table)
     reasons, sources = columns[_REASON].to_pylist(), columns[schema.SOURCE].to_pylist()
     names = columns[_NAME].to_pylist()
@@ -72,14 +72,20 @@ def write(out: str, item: Item, table: pa.Table) -> dict[str, Any]:
             reasons[row] = problem
     good = [row for row in drawn if not reasons[row]]
     if good:
-        kept = {name: columns[name].take(pa.array(good)) for name in (schema.CLIP_ID, schema.SOURCE)}
+        copied = (schema.CLIP_ID, schema.SOURCE, schema.SOURCE_STAMP)
+        kept = {name: columns[name].take(pa.array(good)) for name in copied}
+        if item["table"] and len(good) < len(reasons):  # the next command draws all of a row group again, or nothing
+            kept[schema.SOURCE_STAMP] = pa.array([""] * len(good))
         portraits = pa.array([f"{names[row]}.png" for row in good])
         rows = {**kept, schema.PORTRAIT: portraits, schema.SPEECH_FEATURE: columns[schema.SPEECH_FEATURE][good]}
-        tables.write_table(
-            storage.join(out, FEATURES, f"part-{item['number']:06d}.parquet"), schema.table_of(rows), len(good)
-        )
+        tables.write_table(storage.join(out, FEATURES, part_name(item["number"])), schema.table_of(rows), len(good))
     failures = [(source, reason) for source, reason in zip(sources, reasons, strict=True) if reason]
     return {"result": json.dumps({"names": [names[row] for row in good], "failures": failures})}
+
+
+def part_name(number: int) -> str:
+    """Return the name of a part of the features."""
+    return f"part-{number:06d}.parquet"
 
 
 def draw_all(model: SpeechPortrait, items: Iterable[Item], out: str) -> Iterator[dict[str, Any]]:
@@ -129,6 +135,7 @@ def _read_recordings(config: Config, item: Item) -> pa.Table:
     with ThreadPoolExecutor(_THREADS) as pool:
         waveforms, reasons = zip(*pool.map(load, item["sources"]), strict=True)
     columns = {_NAME: item["names"], schema.SOURCE: item["sources"], schema.CLIP_ID: item["names"]}
+    columns |= {schema.SOURCE_STAMP: item["stamps"]}
     return schema.table_of({**columns, _REASON: list(reasons), schema.WAVEFORM: np.stack(waveforms)})
 
 
@@ -138,12 +145,14 @@ def _read_rows(item: Item) -> pa.Table:
     try:
         columns = schema.columns_of(tables.read_speech(uri, item["group"]))
     except (ValueError, FileNotFoundError, PermissionError) as error:
-        nothing = {_NAME: [""], schema.SOURCE: [uri], schema.CLIP_ID: [""], _REASON: [reason_of(error, uri)]}
+        nothing = {_NAME: [""], schema.SOURCE: [uri], schema.CLIP_ID: [""], schema.SOURCE_STAMP: [""]}
+        nothing |= {_REASON: [reason_of(error, uri)]}
         return schema.table_of({**nothing, schema.WAVEFORM: np.zeros((1, *schema.WAVEFORM_SHAPE), np.int16)})
     ids = columns[schema.CLIP_ID].to_pylist()
     reasons = [_problem(clip, is_repeated=clip in ids[:row]) for row, clip in enumerate(ids)]
     names = ["" if reason else storage.join(folder, clip) for clip, reason in zip(ids, reasons, strict=True)]
-    return schema.table_of({_NAME: names, schema.SOURCE: [uri] * len(ids), _REASON: reasons, **columns})
+    about = {schema.SOURCE: [uri] * len(ids), schema.SOURCE_STAMP: item["stamps"] * len(ids)}
+    return schema.table_of({_NAME: names, **about, _REASON: reasons, **columns})
 
 
 def _problem(clip: str | None, *, is_repeated: bool) -> str:

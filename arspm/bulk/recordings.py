@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +20,7 @@ PER_ITEM = 64  # recordings that are read, drawn and written together
 _THREADS = 16  # tables whose footers are read at a time
 
 # What is drawn at a time, as JSON: "number", and either "sources" and "names" of recordings, or the "table" with rows
-# of speech, the number of its row "group", and the "names" of its folder.
+# of speech, the number of its row "group", and the "names" of its folder; the "stamps" of the sources or the group.
 Item = dict[str, Any]
 
 
@@ -28,25 +28,28 @@ Item = dict[str, Any]
 class Found:
     """What there is to draw.
 
-    recordings: URI -> name. tables: URI of a Parquet file with rows of speech -> name of its folder. failures: URI and
-    reason of each input that has nothing. num_repeated: recordings that were given twice. left_out: extension -> files
-    that are no recordings.
+    recordings: URI -> name. tables: URI of a Parquet file with rows of speech -> name of its folder. stamps: URI of
+    either -> `storage.stamp`, "" if it cannot be told. failures: URI and reason of each input that has nothing.
+    num_repeated: recordings that were given twice. left_out: extension -> files that are no recordings.
     """
 
     recordings: dict[str, str] = field(default_factory=dict)
     tables: dict[str, str] = field(default_factory=dict)
+    stamps: dict[str, str] = field(default_factory=dict)
     failures: list[tuple[str, str]] = field(default_factory=list)
     num_repeated: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
 
-    def items(self) -> Iterator[Item]:
-        """Yield what there is to draw. A table that cannot be opened becomes a failure."""
-        number = 0
-        sources = [*self.recordings]
+    def items(self, drawn: Container[tuple[str, str]] = (), number: int = 0) -> Iterator[Item]:
+        """Yield what there is to draw, numbered from `number`. A table that cannot be opened becomes a failure.
+
+        drawn: (source, stamp) of recordings and row groups that are left out.
+        """
+        sources = [source for source in self.recordings if (source, self.stamps[source]) not in drawn]
         for begin in range(0, len(sources), PER_ITEM):
             part = sources[begin : begin + PER_ITEM]
-            names = [self.recordings[source] for source in part]
-            yield {"number": number, "table": "", "group": 0, "sources": part, "names": names}
+            names, stamps = ([of[source] for source in part] for of in (self.recordings, self.stamps))
+            yield {"number": number, "table": "", "group": 0, "sources": part, "names": names, "stamps": stamps}
             number += 1
         with ThreadPoolExecutor(_THREADS) as pool:
             for table, groups in zip(self.tables, pool.map(_row_groups, self.tables), strict=True):
@@ -54,9 +57,16 @@ class Found:
                     self.failures.append((table, groups))
                     continue
                 for group in range(groups):
-                    names = [self.tables[table]]
-                    yield {"number": number, "table": table, "group": group, "sources": [], "names": names}
+                    stamp = self.group_stamp(table, group)
+                    if (table, stamp) in drawn:
+                        continue
+                    about = {"names": [self.tables[table]], "stamps": [stamp]}
+                    yield {"number": number, "table": table, "group": group, "sources": [], **about}
                     number += 1
+
+    def group_stamp(self, table: str, group: int) -> str:
+        """Return the stamp of a row group of a table."""
+        return f"{self.stamps[table]} {group}" if self.stamps[table] else ""
 
 
 def find(inputs: Sequence[str], splits: Sequence[str] = schema.SPLITS) -> Found:
@@ -75,7 +85,7 @@ def find(inputs: Sequence[str], splits: Sequence[str] = schema.SPLITS) -> Found:
                 corpora.add(corpus)
                 root, sources = corpus, _speech_tables(corpus, splits)
             else:
-                root, sources = _sources(uri, found.left_out)
+                root, sources = _sources(uri, found)
         except (ValueError, OSError) as error:
             if isinstance(error, storage.StorageUnavailable):
                 raise
@@ -87,6 +97,9 @@ def find(inputs: Sequence[str], splits: Sequence[str] = schema.SPLITS) -> Found:
             found.num_repeated += source in roots
             roots.setdefault(source, root)
     paths = _paths(roots)
+    unstamped = [source for source in roots if source not in found.stamps]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        found.stamps.update(zip(unstamped, pool.map(_stamp, unstamped), strict=True))
     is_table = {source: extension(source) == "parquet" for source in roots}
     found.recordings = _unique_names({source: path for source, path in paths.items() if not is_table[source]})
     found.tables = {
@@ -125,18 +138,37 @@ def _is_file(uri: str) -> bool:
     return not os.path.isdir(uri)
 
 
-def _sources(uri: str, left_out: Counter[str]) -> tuple[str, list[str]]:
-    """Return the folder of an input that is no corpus, and the recordings and tables in it, sorted."""
+def _sources(uri: str, found: Found) -> tuple[str, list[str]]:
+    """Return the folder of an input that is no corpus, and the recordings and tables in it, sorted.
+
+    Adds the stamps of those in a folder, and what is left out there.
+    """
     alone = uri.rpartition("/")[0], [uri]
     if _is_file(uri):
         return alone
-    paths = storage.list_files(uri)["path"].to_pylist()
+    files = storage.list_files(uri, stamps=True)
+    paths = files["path"].to_pylist()
     if storage.is_remote(uri) and not paths:
         return alone  # a file with an unusual name; if there is none, reading it says so
     kinds = {path: extension(path) for path in paths}
-    wanted = [path for path in paths if kinds[path] in (*CLIP_EXTENSIONS, "parquet")]
-    left_out.update(kind or "other" for kind in kinds.values() if kind not in (*CLIP_EXTENSIONS, "parquet"))
-    return uri, [storage.join(uri, path) for path in wanted]
+    stamps = {
+        storage.join(uri, path): stamp
+        for path, stamp in zip(paths, files["stamp"].to_pylist(), strict=True)
+        if kinds[path] in (*CLIP_EXTENSIONS, "parquet")
+    }
+    found.stamps.update(stamps)
+    found.left_out.update(kind or "other" for kind in kinds.values() if kind not in (*CLIP_EXTENSIONS, "parquet"))
+    return uri, [*stamps]
+
+
+def _stamp(source: str) -> str:
+    """Return the stamp of a source, "" if it cannot be told: then reading it says why."""
+    try:
+        return storage.stamp(source)
+    except (ValueError, OSError) as error:
+        if isinstance(error, storage.StorageUnavailable):
+            raise
+        return ""
 
 
 def _speech_tables(corpus: str, splits: Sequence[str]) -> list[str]:

@@ -55,6 +55,7 @@ FACE_TO_FACE_JPEG = "face_to_face_jpeg"
 
 # Further columns of the features that `arspm generate` writes.
 SOURCE = "source"  # URI of the recording, or of the Parquet file with its row
+SOURCE_STAMP = "source_stamp"  # changes when the source is written again; "" if it is to be drawn again anyway
 PORTRAIT = "portrait"  # the portrait's path in the same folder
 
 SAMPLE_RATE_HZ = 16_000

@@ -27,7 +27,7 @@ from arspm.storage.files import (
     write_json,
 )
 from arspm.storage.folder_size import FolderSize, folder_size
-from arspm.storage.listing import FILES, entries, list_files
+from arspm.storage.listing import FILES, entries, list_files, stamp
 from arspm.storage.ray_files import ray_checkpoint, ray_storage
 from arspm.storage.requirements import require_store
 from arspm.storage.retries import StorageUnavailable, retried
@@ -66,6 +66,7 @@ __all__ = [
     "require_store",
     "retried",
     "run_uri",
+    "stamp",
     "upload",
     "write_bytes",
     "write_json",

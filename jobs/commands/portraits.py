@@ -61,7 +61,7 @@ def generate(
     """Draw a portrait for each recording: an average-looking face that fits the voice, nobody's likeness.
 
     OUT gets a PNG for each recording, the features as Parquet, a contact sheet of the first hundred, and failures.csv.
-    What cannot be drawn is reported, and the exit status is then 1.
+    What cannot be drawn is reported, and the exit status is then 1. Run the same command again to resume.
     """
     on_cluster = cluster or ray_address is not None
     if unknown := {*(split or ())} - {*schema.SPLITS}:
@@ -87,7 +87,8 @@ def generate(
     if summary is None:
         raise typer.Exit(ExitCode.FAILED)
     where = f"; all reasons: {storage.join(target, job.FAILURES)}" if summary.num_failed else ""
-    print(f"{summary.num_drawn:,} portraits drawn, {summary.num_failed:,} failed{where}", file=sys.stderr)
+    kept = f", {summary.num_kept:,} kept" if summary.num_kept else ""
+    print(f"{summary.num_drawn:,} portraits drawn{kept}, {summary.num_failed:,} failed{where}", file=sys.stderr)
     if summary.num_failed:
         raise typer.Exit(ExitCode.FAILED)
 

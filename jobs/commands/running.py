@@ -119,7 +119,7 @@ def cancel(
     sweep: Annotated[list[str] | None, typer.Option(help="Stop only this sweep. Repeatable.")] = None,
     trial: Annotated[
         list[int] | None,
-        typer.Option(min=0, help="Stop only this trial of the sweep, at the end of its epoch. Repeatable."),
+        typer.Option(min=0, help="Stop only this trial of the sweep, within seconds. Repeatable."),
     ] = None,
     ray_address: Address = None,
 ) -> None:

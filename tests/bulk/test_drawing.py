@@ -23,7 +23,8 @@ from tests.s3_servers import connected_to, s3_env
 
 def item(*sources: object) -> dict[str, Any]:
     uris = [str(source) for source in sources]
-    return {"number": 0, "table": "", "group": 0, "sources": uris, "names": [str(n) for n in range(len(uris))]}
+    names = [str(number) for number in range(len(uris))]
+    return {"number": 0, "table": "", "group": 0, "sources": uris, "names": names, "stamps": names}
 
 
 def reasons(*sources: object) -> list[str]:
@@ -65,6 +66,7 @@ def test_a_portrait_whose_name_is_not_possible_is_a_failure_of_its_own(tmp_path:
         "name": ["good", "x" * 300, "file/inside"],
         "source": list("abc"),
         "clip_id": list("abc"),
+        "source_stamp": list("abc"),
         "reason": [""] * 3,
     }
     arrays = {"speech_feature": np.ones((3, 4), np.float32), "pixels": np.zeros((3, 8, 8, 3), np.uint8)}

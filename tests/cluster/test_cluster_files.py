@@ -63,9 +63,15 @@ def test_all_files_use_the_projects_versions() -> None:
     pins = dict(line.split("==", 1) for line in (REPO / "constraints.txt").read_text().splitlines() if "==" in line)
     python = re.search(r"^FROM python:(\d+\.\d+)-", DOCKERFILE.read_text(), re.MULTILINE)[1]
 
-    texts = {path.name: path.read_text() for path in [*FILES, DOCUMENT]}
-    tags = [(name, tag) for name, text in texts.items() for tag in re.findall(r"/arspm(?:-cpu)?:([\w.-]+)", text)]
-    assert {name for name, _ in tags} == {"Dockerfile", "ray_cluster.yaml", "raycluster.yaml", "cluster.md"}
+    texts = {path.name: path.read_text() for path in [*FILES, DOCUMENT, REPO / "docs/install.md"]}
+    tags = [(name, tag) for name, text in texts.items() for tag in re.findall(r"\barspm(?:-cpu)?:(\d[\w.]*)", text)]
+    assert {name for name, _ in tags} == {
+        "Dockerfile",
+        "ray_cluster.yaml",
+        "raycluster.yaml",
+        "cluster.md",
+        "install.md",
+    }
     assert {tag for _, tag in tags} == {project}
     for name, pod in pods().items():
         image = f"registry.example.com/{'arspm' if name.startswith('gpu') else 'arspm-cpu'}:{project}"

@@ -26,7 +26,7 @@ def instructions() -> list[str]:
 
 def copied() -> list[str]:
     """Return what the Dockerfile copies from the checkout."""
-    return [word for line in instructions() if line.startswith("COPY --link ") for word in line.split()[2:-1]]
+    return [word for line in instructions() if line.startswith("COPY ") for word in line.split()[1:-1]]
 
 
 @pytest.fixture(scope="module")

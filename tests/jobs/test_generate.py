@@ -6,6 +6,9 @@ import csv
 import io
 import json
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,11 +22,13 @@ import torch
 from PIL import Image
 
 from arspm import SpeechPortrait, storage
+from arspm.bulk.recordings import PER_ITEM
 from arspm.corpus import schema
 from arspm.media.audio import from_int16
+from arspm.runs import stages
 from tests.jobs.conftest import arspm, arspm_in_process
 from tests.media.media_files import voice
-from tests.untrained_run import write_untrained_run
+from tests.untrained_run import write_networks, write_untrained_run
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +107,116 @@ def test_the_second_command_into_a_folder_replaces_what_the_first_wrote(run: str
     assert arspm_in_process("generate", "--run", run, "--out", out, recordings / "ann" / "hello.wav") == 0
     assert [*features(str(out))] == ["hello"]
     assert not (out / "failures.csv").exists()
+
+
+def written(out: Path) -> dict[str, int]:
+    """Path below a folder -> when it was written, for the portraits and the parts of the features."""
+    paths = [*out.rglob("*.png"), *out.rglob("*.parquet")]
+    return {str(path.relative_to(out)): path.stat().st_mtime_ns for path in paths if path.name != "contact-sheet.png"}
+
+
+def test_the_same_command_draws_only_what_is_new_or_has_changed(
+    run: str, recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    out = tmp_path / "out"
+    command = ("generate", "--run", run, "--out", out, recordings)
+    assert arspm_in_process(*command) == 1
+    first, before = features(str(out)), written(out)
+    everything = capsys.readouterr().out.splitlines()
+
+    assert arspm_in_process(*command) == 1
+    printed, errors = capsys.readouterr()
+    assert written(out) == before
+    assert printed.splitlines() == everything
+    assert "3 portraits were drawn by an earlier command, and are kept" in errors.splitlines()
+    assert errors.splitlines()[-1] == f"0 portraits drawn, 3 kept, 3 failed; all reasons: {out}/failures.csv"
+    assert f"error: {recordings}/silent.wav: {BAD['silent.wav']}" in errors.splitlines()
+
+    soundfile.write(recordings / "ann" / "hello.wav", voice(2.0, seed=9), 16_000)
+    soundfile.write(recordings / "silent.wav", voice(2.0, seed=5), 16_000)
+    (out / "bob" / "long.png").unlink()
+    assert arspm_in_process(*command) == 1
+    printed, errors = capsys.readouterr()
+    assert "2 portraits are of recordings that have changed since; they are drawn again" in errors.splitlines()
+    assert errors.splitlines()[-1].startswith("3 portraits drawn, 1 kept, 2 failed; ")
+    after, names = features(str(out)), {"ann/hello", "bob/hello", "bob/long", "silent"}
+    assert {*after} == names
+    assert {*printed.splitlines()} == {f"{out}/{name}.png" for name in names}
+    assert sum(len(pq.read_table(part)) for part in (out / "features").iterdir()) == 4
+    assert written(out)["bob/hello.png"] == before["bob/hello.png"]
+    for name in ("bob/hello", "bob/long"):
+        np.testing.assert_allclose(after[name]["speech_feature"], first[name]["speech_feature"], rtol=1e-4, atol=1e-5)
+    assert written(out)["ann/hello.png"] > before["ann/hello.png"]
+    assert after["ann/hello"]["source_stamp"] != first["ann/hello"]["source_stamp"]
+
+
+def test_another_model_draws_everything_again_and_its_export_nothing(
+    run: str, recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    out = tmp_path / "out"
+    other = write_untrained_run(tmp_path / "other")
+    write_networks(tmp_path / "other", stages.finished_config(other, "encoder"), seed=1)
+    assert arspm_in_process("export", other, tmp_path / "exported", "--no-onnx") == 0
+    assert arspm_in_process("generate", "--run", run, "--out", out, recordings / "bob") == 0
+    before = features(str(out))
+    capsys.readouterr()
+    assert arspm_in_process("generate", "--run", other, "--out", out, recordings / "bob") == 0
+    errors = capsys.readouterr().err.splitlines()
+    assert f"{out}: another model drew its portraits; all recordings are drawn again" in errors
+    assert errors[-1] == "2 portraits drawn, 0 failed"
+    after = features(str(out))
+    assert {*after} == {*before} == {"hello", "long"}
+    assert np.abs(after["long"]["speech_feature"] - before["long"]["speech_feature"]).max() > 1e-3
+    assert arspm_in_process("generate", "--run", tmp_path / "exported", "--out", out, recordings / "bob") == 0
+    assert capsys.readouterr().err.splitlines()[-1] == "0 portraits drawn, 2 kept, 0 failed"
+
+
+def test_a_row_group_is_kept_or_drawn_again_as_a_whole(
+    run: str, write_corpus: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    corpus, told = write_corpus({"test": (5, 2)}, feature_dim=64)
+    out = tmp_path / "out"
+    assert arspm_in_process("generate", "--run", run, "--out", out, corpus) == 0
+    first, groups = features(str(out)), len(written(out)) - 7
+    assert groups > 2
+    (out / "test" / f"{told['test'][schema.CLIP_ID][0]}.png").unlink()
+    part = sorted((out / "features").iterdir())[-1]
+    lost = len(pq.read_table(sorted((out / "features").iterdir())[0])) + len(pq.read_table(part))
+    part.write_bytes(b"PAR1 and no more")
+    capsys.readouterr()
+    assert arspm_in_process("generate", "--run", run, "--out", out, corpus) == 0
+    assert capsys.readouterr().err.splitlines()[-1] == f"{lost} portraits drawn, {7 - lost} kept, 0 failed"
+    after = features(str(out))
+    assert sum(len(pq.read_table(each)) for each in (out / "features").iterdir()) == 7
+    for clip, row in first.items():
+        np.testing.assert_allclose(after[clip]["speech_feature"], row["speech_feature"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_killed_command_is_resumed_and_draws_nothing_twice(run: str, tmp_path: Path, wait_until: Callable[..., None]):
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    names = [f"{number:03d}" for number in range(5 * PER_ITEM)]
+    for number, name in enumerate(names):
+        soundfile.write(folder / f"{name}.wav", voice(1.0, seed=number), 16_000)
+    command = [Path(sys.executable).with_name("arspm"), "generate", "--run", run, "--out", out, folder]
+    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_until(lambda: first.poll() is not None or [*out.glob("features/part-*")], 120)
+    first.kill()
+    assert first.wait() == -signal.SIGKILL
+    before = written(out)
+    kept = PER_ITEM * len([path for path in before if path.endswith(".parquet")])
+    assert 0 < kept < len(names)
+    assert not json.loads((out / "generated.json").read_text())["complete"]
+    done = arspm(*command[1:])
+    assert (done.returncode, done.stdout.splitlines()) == (0, [f"{out}/{name}.png" for name in names])
+    assert done.stderr.splitlines()[-1] == f"{len(names) - kept} portraits drawn, {kept} kept, 0 failed"
+    assert [*features(str(out))] == names
+    assert sum(len(pq.read_table(part)) for part in (out / "features").iterdir()) == len(names)
+    after = written(out)
+    assert all(after[path] == before[path] for path in (f"{name}.png" for name in names[:kept]))
+    assert len(after) == len(names) + 5
+    assert json.loads((out / "generated.json").read_text())["complete"]
 
 
 def test_portraits_may_lie_beside_their_recordings(run: str, recordings: Path):
@@ -237,3 +352,20 @@ def test_a_cluster_draws_what_one_process_draws(
         np.testing.assert_allclose(row["speech_feature"], wanted[clip]["speech_feature"], rtol=1e-4, atol=1e-5)
         assert Path(there, row["portrait"]).is_file()
     assert Path(there, "contact-sheet.png").is_file()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_cluster_draws_only_what_is_missing(run: str, recordings: Path, tmp_path: Path, head: Any) -> None:
+    """The folder is that of a command in this process that ended in the middle."""
+    out = tmp_path / "out"
+    assert arspm_in_process("generate", "--run", run, "--out", out, recordings / "ann") == 0
+    summary = json.loads((out / "generated.json").read_text())
+    storage.write_json(str(out / "generated.json"), summary | {"complete": False})
+    (out / "hello.png").rename(out / "other.png")
+    command = ("generate", "--run", run, "--out", out, recordings / "ann", "--ray-address", head.address)
+    for line in ("1 portraits drawn, 0 failed", "0 portraits drawn, 1 kept, 0 failed"):
+        done = arspm(*command)
+        assert (done.returncode, done.stderr.splitlines()[-1]) == (0, line), done.stdout + done.stderr
+    assert [*features(str(out))] == ["hello"]
+    assert (out / "hello.png").exists()

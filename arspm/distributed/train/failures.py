@@ -11,6 +11,7 @@ import ray.exceptions
 import ray.train
 
 from arspm.distributed.memory import killed_for_memory
+from arspm.runs.stop_requests import StopRequested
 from arspm.storage.retries import is_transient
 
 
@@ -50,12 +51,15 @@ class Lost(NamedTuple):
 
 
 def lost(error: Exception, stage: str) -> Lost:
-    """Return what a training lost when it ended with one of ENDS. Raises TrainingFailed for any other reason."""
+    """Return what a training lost when it ended with one of ENDS.
+
+    Raises StopRequested if that ended it, and TrainingFailed for any other reason.
+    """
     if isinstance(error, ray.train.PreemptionError):  # Train itself gave up
         raise LostWorkers(_first_line(error)) from error
     if isinstance(error, ray.train.WorkerGroupError):
         if (cause := _own_error(error)) is not None:
-            raise training_failed(cause) from error
+            raise (cause if isinstance(cause, StopRequested) else training_failed(cause)) from error
         failures = [_unwrapped(each) for each in error.worker_failures.values()]
         reason = " / ".join({_first_line(each) for each in failures})
     else:  # the controller was killed or did not start, or a process was lost while the group of workers started

@@ -7,6 +7,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from arspm.distributed import gpus, local, ray_private
 from arspm.distributed.train import failures
 from arspm.distributed.train.failures import LostWorkers, TrainingFailed
 from arspm.distributed.train.rows import Rows, gather_rows, require_measurable
-from arspm.distributed.train.worker import train_worker
+from arspm.distributed.train.worker import no_watch, train_worker
 from arspm.report.training_words import kept_epoch
 from arspm.runs import stages
 from arspm.training import artifacts, checkpoint
@@ -81,16 +82,19 @@ def fit_on_workers(
     storage_path: str,
     callbacks: Sequence[Any] = (),
     on_report: Callable[[Config, Report, nn.Module], None] | None = None,
+    watch: Callable[[], AbstractContextManager[Callable[[], None]]] = no_watch,
 ) -> str | None:
     """Train on Ray Train's workers and return the URI of the last checkpoint, None if there is none.
 
     Checkpoints are in `<storage_path>/<name>`; a training of the same name resumes from the last one. `callbacks`: of
-    Ray Train. `on_report`: called by rank 0 with the model when a checkpoint is due. Raises TrainingFailed with the
-    cause in one line.
+    Ray Train. `on_report`: called by rank 0 with the model when a checkpoint is due. `watch`: rank 0 trains in this
+    context, and calls what it yields before each batch. Raises TrainingFailed with the cause in one line, or
+    StopRequested if a watch raised that.
     """
     workers: Workers = getattr(config.resources, stage)
     folder = storage.join(storage_path, name)
-    settings = {"stage": stage, "run": run, "config": configuration.dump(config), "rows": rows, "on_report": on_report}
+    settings: dict[str, Any] = {"stage": stage, "run": run, "config": configuration.dump(config), "rows": rows}
+    settings |= {"on_report": on_report, "watch": watch}
     for variable, value in TRAIN_SETTINGS.items():
         os.environ.setdefault(variable, value)
     if not ray.is_initialized():

@@ -34,8 +34,8 @@ PREEMPTION_CHECK_STEPS = 10
 def train_worker(settings: dict[str, Any]) -> None:
     """Train on one worker, from the last checkpoint to the last epoch.
 
-    `settings`: "stage", "run", "config" (JSON text), "rows", "on_report" (called by rank 0 only), "folder" (URI of this
-    training's checkpoints) and "resume_from" (URI of a checkpoint to use if Train lists none, or None).
+    `settings`: "stage", "run", "config" (JSON text), "rows", "on_report" and "watch" (used by rank 0 only), "folder"
+    (URI of this training's checkpoints) and "resume_from" (URI of a checkpoint to use if Train lists none, or None).
     """
     stage, run, rows = settings["stage"], settings["run"], settings["rows"]
     config = configuration.load(settings["config"])
@@ -46,13 +46,18 @@ def train_worker(settings: dict[str, Any]) -> None:
     worker = WorkerContext(rank, world_size, ray.train.torch.get_device(), loss_weight)
     num_steps = order.num_steps
     meter = Meter(stage, recipe, run, worker, training=context.get_experiment_name(), num_steps=num_steps)
+    watch = no_watch if worker.rank else settings["watch"]
 
     def on_step(progress: TrainingState) -> None:
         meter.step(progress)
         if worker.rank == 0:
             print_progress(progress.step, recipe.epochs * num_steps, "steps", _message(progress, recipe.epochs))
 
-    with tempfile.TemporaryDirectory() as scratch:
+    def on_wait(seconds: float) -> None:
+        check()
+        meter.wait(seconds)
+
+    with tempfile.TemporaryDirectory() as scratch, watch() as check:
         last = ray.train.get_checkpoint()
         source = settings["resume_from"] if last is None else storage.join(settings["folder"], Path(last.path).name)
         resume = checkpoint.download(source, Path(scratch, "resume")) if source else None
@@ -68,7 +73,7 @@ def train_worker(settings: dict[str, Any]) -> None:
             resume=resume,
             on_step=on_step,
             save_now=_preemption_check(worker),
-            on_wait=meter.wait,
+            on_wait=on_wait,
         )
         with _naming_source(source, resume):
             for report in reports:
@@ -86,6 +91,12 @@ def train_worker(settings: dict[str, Any]) -> None:
                     )
                 # Wait until Train has polled the report: a worker lost before that would lose the checkpoint too.
                 ray.train.get_all_reported_checkpoints(ray.train.CheckpointConsistencyMode.COMMITTED)
+
+
+@contextmanager
+def no_watch() -> Iterator[Callable[[], None]]:
+    """Yield a function that does nothing."""
+    yield lambda: None
 
 
 def _share(worker: WorkerContext, make: Callable[[], Source]) -> Source:

@@ -14,7 +14,7 @@ from arspm import storage
 from arspm.config import Config, override
 from arspm.distributed.memory import killed_for_memory
 from arspm.distributed.tune.tensorboard import write_events
-from arspm.distributed.tune.trial import FAILURE
+from arspm.distributed.tune.trial import FAILURE, STOPPED
 from arspm.evaluation.importance import importance
 from arspm.report.sweep_page import write_sweep
 from arspm.runs import stop_requests, sweep_curves, sweeps
@@ -88,6 +88,8 @@ class Ledger(tune.Callback):
         self._count_seconds(record)
         if FAILURE in result:
             record["reason"] = result[FAILURE]
+        elif STOPPED in result:
+            self._stops.add(record["number"])  # the trial may see the request first
         elif self.sweep["metric"] in result:
             figures = {name: value for name, value in result.items() if _is_figure(name)}
             sweeps.add_epoch(record, figures | {"seconds": record["seconds"]}, self.sweep["metric"], self.sweep["mode"])

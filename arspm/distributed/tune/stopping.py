@@ -10,7 +10,7 @@ from arspm.distributed.tune.ledger import Ledger
 
 
 class StopWithLedger(tune.Stopper):
-    """Stops a trial that the user has stopped, at its next epoch, and all trials when the ledger has a reason.
+    """Stops a trial that the user has stopped, at its next report, and all trials when the ledger has a reason.
 
     When all are stopped, they stay unfinished, so a later session resumes them.
     """

@@ -30,7 +30,7 @@ from arspm.distributed.tune.trial_log import log, logged
 from arspm.media.jpeg import decode_jpeg, encode_jpeg
 from arspm.model.face_decoder import FaceDecoder
 from arspm.model.speech_portrait import FacePrior, face_prior
-from arspm.runs import stages, sweeps
+from arspm.runs import stages, stop_requests, sweeps
 from arspm.training import checkpoint
 from arspm.training.batch import to_batch
 from arspm.training.fit import Report, WorkerContext
@@ -38,6 +38,7 @@ from arspm.training.fit import Report, WorkerContext
 STAGE = "encoder"
 CHECKPOINT_SECONDS = 60.0  # between checkpoints. A killed trial repeats at most this much, and one epoch
 FAILURE = "failure"  # the key under which a trial reports its own error to Tune
+STOPPED = "stopped"  # the key under which it reports that the user has stopped it
 
 
 class Setup(NamedTuple):
@@ -60,6 +61,8 @@ def run_trial(chosen: Mapping[str, Any], setup: Setup) -> None:
     try:
         with logged(setup.folder, chosen["number"]):
             _train(chosen, setup)
+    except stop_requests.StopRequested:
+        tune.report({STOPPED: stop_requests.REASON})
     except Exception as error:
         if type(error).__module__.startswith("ray."):
             raise
@@ -77,6 +80,9 @@ def _train(chosen: Mapping[str, Any], setup: Setup) -> None:
         config = trial_config(setup.config, chosen["changes"])
         train_trial = _in_this_actor if config.resources.trial.num_workers == 1 else _on_workers
         train_trial(config, setup, chosen["number"])
+    except stop_requests.StopRequested as request:
+        log.info("%s", request)
+        raise
     except Exception:
         log.exception("the trial's error")
         raise
@@ -98,7 +104,12 @@ def _in_this_actor(config: Config, setup: Setup, number: int) -> None:
     task = encoder_task(config, setup.guides, worker.device)
     recipe, num_steps = config.training.encoder, rows.train.order.num_steps
     meter = Meter(STAGE, recipe, setup.run, worker, training=f"{number:05d}", num_steps=num_steps)
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, stop_requests.watched(setup.folder, number) as require_no_stop:
+
+        def on_wait(seconds: float) -> None:
+            require_no_stop()  # before each batch, of validation too
+            meter.wait(seconds)
+
         resume = fetch_checkpoint(setup.folder, number, Path(scratch, "resume"))
         num_reported = 0 if resume is None else _num_reported(setup.folder, number)
         reports = train(
@@ -110,7 +121,7 @@ def _in_this_actor(config: Config, setup: Setup, number: int) -> None:
             feed=feed,
             resume=resume,
             on_step=meter.step,
-            on_wait=meter.wait,
+            on_wait=on_wait,
         )
         saved = time.monotonic()
         for report in reports:
@@ -145,6 +156,7 @@ def _on_workers(config: Config, setup: Setup, number: int) -> None:
         storage_path=storage.join(setup.folder, "train"),
         callbacks=[TuneReportCallback()],
         on_report=partial(draw_if_best, setup, number),
+        watch=partial(stop_requests.watched, setup.folder, number),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def test_a_trial_that_the_user_stops_is_recorded_as_such(
     begin(tune, 0, 1)
     tune.epoch(1, 30.0, 1)
     assert cancel(run, 1) == 0
-    assert "trial 1 of one: will be stopped" in capsys.readouterr().out
+    assert "trial 1 of one: will be stopped " in capsys.readouterr().out
     assert not is_stopped(tune, 1)  # the ledger has not looked yet
     look(tune)
     assert is_stopped(tune, 1)
@@ -73,6 +74,43 @@ def test_a_trial_that_the_user_stops_is_recorded_as_such(
     assert results["trials"][1]["reason"] == "stopped by the user"
     assert cancel(run, 1) == 1
     assert "trial 1 has ended (stopped); nothing to stop" in capsys.readouterr().err
+
+
+def test_a_trial_that_sees_its_request_first_is_recorded_too(start: Start, run: str) -> None:
+    tune = start()
+    begin(tune, 0)
+    tune.epoch(1, 30.0)
+    assert cancel(run, 0) == 0
+    tune.call("trial_result", 0, result={"stopped": "stopped by the user", "config": {"number": 0}})
+    assert is_stopped(tune, 0)
+    tune.call("trial_complete", 0)
+    record = tune.written(0)
+    assert (record["state"], record["reason"], len(record["epochs"])) == ("stopped", "stopped by the user", 1)
+    assert stop_requests.requested(tune.folder) == set()
+
+
+def test_a_watched_trial_sees_its_own_request_only(run: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An outage counts as no request, and ends no trial."""
+    monkeypatch.setattr(stop_requests, "LOOK_SECONDS", 0.01)
+    folder, looks = sweeps.folder(run, "one"), list[str]()
+    exists = storage.exists
+
+    def failing_first(uri: str) -> bool:
+        looks.append(uri)
+        if looks.count(uri) == 1:
+            raise storage.StorageUnavailable("no answer")
+        return exists(uri)
+
+    monkeypatch.setattr(storage, "exists", failing_first)
+    storage.write_json(f"{folder}/stop/00003.json", {})
+    with stop_requests.watched(folder, 4) as other, stop_requests.watched(folder, 3) as check:
+        deadline = time.monotonic() + 30
+        while looks.count(f"{folder}/stop/00003.json") < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.1)  # for the answer of the last look
+        with pytest.raises(stop_requests.StopRequested, match="trial 3: stopped by the user"):
+            check()
+        other()
 
 
 def test_the_search_learns_the_value_of_a_stopped_trial(start: Start, run: str) -> None:

@@ -116,13 +116,15 @@ def test_a_failed_trial_is_recorded_and_the_others_continue(run: tuple[str, Conf
     assert log.index("Traceback (most recent call last)") < log.index("NonFiniteLoss: the loss of step ")
 
 
-def test_a_trial_that_the_user_stops_ends_at_its_epoch_and_the_others_continue(
-    run: tuple[str, Config], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("num_workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_trial_that_the_user_stops_ends_by_itself_and_the_others_continue(
+    run: tuple[str, Config], monkeypatch: pytest.MonkeyPatch, num_workers: int
 ) -> None:
     uri, config = run
-    monkeypatch.setattr(ledger, "STOP_SECONDS", 0.0)
+    monkeypatch.setattr(ledger, "STOP_SECONDS", 1e9)  # the trial alone looks for the request
     monkeypatch.setattr(ledger, "RECORD_SECONDS", 0.0)
-    config = override(config, {"resources.trial.cpus": 2})  # one trial at a time
+    workers = {"resources.trial.num_workers": num_workers, "resources.trial.cpus": 2 if num_workers == 1 else 0.4}
+    config = override(config, workers)
     folder = sweeps.folder(uri, "one")
 
     def stop_after_an_epoch() -> None:
