@@ -1,4 +1,4 @@
-# Each target sets up what it needs in .venv; PYTHON chooses the interpreter (3.11.5 or newer, for the tools).
+# Each target sets up what it needs in .venv; PYTHON chooses the interpreter (3.10 or newer).
 PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
@@ -16,7 +16,7 @@ help:
 	@echo "make clean     remove .venv and runs/"
 
 .venv/installed: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11, 5))' || { echo "error: Python 3.11.5 or newer is needed; set PYTHON=..."; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "error: Python 3.10 or newer is needed; set PYTHON=..."; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "installing into .venv (a few GB the first time)"
 	@$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
@@ -56,6 +56,7 @@ bench: .venv/installed
 	@$(BIN)/python -m benchmarks $(BENCH)
 
 docs: .venv/installed
+	@test -x $(BIN)/mkdocs || { echo "error: the site needs Python 3.11.5 or newer; make clean, and set PYTHON=..."; exit 1; }
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 	@echo "open site/index.html; for its search: $(BIN)/python -m http.server -b 127.0.0.1 -d site"
 
