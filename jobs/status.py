@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from arspm.report.words import format_duration
 from arspm.runs import find, lease, stages
+from arspm.storage import in_threads
 from cluster import client, events
 from cluster.errors import ClusterError
 from cluster.head import heads_elsewhere
@@ -15,7 +16,7 @@ from jobs.console import progress_text
 from jobs.driver_status import driver_lines
 from jobs.run_jobs import name_of
 from jobs.sweep_status import sweep_lines
-from jobs.view import View, in_threads, row
+from jobs.view import View, row
 
 _TAIL_LINES = 200  # of a job's log: a progress record is among them unless the program prints a lot
 

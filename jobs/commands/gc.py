@@ -23,7 +23,7 @@ def gc(
     run alone while somebody works on it. Needs no cluster; see also `arspm prune`.
     """
     from jobs.garbage import find_garbage, held_by, remove
-    from jobs.run_list import runs_below
+    from arspm.runs.find import runs_below
 
     uri = storage.absolute(uri)
     found, complete = runs_below(uri)

@@ -140,7 +140,7 @@ def test_names_and_values_are_escaped(tmp_path: Path, serve: Serve) -> None:
 def test_a_sweep_without_results_gives_a_page_that_reloads(
     tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "FILE_SECONDS", 0.0)
+    monkeypatch.setattr(site_files, "FILE_SECONDS", 0.0)
     get = serve(write_sweep(str(tmp_path), page=None))
     waiting = get("/loss_weights/")
     assert waiting.status == 200
@@ -200,7 +200,7 @@ def test_pages_and_json_are_compressed_for_clients_that_accept_it(tmp_path: Path
 
 
 def test_few_files_are_kept_in_memory(tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "_MAX_FILES", 8)
+    monkeypatch.setattr(site_files, "_MAX_FILES", 8)
     folder = Path(write_sweep(str(tmp_path)))
     site = server.Site(str(tmp_path))
     for number in range(20):
@@ -222,7 +222,7 @@ def test_without_a_sweep_the_error_is_one_line(tmp_path: Path) -> None:
 
 
 def test_an_unchanged_page_is_not_sent_again(tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "FILE_SECONDS", 0.0)
+    monkeypatch.setattr(site_files, "FILE_SECONDS", 0.0)
     folder = write_sweep(str(tmp_path))
     get = serve(folder)
     for path in ("/loss_weights/", "/loss_weights/results.json"):
@@ -241,9 +241,9 @@ def test_storage_is_read_once_in_two_seconds_for_all_clients(
     tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now, looks, read = 0.0, [], []
-    monkeypatch.setattr(server, "monotonic", lambda: now)
-    look, read_bytes = server._read_if_changed, storage.read_bytes
-    monkeypatch.setattr(server, "_read_if_changed", lambda uri, before: looks.append(uri) or look(uri, before))
+    monkeypatch.setattr(site_files, "monotonic", lambda: now)
+    look, read_bytes = site_files._read_if_changed, storage.read_bytes
+    monkeypatch.setattr(site_files, "_read_if_changed", lambda uri, before: looks.append(uri) or look(uri, before))
     monkeypatch.setattr(storage, "read_bytes", lambda uri: read.append(uri) or read_bytes(uri))
     get = serve(write_sweep(str(tmp_path)))
     with ThreadPoolExecutor(16) as pool:
@@ -262,7 +262,7 @@ def test_storage_is_read_once_in_two_seconds_for_all_clients(
 def test_a_storage_error_keeps_the_last_page_or_gives_503(
     tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "FILE_SECONDS", 0.0)
+    monkeypatch.setattr(site_files, "FILE_SECONDS", 0.0)
     folder = Path(write_sweep(str(tmp_path)))
     get = serve(str(folder))
     assert get("/loss_weights/").body == PAGE
@@ -272,7 +272,7 @@ def test_a_storage_error_keeps_the_last_page_or_gives_503(
     assert get("/loss_weights/").body == PAGE, "the last page that was read is kept"
     fault = get("/loss_weights/results.json")
     assert fault.status == 503
-    assert re.fullmatch(rb"Cannot read the sweep's folder: .*\n", fault.body)
+    assert re.fullmatch(rb"Cannot read the run's folder: .*\n", fault.body)
 
 
 # --- host and port
@@ -330,8 +330,8 @@ def test_the_next_free_port_is_used_and_ctrl_c_stops_the_server(tmp_path: Path) 
 
 
 def test_a_sweep_in_a_bucket_is_served(s3: str, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "FILE_SECONDS", 0.0)
-    monkeypatch.setattr(server, "NAMES_SECONDS", 0.0)
+    monkeypatch.setattr(site_files, "FILE_SECONDS", 0.0)
+    monkeypatch.setattr(site, "NAMES_SECONDS", 0.0)
     run = storage.join(s3, "dashboard", "run")
     with pytest.raises(ValueError, match=r"s3://.*/dashboard/run: no sweep here"):
         server.start(run, port=0)

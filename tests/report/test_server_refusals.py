@@ -63,7 +63,7 @@ def test_every_server_has_its_own_token(tmp_path: Path, serve: Serve) -> None:
 
 def test_no_response_contains_the_token(tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not even to a client that knows it, as a page may be saved, printed or forwarded."""
-    monkeypatch.setattr(server, "FILE_SECONDS", 0.0)
+    monkeypatch.setattr(site_files, "FILE_SECONDS", 0.0)
     alone = serve(write_sweep(str(tmp_path / "alone")))
     write_sweep(str(tmp_path))
     write_sweep(str(tmp_path), "later", page=None)

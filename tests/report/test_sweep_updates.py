@@ -100,7 +100,7 @@ def test_the_page_updates_through_the_dashboards_tokenised_url(
     browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The printed URL links to a page that updates itself; without the token every URL is a 403."""
-    monkeypatch.setattr(server, "FILE_SECONDS", 0.0)
+    monkeypatch.setattr(site_files, "FILE_SECONDS", 0.0)
     results = swept.loss_weights(4, running=True)
     for name in ("one", "two"):
         folder = storage.join(str(tmp_path), "sweeps", name)
@@ -139,7 +139,7 @@ def test_the_page_updates_through_the_dashboards_tokenised_url(
 def test_the_dashboard_shows_logs_and_other_sweeps(
     browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "FILE_SECONDS", 0.0)
+    monkeypatch.setattr(site_files, "FILE_SECONDS", 0.0)
     results = {"one": swept.loss_weights(4, running=True), "b & c": swept.loss_weights(6, seed=5)}
     for name, each in results.items():
         folder = storage.join(str(tmp_path), "sweeps", name)

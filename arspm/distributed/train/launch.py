@@ -66,6 +66,7 @@ def train_stage(stage: str, config: Config, run: str, fingerprint: str) -> tuple
         # The name contains the fingerprint: a changed configuration or upstream stage starts a new training.
         name=stages.training_name(run, stage, fingerprint),
         storage_path=storage.join(run, stage),
+        live=stages.parent_run(run) == run,  # a variant has no live page
     )
     files, figures = _export(stage, run, last)
     return files, figures | dict(rows.filtered)
@@ -81,16 +82,18 @@ def fit_on_workers(
     storage_path: str,
     callbacks: Sequence[Any] = (),
     on_report: Callable[[Config, Report, nn.Module], None] | None = None,
+    live: bool = False,
 ) -> str | None:
     """Train on Ray Train's workers and return the URI of the last checkpoint, None if there is none.
 
     Checkpoints are in `<storage_path>/<name>`; a training of the same name resumes from the last one. `callbacks`: of
-    Ray Train. `on_report`: called by rank 0 with the model when a checkpoint is due. Raises TrainingFailed with the
-    cause in one line.
+    Ray Train. `on_report`: called by rank 0 with the model when a checkpoint is due. `live`: whether the run's live page
+    shows the training. Raises TrainingFailed with the cause in one line.
     """
     workers: Workers = getattr(config.resources, stage)
     folder = storage.join(storage_path, name)
-    settings = {"stage": stage, "run": run, "config": configuration.dump(config), "rows": rows, "on_report": on_report}
+    settings = {"stage": stage, "run": run, "config": configuration.dump(config), "rows": rows, "live": live}
+    settings |= {"on_report": on_report}
     for variable, value in TRAIN_SETTINGS.items():
         os.environ.setdefault(variable, value)
     if not ray.is_initialized():

@@ -13,6 +13,7 @@ import torch
 from arspm import storage
 from arspm.config import override
 from arspm.config.presets import preset
+from arspm.distributed.train import portraits
 from arspm.distributed.train.rows import Guides
 from arspm.distributed.tune import trial as trials
 from arspm.model import speech_portrait
@@ -33,7 +34,7 @@ def test_a_trial_reports_again_what_a_lost_driver_missed(
     config = override(CONFIG, {"data.storage": "waveform", "training.encoder.augment": False})
     network, decoder = speech_portrait.vggface(config, 5), speech_portrait.face_decoder(config)
     guides = Guides({"neutral": torch.randn(64)}, None, decoder.fc1, network.fc8)
-    clips, _ = trials.portrait_clips(config, str(tmp_path), 2)
+    clips, _ = portraits.clips(config, str(tmp_path), 2)
     config = override(config, {"ingest.path": "resident"})
     reported: list[dict[str, Any]] = []
     monkeypatch.setattr(trials.tune, "report", lambda figures: reported.append(dict(figures)))
