@@ -90,8 +90,10 @@ def training(
     return {"stage": stage, "text": text, "chart": charts.loss_chart(stage, history), "pictures": pictures}
 
 
-def corpus(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the page shows of the corpus, from the figures of the stage preprocess."""
+def corpus(figures: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return what the page shows of the corpus, from the figures of the stage preprocess; None if they are not there."""
+    if "dropped" not in figures:
+        return None
     dropped = sorted(figures["dropped"].items(), key=lambda item: (-item[1], item[0]))
     return {
         **{name: figures[name] for name in ("num_rows", "num_clips", "num_dropped")},

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from arspm import storage
-from arspm.report import server
+from arspm.report import server, site_files
 from arspm.report.sweep_page import PAGE, RESULTS
 from tests.report import swept
 from tests.report.sweep_browser import COME_BACK, NUMBERS, header
@@ -115,17 +115,17 @@ def test_the_page_updates_through_the_dashboards_tokenised_url(
             page.on("response", lambda response: answers.append((response.url, response.status)))
             page.goto(started.url)
             page.get_by_role("link", name="two").click()
-            page.wait_for_url(f"{started.url}two/")
+            page.wait_for_url(f"{started.url}sweeps/two/")
             later = results | {"updated": results["updated"] + 20, "state": "finished"}
             later["trials"][2] |= {"state": "finished", "best": 12.34, "best_epoch": 3}
             swept.write(folder, later | {"best": 2})
             page.evaluate(COME_BACK)
             _wait(page, "document.getElementById('best-summary').innerText.startsWith('Trial 2 is the best: ')")
-            assert (f"{started.url}two/{RESULTS}", 200) in answers
+            assert (f"{started.url}sweeps/two/{RESULTS}", 200) in answers
             assert [url for url, _ in answers if not url.startswith(started.url)] == []
             assert page.evaluate("document.referrer") == ""
             stranger = f"http://127.0.0.1:{started.port}/"
-            for address in (stranger, f"{stranger}two/", f"{stranger}guessed/two/"):
+            for address in (stranger, f"{stranger}sweeps/two/", f"{stranger}guessed/sweeps/two/"):
                 assert page.goto(address).status == 403
                 text = page.locator("body").inner_text()
                 assert "Open the complete URL that `arspm dashboard` printed" in text
@@ -155,7 +155,7 @@ def test_the_dashboard_shows_logs_and_other_sweeps(
         page.on("console", lambda message: messages.append(message.text))
         page.on("pageerror", lambda error: messages.append(str(error)))
         try:
-            page.goto(f"{started.url}one/#trial=2")
+            page.goto(f"{started.url}sweeps/one/#trial=2")
             _wait(page, "document.getElementById('trial-log').innerText.includes('<b>epoch 1</b>')")
             log.write_text("2026-01-01 00:00:00 UTC INFO epoch 2\n")
             page.evaluate(COME_BACK)
