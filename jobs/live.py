@@ -1,4 +1,4 @@
-"""Keep a run's live page up to date while its chain runs: `live.json`, and `report/index.html` until the report is there.
+"""Keep a run's live page up to date while its chain runs: `live.json`, and `report/index.html` until the report.
 
 Best effort: a thread reads and writes, so the chain never waits for it, and a failure is logged once and ends nothing.
 A run whose report is done keeps that page until the new report replaces it.
@@ -44,6 +44,7 @@ class LivePage:
         self._page_lock = threading.Lock()  # held while the page is written
         self._is_ours = True  # whether this program may write the page: not while or after the report does
         self._page_is_due, self._page_written = True, 0.0
+        self._version = ""
         self._done: dict[str, stages.Success] = {}
         self._trainings: dict[str, dict[str, Any]] = {}  # of stages that are done
         self._wake, self._closing, self._is_broken = threading.Event(), False, False
@@ -85,6 +86,7 @@ class LivePage:
     # In the thread:
 
     def _write_until_closed(self) -> None:
+        self._version = stages.versions().get("arspm", "")
         while not self._closing:
             try:
                 self._write()
@@ -128,7 +130,7 @@ class LivePage:
             "run": self._run.rsplit("/", 1)[-1],
             "preset": self._config.preset,
             "seed": self._config.seed,
-            "version": stages.versions().get("arspm", ""),
+            "version": self._version,
             "state": state,
             "reason": reason,
             "started": self._started,
@@ -214,7 +216,11 @@ def _changes(event: events.Event) -> dict[str, Any]:
         case events.Skipped(reason=reason):
             return over | {"state": "skipped", "reason": reason.partition(":")[0]}
         case events.Retry(error=error, retry=retry, max_retries=most):
-            return over | {"state": "queued", "started": None, "text": f"{_text(event, error)}; retry {retry} of {most}"}
+            return over | {
+                "state": "queued",
+                "started": None,
+                "text": f"{_text(event, error)}; retry {retry} of {most}",
+            }
         case events.Cancelled(reason=reason):
             return over | {"state": "stopped", "reason": reason}
         case events.Warned(text=text):

@@ -14,6 +14,7 @@ from arspm.storage import in_threads
 from arspm.storage.retries import first_line
 from jobs.view import ago, table
 
+
 def describe_runs(runs: Sequence[str]) -> list[dict[str, Any]]:
     """Return what storage says of each run; a run that cannot be read has an "error" instead."""
     return in_threads(_describe, runs)

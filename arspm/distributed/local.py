@@ -185,9 +185,7 @@ def train(stage: str, config: Config, run: str, rows: Rows, folder: Path) -> Non
     feed = open_feed(stage, config, rows, context, share=None)
     task = training.make_task(stage, config, run, context.device, rows)
     with Recorder(stage, config, run, rows) as recorder:
-        reports = training.train(
-            stage, config, rows, task, context, feed=feed, resume=None, on_step=recorder.step
-        )
+        reports = training.train(stage, config, rows, task, context, feed=feed, resume=None, on_step=recorder.step)
         for report in reports:
             recorder.report(report, task.model)
             if task.objective in report.figures:  # an epoch has ended

@@ -91,7 +91,7 @@ def training(
 
 
 def corpus(figures: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return what the page shows of the corpus, from the figures of the stage preprocess; None if they are not there."""
+    """Return what the page shows of the corpus, from the figures of the stage preprocess; None without them."""
     if "dropped" not in figures:
         return None
     dropped = sorted(figures["dropped"].items(), key=lambda item: (-item[1], item[0]))

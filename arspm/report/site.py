@@ -182,7 +182,9 @@ class _RunSite:
         """Return the run's state, and links to its pages and those of its variants, as HTML."""
         progress = site_tables.progress(self._run)
         pages = {run_page.PAGE: "Report" if "report" in progress.done else "Live page"}
-        pages |= {f"{each}/{ablation_page.PAGE}": each.replace("-", " ").capitalize() for each in self._comparisons.get()}
+        pages |= {
+            f"{each}/{ablation_page.PAGE}": each.replace("-", " ").capitalize() for each in self._comparisons.get()
+        }
         for name in self._variants.get():
             pages[f"{stages.VARIANTS}/{name}/{run_page.PAGE}"] = f"Report of the variant {name}"
         there = storage.in_threads(lambda page: storage.exists(storage.join(self._run, page)), pages)

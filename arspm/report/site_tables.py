@@ -47,7 +47,7 @@ def runs_table(runs: Mapping[str, str]) -> str:
 
 
 def sweeps_table(files: Files, known: Mapping[str, str]) -> str:
-    """Return the sweeps with their states and best trials, or a sentence if there are none. known: as in `runs_table`."""
+    """Return the sweeps with their states and best trials, or a sentence if there is none. known: as `runs`."""
     if not known:
         return "<p>No sweep yet.</p>"
     rows = [

@@ -88,9 +88,7 @@ def test_a_finished_report_is_left_alone_until_the_next_one(tmp_path: Path) -> N
     run = LiveRun(tmp_path)
     run.finish(*(stage for stage in stages.STAGES if stage != "report"))
     files, figures = write_report(run.config, run.uri, PRESETS[run.config.preset])
-    stages.commit(
-        run.uri, "report", fingerprint="f" * 64, config=run.config, files=files, seconds=1.0, figures=figures
-    )
+    stages.commit(run.uri, "report", fingerprint="f" * 64, config=run.config, files=files, seconds=1.0, figures=figures)
     before = Path(run.uri, PAGE).stat()
     run.page.start()
     run.begin("encoder")

@@ -1,4 +1,4 @@
-"""A run whose chain is shown live: the folder grows from that of a finished run, and the events are given by the test."""
+"""A run whose chain is shown live: its folder grows from that of a finished run, and the test makes its events."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class LiveRun:
             self.page.on_event(events.Finished(stage=name, seconds=3.0, submission_id=f"{name}-1"))
 
     def train(self, stage: str, num_epochs: int, of: int = 8) -> None:
-        """Write the live files of a training after some epochs and half of the next, and tell the page how far it is."""
+        """Write a training's live files after some epochs and half of the next, and tell the page how far it is."""
         history = self.finished.histories[stage]
         epochs = [history["epochs"][k % 3] | {"epoch": k + 1, "step": 10 * (k + 1)} for k in range(num_epochs)]
         step = 10 * num_epochs + 5

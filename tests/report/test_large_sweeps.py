@@ -14,7 +14,7 @@ import pytest
 from arspm.config import override
 from arspm.config.presets import preset
 from arspm.distributed.tune import ledger
-from arspm.report import server
+from arspm.report import site_files
 from arspm.runs import sweep_curves, sweeps
 from tests.report import many_trials, swept
 from tests.report.conftest import Opened

@@ -148,7 +148,9 @@ def test_the_page_goes_from_the_first_minute_to_the_report(
     assert "AR-SPM report" in Path(run.uri, PAGE).read_text(), "the driver leaves the report alone"
     assert run.state()["state"] == "finished"
     assert opened.messages == []
-    assert {url for url in opened.requests if not url.startswith((page.url.rpartition("/report/")[0], "data:"))} == set()
+    assert {
+        url for url in opened.requests if not url.startswith((page.url.rpartition("/report/")[0], "data:"))
+    } == set()
 
 
 def test_opened_as_a_file_it_says_how_to_see_it_live(run: LiveRun, browser: Any) -> None:

@@ -16,7 +16,14 @@ from tests.report.serving import PAGE, Serve, write_sweep
 
 def strange(token: str) -> list[str]:
     """Paths without the complete token, to existing and to missing pages."""
-    names = ("", "sweeps/loss_weights/", "sweeps/loss_weights/index.html", "sweeps/loss_weights/results.json", "sweeps/none/", "favicon.ico")
+    names = (
+        "",
+        "sweeps/loss_weights/",
+        "sweeps/loss_weights/index.html",
+        "sweeps/loss_weights/results.json",
+        "sweeps/none/",
+        "favicon.ico",
+    )
     other = token[:-1] + ("a" if token[-1] != "a" else "b")
     guesses = ("", other, token[:-1], token + "a", token.swapcase(), f"%{ord(token[0]):02x}{token[1:]}", "..")
     return [
@@ -71,8 +78,17 @@ def test_no_response_contains_the_token(tmp_path: Path, serve: Serve, monkeypatc
     write_sweep(str(tmp_path), "later", page=None)
     Path(write_sweep(str(tmp_path), "broken", page=None), "results.json").mkdir()
     get = serve(str(tmp_path))
-    asked = [(alone, "/", 302), (alone, "/sweeps/loss_weights", 404), (get, "/", 503), (get, "/sweeps/loss_weights/", 200)]
-    asked += [(get, "/sweeps/loss_weights/results.json", 200), (get, "/sweeps/later/", 200), (get, "/sweeps/none/", 404)]
+    asked = [
+        (alone, "/", 302),
+        (alone, "/sweeps/loss_weights", 404),
+        (get, "/", 503),
+        (get, "/sweeps/loss_weights/", 200),
+    ]
+    asked += [
+        (get, "/sweeps/loss_weights/results.json", 200),
+        (get, "/sweeps/later/", 200),
+        (get, "/sweeps/none/", 404),
+    ]
     asked += [(get, "/sweeps/broken/results.json", 503), (get.stranger, "/", 403)]
     for client, path, status in asked:
         reply = client(path)

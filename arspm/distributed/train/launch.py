@@ -87,8 +87,8 @@ def fit_on_workers(
     """Train on Ray Train's workers and return the URI of the last checkpoint, None if there is none.
 
     Checkpoints are in `<storage_path>/<name>`; a training of the same name resumes from the last one. `callbacks`: of
-    Ray Train. `on_report`: called by rank 0 with the model when a checkpoint is due. `live`: whether the run's live page
-    shows the training. Raises TrainingFailed with the cause in one line.
+    Ray Train. `on_report`: called by rank 0 with the model when a checkpoint is due. `live`: whether the run's live
+    page shows the training. Raises TrainingFailed with the cause in one line.
     """
     workers: Workers = getattr(config.resources, stage)
     folder = storage.join(storage_path, name)

@@ -35,9 +35,9 @@ PREEMPTION_CHECK_STEPS = 10
 def train_worker(settings: dict[str, Any]) -> None:
     """Train on one worker, from the last checkpoint to the last epoch.
 
-    `settings`: "stage", "run", "config" (JSON text), "rows", "on_report" (called by rank 0 only), "live" (whether rank 0
-    writes the run's live files), "folder" (URI of this training's checkpoints) and "resume_from" (URI of a checkpoint to
-    use if Train lists none, or None).
+    `settings`: "stage", "run", "config" (JSON text), "rows", "on_report" (called by rank 0 only), "live" (whether rank
+    0 writes the run's live files), "folder" (URI of this training's checkpoints) and "resume_from" (URI of a checkpoint
+    to use if Train lists none, or None).
     """
     stage, run, rows = settings["stage"], settings["run"], settings["rows"]
     config = configuration.load(settings["config"])

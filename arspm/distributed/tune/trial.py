@@ -27,7 +27,7 @@ from arspm.distributed.train.rows import Guides, encoder_task, gather_rows, trai
 from arspm.distributed.tune.trial_log import log, logged
 from arspm.model.face_decoder import FaceDecoder
 from arspm.model.speech_portrait import face_prior
-from arspm.runs import stages, sweeps
+from arspm.runs import sweeps
 from arspm.training import checkpoint
 from arspm.training.fit import Report, WorkerContext
 

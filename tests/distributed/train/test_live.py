@@ -1,4 +1,4 @@
-"""What a training writes for the run's live page: on one worker without Ray, interrupted, without storage, and on Ray."""
+"""What a training writes for the run's live page: in this process, interrupted, without storage, and on Ray."""
 
 from __future__ import annotations
 
