@@ -11,6 +11,7 @@ const BAR_ORDER = ["in-finished", "in-failed", "in-interrupted", "in-running", "
 
 let state = JSON.parse(byId("state").textContent);
 let unreadable = false; // whether the last request failed
+let isLeaving = false; // for the report
 
 const isDone = (stage) => stage.state === "done" || stage.state === "reused";
 const classOf = (stage) => (SHOWN[stage.state] ?? SHOWN.waiting)[0];
@@ -116,7 +117,8 @@ async function refresh() {
     const fresh = await fetchJson("../live.json");
     unreadable = false;
     if (fresh.stages.some((stage) => stage.name === "report" && isDone(stage))) {
-      setTimeout(() => location.reload(), 2500); // longer than `arspm dashboard` keeps an old page
+      if (!isLeaving) setTimeout(() => location.reload(), 2500); // longer than `arspm dashboard` keeps an old page
+      isLeaving = true;
       return;
     }
     if (fresh.updated !== state.updated) {

@@ -86,6 +86,7 @@ def training(
             "real": folder + live.REAL,
             "epochs": [[epoch, folder + live.picture(epoch)] for epoch in found.pictures],
             "clips": found.clips,
+            "num_epochs": found.num_epochs,
         }
     return {"stage": stage, "text": text, "chart": charts.loss_chart(stage, history), "pictures": pictures}
 

@@ -13,7 +13,7 @@ const altOf = (stage, epoch) => `Portraits by the ${stage} after epoch ${epoch}`
 function buildPortraits(stage, pictures) {
   const [name, about] = ABOUT[stage];
   const clips = pictures.clips.length === 1 ? "one validation speaker" : `${formatCount(pictures.clips.length)} validation speakers`;
-  const block = { slider: make("input", { type: "range", min: 0, step: 1 }), label: make("span", {}), figure: make("figure", {}), all: make("details", {}, make("summary", {}, "All epochs"), make("div", {})), follows: true, list: [] };
+  const block = { slider: make("input", { type: "range", min: 0, step: 1 }), label: make("span", {}), figure: make("figure", {}), all: make("details", {}, make("summary", {}, "All epochs"), make("div", {})), follows: true, list: [], numEpochs: 0 };
   block.slider.setAttribute("aria-label", `Epoch of the ${stage}`);
   block.slider.addEventListener("input", () => {
     block.follows = Number(block.slider.value) === block.list.length - 1;
@@ -34,7 +34,7 @@ function buildPortraits(stage, pictures) {
 /** Show the portraits of the chosen epoch. */
 function showEpoch(stage, block) {
   const [epoch, path] = block.list[Number(block.slider.value)];
-  block.label.textContent = `Epoch ${formatCount(epoch)} of ${formatCount(block.list.at(-1)[0])}`;
+  block.label.textContent = `Epoch ${formatCount(epoch)} of ${formatCount(block.numEpochs)}`;
   block.slider.setAttribute("aria-valuetext", `epoch ${epoch}`);
   if (block.figure.dataset.epoch !== String(epoch)) block.figure.replaceChildren(make("figcaption", {}, `After epoch ${formatCount(epoch)}`), pictureOf(path, altOf(stage, epoch)));
   block.figure.dataset.epoch = epoch;
@@ -55,6 +55,7 @@ function updatePortraits(trainings) {
     const block = shownPortraits.get(stage);
     const chosen = block.follows ? pictures.epochs.length - 1 : Math.min(Number(block.slider.value), pictures.epochs.length - 1);
     block.list = pictures.epochs;
+    block.numEpochs = pictures.num_epochs;
     block.slider.max = pictures.epochs.length - 1;
     block.slider.value = chosen;
     showEpoch(stage, block);

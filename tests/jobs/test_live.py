@@ -10,9 +10,7 @@ from typing import Any
 import pytest
 
 from arspm import storage
-from arspm.config.presets import PRESETS
 from arspm.report.live_page import PAGE
-from arspm.report.run_page import write_report
 from arspm.runs import live, stages
 from cluster import events
 from jobs import live as driving
@@ -74,7 +72,7 @@ def test_trainings_are_read_again_until_they_are_done(tmp_path: Path) -> None:
     run.train("decoder", 3)
     until(lambda: (run.state()["trainings"][0]["pictures"] or {}).get("epochs", [])[2:] != [], 10)
     [training] = run.state()["trainings"]
-    assert training["text"] == "epoch 4 of 8, step 5 of 10; after epoch 3: loss 0.4"
+    assert training["text"] == "epoch 4 of 8, step 5 of 10; after epoch 3: loss 0.400"
     assert training["pictures"]["epochs"][2] == [3, "decoder/epochs/00003.jpg"]
     Path(run.uri, "decoder", live.FILE).write_text("{")  # not a training's: the next one may be
     run.finish("decoder")
@@ -87,8 +85,7 @@ def test_trainings_are_read_again_until_they_are_done(tmp_path: Path) -> None:
 def test_a_finished_report_is_left_alone_until_the_next_one(tmp_path: Path) -> None:
     run = LiveRun(tmp_path)
     run.finish(*(stage for stage in stages.STAGES if stage != "report"))
-    files, figures = write_report(run.config, run.uri, PRESETS[run.config.preset])
-    stages.commit(run.uri, "report", fingerprint="f" * 64, config=run.config, files=files, seconds=1.0, figures=figures)
+    run.report()
     before = Path(run.uri, PAGE).stat()
     run.page.start()
     run.begin("encoder")

@@ -10,15 +10,13 @@ from typing import Any
 
 import pytest
 
-from arspm.config.presets import PRESETS
 from arspm.report import server, site_files
 from arspm.report.live_page import PAGE
-from arspm.report.run_page import write_report
 from cluster import events
 from jobs import live as driving
 from tests.report.conftest import CONTRAST, HOSTILE, Opened
 from tests.report.live_run import LiveRun, until
-from tests.report.sweep_browser import COME_BACK
+from tests.report.sweep_browser import COME_BACK, DRAW_ALL
 
 
 @pytest.fixture(autouse=True)
@@ -107,14 +105,16 @@ def test_the_page_goes_from_the_first_minute_to_the_report(
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
     in_the_middle(run)
-    opened.come_back("document.querySelectorAll('#chart-decoder .main-svg').length > 0")
     opened.come_back("document.getElementById('summary-line').textContent.includes('gender failed')")
+    opened.come_back("document.querySelectorAll('#chart-decoder, #portraits-decoder, .meter').length === 3")
+    page.evaluate(DRAW_ALL)
+    opened.wait_for("document.querySelectorAll('#chart-decoder .main-svg').length > 0")
     assert text_of(opened, "#summary-line") == "5 of 10 stages are done; decoder is running; gender failed."
     assert HOSTILE[0] in text_of(opened, "#stages"), "as text"
     decoder = text_of(opened, "#stages tbody tr:nth-child(6)")
     assert "35 of 80 steps, epoch 4 of 8, loss 0.43, about 1 min 35 s left" in decoder
     caption = page.locator("figure", has=page.locator("#chart-decoder")).locator("figcaption").inner_text()
-    assert caption == "decoder epoch 4 of 8, step 5 of 10; after epoch 3: loss 0.4"
+    assert caption == "decoder epoch 4 of 8, step 5 of 10; after epoch 3: loss 0.400"
     assert "kept epoch 2 of" in page.locator("#trainings").inner_text(), "of VGGFace, which is done"
     assert "Of 1,276 rows, 1,271 became clips of the corpus and 5 were dropped." in text_of(opened, "#corpus")
     assert "no_face" in text_of(opened, "#dropped")
@@ -138,13 +138,13 @@ def test_the_page_goes_from_the_first_minute_to_the_report(
     assert slider.input_value() == "0", "where the user has left it"
 
     run.finish("decoder", "gender", "encoder", "evaluate")
-    run.begin("report")
-    write_report(run.config, run.uri, PRESETS[run.config.preset])
     assert opened.messages == []
-    run.page.on_event(events.Finished(stage="report", seconds=2.0, submission_id="report-1"))
+    run.report()
     run.page.how = "finished"
-    opened.come_back("document.querySelector('.overline').textContent === 'AR-SPM report'")
     run.page.close()
+    with page.expect_navigation():
+        page.evaluate(COME_BACK)
+    assert text_of(opened, ".overline").lower() == "ar-spm report"
     assert "AR-SPM report" in Path(run.uri, PAGE).read_text(), "the driver leaves the report alone"
     assert run.state()["state"] == "finished"
     assert opened.messages == []

@@ -55,8 +55,8 @@ class Recorder:
     def __enter__(self) -> Recorder:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._thread.shutdown(wait=True)
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        self._thread.shutdown(wait=error is None, cancel_futures=error is not None)  # an error is not held up
 
     def step(self, progress: TrainingState) -> None:
         """Write the history so far if that is due. Call it after each step."""

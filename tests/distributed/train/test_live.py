@@ -72,11 +72,8 @@ def test_the_history_and_the_portraits_of_each_epoch_are_written(decoded_run: Ru
 
 
 def test_a_resumed_training_continues_the_files(decoded_run: Run) -> None:
-    """Also after the stage's folder was cleared for it, and with the pictures of an epoch that is done again."""
+    """Also after the stage's folder was cleared for it, and with the picture of an epoch that is done again."""
     run, config = decoded_run
-    run_training("encoder", run, config, until=2)
-    stages.begin(run, "encoder", "f")
-    assert live.read_training(run, "encoder") is None, "of another training, so it is removed"
     checkpoint = run_training("encoder", run, config, until=1)
     storage.write_bytes(f"{run}/encoder/{stages.training_name(run, 'encoder', 'f')}/state", b"")
     storage.write_bytes(f"{run}/encoder/{live.picture(2)}", b"of a checkpoint that was lost")
@@ -145,10 +142,10 @@ def test_no_random_number_is_drawn(decoded_run: Run) -> None:
     assert Path(run, "alone", "model.safetensors").read_bytes() == watched
 
 
+@pytest.mark.slow
 @pytest.mark.ray
-def test_a_decoder_on_ray_is_seen_while_it_trains(
-    driver: None, decoded_run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_decoder_on_ray_is_seen_while_it_trains(driver: None, decoded_run: Run) -> None:
+    """Also `make test` has a chain, whose live files `tests/jobs/test_cli.py` looks at when it has ended."""
     run, config = decoded_run
     config = override(config, {"training.decoder.epochs": 6, "resources.decoder.num_workers": 1})
     seen: list[dict[str, Any]] = []
