@@ -7,13 +7,16 @@ const ABOUT = {
 
 const shownPortraits = new Map(); // stage -> its elements, and whether the slider follows the latest epoch
 
-const pictureOf = (path, alt) => make("img", { loading: "lazy", src: `../${path}`, alt }); // `loading` comes first: `src` starts loading
+const FACE_PIXELS = 130; // at most, of one face
+
+/** Return a strip with this number of faces. */
+const stripOf = (path, alt, numFaces) => make("img", { loading: "lazy", src: `../${path}`, alt, style: `max-width: ${FACE_PIXELS * numFaces}px` }); // `loading` comes first: `src` starts loading
 const altOf = (stage, epoch) => `Portraits by the ${stage} after epoch ${epoch}`;
 
 function buildPortraits(stage, pictures) {
   const [name, about] = ABOUT[stage];
   const clips = pictures.clips.length === 1 ? "one validation speaker" : `${formatCount(pictures.clips.length)} validation speakers`;
-  const block = { slider: make("input", { type: "range", min: 0, step: 1 }), label: make("span", {}), figure: make("figure", {}), all: make("details", {}, make("summary", {}, "All epochs"), make("div", {})), follows: true, list: [], numEpochs: 0 };
+  const block = { slider: make("input", { type: "range", min: 0, step: 1 }), label: make("span", {}), figure: make("figure", {}), all: make("details", {}, make("summary", {}, "All epochs"), make("div", {})), follows: true, list: [], numEpochs: 0, numFaces: pictures.clips.length };
   block.slider.setAttribute("aria-label", `Epoch of the ${stage}`);
   block.slider.addEventListener("input", () => {
     block.follows = Number(block.slider.value) === block.list.length - 1;
@@ -23,7 +26,7 @@ function buildPortraits(stage, pictures) {
   byId("portraits-by-stage").append(make("div", { class: "epochs", id: `portraits-${stage}` },
     make("h3", {}, name),
     make("p", {}, `${about} The same clips of ${clips} after each epoch.`),
-    make("figure", {}, make("figcaption", {}, "Real faces"), pictureOf(pictures.real, `Real faces of ${pictures.clips.join(", ")}`)),
+    make("figure", {}, make("figcaption", {}, "Real faces"), stripOf(pictures.real, `Real faces of ${pictures.clips.join(", ")}`, pictures.clips.length)),
     block.figure,
     make("label", {}, block.label, block.slider),
     block.all,
@@ -36,7 +39,7 @@ function showEpoch(stage, block) {
   const [epoch, path] = block.list[Number(block.slider.value)];
   block.label.textContent = `Epoch ${formatCount(epoch)} of ${formatCount(block.numEpochs)}`;
   block.slider.setAttribute("aria-valuetext", `epoch ${epoch}`);
-  if (block.figure.dataset.epoch !== String(epoch)) block.figure.replaceChildren(make("figcaption", {}, `After epoch ${formatCount(epoch)}`), pictureOf(path, altOf(stage, epoch)));
+  if (block.figure.dataset.epoch !== String(epoch)) block.figure.replaceChildren(make("figcaption", {}, `After epoch ${formatCount(epoch)}`), stripOf(path, altOf(stage, epoch), block.numFaces));
   block.figure.dataset.epoch = epoch;
 }
 
@@ -44,7 +47,7 @@ function showEpoch(stage, block) {
 function showAll(stage, block) {
   const list = block.all.lastChild;
   if (!block.all.open || list.childElementCount === block.list.length) return;
-  list.replaceChildren(...block.list.toReversed().map(([epoch, path]) => make("figure", {}, make("figcaption", {}, `Epoch ${formatCount(epoch)}`), pictureOf(path, altOf(stage, epoch)))));
+  list.replaceChildren(...block.list.toReversed().map(([epoch, path]) => make("figure", {}, make("figcaption", {}, `Epoch ${formatCount(epoch)}`), stripOf(path, altOf(stage, epoch), block.numFaces))));
 }
 
 function updatePortraits(trainings) {
