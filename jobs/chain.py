@@ -20,6 +20,7 @@ from cluster import chain, client, events
 from cluster.graph import Stage, select_stages
 from jobs import stage_cost
 from jobs.console import watch
+from jobs.live import live_page
 from jobs.preflight import require_report
 from jobs.stage import readable_end
 from jobs.submission import (
@@ -82,27 +83,33 @@ def submit_run(
         drivers.driving(run, drivers.CHAIN, holder, held, job=job) as end,
     ):
         _check_reused(config, run, planned, pending, on_event)
-        outcomes = chain.run_chain(
-            chain_stages,
-            runner=client.RayJobs(
-                jobs_client,
-                working_dir=source(),
-                metadata={"run": run},
-                stage_metadata=stage_cost.metadata(requests),
-            ),
-            is_done=lambda stage: stages.done(run, stage.name, fingerprints[stage.name]),
-            fingerprint=lambda stage: fingerprints[stage.name],
-            prefix=job_prefix(run),
-            capacity=lambda: client.capacity(jobs_client),
-            conflict=lambda: _conflict(jobs_client, run, fingerprints),
-            stop=lambda: bool(held.lost),
-            on_event=on_event,
-            until=until,
-            max_concurrent=max_concurrent,
-        )
-        if held.lost:
-            raise lease.LeaseLost(held.lost)
-        end.how = how_it_ended(outcomes.values())
+        with live_page(config, run, planned, pending, lambda: bool(held.lost)) as page:
+
+            def note(event: events.Event) -> None:
+                page.on_event(event)
+                on_event(event)
+
+            outcomes = chain.run_chain(
+                chain_stages,
+                runner=client.RayJobs(
+                    jobs_client,
+                    working_dir=source(),
+                    metadata={"run": run},
+                    stage_metadata=stage_cost.metadata(requests),
+                ),
+                is_done=lambda stage: stages.done(run, stage.name, fingerprints[stage.name]),
+                fingerprint=lambda stage: fingerprints[stage.name],
+                prefix=job_prefix(run),
+                capacity=lambda: client.capacity(jobs_client),
+                conflict=lambda: _conflict(jobs_client, run, fingerprints),
+                stop=lambda: bool(held.lost),
+                on_event=note,
+                until=until,
+                max_concurrent=max_concurrent,
+            )
+            if held.lost:
+                raise lease.LeaseLost(held.lost)
+            page.how = end.how = how_it_ended(outcomes.values())
     return outcomes
 
 

@@ -9,9 +9,10 @@ from arspm.report.ablation_page import PAGE
 from arspm.report.words import format_duration
 from arspm.runs import drivers, lease, stages
 from arspm.runs.drivers import Driver, Planned
+from arspm.storage import in_threads
 from cluster.job import Job, ending
 from jobs.run_jobs import name_of
-from jobs.view import RESUME, Part, View, ago, in_threads, row, with_time
+from jobs.view import RESUME, Part, View, ago, row, with_time
 
 
 def driver_lines(view: View) -> Part:

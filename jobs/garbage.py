@@ -1,7 +1,7 @@
 """Files of a run that nothing needs any more: what `arspm gc` shows and removes.
 
-Never among them: files that a finished stage's manifest lists, the corpus, and the training state from which a stopped
-stage resumes with one of the run's configurations. `arspm prune` removes earlier versions of a corpus.
+Never among them: files that a finished stage's manifest lists, the corpus, the run's page, and the training state from
+which a stopped stage resumes with one of the run's configurations. `arspm prune` removes earlier versions of a corpus.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from arspm.runs import lease, stages, sweeps
 from jobs.submission import CONFIGS
 
 _PROGRESS = "progress.json"  # arspm.training.checkpoint.PROGRESS: without it, a checkpoint is incomplete
+_LIVE_PAGE = "index.html"  # in the folder of the stage report, until it is done; `stages.LIVE` are its other files
 _TRAINING = re.compile(r"train-[0-9a-f]{12}\Z")  # of `stages.training_name`
 _TEMPORARY = re.compile(r"(.*/)?\.(partial|empty|once|doctor)-[^/]*\Z")  # what a killed process did not remove
 _MEMBER = re.compile(
@@ -110,7 +111,7 @@ def _remove_empty(folder: Path, top: Path) -> None:
 def _kind(finished: bool, path: str, resumable: set[str] | None, below: Mapping[str, int]) -> str:
     """Return why a file in a stage's folder is not needed, "" if it may be. resumable: None if that is not known."""
     top, _, rest = path.partition("/")
-    if path == stages.SUCCESS or _TEMPORARY.match(path):
+    if path in (stages.SUCCESS, _LIVE_PAGE) or top in stages.LIVE or _TEMPORARY.match(path):
         return ""
     if not _TRAINING.match(top) or not rest:
         return "" if finished else STOPPED_STAGE

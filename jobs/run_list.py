@@ -2,49 +2,17 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from arspm import storage
-from arspm.corpus.media_types import MEDIA_EXTENSIONS
 from arspm.report.ablation_page import PAGE
 from arspm.report.words import format_hundredths, format_value
-from arspm.runs import drivers, find, lease, spent, stages, sweeps
+from arspm.runs import drivers, find, spent, stages, sweeps
+from arspm.storage import in_threads
 from arspm.storage.retries import first_line
-from jobs.view import ago, in_threads, table
-
-MAX_RUNS = 200
-MAX_DEPTH = 3  # folders below the URI
-_MAX_FOLDERS = 2000  # that are looked into
-# Names that are surely no folders of runs: hidden ones, and files by their type. A run may be called `v1.2`.
-_FILE_TYPES = ("csv", "html", "json", "parquet", "py", "safetensors", "txt", "yaml", *MEDIA_EXTENSIONS)
-_FILE = re.compile(rf"^\.|\.({'|'.join(_FILE_TYPES)})$", re.IGNORECASE)
-
-
-def runs_below(uri: str, max_runs: int = MAX_RUNS) -> tuple[list[str], bool]:
-    """Return the URIs of the runs at or below a URI, at most MAX_DEPTH folders down, and whether that is all of them.
-
-    A run's own folders are not looked into. On S3 only the first 1,000 entries of a folder are.
-    """
-    runs, level, looked = [], [uri], 0
-    for depth in range(MAX_DEPTH + 1):
-        room = _MAX_FOLDERS - looked
-        entries = in_threads(storage.entries, level[:room])
-        looked += len(entries)
-        below: list[str] = []
-        for folder, names in zip(level[:room], entries, strict=True):
-            if find.has_parts(names):
-                runs.append(folder)
-            else:
-                below += [storage.join(folder, name) for name in names if not _FILE.search(name)]
-        if len(level) > room or len(runs) > max_runs:
-            return sorted(runs)[:max_runs], False
-        if not below or depth == MAX_DEPTH:
-            break
-        level = below
-    return sorted(runs), True
+from jobs.view import ago, table
 
 
 def describe_runs(runs: Sequence[str]) -> list[dict[str, Any]]:
@@ -61,7 +29,7 @@ def _describe(run: str) -> dict[str, Any]:
         evaluated, prepared, size = done.get("evaluate"), done.get("preprocess"), storage.folder_size(run)
         return {
             "run": run,
-            "state": _state(run, done),
+            "state": find.state(run, set(done)),
             "stages_done": [*done],
             "preset": latest.config.get("preset") if latest else None,
             "num_clips": prepared.figures.get("num_clips") if prepared else None,
@@ -77,18 +45,6 @@ def _describe(run: str) -> dict[str, Any]:
         }
     except (ValueError, OSError) as error:
         return {"run": run, "error": first_line(error)}
-
-
-def _state(run: str, done: dict[str, Any]) -> str:
-    """Return "running", "done", how the chain's driver ended, or "incomplete"."""
-    if lease.last_sign(run)[0]:
-        return "running"
-    if set(done) == set(stages.STAGES):
-        return "done"
-    driver = drivers.read(run, drivers.CHAIN)
-    if driver is not None and driver.ended and driver.how != drivers.FINISHED:
-        return driver.how.partition(":")[0]
-    return "incomplete"
 
 
 def _ablations(run: str) -> Iterator[str]:

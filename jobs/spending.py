@@ -12,10 +12,11 @@ from arspm.report.words import describe_unpriced, format_duration, format_gpus, 
 from arspm.runs import spent, stages, sweeps
 from arspm.runs.spent import Entry, Spent
 from arspm.runs.usage import Requested, Usage
+from arspm.storage import in_threads
 from cluster.job import Job
 from jobs import ablation_plan
 from jobs.run_jobs import name_of, requested_by
-from jobs.view import View, in_threads, row
+from jobs.view import View, row
 
 
 def spending(view: View, manifests: Mapping[str, stages.Success | None]) -> Spent:

@@ -9,6 +9,7 @@ from arspm.report.words import format_duration, format_gpus, format_hundredths
 from arspm.runs import find, lease, stages
 from arspm.runs.adopted import FIGURE
 from arspm.runs.spent import Spent
+from arspm.storage import in_threads
 from cluster import client, events
 from cluster.errors import ClusterError
 from cluster.head import heads_elsewhere
@@ -18,7 +19,7 @@ from jobs.driver_status import driver_lines
 from jobs.run_jobs import name_of
 from jobs.spending import spending, spent_lines
 from jobs.sweep_status import sweep_lines
-from jobs.view import View, in_threads, row
+from jobs.view import View, row
 
 _TAIL_LINES = 200  # of a job's log: a progress record is among them unless the program prints a lot
 

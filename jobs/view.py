@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from arspm.report.words import format_duration, format_gpus
 from cluster.job import Job, ending
 from jobs.run_jobs import name_of, requested_by
 
 RESUME = "run the same command again to resume"
-_THREADS = 8
-
-T = TypeVar("T")
 
 
 class View(NamedTuple):
@@ -71,9 +67,3 @@ class Part(NamedTuple):
 
     lines: list[str]
     jobs: set[str]
-
-
-def in_threads(action: Callable[[Any], T], items: Iterable[Any]) -> list[T]:
-    """Return `action` of each item. The actions wait for storage, or for the head."""
-    with ThreadPoolExecutor(_THREADS) as pool:
-        return list(pool.map(action, items))

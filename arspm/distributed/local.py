@@ -21,6 +21,7 @@ from arspm.distributed import gpus
 from arspm.distributed.data.ingest import configure_ray_data, original_errors
 from arspm.distributed.train import rows as training
 from arspm.distributed.train.feed import open_feed
+from arspm.distributed.train.live import Recorder
 from arspm.distributed.train.rows import Rows
 from arspm.training.fit import WorkerContext
 
@@ -183,10 +184,12 @@ def train(stage: str, config: Config, run: str, rows: Rows, folder: Path) -> Non
     context = WorkerContext(device=gpus.device(workers.gpus))
     feed = open_feed(stage, config, rows, context, share=None)
     task = training.make_task(stage, config, run, context.device, rows)
-    reports = training.train(stage, config, rows, task, context, feed=feed, resume=None)
-    for report in reports:
-        if task.objective in report.figures:  # an epoch has ended
-            epoch, value = report.figures["epoch"], report.figures[task.objective]
-            print(f"epoch {epoch} of {recipe.epochs}: {task.objective} {value:.4g}", flush=True)
-        if report.finished:
-            report.save(folder)
+    with Recorder(stage, config, run, rows) as recorder:
+        reports = training.train(stage, config, rows, task, context, feed=feed, resume=None, on_step=recorder.step)
+        for report in reports:
+            recorder.report(report, task.model)
+            if task.objective in report.figures:  # an epoch has ended
+                epoch, value = report.figures["epoch"], report.figures[task.objective]
+                print(f"epoch {epoch} of {recipe.epochs}: {task.objective} {value:.4g}", flush=True)
+            if report.finished:
+                report.save(folder)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,17 @@ def document(
             live=live,
         )
     )
+
+
+def script_of(names: Sequence[str]) -> str:
+    """Return the files of a page's script, in this directory, as one script with a scope of its own."""
+    source = "".join(Path(__file__).with_name(name).read_text(encoding="utf-8") for name in names)
+    return f'"use strict";\n(() => {{\n{source}}})();\n'
+
+
+def compact_json(value: Any) -> str:
+    """Return JSON without whitespace."""
+    return json.dumps(value, separators=(",", ":"), allow_nan=False)
 
 
 def setting(value: Any) -> str:

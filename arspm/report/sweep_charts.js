@@ -1,7 +1,7 @@
 // The sweep's charts as Plotly specifications: pure functions of the results.
 //
 // Colours are names of the style sheet's variables ("--model"), or a position on the colour scale from the best trial to the
-// worst ("scale 0.25"); `painted` in sweep_draw.js replaces them with values. Lines of many trials are a single trace with gaps,
+// worst ("scale 0.25"); `painted` in page_draw.js replaces them with values. Lines of many trials are a single trace with gaps,
 // because a thousand traces would take seconds to draw.
 
 const BASE = JSON.parse(document.getElementById("charts").textContent).base;

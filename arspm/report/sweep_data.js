@@ -1,7 +1,5 @@
 // The results, and what is fetched only while it is looked at: learning curves, and the records of selected trials.
 
-const SERVED = location.protocol.startsWith("http");
-
 let results = JSON.parse(document.getElementById("results").textContent);
 let curves = JSON.parse(document.getElementById("curves").textContent);
 const embedded = JSON.parse(document.getElementById("pictures").textContent); // reference -> data URI
@@ -19,17 +17,6 @@ function pointsOf(trial, metric) {
   const all = records.get(trial.number)?.epochs ?? [];
   if (all.length <= epochs.length) return epochs.map((epoch, k) => [epoch, values[k]]);
   return all.filter((epoch) => typeof epoch[metric] === "number").map((epoch) => [epoch.epoch, epoch[metric]]);
-}
-
-/** Fetch a JSON file beside the page, also a compressed one. If it is unchanged, the browser uses its cache. */
-async function fetchJson(name) {
-  const response = await fetch(name, { cache: "no-cache" });
-  if (!response.ok) throw new Error(response.statusText);
-  if (!name.endsWith(".gz")) return response.json();
-  const data = await response.blob();
-  const [first, second] = new Uint8Array(await data.slice(0, 2).arrayBuffer());
-  const packed = first === 0x1f && second === 0x8b; // some servers unpack it
-  return new Response(packed ? data.stream().pipeThrough(new DecompressionStream("gzip")) : data).json();
 }
 
 /** Fetch the curves, unless the page has those of its results. */

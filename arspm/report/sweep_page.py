@@ -6,7 +6,6 @@ and `curves.json.gz`, a trial's record and portraits only while they are looked 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,39 +15,40 @@ from markupsafe import Markup
 
 from arspm import storage
 from arspm.report import charts, gather
-from arspm.report.document import document
+from arspm.report.document import compact_json, document, script_of
 from arspm.runs import sweep_curves
 from arspm.runs.sweep_curves import CURVES
 from arspm.runs.sweeps import PAGE, RESULTS
 
 MAX_EMBEDDED = 1_000_000  # characters of pictures in the page; further ones stay files beside it
 
-_FILES = (
-    "sweep_format.js",
-    "sweep_data.js",
-    "sweep_view.js",
-    "sweep_elements.js",
-    "sweep_draw.js",
-    "sweep_charts.js",
-    "sweep_learning.js",
-    "sweep_history.js",
-    "sweep_parallel.js",
-    "sweep_contour.js",
-    "sweep_filter.js",
-    "sweep_progress.js",
-    "sweep_table.js",
-    "sweep_comparison.js",
-    "sweep_groups.js",
-    "sweep_slices.js",
-    "sweep_trial.js",
-    "sweep_sweeps.js",
-    "sweep_portraits.js",
-    "sweep_download.js",
-    "sweep_page.js",  # starts the page, so it comes last
+SCRIPT = script_of(
+    (
+        "page_fetch.js",
+        "page_elements.js",
+        "page_draw.js",
+        "sweep_format.js",
+        "sweep_data.js",
+        "sweep_view.js",
+        "sweep_charts.js",
+        "sweep_learning.js",
+        "sweep_history.js",
+        "sweep_parallel.js",
+        "sweep_contour.js",
+        "sweep_filter.js",
+        "sweep_progress.js",
+        "sweep_table.js",
+        "sweep_comparison.js",
+        "sweep_groups.js",
+        "sweep_slices.js",
+        "sweep_trial.js",
+        "sweep_sweeps.js",
+        "sweep_portraits.js",
+        "sweep_download.js",
+        "sweep_page.js",  # starts the page, so it comes last
+    )
 )
-_SOURCE = "".join(Path(__file__).with_name(name).read_text(encoding="utf-8") for name in _FILES)
 STYLE = Path(__file__).with_name("sweep_page.css").read_text(encoding="utf-8")
-SCRIPT = f'"use strict";\n(() => {{\n{_SOURCE}}})();\n'
 
 
 def write_sweep(folder: str, results: Mapping[str, Any], curves: Mapping[str, Any], *, page: bool = True) -> None:
@@ -60,7 +60,7 @@ def write_sweep(folder: str, results: Mapping[str, Any], curves: Mapping[str, An
     """
     finite = gather.finite(results)
     storage.write_bytes(storage.join(folder, CURVES), sweep_curves.pack(curves))
-    storage.write_bytes(storage.join(folder, RESULTS), (_compact(finite) + "\n").encode())
+    storage.write_bytes(storage.join(folder, RESULTS), (compact_json(finite) + "\n").encode())
     if page:
         html = render(finite, curves, _embedded(folder, finite["pictures"]))
         storage.write_bytes(storage.join(folder, PAGE), html.encode())
@@ -73,9 +73,9 @@ def render(results: Mapping[str, Any], curves: Mapping[str, Any], pictures: Mapp
         {"base": charts.base_layout(300)},
         script=SCRIPT,
         live=True,
-        results=htmlsafe_json_dumps(gather.finite(results), dumps=_compact),
-        curves=htmlsafe_json_dumps(curves, dumps=_compact),
-        pictures=htmlsafe_json_dumps(pictures, dumps=_compact),
+        results=htmlsafe_json_dumps(gather.finite(results), dumps=compact_json),
+        curves=htmlsafe_json_dumps(curves, dumps=compact_json),
+        pictures=htmlsafe_json_dumps(pictures, dumps=compact_json),
         sweep=results["sweep"],
         sweep_style=Markup(STYLE),
     )
@@ -93,8 +93,3 @@ def _embedded(folder: str, pictures: Mapping[str, Any]) -> dict[str, str]:
             break
         found[reference] = data
     return found
-
-
-def _compact(value: Any) -> str:
-    """Return JSON without whitespace."""
-    return json.dumps(value, separators=(",", ":"), allow_nan=False)

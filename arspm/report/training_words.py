@@ -1,4 +1,4 @@
-"""The sentence that says which epoch of a training was kept, and why."""
+"""The sentence that says which epoch of a training was kept, and why; and its validation metric in words."""
 
 from __future__ import annotations
 
@@ -25,10 +25,14 @@ def kept_epoch(stage: str, figures: Mapping[str, Any], num_epochs: int) -> str:
     if value is None:
         return f"{text}: no {rows}"
     number = "" if count is None else f"{count:,} "
-    if objective == "val_accuracy":
-        right = "on " if count is None else f"{round(value * count):,} of "
-        measured = f"accuracy {format_percent(value)}, {right}{number}{rows}".replace(", on", " on")
-    else:
-        measured = f"{value:.1f}°" if objective == "val_cos_degrees" else f"loss {significant(value)}"
-        measured += f" on {number}{rows}"
-    return f"{text}: {measured}" + (", too few to choose by" if by_loss and count else "")
+    right = f", {round(value * count):,} of" if objective == "val_accuracy" and count is not None else " on"
+    return f"{text}: {measured(stage, value)}{right} {number}{rows}" + (
+        ", too few to choose by" if by_loss and count else ""
+    )
+
+
+def measured(stage: str, value: float) -> str:
+    """Return a stage's validation metric in words: "accuracy 87.5 %", "36.5°" or "loss 0.31"."""
+    if OBJECTIVES[stage] == "val_accuracy":
+        return f"accuracy {format_percent(value)}"
+    return f"{value:.1f}°" if OBJECTIVES[stage] == "val_cos_degrees" else f"loss {significant(value)}"

@@ -22,6 +22,7 @@ from arspm.runs.usage import Usage
 
 SUCCESS = "_SUCCESS.json"
 HISTORY = "history.json"  # written by stages that train a network
+LIVE = ("live.json", "epochs")  # what a training writes for the live page (`live`)
 CORPUS = "corpus"  # the folder of a run in which preprocess and features write
 VARIANTS = "_variants"  # the folder of a run with its variants: runs that share the stages before the encoder with it
 _NOT_SHARED = ("encoder", "evaluate", "report")  # the stages that each variant runs itself
@@ -94,7 +95,7 @@ class Success(BaseModel):
     provenance: dict[str, Any] | None = None
 
 
-class _Epoch(BaseModel):
+class Epoch(BaseModel):
     """An epoch in `history.json`. Further figures have names that begin with `val_` or `train_`."""
 
     model_config = ConfigDict(extra="allow")
@@ -104,14 +105,14 @@ class _Epoch(BaseModel):
     clips_per_second: Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
     @model_validator(mode="after")
-    def _names(self) -> _Epoch:
+    def _names(self) -> Epoch:
         if not all(re.fullmatch("[a-z0-9_]{1,50}", name) for name in self.model_extra or ()):
             raise ValueError("a figure's name may have only lower-case letters, digits and _")
         return self
 
 
 class _History(BaseModel):
-    epochs: Annotated[list[_Epoch], Field(min_length=1)]
+    epochs: Annotated[list[Epoch], Field(min_length=1)]
     losses: list[tuple[Annotated[int, Field(ge=0, le=2**53)], Annotated[float, Field(allow_inf_nan=False)]]]
     best_epoch: int
 
@@ -237,12 +238,13 @@ def done(run: str, stage: str, fingerprint: str) -> Success | None:
 def begin(run: str, stage: str, fingerprint: str) -> None:
     """Clear a stage's folder before the stage runs: remove the manifest first, then everything else.
 
-    The training state of the same fingerprint is kept, so that an interrupted training resumes.
+    The training state of the same fingerprint is kept, so that an interrupted training resumes, and with it what the
+    live page shows of this training.
     """
-    stage_folder = folder(run, stage)
+    stage_folder, own = folder(run, stage), training_name(run, stage, fingerprint)
     storage.remove(storage.join(stage_folder, SUCCESS))
     entries = {path.split("/")[0] for path in storage.files_below(stage_folder)}
-    for entry in sorted(entries - {training_name(run, stage, fingerprint)}):
+    for entry in sorted(entries - ({own, *LIVE} if own in entries else set())):
         storage.remove(storage.join(stage_folder, entry))
 
 

@@ -1,8 +1,8 @@
 """Files under a URI, local or on S3. `uris` checks URIs, `files` reads and writes, `retries` repeats failed operations.
 
 `clients` makes the file systems behind them, with `arrow_s3` that of pyarrow and `ray_files` that of Ray; `credentials`
-explains why a store refuses them, and `requirements` checks what it can do. `listing` lists large trees, `local_files`
-writes local files atomically.
+explains why a store refuses them, and `requirements` checks what it can do. `listing` lists large trees, `threads`
+does several operations at a time, `local_files` writes local files atomically.
 """
 
 from arspm.storage.clients import arrow_filesystem, filesystem
@@ -31,6 +31,7 @@ from arspm.storage.listing import FILES, entries, list_files, stamp
 from arspm.storage.ray_files import ray_checkpoint, ray_storage
 from arspm.storage.requirements import require_store
 from arspm.storage.retries import StorageUnavailable, retried
+from arspm.storage.threads import in_threads
 from arspm.storage.uris import absolute, is_remote, is_s3, join, run_uri
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "files_below",
     "filesystem",
     "folder_size",
+    "in_threads",
     "is_remote",
     "is_s3",
     "join",

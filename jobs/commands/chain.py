@@ -90,7 +90,10 @@ def submit(
     detach: Detach = False,
     ray_address: Address = None,
 ) -> None:
-    """Run all stages, from clips to trained model to report. Run the same command again to resume."""
+    """Run all stages, from clips to trained model to report. Run the same command again to resume.
+
+    The run's page exists from the start; `arspm dashboard` serves it live.
+    """
     from jobs import chain
     from jobs.commands.settings import resolve_config
     from jobs.console import watch

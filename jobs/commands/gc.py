@@ -22,8 +22,8 @@ def gc(
     Says what and how much, then asks. Keeps what finished stages list and what a stopped stage resumes from. Leaves a
     run alone while somebody works on it. Needs no cluster; see also `arspm prune`.
     """
+    from arspm.runs.find import runs_below
     from jobs.garbage import find_garbage, held_by, remove
-    from jobs.run_list import runs_below
 
     uri = storage.absolute(uri)
     found, complete = runs_below(uri)

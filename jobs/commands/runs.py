@@ -23,7 +23,8 @@ def runs(
 
     Shows what storage knows, for at most 200 runs. Sizes of very large runs are lower bounds. Needs no cluster.
     """
-    from jobs.run_list import MAX_RUNS, as_lines, describe_runs, runs_below
+    from arspm.runs.find import MAX_RUNS, runs_below
+    from jobs.run_list import as_lines, describe_runs
 
     uri = storage.absolute(uri)
     found, complete = runs_below(uri)

@@ -9,7 +9,7 @@ import typer
 
 from arspm import storage
 from arspm.config import ConfigError
-from arspm.runs import find, sweeps
+from arspm.runs import sweeps
 from cluster.exit_codes import ExitCode
 from jobs.commands.options import Address, Detach, Run, completing, examples, existing_run, find_address, parse_changes
 from jobs.sweep_options import METRIC, TRACKERS, Options
@@ -164,15 +164,26 @@ def _export_optuna(folder: str, file: str) -> None:
     print(f"look at them: optuna-dashboard {file}")
 
 
-@app.command(epilog=examples("arspm dashboard runs/one", "arspm dashboard runs/one/sweeps/loss_weights --port 9000"))
+@app.command(
+    epilog=examples(
+        "arspm dashboard runs/one",
+        "arspm dashboard runs",
+        "arspm dashboard runs/one/sweeps/loss_weights --port 9000",
+    )
+)
 def dashboard(
-    uri: Annotated[str, typer.Argument(metavar="URI", help="Run directory, or one of its sweep directories.")],
+    uri: Annotated[
+        str,
+        typer.Argument(
+            metavar="URI", help="Run, folder with runs up to three folders down, ablation, or one sweep's folder."
+        ),
+    ],
     port: Annotated[int | None, typer.Option(help="Port (default: 8266, or the next free one).")] = None,
 ) -> None:
-    """Serve a run's sweep pages on 127.0.0.1; the URL contains an access token. Needs no cluster."""
+    """Serve the pages of runs, ablations and sweeps on 127.0.0.1; the URL contains an access token. Needs no cluster.
+
+    A run's page and a sweep's update themselves while they run.
+    """
     from arspm.report import server
 
-    uri = storage.absolute(uri)
-    if not storage.exists(storage.join(uri, sweeps.SWEEP)):
-        find.require_run(uri)
-    server.serve(uri, server.PORT if port is None else port)
+    server.serve(storage.absolute(uri), server.PORT if port is None else port)

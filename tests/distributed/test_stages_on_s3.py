@@ -18,7 +18,7 @@ from arspm import config as configuration
 from arspm import storage
 from arspm.config import Config, override
 from arspm.media.detectors import make_detector
-from arspm.runs import stages
+from arspm.runs import live, stages
 from cluster import client as jobs
 from cluster import events
 from cluster.job import error_line
@@ -132,7 +132,7 @@ def test_preprocess_and_a_training_stage_run_as_jobs_from_and_to_the_bucket(
     assert manifest["num_dropped"] == len(clips.dropped)
     left = {path.split("/")[0] for path in storage.files_below(storage.join(run, "gender"))}
     training = stages.training_name(run, "gender", expected_fingerprint("gender", run, remote))
-    assert left == {stages.SUCCESS, "model.safetensors", "history.json", training}
+    assert left == {stages.SUCCESS, "model.safetensors", "history.json", live.FILE, training}
     in_training = storage.files_below(storage.join(run, "gender", training))
     checkpoints = {path.split("/")[0] for path in in_training if "/" in path}
     assert len(checkpoints) == 1, "older ones are removed"

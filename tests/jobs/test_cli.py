@@ -21,7 +21,7 @@ import soundfile
 from arspm import storage
 from arspm.config import dump
 from arspm.media.clips import load_speech
-from arspm.runs import stages
+from arspm.runs import live, stages
 from arspm.runs.provenance import code_commit
 from cluster import client
 from jobs.submission import job_prefix
@@ -122,6 +122,27 @@ def test_the_chain_ends_in_a_report(run: tuple[Path, str]):
     assert (metrics["spent"]["gpu_hours"], metrics["spent"]["usd"]) == (0.0, None)
     assert {*metrics["spent"]["unpriced"]} == with_workers
     assert "like those of a local head" in metrics["spent"]["unpriced"]["encoder"]
+
+
+@pytest.mark.ray
+def test_the_chain_was_shown_live(run: tuple[Path, str]):
+    """The report has taken the page's place, and what the page showed of the trainings is what they ended with."""
+    state = json.loads((run[0] / live.FILE).read_text())
+    assert [(row["name"], row["state"]) for row in state["stages"]] == [(stage, "done") for stage in ALL]
+    assert (state["state"], state["corpus"]["num_dropped"]) == ("finished", 0)
+    assert "AR-SPM report" in (run[0] / "report" / "index.html").read_text()
+    for training in state["trainings"]:
+        found, history = (
+            live.read_training(str(run[0]), training["stage"]),
+            stages.history(str(run[0]), training["stage"]),
+        )
+        assert found is not None
+        assert history is not None
+        assert [epoch.model_dump(mode="json") for epoch in found.epochs] == history["epochs"]
+        assert found.pictures == [epoch.epoch for epoch in found.epochs if training["stage"] in live.DRAWN_STAGES]
+        pictures = [run[0] / path for _, path in (training["pictures"] or {"epochs": []})["epochs"]]
+        assert all(path.exists() for path in pictures)
+    assert [training["stage"] for training in state["trainings"]] == ["vggface", "gender", "decoder", "encoder"]
 
 
 @pytest.mark.ray

@@ -64,6 +64,8 @@ def fill(run: str) -> str:
     write("encoder/history.json")
     write("evaluate/metrics.json")
     write("corpus/.partial-abc", 30)
+    for path in ("encoder/live.json", "encoder/epochs/00001.jpg", "report/index.html"):  # of the live page
+        write(path)
     return run
 
 

@@ -15,8 +15,9 @@ from arspm.config.presets import preset
 from arspm.corpus import tables
 from arspm.corpus.drops import DROPPED
 from arspm.runs import drivers, lease, stages
+from arspm.runs.find import MAX_RUNS, runs_below
 from arspm.runs.usage import Nodes, Requested
-from jobs.run_list import MAX_RUNS, describe_runs, runs_below
+from jobs.run_list import describe_runs
 from tests.conftest import Bucket
 from tests.jobs.conftest import arspm_in_process as run_here
 from tests.jobs.conftest import encoded_run, plan_and_save  # noqa: F401

@@ -14,7 +14,7 @@ import pytest
 from arspm.config import override
 from arspm.config.presets import preset
 from arspm.distributed.tune import ledger
-from arspm.report import server
+from arspm.report import site_files
 from arspm.runs import sweep_curves, sweeps
 from tests.report import many_trials, swept
 from tests.report.conftest import Opened
@@ -69,7 +69,7 @@ def test_an_update_writes_less_than_a_megabyte_and_rarely_the_page(large: Any, t
 def test_an_update_is_served_in_less_than_a_megabyte(
     large: Any, tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "FILE_SECONDS", 0.0)
+    monkeypatch.setattr(site_files, "FILE_SECONDS", 0.0)
     get = serve(str(tmp_path))
     name = tmp_path.name
     page = get(f"/{name}/", Accept_Encoding="gzip, deflate, br")
@@ -90,7 +90,7 @@ def test_an_update_is_served_in_less_than_a_megabyte(
 def test_the_served_page_fetches_details_only_when_they_are_looked_at(
     large: Any, tmp_path: Path, serve: Serve, browser: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "FILE_SECONDS", 0.0)
+    monkeypatch.setattr(site_files, "FILE_SECONDS", 0.0)
     large._update("running")
     get = serve(str(tmp_path))
     page = browser.new_page(viewport={"width": 1280, "height": 900})

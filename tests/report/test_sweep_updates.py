@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from arspm import storage
-from arspm.report import server
+from arspm.report import server, site_files
 from arspm.report.sweep_page import PAGE, RESULTS
 from tests.report import swept
 from tests.report.sweep_browser import COME_BACK, NUMBERS, header
@@ -100,7 +100,7 @@ def test_the_page_updates_through_the_dashboards_tokenised_url(
     browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The printed URL links to a page that updates itself; without the token every URL is a 403."""
-    monkeypatch.setattr(server, "FILE_SECONDS", 0.0)
+    monkeypatch.setattr(site_files, "FILE_SECONDS", 0.0)
     results = swept.loss_weights(4, running=True)
     for name in ("one", "two"):
         folder = storage.join(str(tmp_path), "sweeps", name)
@@ -115,17 +115,17 @@ def test_the_page_updates_through_the_dashboards_tokenised_url(
             page.on("response", lambda response: answers.append((response.url, response.status)))
             page.goto(started.url)
             page.get_by_role("link", name="two").click()
-            page.wait_for_url(f"{started.url}two/")
+            page.wait_for_url(f"{started.url}sweeps/two/")
             later = results | {"updated": results["updated"] + 20, "state": "finished"}
             later["trials"][2] |= {"state": "finished", "best": 12.34, "best_epoch": 3}
             swept.write(folder, later | {"best": 2})
             page.evaluate(COME_BACK)
             _wait(page, "document.getElementById('best-summary').innerText.startsWith('Trial 2 is the best: ')")
-            assert (f"{started.url}two/{RESULTS}", 200) in answers
+            assert (f"{started.url}sweeps/two/{RESULTS}", 200) in answers
             assert [url for url, _ in answers if not url.startswith(started.url)] == []
             assert page.evaluate("document.referrer") == ""
             stranger = f"http://127.0.0.1:{started.port}/"
-            for address in (stranger, f"{stranger}two/", f"{stranger}guessed/two/"):
+            for address in (stranger, f"{stranger}sweeps/two/", f"{stranger}guessed/sweeps/two/"):
                 assert page.goto(address).status == 403
                 text = page.locator("body").inner_text()
                 assert "Open the complete URL that `arspm dashboard` printed" in text
@@ -139,7 +139,7 @@ def test_the_page_updates_through_the_dashboards_tokenised_url(
 def test_the_dashboard_shows_logs_and_other_sweeps(
     browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "FILE_SECONDS", 0.0)
+    monkeypatch.setattr(site_files, "FILE_SECONDS", 0.0)
     results = {"one": swept.loss_weights(4, running=True), "b & c": swept.loss_weights(6, seed=5)}
     for name, each in results.items():
         folder = storage.join(str(tmp_path), "sweeps", name)
@@ -155,7 +155,7 @@ def test_the_dashboard_shows_logs_and_other_sweeps(
         page.on("console", lambda message: messages.append(message.text))
         page.on("pageerror", lambda error: messages.append(str(error)))
         try:
-            page.goto(f"{started.url}one/#trial=2")
+            page.goto(f"{started.url}sweeps/one/#trial=2")
             _wait(page, "document.getElementById('trial-log').innerText.includes('<b>epoch 1</b>')")
             log.write_text("2026-01-01 00:00:00 UTC INFO epoch 2\n")
             page.evaluate(COME_BACK)

@@ -334,6 +334,18 @@ def test_begin_clears_the_folder_and_keeps_its_own_training(tmp_path):
     assert storage.exists(f"{run}/decoder/model.safetensors")
 
 
+@pytest.mark.parametrize("is_resumed", [True, False])
+def test_begin_keeps_what_the_live_page_shows_of_its_own_training(tmp_path, is_resumed):
+    run = str(tmp_path)
+    finish(run, "preprocess")
+    own = stages.training_name(run, "gender", "mine" if is_resumed else "other's")
+    for path in (f"{own}/state.json", "live.json", "epochs/00001.jpg"):
+        storage.write_bytes(f"{run}/gender/{path}", b"")
+    stages.begin(run, "gender", "mine")
+    kept = {f"{own}/state.json", "live.json", "epochs/00001.jpg"} if is_resumed else set()
+    assert set(storage.files_below(f"{run}/gender")) == kept
+
+
 def test_begin_in_an_empty_run_does_nothing(tmp_path):
     stages.begin(str(tmp_path), "preprocess", "f")
     assert list(tmp_path.iterdir()) == []

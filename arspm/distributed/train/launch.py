@@ -67,6 +67,7 @@ def train_stage(stage: str, config: Config, run: str, fingerprint: str) -> tuple
         # The name contains the fingerprint: a changed configuration or upstream stage starts a new training.
         name=stages.training_name(run, stage, fingerprint),
         storage_path=storage.join(run, stage),
+        live=stages.parent_run(run) == run,  # a variant has no live page
     )
     files, figures = _export(stage, run, last)
     return files, figures | dict(rows.filtered)
@@ -83,18 +84,19 @@ def fit_on_workers(
     callbacks: Sequence[Any] = (),
     on_report: Callable[[Config, Report, nn.Module], None] | None = None,
     watch: Callable[[], AbstractContextManager[Callable[[], None]]] = no_watch,
+    live: bool = False,
 ) -> str | None:
     """Train on Ray Train's workers and return the URI of the last checkpoint, None if there is none.
 
     Checkpoints are in `<storage_path>/<name>`; a training of the same name resumes from the last one. `callbacks`: of
     Ray Train. `on_report`: called by rank 0 with the model when a checkpoint is due. `watch`: rank 0 trains in this
-    context, and calls what it yields before each batch. Raises TrainingFailed with the cause in one line, or
-    StopRequested if a watch raised that.
+    context, and calls what it yields before each batch. `live`: whether the run's live page shows the training. Raises
+    TrainingFailed with the cause in one line, or StopRequested if a watch raised that.
     """
     workers: Workers = getattr(config.resources, stage)
     folder = storage.join(storage_path, name)
     settings: dict[str, Any] = {"stage": stage, "run": run, "config": configuration.dump(config), "rows": rows}
-    settings |= {"on_report": on_report, "watch": watch}
+    settings |= {"on_report": on_report, "watch": watch, "live": live}
     for variable, value in TRAIN_SETTINGS.items():
         os.environ.setdefault(variable, value)
     if not ray.is_initialized():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from arspm import config as configuration
 from arspm import storage
 from arspm.distributed.data.ingest import Source
 from arspm.distributed.train.feed import open_feed
+from arspm.distributed.train.live import Recorder
 from arspm.distributed.train.metrics import Meter
 from arspm.distributed.train.rows import make_task, train
 from arspm.runs.progress import print_progress
@@ -34,8 +35,9 @@ PREEMPTION_CHECK_STEPS = 10
 def train_worker(settings: dict[str, Any]) -> None:
     """Train on one worker, from the last checkpoint to the last epoch.
 
-    `settings`: "stage", "run", "config" (JSON text), "rows", "on_report" and "watch" (used by rank 0 only), "folder"
-    (URI of this training's checkpoints) and "resume_from" (URI of a checkpoint to use if Train lists none, or None).
+    `settings`: "stage", "run", "config" (JSON text), "rows", "on_report" and "watch" (used by rank 0 only), "live"
+    (whether rank 0 writes the run's live files), "folder" (URI of this training's checkpoints) and "resume_from" (URI
+    of a checkpoint to use if Train lists none, or None).
     """
     stage, run, rows = settings["stage"], settings["run"], settings["rows"]
     config = configuration.load(settings["config"])
@@ -48,8 +50,12 @@ def train_worker(settings: dict[str, Any]) -> None:
     meter = Meter(stage, recipe, run, worker, training=context.get_experiment_name(), num_steps=num_steps)
     watch = no_watch if worker.rank else settings["watch"]
 
+    recorder = Recorder(stage, config, run, rows) if settings["live"] and worker.rank == 0 else None
+
     def on_step(progress: TrainingState) -> None:
         meter.step(progress)
+        if recorder is not None:
+            recorder.step(progress)
         if worker.rank == 0:
             print_progress(progress.step, recipe.epochs * num_steps, "steps", _message(progress, recipe.epochs))
 
@@ -57,7 +63,7 @@ def train_worker(settings: dict[str, Any]) -> None:
         check()
         meter.wait(seconds)
 
-    with tempfile.TemporaryDirectory() as scratch, watch() as check:
+    with tempfile.TemporaryDirectory() as scratch, watch() as check, recorder or nullcontext():
         last = ray.train.get_checkpoint()
         source = settings["resume_from"] if last is None else storage.join(settings["folder"], Path(last.path).name)
         resume = checkpoint.download(source, Path(scratch, "resume")) if source else None
@@ -82,6 +88,8 @@ def train_worker(settings: dict[str, Any]) -> None:
                     continue
                 if settings["on_report"] is not None:
                     settings["on_report"](config, report, task.model)
+                if recorder is not None:
+                    recorder.report(report, task.model)
                 with tempfile.TemporaryDirectory(dir=scratch) as folder:
                     report.save(Path(folder))
                     ray.train.report(

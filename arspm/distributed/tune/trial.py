@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
@@ -20,19 +19,16 @@ from torch import nn
 
 from arspm import storage
 from arspm.config import Config, ResourceRequest, override
-from arspm.corpus import schema, tables
 from arspm.distributed import gpus
-from arspm.distributed.train import launch
+from arspm.distributed.train import launch, portraits
 from arspm.distributed.train.feed import open_feed
 from arspm.distributed.train.metrics import Meter
 from arspm.distributed.train.rows import Guides, encoder_task, gather_rows, train
 from arspm.distributed.tune.trial_log import log, logged
-from arspm.media.jpeg import decode_jpeg, encode_jpeg
 from arspm.model.face_decoder import FaceDecoder
-from arspm.model.speech_portrait import FacePrior, face_prior
-from arspm.runs import stages, stop_requests, sweeps
+from arspm.model.speech_portrait import face_prior
+from arspm.runs import stop_requests, sweeps
 from arspm.training import checkpoint
-from arspm.training.batch import to_batch
 from arspm.training.fit import Report, WorkerContext
 
 STAGE = "encoder"
@@ -164,8 +160,8 @@ def draw_if_best(setup: Setup, number: int, config: Config, report: Report, mode
     """Write the trial's portraits of the sweep's clips if this epoch is its best so far."""
     if report.progress.step_in_epoch == 0 and report.progress.best_epoch == report.progress.epoch:
         prior = face_prior(config, setup.guides.priors, setup.guides.classifier).eval()
-        portraits = draw(model, prior, setup.decoder, setup.clips)
-        storage.write_bytes(storage.join(setup.folder, f"{sweeps.stem(number)}.jpg"), strip(portraits))
+        pictures = portraits.from_speech(model, prior, setup.decoder, setup.clips)
+        storage.write_bytes(storage.join(setup.folder, f"{sweeps.stem(number)}.jpg"), portraits.strip(pictures))
 
 
 def save_checkpoint(folder: str, number: int, report: Report, scratch: Path) -> None:
@@ -183,33 +179,3 @@ def fetch_checkpoint(folder: str, number: int, target: Path) -> Path | None:
     parent = storage.join(folder, sweeps.stem(number))
     complete = [path.split("/")[0] for path in storage.files_below(parent) if path.endswith(f"/{checkpoint.PROGRESS}")]
     return checkpoint.download(storage.join(parent, max(complete)), target) if complete else None
-
-
-@torch.no_grad()
-def draw(model: nn.Module, prior: FacePrior, decoder: FaceDecoder, clips: Mapping[str, Any]) -> np.ndarray:
-    """Return portraits of clips as uint8 (clip, height, width, 3), drawn on the model's device."""
-    device = next(model.parameters()).device
-    speech = to_batch(clips, device).spectrogram
-    feature = model.eval()(speech, prior.to(device)(speech))
-    portraits = decoder.to(device).eval()(feature.float())
-    return (portraits.permute(0, 2, 3, 1).clamp(0, 1) * 255).round().byte().cpu().numpy()
-
-
-def strip(pictures: np.ndarray) -> bytes:
-    """Return pictures side by side as one JPEG."""
-    return encode_jpeg(np.concatenate(list(pictures), axis=1), 85)
-
-
-def portrait_clips(config: Config, run: str, count: int) -> tuple[dict[str, Any], np.ndarray]:
-    """Return the first clip of each of `count` validation speakers.
-
-    First the speech, as columns for `to_batch`; then the real faces, uint8 (clip, height, width, 3).
-    """
-    split = tables.open_split(stages.corpus(run), "val")
-    table = tables.read_columns(split, "faces", (schema.CLIP_ID, schema.VIDEO_ID, schema.IDENTITY))
-    _, first = np.unique(np.array(tables.speakers(table)), return_index=True)
-    speech = schema.WAVEFORM if config.data.storage == "waveform" else schema.SPECTROGRAM
-    wanted = {"speech": (speech,), "faces": (schema.FACE_JPEG,)}
-    columns = tables.read_rows(split, wanted, np.sort(first)[:count])
-    faces = [decode_jpeg(jpeg, config.image_size) for jpeg in columns.pop(schema.FACE_JPEG).to_pylist()]
-    return columns | {schema.CLIP_ID: columns[schema.CLIP_ID].to_pylist()}, np.stack(faces)

@@ -21,12 +21,13 @@ from ray.tune.search import Searcher
 from arspm import storage
 from arspm.config import Config, ConfigError, override
 from arspm.distributed import ray_private
+from arspm.distributed.train import portraits
 from arspm.distributed.train.feed import choose_path
 from arspm.distributed.train.rows import gather_rows, load_guides
 from arspm.distributed.tune.ledger import Ledger
 from arspm.distributed.tune.search import Sample, Search
 from arspm.distributed.tune.stopping import StopWithLedger
-from arspm.distributed.tune.trial import STAGE, Setup, portrait_clips, run_trial, strip, trial_config
+from arspm.distributed.tune.trial import STAGE, Setup, run_trial, trial_config
 from arspm.runs import sweeps
 from arspm.runs.kept_epoch import MIN_HELD_OUT
 from arspm.training import artifacts
@@ -187,8 +188,8 @@ def _setup(folder: str, run: str, config: Config) -> Setup:
     path = choose_path(config, readings, torch.device("cpu"))
     print(f"trials read the corpus by ingest.path={path}", flush=True)
     config = override(config, {"ingest.path": path})
-    clips, faces = portrait_clips(config, run, NUM_CLIPS)
-    storage.write_bytes(storage.join(folder, sweeps.CLIPS), strip(faces))
+    clips, faces = portraits.clips(config, run, NUM_CLIPS)
+    storage.write_bytes(storage.join(folder, sweeps.CLIPS), portraits.strip(faces))
     return Setup(
         run,
         folder,

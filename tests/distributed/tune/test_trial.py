@@ -14,6 +14,7 @@ import torch
 from arspm import storage
 from arspm.config import override
 from arspm.config.presets import preset
+from arspm.distributed.train import portraits
 from arspm.distributed.train.rows import Guides
 from arspm.distributed.tune import trial as trials
 from arspm.model import speech_portrait
@@ -32,7 +33,7 @@ def new_setup(write_corpus: Callable[..., Any], tmp_path: Path, **changes: Any) 
     config = override(CONFIG, {"data.storage": "waveform", "training.encoder.augment": False, **changes})
     network, decoder = speech_portrait.vggface(config, 5), speech_portrait.face_decoder(config)
     guides = Guides({"neutral": torch.randn(64)}, None, decoder.fc1, network.fc8)
-    clips, _ = trials.portrait_clips(config, str(tmp_path), 2)
+    clips, _ = portraits.clips(config, str(tmp_path), 2)
     config = override(config, {"ingest.path": "resident"})
     return trials.Setup(str(tmp_path), str(tmp_path / "sweep"), config, guides, decoder, clips)
 

@@ -1,4 +1,4 @@
-// Drawing of the sweep's charts: colours, and a queue that draws a chart when it is scrolled near.
+// Drawing of charts: colours, and a queue that draws a chart when it is scrolled near.
 
 const rgb = (name, style) => style.getPropertyValue(name).trim().match(/[0-9a-f]{2}/gi).map((part) => parseInt(part, 16));
 const interpolated = (from, to, t) => from.map((value, k) => Math.round(value + t * (to[k] - value)));

@@ -1,4 +1,4 @@
-// Helpers that create the elements of the sweep's page.
+// Helpers that create the elements of a page.
 //
 // Names, labels and reasons are untrusted: they reach the page as text nodes only, never as HTML.
 
