@@ -16,6 +16,7 @@ from typing import Any
 
 from arspm.config import TRAINED_STAGES, Config
 from arspm.runs import drivers, live, stages
+from arspm.runs.provenance import versions
 from arspm.storage.retries import first_line
 from cluster import events
 from jobs.console import progress_text
@@ -86,7 +87,7 @@ class LivePage:
     # In the thread:
 
     def _write_until_closed(self) -> None:
-        self._version = stages.versions().get("arspm", "")
+        self._version = versions().get("arspm", "")
         while not self._closing:
             try:
                 self._write()
