@@ -101,7 +101,7 @@ def test_an_invalid_space_file_gives_one_line(run: str, tmp_path: Path, capsys: 
 def test_a_reached_target_ends_the_command_at_once(
     run: str, more: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The cluster is asked for its jobs, and gets no new one."""
+    """The cluster is asked for its jobs and nodes, and gets no new job."""
     folder, _ = plan_and_save(run)
     counts = dict.fromkeys(sweeps.STATES, 0) | {"planned": 16}
     found = {"state": "interrupted", "counts": counts, "best": 7, "trials": [{"number": 7, "best": 20.5}]}
@@ -109,6 +109,7 @@ def test_a_reached_target_ends_the_command_at_once(
     monkeypatch.setattr("jobs.commands.sweep.find_address", lambda _: "http://127.0.0.1:9")
     monkeypatch.setattr(client, "connect", lambda _: SimpleNamespace(list_jobs=list))
     monkeypatch.setattr(client, "session", lambda _: "session")
+    monkeypatch.setattr(client, "nodes", lambda _: [])
     assert arspm("sweep", "loss_weights", "--run", run, "--target", 21, *more) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[-3:] == [
