@@ -203,7 +203,7 @@ def install(day: Day, folder: Path) -> None:
 
     day.run(sys.executable, "-m", "venv", folder / "venv")
     wheel = build("wheel", copy_tracked(folder / "source"), folder)
-    day.run("pip", "install", "-q", "-c", ROOT / "constraints.txt", wheel)
+    day.run("pip", "install", "-q", "-c", ROOT / "constraints.txt", f"{wheel}[page]")
 
 
 def live(day: Day) -> None:
