@@ -189,12 +189,7 @@ def _run_stages(
         check_reused(run, reused.built_on(STAGES), models[0].config, on_event)
     return chain.run_chain(
         chain_stages,
-        runner=client.RayJobs(
-            jobs_client,
-            working_dir=source(),
-            metadata={"run": run},
-            stage_metadata=stage_cost.metadata(requests),
-        ),
+        runner=stage_cost.runner(jobs_client, run, requests),
         is_done=is_done,
         fingerprint=fingerprint,
         prefix=job_prefix(run),

@@ -91,12 +91,7 @@ def submit_run(
 
             outcomes = chain.run_chain(
                 chain_stages,
-                runner=client.RayJobs(
-                    jobs_client,
-                    working_dir=source(),
-                    metadata={"run": run},
-                    stage_metadata=stage_cost.metadata(requests),
-                ),
+                runner=stage_cost.runner(jobs_client, run, requests),
                 is_done=lambda stage: stages.done(run, stage.name, fingerprints[stage.name]),
                 fingerprint=lambda stage: fingerprints[stage.name],
                 prefix=job_prefix(run),

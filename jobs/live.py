@@ -189,7 +189,7 @@ def live_page(
     try:
         yield page
     except BaseException as error:
-        page.how = "stopped" if isinstance(error, KeyboardInterrupt) else f"failed: {first_line(error)}"
+        page.how = drivers.how_of(error)
         raise
     finally:
         page.how = page.how or drivers.FINISHED

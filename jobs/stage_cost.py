@@ -19,7 +19,7 @@ from arspm.runs.usage import Nodes, Requested, Usage
 from cluster import client
 from cluster.chain_cost import Group, Market
 from cluster.errors import ClusterError
-from jobs.submission import resources_of, sections_of
+from jobs.submission import resources_of, sections_of, source
 
 BY_HAND = "it was not submitted by a chain, so its nodes are not known"
 _NO_NODE_TYPES = "the nodes are of no cluster file, like those of a local head, so they have no price"
@@ -108,6 +108,11 @@ def parse_all(text: str) -> dict[str, Requested]:
 def metadata(requests: Mapping[str, Requested]) -> dict[str, dict[str, str]]:
     """Return the metadata of each stage's job, from which `arspm status` and `watch` read what it holds."""
     return {name: {"requested": requested.model_dump_json()} for name, requested in requests.items()}
+
+
+def runner(jobs_client: Any, run: str, requests: Mapping[str, Requested]) -> client.RayJobs:
+    """Return what submits a run's stages as jobs."""
+    return client.RayJobs(jobs_client, working_dir=source(), metadata={"run": run}, stage_metadata=metadata(requests))
 
 
 def measured(requested: Requested, seconds: float) -> Usage | None:

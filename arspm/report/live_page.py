@@ -18,10 +18,9 @@ from arspm import storage
 from arspm.corpus.schema import DropReason
 from arspm.report import charts, gather
 from arspm.report.document import compact_json, document, script_of
+from arspm.report.run_page import PAGE
 from arspm.report.training_words import kept_epoch, measured
 from arspm.runs import live, stages
-
-PAGE = "report/index.html"  # as of `run_page`
 
 _SCRIPT = script_of(
     (

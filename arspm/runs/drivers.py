@@ -114,13 +114,18 @@ def driving(
     try:
         yield ending
     except BaseException as error:
-        ending.how = "stopped" if isinstance(error, KeyboardInterrupt) else f"failed: {first_line(error)}"
+        ending.how = how_of(error)
         raise
     finally:
         with contextlib.suppress(Exception):  # otherwise storage shows no sign of life, which is enough
             now = read(run, name)
             if now is not None and now.member == held.member:
                 write(run, driver.model_copy(update={"ended": time.time(), "how": ending.how}))
+
+
+def how_of(error: BaseException) -> str:
+    """Return how a driver ended that this error ended."""
+    return "stopped" if isinstance(error, KeyboardInterrupt) else f"failed: {first_line(error)}"
 
 
 def _file(run: str, name: str) -> str:

@@ -22,6 +22,7 @@ from arspm.corpus import schema
 from arspm.distributed.train import portraits
 from arspm.distributed.train.rows import Rows
 from arspm.runs import live, stages
+from arspm.storage.retries import first_line
 from arspm.training import artifacts
 from arspm.training.checkpoint import TrainingState
 from arspm.training.fit import Report
@@ -141,8 +142,7 @@ class Recorder:
 
     def _warn(self, error: Exception) -> None:
         if not self._is_broken:
-            line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            log.warning("%s: the run's live page is not up to date: %s", self._stage, line)
+            log.warning("%s: the run's live page is not up to date: %s", self._stage, first_line(error))
         self._is_broken = True
 
 
