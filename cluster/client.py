@@ -20,7 +20,7 @@ __all__ = ["connect", "normalize_address"]  # re-exported: they begin every use 
 DRIVER_BYTES = 1.5e9  # of a training job's processes on the head; measured in docs/cluster.md, Size of the head
 # Ray repeats a task that it killed for memory without end.
 _JOB_ENV = {"RAY_task_oom_retries": "3"}
-_NODE_GROUP = "ray.io/node-group"  # label that Ray derives from RAY_NODE_TYPE_NAME
+NODE_GROUP = "ray.io/node-group"  # label that Ray derives from RAY_NODE_TYPE_NAME
 _MAX_NODES = 10_000  # the largest limit that Ray's State API accepts by default
 
 
@@ -190,7 +190,7 @@ def capacity(client: Any) -> Resources:
         num_cpus=sum(total.get("CPU", 0) for total in totals),
         num_gpus=sum(total.get("GPU", 0) for total in totals),
         memory_bytes=sum(total.get("memory", 0) for total in totals),
-        grows=any(_NODE_GROUP in (node.get("labels") or {}) for node in nodes),
+        grows=any(NODE_GROUP in (node.get("labels") or {}) for node in nodes),
         free_drivers=_max_drivers(heads[0]) - _num_active(client) if heads and heads[0] else None,
     )
 
@@ -199,7 +199,7 @@ def nodes(client: Any) -> list[Node]:
     """Return the cluster's live nodes. Raises Unreachable if the head does not list all of them."""
     return [
         Node(
-            (node.get("labels") or {}).get(_NODE_GROUP, ""),
+            (node.get("labels") or {}).get(NODE_GROUP, ""),
             bool(node.get("is_head_node")),
             node["resources_total"].get("CPU", 0),
             node["resources_total"].get("GPU", 0),

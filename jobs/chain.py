@@ -187,20 +187,15 @@ def _chain_stages(
     more: Sequence[str],
 ) -> list[Stage]:
     where = ["--run", run, "--config", config_uri, *more]
+
+    def own_words(name: str) -> list[str]:
+        return ["--fingerprint", fingerprints[name], *stage_cost.words(requests[name])]
+
     return [
         Stage(
             name,
             stage.needs,
-            shlex.join(
-                [
-                    *PYTHON,
-                    f"jobs.{name}",
-                    *where,
-                    "--fingerprint",
-                    fingerprints[name],
-                    *stage_cost.words(requests[name]),
-                ]
-            ),
+            shlex.join([*PYTHON, f"jobs.{name}", *where, *own_words(name)]),
             *resources_of(config, name),
         )
         for name, stage in stages.STAGES.items()

@@ -23,7 +23,7 @@ from jobs.submission import resources_of, sections_of, source
 
 BY_HAND = "it was not submitted by a chain, so its nodes are not known"
 _NO_NODE_TYPES = "the nodes are of no cluster file, like those of a local head, so they have no price"
-_NODE_GROUP, _GPU_TYPE = "ray.io/node-group", "ray.io/accelerator-type"  # labels that Ray gives its nodes
+_GPU_TYPE = "ray.io/accelerator-type"  # label that Ray gives nodes with GPUs
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +136,7 @@ def used(requested: Requested, seconds: float, nodes: Sequence[Mapping[str, Any]
     labels = [node.get("Labels") or {} for node in nodes]
     if requested.nodes is not None:
         own = requested.nodes.node_type
-        labels = [each for each in labels if each.get(_NODE_GROUP) == own]
+        labels = [each for each in labels if each.get(client.NODE_GROUP) == own]
         if not labels:
             reason = f"the cluster has no node of type {own}, the cheapest that holds its workers"
             requested = requested.model_copy(update={"nodes": None, "no_price": reason})

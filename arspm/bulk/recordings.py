@@ -98,8 +98,7 @@ def find(inputs: Sequence[str], splits: Sequence[str] = schema.SPLITS) -> Found:
             roots.setdefault(source, root)
     paths = _paths(roots)
     unstamped = [source for source in roots if source not in found.stamps]
-    with ThreadPoolExecutor(_THREADS) as pool:
-        found.stamps.update(zip(unstamped, pool.map(_stamp, unstamped), strict=True))
+    found.stamps.update(zip(unstamped, storage.in_threads(_stamp, unstamped), strict=True))
     is_table = {source: extension(source) == "parquet" for source in roots}
     found.recordings = _unique_names({source: path for source, path in paths.items() if not is_table[source]})
     found.tables = {
