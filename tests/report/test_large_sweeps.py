@@ -126,8 +126,7 @@ def test_the_served_page_fetches_details_only_when_they_are_looked_at(
             [epoch[swept.METRIC] for epoch in large.records[777]["epochs"]], rel=1e-5
         )
         page.locator("#portraits").scroll_into_view_if_needed()
-        until(page, "[...document.querySelectorAll('#faces-of-trials img')].at(-1).naturalWidth > 0")
-        page.wait_for_load_state("networkidle")
+        until(page, "[...document.querySelectorAll('#faces-of-trials img')].every(each => each.naturalWidth > 0)")
         pictures = [name for name, _ in fetched if ".jpg" in name]
         assert len(pictures) == len(set(pictures)) == 25  # none is in the served page
 
