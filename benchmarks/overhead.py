@@ -26,7 +26,7 @@ import torch
 from arspm.config import Config, override
 from arspm.config.presets import PRESETS
 from arspm.corpus import schema
-from arspm.training.batch import to_batch
+from arspm.training.batch import host_tensor, to_batch
 from arspm.training.columns import FACE, WEIGHT
 from arspm.training.fit import WorkerContext, fit
 from arspm.training.train_step import Task, autocast, make_optimizer
@@ -55,10 +55,15 @@ def make_columns(stage: str, config: Config, rows: int, seed: int) -> dict[str, 
     return columns | {schema.CLIP_ID: [str(row) for row in range(rows)]}
 
 
+def _on(device: torch.device, values: Any) -> Any:
+    return host_tensor(values).to(device) if isinstance(values, np.ndarray) else values
+
+
 class Fit:
     """`training.fit` over batches in memory, one epoch of `steps` per measurement, without validation.
 
-    With several workers, every one of them measures at the same time, and the clips are those of all.
+    With several workers, every one of them measures at the same time, and the clips are those of all. `resident`: the
+    batches are on the device already. `resources.STAGE.cuda_graph` says whether steps are replayed as a CUDA graph.
     """
 
     def __init__(
@@ -70,10 +75,13 @@ class Fit:
         device: torch.device,
         rank: int = 0,
         world_size: int = 1,
+        resident: bool = False,
     ):
         recipe = getattr(config.training, stage).model_copy(update={"epochs": 1_000_000})
         rows = recipe.global_batch_size // world_size
         columns = [make_columns(stage, config, rows, seed) for seed in range(_NUM_BATCHES)]
+        if resident:
+            columns = [{name: _on(device, values) for name, values in each.items()} for each in columns]
 
         def batches(_: Any) -> Iterator[dict[str, Any]]:
             while True:
@@ -88,6 +96,7 @@ class Fit:
             batches=batches,
             worker=WorkerContext(rank, world_size, device),
             config={},
+            cuda_graph=getattr(config.resources, stage).cuda_graph,
         )
 
     def measure(self) -> float:
@@ -167,6 +176,7 @@ def main() -> None:
     parser.add_argument("--storage", choices=("waveform", "spectrogram"), help="of the speech (default: the preset's)")
     parser.add_argument("--threads", type=int, help="torch's threads (default: torch's own choice)")
     parser.add_argument("--precision", choices=("fp32", "bf16"), help="precision of training (default: the preset's)")
+    parser.add_argument("--eager", action="store_true", help="launch each kernel of a step, instead of a CUDA graph")
     parser.add_argument("--json", type=Path, default=None, help="also write the results there")
     arguments = parser.parse_args()
     if arguments.threads:
@@ -177,7 +187,7 @@ def main() -> None:
     figures: dict[str, Any] = {}
     ratios: dict[str, results.Spread] = {}
     for stage in arguments.networks:
-        changes: dict[str, Any] = {}
+        changes: dict[str, Any] = {f"resources.{stage}.cuda_graph": not arguments.eager}
         if arguments.rows:
             changes[f"training.{stage}.global_batch_size"] = arguments.rows
         if arguments.storage:

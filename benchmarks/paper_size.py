@@ -17,6 +17,8 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,8 @@ from arspm.model import speech_portrait
 from arspm.model.speech_portrait import FacePrior
 from arspm.training import tasks
 from arspm.training.batch import Batch
-from arspm.training.train_step import Task, make_optimizer, train_step
+from arspm.training.step_graph import StepGraph
+from arspm.training.train_step import Task, make_optimizer, step_gradients, train_step
 from benchmarks import results
 
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {  # name: stage, changes to the paper's configuration
@@ -72,11 +75,18 @@ def make_batch(config: Config, rows: int, device: torch.device) -> Batch:
 
 
 def measure(
-    name: str, rows: int, steps: int, recipe: Recipe, device: torch.device, config: Config | None = None
+    name: str,
+    rows: int,
+    steps: int,
+    recipe: Recipe,
+    device: torch.device,
+    config: Config | None = None,
+    *,
+    graph: bool = False,
 ) -> dict[str, Any]:
-    """Run optimisation steps of a network and return the figures.
+    """Run optimisation steps of a network and return the figures. `graph`: replay them as a CUDA graph.
 
-    An extra first step, which creates Adam's state, is not timed.
+    An extra first step, which creates Adam's state and the graph, is not timed.
     """
     torch.manual_seed(0)
     stage, changes = NETWORKS[name]
@@ -85,10 +95,15 @@ def measure(
     model = task.model.to(device, memory_format=torch.channels_last).train()
     optimizer = make_optimizer(model, recipe)
     wrapped = torch.compile(model) if recipe.compile else model
+    gradients: Callable[[Batch], dict[str, torch.Tensor]] = partial(
+        step_gradients, task, wrapped, precision=recipe.precision
+    )
+    if graph:
+        gradients = StepGraph(gradients, model)
     seconds, losses = [], []
     for _ in range(steps + 1):
         started = time.perf_counter()
-        terms = train_step(task, wrapped, optimizer, batch, rate=recipe.learning_rate, precision=recipe.precision)
+        terms = train_step(gradients, optimizer, batch, rate=recipe.learning_rate)
         losses.append(float(terms["loss"]))  # waits for the device
         seconds.append(time.perf_counter() - started)
     gradients = [parameter.grad for parameter in model.parameters()]
@@ -100,6 +115,7 @@ def measure(
         "rows": rows,
         "precision": recipe.precision,
         "compile": recipe.compile,
+        "graph": graph,
         "seconds_median": float(f"{statistics.median(seconds[1:]):.3g}"),
         "seconds": [float(f"{each:.3g}") for each in seconds[1:]],
         "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else peak, 2),
@@ -139,6 +155,7 @@ def main() -> None:
         "--precision", choices=("fp32", "bf16"), default="fp32", help="precision of training (default: fp32)"
     )
     parser.add_argument("--compile", action="store_true", help="compile the network with torch.compile")
+    parser.add_argument("--graph", action="store_true", help="replay the steps as a CUDA graph (needs a GPU)")
     parser.add_argument("--limit-gib", type=float, default=24.0, help="memory limit per network (default: 24)")
     parser.add_argument(
         "--here", action="store_true", help="measure one network in this process, without a memory limit"
@@ -153,12 +170,12 @@ def main() -> None:
     rows, steps = arguments.rows, arguments.steps
     if arguments.here:
         recipe = Recipe(precision=arguments.precision, compile=arguments.compile)
-        print(json.dumps(measure(arguments.networks[0], rows, steps, recipe, device)))
+        print(json.dumps(measure(arguments.networks[0], rows, steps, recipe, device, graph=arguments.graph)))
         return
     name = torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.machine()} CPU"
     print(f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}, median of {steps} steps", flush=True)
     options = ["--rows", str(rows), "--steps", str(steps), "--precision", arguments.precision]
-    options += ["--compile"] if arguments.compile else []
+    options += [f"--{name}" for name in ("compile", "graph") if getattr(arguments, name)]
     figures = []
     for each in arguments.networks:
         line = measure_in_process(each, options, arguments.limit_gib)

@@ -120,14 +120,15 @@ def _feed(section: Section) -> str:
         [
             each["stored"],
             str(each["batch"]),
-            str(each["readers"]),
+            each["path"] + (f", {each['readers']} tasks" if each["path"] == "stream" else ""),
             _range(each["clips_per_second"], ",.0f"),
-            f"{each['no_reading']:,.0f}",
+            _range(each["no_reading"], ",.0f"),
+            _range(ratio, ".2f"),
             _range(each["wait"], ".0%"),
         ]
-        for each in section["figures"]
+        for each, ratio in zip(section["figures"], section["ratios"].values(), strict=True)
     ]
-    return grid(["stored", "batch", "read tasks", "clips/s", "no reading", "wait"], rows)
+    return grid(["stored", "batch", "rows by", "clips/s", "no reading", "ratio", "wait"], rows)
 
 
 def _paper_size(section: Section) -> str:

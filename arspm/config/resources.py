@@ -63,6 +63,7 @@ class ResourceRequest(Section):
 class Workers(ResourceRequest):
     """A group of training workers. The resources are those of one worker."""
 
+    cuda_graph: bool = False  # one worker with a GPU replays a training step as a CUDA graph; not with `compile`
     num_workers: WorkerCount = 1  # a number, or [least, most]: as many as fit, which may change during training
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from arspm.training.batch_norm import convert_batch_norm
 from arspm.training.checkpoint import TrainingState
 from arspm.training.late_check import LateCheck, gathered
 from arspm.training.staging import Stager
+from arspm.training.step_graph import StepGraph
 from arspm.training.train_step import (
     Task,
     broken_figure,
@@ -28,6 +30,7 @@ from arspm.training.train_step import (
     make_optimizer,
     score_batch,
     seed_step,
+    step_gradients,
     train_step,
 )
 
@@ -70,6 +73,7 @@ def fit(
     batches: Callable[[TrainingState], Iterator[Mapping[str, Any]]],
     worker: WorkerContext,
     config: Mapping[str, Any],
+    cuda_graph: bool = False,
     resume: Path | None = None,
     on_step: Callable[[TrainingState], None] | None = None,
     save_now: Callable[[TrainingState], bool] | None = None,
@@ -90,6 +94,8 @@ def fit(
             another thread, a few batches ahead.
         worker: rank, world size, device. With several workers, the process group must be initialised.
         config: stored in checkpoints.
+        cuda_graph: replay a step's forward and backward pass as a CUDA graph (`StepGraph`). Only done for one worker on
+            a GPU, without `torch.compile`.
         resume: folder of the checkpoint to resume from. Yields nothing if that training is finished.
         on_step: called after each training step. The history may lack that step's point until the next.
         save_now: called after each training step; True requests a checkpoint. It must return the same value on every
@@ -117,6 +123,12 @@ def fit(
         wrapped = _distributed(model, recipe, worker.device)
     if recipe.compile:
         wrapped = torch.compile(wrapped)  # type: ignore[assignment]
+
+    gradients: Callable[[Batch], dict[str, Tensor]] = partial(
+        step_gradients, task, wrapped, precision=recipe.precision, loss_weight=worker.loss_weight
+    )
+    if cuda_graph and worker.device.type == "cuda" and worker.world_size == 1 and not recipe.compile:
+        gradients = StepGraph(gradients, model)
 
     point_steps = max(1, num_steps // HISTORY_POINTS_PER_EPOCH)
     check = LateCheck(worker.device, worker.world_size, progress, point_steps)
@@ -147,15 +159,8 @@ def fit(
             while progress.step_in_epoch < num_steps:
                 batch = next_batch()
                 seed_step(seed, progress.step, worker.rank)
-                terms = train_step(
-                    task,
-                    wrapped,
-                    optimizer,
-                    batch,
-                    rate=learning_rate(recipe, progress.step, num_steps),
-                    precision=recipe.precision,
-                    loss_weight=worker.loss_weight,
-                )
+                rate = learning_rate(recipe, progress.step, num_steps)
+                terms = train_step(gradients, optimizer, batch, rate=rate)
                 check.add(progress.step, batch.clip_ids, terms["loss"], is_finite(terms["loss"], model))
                 sums.add([f"train_{name}" for name in terms], _sums_and_counts(terms.values(), len(batch.clip_ids)))
                 progress.step += 1

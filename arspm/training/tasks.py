@@ -152,11 +152,15 @@ def vggface_task(config: Config, num_identities: int, held_out: bool) -> Task:
 def excerpt(spectrogram: Tensor) -> Tensor:
     """Return half of the speech, (batch, 2, freq, time // 2), from a random start that is the same for all rows.
 
-    spectrogram: (batch, 2, freq, time). The excerpt keeps the voice but not all words. Uses torch's default generator.
+    spectrogram: (batch, 2, freq, time). The excerpt keeps the voice but not all words. Uses torch's default generator
+    of the spectrogram's device.
     """
     frames = spectrogram.shape[-1] // 2
-    [first] = torch.randint(spectrogram.shape[-1] - frames + 1, (1,)).tolist()  # drawn on the CPU
-    return spectrogram[..., first : first + frames]
+    first = torch.randint(spectrogram.shape[-1] - frames + 1, (1,), device=spectrogram.device)
+    if spectrogram.is_cuda:  # a slice would wait for the device
+        return spectrogram.index_select(-1, first + torch.arange(frames, device=spectrogram.device))
+    [start] = first.tolist()
+    return spectrogram[..., start : start + frames]
 
 
 def augment(face: Tensor) -> Tensor:

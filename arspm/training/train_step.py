@@ -67,28 +67,32 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Adam:
     )
 
 
-def train_step(
-    task: Task,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batch: Batch,
-    *,
-    rate: float,
-    precision: str,
-    loss_weight: float = 1.0,
+def step_gradients(
+    task: Task, model: nn.Module, batch: Batch, *, precision: str, loss_weight: float = 1.0
 ) -> dict[str, Tensor]:
-    """Take one optimisation step. Returns the loss and its terms, detached, on the device and without `loss_weight`.
+    """Set the gradients of one step. Returns the loss and its terms, detached, on the device and without `loss_weight`.
 
-    `rate`: the learning rate. `precision`: "fp32" or "bf16". `loss_weight`: factor on the loss; see WorkerContext.
+    `precision`: "fp32" or "bf16". `loss_weight`: factor on the loss; see WorkerContext.
     """
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    optimizer.zero_grad(set_to_none=True)
+    model.zero_grad(set_to_none=True)
     with autocast(batch.weight.device, precision):
         terms = task.loss(model, batch)
     (loss_weight * terms["loss"]).backward()
-    optimizer.step()
     return {name: value.detach() for name, value in terms.items()}
+
+
+def train_step(
+    gradients: Callable[[Batch], dict[str, Tensor]], optimizer: torch.optim.Optimizer, batch: Batch, *, rate: float
+) -> dict[str, Tensor]:
+    """Take one optimisation step. Returns what `gradients` returns.
+
+    `gradients`: sets the gradients, as `step_gradients` does for a task and a network. `rate`: the learning rate.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    terms = gradients(batch)
+    optimizer.step()
+    return terms
 
 
 class Scores(NamedTuple):

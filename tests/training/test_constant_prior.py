@@ -6,6 +6,7 @@ steps; the loss itself is computed in float32.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from arspm.model.speech_encoder import SpeechEncoder
 from arspm.model.speech_portrait import SpeechPortrait
 from arspm.training import artifacts, checkpoint, tasks
 from arspm.training.batch import Batch
-from arspm.training.train_step import Task, learning_rate, make_optimizer, train_step
+from arspm.training.train_step import Task, learning_rate, make_optimizer, step_gradients, train_step
 
 SMOKE = override(preset("smoke"), {"training.encoder.augment": False})
 STEPS, ROWS = 12, 4
@@ -64,7 +65,9 @@ def train(task: Task, recipe: Recipe) -> tuple[list[float], Tensor]:
     losses = []
     for step, batch in enumerate(batches()):
         rate = learning_rate(recipe, step, steps_per_epoch=3)
-        terms = train_step(task, task.model.train(), optimizer, batch, rate=rate, precision="fp32")
+        terms = train_step(
+            partial(step_gradients, task, task.model.train(), precision="fp32"), optimizer, batch, rate=rate
+        )
         losses.append(float(terms["loss"]))
     return losses, task.model.eval()(batches()[-1].spectrogram).detach()
 

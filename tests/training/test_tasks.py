@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -16,7 +18,7 @@ from arspm.model.vggface import VGGFace
 from arspm.training import tasks
 from arspm.training.batch import Batch
 from arspm.training.losses import face_decoder_loss, tri_item_loss
-from arspm.training.train_step import score_batch, train_step
+from arspm.training.train_step import score_batch, step_gradients, train_step
 
 SMOKE = override(preset("smoke"), {f"training.{stage}.augment": False for stage in TRAINED_STAGES})
 ROWS = 4
@@ -48,7 +50,7 @@ def weights(*modules: nn.Module) -> list[torch.Tensor]:
 
 def step(task: tasks.Task, rows: Batch) -> dict[str, torch.Tensor]:
     optimizer = torch.optim.Adam(task.model.parameters(), lr=1e-2)
-    return train_step(task, task.model.train(), optimizer, rows, rate=1e-2, precision="fp32")
+    return train_step(partial(step_gradients, task, task.model.train(), precision="fp32"), optimizer, rows, rate=1e-2)
 
 
 # --- the encoder

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -20,6 +22,7 @@ from arspm.training.train_step import (
     make_optimizer,
     score_batch,
     seed_step,
+    step_gradients,
     train_step,
 )
 from tests.training.random_data import STAGES, columns, make_task, plain_batches, smoke
@@ -72,9 +75,8 @@ def test_the_optimizer_steps_at_the_scheduled_rate():
         task = Task(model, lambda m, batch: {"loss": m(batch.weight[:, None]).mean()}, lambda *_: {}, "", True)
         optimizer = make_optimizer(model, Recipe(learning_rate=1.0))
         before = model.weight.item()
-        train_step(
-            task, model, optimizer, to_batch(plain_batches(1)[0], torch.device("cpu")), rate=rate, precision="fp32"
-        )
+        batch = to_batch(plain_batches(1)[0], torch.device("cpu"))
+        train_step(partial(step_gradients, task, model, precision="fp32"), optimizer, batch, rate=rate)
         moves.append(before - model.weight.item())
     assert moves == pytest.approx([1e-3, 5e-4], rel=1e-3)
 
@@ -128,7 +130,9 @@ def test_the_loss_falls_on_one_repeated_batch(stage):
     losses = []
     for _ in range(40):
         rate = 3e-3 if stage == "gender" else 1e-3
-        terms = train_step(task, task.model.train(), optimizer, batch, rate=rate, precision="fp32")
+        terms = train_step(
+            partial(step_gradients, task, task.model.train(), precision="fp32"), optimizer, batch, rate=rate
+        )
         losses.append(float(terms["loss"]))
     assert losses[-1] < (0.9 if stage == "decoder" else 0.7) * losses[0], (
         losses

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from arspm.config import Config, Recipe
+from arspm.config import Config, Recipe, Workers
 from arspm.corpus import filters, schema, tables
 from arspm.corpus.genders import UNKNOWN, read_genders
 from arspm.distributed.data.readings import Reading
@@ -160,8 +160,9 @@ def train(
 
     `feed(progress)`: the batches from there on. `resume`: a checkpoint's local folder. Yields the loop's reports.
     """
-    if threads := getattr(config.resources, stage).threads:
-        torch.set_num_threads(threads)
+    workers: Workers = getattr(config.resources, stage)
+    if workers.threads:
+        torch.set_num_threads(workers.threads)
     return fit(
         task,
         getattr(config.training, stage),
@@ -171,6 +172,7 @@ def train(
         batches=feed,
         worker=worker,
         config=config.model_dump(mode="json"),
+        cuda_graph=workers.cuda_graph,
         resume=resume,
         on_step=on_step,
         save_now=save_now,

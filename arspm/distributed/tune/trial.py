@@ -18,7 +18,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from torch import nn
 
 from arspm import storage
-from arspm.config import Config, ResourceRequest, override
+from arspm.config import Config, Workers, override
 from arspm.distributed import gpus
 from arspm.distributed.train import launch, portraits
 from arspm.distributed.train.feed import open_feed
@@ -87,9 +87,7 @@ def _train(chosen: Mapping[str, Any], setup: Setup) -> None:
 def trial_config(config: Config, changes: Mapping[str, Any]) -> Config:
     """Return a trial's configuration. The encoder stage gets the workers of `resources.trial`. Raises ConfigError."""
     workers = config.resources.trial
-    resources = {
-        f"resources.{STAGE}.{name}": getattr(workers, name) for name in ("num_workers", *ResourceRequest.model_fields)
-    }
+    resources = {f"resources.{STAGE}.{name}": getattr(workers, name) for name in Workers.model_fields}
     return override(config, resources | dict(changes))
 
 
