@@ -52,7 +52,7 @@ function draw(element) {
 
 const drawAll = () => [...pending.keys()].forEach(draw);
 
-/** Queue a chart, which is drawn when its container is scrolled near; without a chart, show the reason. Its data may be a function; `on` has listeners of Plotly's events. */
+/** Queue a chart, which is drawn when its container is scrolled near; without a chart, show the reason. Its data may be a function, which is called when it is drawn; `on` has listeners of Plotly's events. */
 function showChart(container, chart, reason) {
   let element = container.querySelector("[role=img]");
   if (!chart) {
