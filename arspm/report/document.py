@@ -22,12 +22,14 @@ def document(
     *,
     script: str = charts.DRAW_SCRIPT,
     live: bool = False,
+    deferred: bool = False,
     **values: Any,
 ) -> str:
     """Return the HTML of a template in this directory.
 
     `charts`: the charts for `script`; the default script draws each into the element with the same id. `live`: whether
-    the page may fetch files from the server that serves it.
+    the page may fetch files from the server that serves it. `deferred`: whether Plotly waits until `script` starts it,
+    as page_draw.js does for the first chart that comes into view.
     """
     library = plotly.offline.get_plotlyjs().replace("\r", "")  # browsers normalise \r\n, and the hash must match
     return (
@@ -41,6 +43,7 @@ def document(
             script=Markup(script),
             script_hashes=[_script_hash(library), _script_hash(script)],
             live=live,
+            deferred=deferred,
         )
     )
 

@@ -52,6 +52,7 @@ def render(state: Mapping[str, Any]) -> str:
         {},
         script=_SCRIPT,
         live=True,
+        deferred=True,
         state=state,
         data=htmlsafe_json_dumps(state, dumps=compact_json),
         live_style=Markup(_STYLE),

@@ -27,6 +27,13 @@ function painted(value, style, isColour = false) {
 const pending = new Map(); // element -> the chart to draw in it
 const observer = new IntersectionObserver((entries) => entries.filter((entry) => entry.isIntersecting).forEach(({ target }) => draw(target)), { rootMargin: "600px" });
 
+/** Start Plotly, which takes a second: the page opens without it, and the first chart in view needs it. */
+function startLibrary() {
+  const library = document.getElementById("library");
+  library.type = "text/javascript";
+  document.body.append(library); // a script without a type that runs is run when it is inserted again
+}
+
 /** Draw an element's pending chart, if any. */
 function draw(element) {
   observer.unobserve(element);
@@ -35,6 +42,7 @@ function draw(element) {
   pending.delete(element);
   const style = getComputedStyle(document.documentElement);
   element.classList.add("chart");
+  if (!window.Plotly) startLibrary();
   Plotly.react(element, painted(typeof data === "function" ? data() : data, style), painted(layout, style), { displayModeBar: false, responsive: true });
   for (const [event, listener] of Object.entries(on)) {
     element.removeAllListeners(event);
@@ -44,11 +52,12 @@ function draw(element) {
 
 const drawAll = () => [...pending.keys()].forEach(draw);
 
-/** Queue a chart, which is drawn when its container is scrolled near; without a chart, show the reason. Its data may be a function; `on` has listeners of Plotly's events. */
+/** Queue a chart, which is drawn when its container is scrolled near; without a chart, show the reason. Its data may be a function, which is called when it is drawn; `on` has listeners of Plotly's events. */
 function showChart(container, chart, reason) {
   let element = container.querySelector("[role=img]");
   if (!chart) {
-    if (element) { pending.delete(element); observer.unobserve(element); Plotly.purge(element); }
+    if (element) { pending.delete(element); observer.unobserve(element); }
+    if (element?.classList.contains("chart")) Plotly.purge(element); // it was drawn
     const sentence = document.createElement("p");
     sentence.className = "missing";
     sentence.textContent = reason;

@@ -12,10 +12,13 @@ const MAX_PAIRS = 10;
 
 // --- shared by all charts
 
+const rankings = new WeakMap(); // trials -> those that have a best value, in order: every chart and its colours need it
+
 /** Return trials that have a best value, from best to worst. */
-function ranked(results) {
-  const sign = results.sweep.mode === "max" ? -1 : 1;
-  return results.trials.filter((trial) => trial.best !== null).sort((a, b) => sign * (a.best - b.best));
+function ranked({ trials, sweep: { mode } }) {
+  const sign = mode === "max" ? -1 : 1;
+  if (!rankings.has(trials)) rankings.set(trials, trials.filter((trial) => trial.best !== null).sort((a, b) => sign * (a.best - b.best)));
+  return rankings.get(trials);
 }
 
 /**
@@ -107,7 +110,7 @@ function sliceChart(results, [name, domain]) {
   if (!trials.length) return null;
   const paper = results.sweep.paper[name];
   const shapes = typeof paper === "number" ? [dotted({ x0: paper, x1: paper, y0: 0, y1: 1, yref: "paper" })] : [];
-  const data = [dots(results, trials, trials.map((trial) => trial.sample[name]), trials.map((trial) => trial.best))];
+  const data = () => [dots(results, trials, trials.map((trial) => trial.sample[name]), trials.map((trial) => trial.best))];
   return { data, layout: layoutOf(280, { shapes, xaxis: axisOf(shortName(name), domain), yaxis: { title: axisTitle(metricTitle(results.sweep.metric)), nticks: 6 } }) };
 }
 
@@ -115,7 +118,7 @@ function sliceChart(results, [name, domain]) {
 function pairChart(results, [first, firstDomain], [second, secondDomain]) {
   const trials = ranked(results).filter((trial) => typeof trial.sample[first] === "number" && typeof trial.sample[second] === "number").reverse();
   if (!trials.length) return null;
-  const data = [dots(results, trials, trials.map((trial) => trial.sample[first]), trials.map((trial) => trial.sample[second]))];
+  const data = () => [dots(results, trials, trials.map((trial) => trial.sample[first]), trials.map((trial) => trial.sample[second]))];
   const { paper } = results.sweep;
   const shapes = [];
   if (typeof paper[first] === "number") shapes.push(dotted({ x0: paper[first], x1: paper[first], y0: 0, y1: 1, yref: "paper" }));
@@ -128,14 +131,16 @@ function categoryChart(results, [name, domain]) {
   const trials = ranked(results).filter((trial) => domain.values.includes(trial.sample[name]));
   if (!trials.length) return null;
   const row = (value) => domain.values.length - 1 - domain.values.indexOf(value);
-  const data = [dots(results, trials, trials.map((trial) => trial.best), trials.map((trial) => row(trial.sample[name]) + 0.12 + 0.22 * ((trial.number * 0.618) % 1)))];
   const { metric } = results.sweep;
-  const finished = (value) => trials.filter((trial) => trial.state === "finished" && trial.sample[name] === value);
-  const means = domain.values.map((value) => ({ value, ...meanAndSd(finished(value).map((trial) => trial.best)) })).filter((each) => each.n);
-  data.push(scatter("markers", means.map((each) => each.mean), means.map((each) => row(each.value) - 0.16), {
-    customdata: means.map((each) => `${escapeForPlotly(formatSetting(each.value))}: ${escapeForPlotly(formatMeanSd(each, metric))} over ${each.n}`), marker: { color: "--ink", size: 9, symbol: "diamond" },
-    error_x: { type: "data", array: means.map((each) => each.sd ?? 0), color: "--ink", thickness: 2, width: 5 },
-  }));
+  const data = () => {
+    const finished = (value) => trials.filter((trial) => trial.state === "finished" && trial.sample[name] === value);
+    const means = domain.values.map((value) => ({ value, ...meanAndSd(finished(value).map((trial) => trial.best)) })).filter((each) => each.n);
+    const diamonds = scatter("markers", means.map((each) => each.mean), means.map((each) => row(each.value) - 0.16), {
+      customdata: means.map((each) => `${escapeForPlotly(formatSetting(each.value))}: ${escapeForPlotly(formatMeanSd(each, metric))} over ${each.n}`), marker: { color: "--ink", size: 9, symbol: "diamond" },
+      error_x: { type: "data", array: means.map((each) => each.sd ?? 0), color: "--ink", thickness: 2, width: 5 },
+    });
+    return [dots(results, trials, trials.map((trial) => trial.best), trials.map((trial) => row(trial.sample[name]) + 0.12 + 0.22 * ((trial.number * 0.618) % 1))), diamonds];
+  };
   const layout = layoutOf(54 * domain.values.length + 60, {
     xaxis: { title: axisTitle(metricTitle(metric)), nticks: 6 },
     yaxis: {

@@ -51,7 +51,7 @@ function formatMeanSd({ mean, sd }, metric) {
   return isDegrees(metric) ? `${mean.toFixed(2)} ± ${sd.toFixed(2)}°` : `${formatNumber(mean)} ± ${Number(sd.toPrecision(2))}`;
 }
 
-const formatCount = (value) => value.toLocaleString("en");
+const formatCount = (value) => INTEGER.format(value);
 const capitalise = (text) => text[0].toUpperCase() + text.slice(1);
 const formatHours = (value) => `${value.toFixed(value < 10 ? 2 : 1)} h`;
 

@@ -73,6 +73,7 @@ def render(results: Mapping[str, Any], curves: Mapping[str, Any], pictures: Mapp
         {"base": charts.base_layout(300)},
         script=SCRIPT,
         live=True,
+        deferred=True,
         results=htmlsafe_json_dumps(gather.finite(results), dumps=compact_json),
         curves=htmlsafe_json_dumps(curves, dumps=compact_json),
         pictures=htmlsafe_json_dumps(pictures, dumps=compact_json),
