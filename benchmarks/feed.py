@@ -132,7 +132,7 @@ def main() -> None:
     parser.add_argument(
         "--readers", type=int, nargs="+", default=[4, 8], help="numbers of tasks that read a stream (default: 4 8)"
     )
-    parser.add_argument("--eager", action="store_true", help="launch each kernel of a step, instead of a CUDA graph")
+    parser.add_argument("--graph", action="store_true", help="replay the steps as a CUDA graph (needs a GPU)")
     parser.add_argument(
         "--precision", choices=("fp32", "bf16"), default="bf16", help="precision of training (default: bf16)"
     )
@@ -149,7 +149,7 @@ def main() -> None:
             "data.storage": kind,
             "resources.encoder.num_workers": 1,
             "resources.encoder.gpus": int(device.type == "cuda"),
-            "resources.encoder.cuda_graph": not arguments.eager,
+            "resources.encoder.cuda_graph": arguments.graph,
             "training.encoder.epochs": arguments.epochs,
             "training.encoder.global_batch_size": rows,
             "training.encoder.precision": arguments.precision,
@@ -158,10 +158,9 @@ def main() -> None:
         unfed = results.spread(speeds_without_reading(config, arguments.clips, device))
         if device.type == "cuda":
             torch.cuda.empty_cache()  # the worker is another process
-        ways = [
-            (path, readers) for path in arguments.paths for readers in (arguments.readers if path == "stream" else [1])
-        ]
-        for path, readers in ways:
+        streams = [("stream", readers) for readers in arguments.readers if "stream" in arguments.paths]
+        others = [(path, 1) for path in arguments.paths if path != "stream"]
+        for path, readers in streams + others:
             reading = {"resources.read.num_tasks": readers, "ingest.path": path}
             speeds, waits = train(override(config, reading), arguments.clips)
             name = f"{kind}, batch {rows}, {path}" + (f", {readers} readers" if path == "stream" else "")

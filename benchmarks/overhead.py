@@ -176,7 +176,7 @@ def main() -> None:
     parser.add_argument("--storage", choices=("waveform", "spectrogram"), help="of the speech (default: the preset's)")
     parser.add_argument("--threads", type=int, help="torch's threads (default: torch's own choice)")
     parser.add_argument("--precision", choices=("fp32", "bf16"), help="precision of training (default: the preset's)")
-    parser.add_argument("--eager", action="store_true", help="launch each kernel of a step, instead of a CUDA graph")
+    parser.add_argument("--graph", action="store_true", help="let `fit` replay steps as a CUDA graph (needs a GPU)")
     parser.add_argument("--json", type=Path, default=None, help="also write the results there")
     arguments = parser.parse_args()
     if arguments.threads:
@@ -187,7 +187,7 @@ def main() -> None:
     figures: dict[str, Any] = {}
     ratios: dict[str, results.Spread] = {}
     for stage in arguments.networks:
-        changes: dict[str, Any] = {f"resources.{stage}.cuda_graph": not arguments.eager}
+        changes: dict[str, Any] = {f"resources.{stage}.cuda_graph": arguments.graph}
         if arguments.rows:
             changes[f"training.{stage}.global_batch_size"] = arguments.rows
         if arguments.storage:
