@@ -345,7 +345,7 @@ def test_a_detached_chain_is_driven_by_the_cluster_and_can_be_cancelled(
     done = submit(clips, run, "--detach", "--set", "training.vggface.epochs=5000")
     assert done.returncode == 0, done.stderr
     progress = r"^vggface +running for .*: \d+ of \d+ steps, .*, about .* left$"
-    wait_until(lambda: re.search(progress, arspm("status", run).stdout, re.MULTILINE), seconds=120)
+    wait_until(lambda: re.search(progress, arspm("status", run).stdout, re.MULTILINE), seconds=600)
     assert (run / "preprocess" / "_SUCCESS.json").exists()
     command = [Path(sys.executable).with_name("arspm"), "logs", run, "vggface", "--follow"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as following:
