@@ -95,15 +95,15 @@ def measure(
     model = task.model.to(device, memory_format=torch.channels_last).train()
     optimizer = make_optimizer(model, recipe)
     wrapped = torch.compile(model) if recipe.compile else model
-    gradients: Callable[[Batch], dict[str, torch.Tensor]] = partial(
+    compute: Callable[[Batch], dict[str, torch.Tensor]] = partial(
         step_gradients, task, wrapped, precision=recipe.precision
     )
     if graph:
-        gradients = StepGraph(gradients, model)
+        compute = StepGraph(compute, model)
     seconds, losses = [], []
     for _ in range(steps + 1):
         started = time.perf_counter()
-        terms = train_step(gradients, optimizer, batch, rate=recipe.learning_rate)
+        terms = train_step(compute, optimizer, batch, rate=recipe.learning_rate)
         losses.append(float(terms["loss"]))  # waits for the device
         seconds.append(time.perf_counter() - started)
     gradients = [parameter.grad for parameter in model.parameters()]

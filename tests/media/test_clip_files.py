@@ -180,10 +180,10 @@ def test_rows_are_matched_together_as_they_are_one_by_one():
 def test_a_million_rows_find_their_files_in_a_listing_in_seconds():
     paths = [f"v{number % 1000}/{number:011d}_1.500_4.500.mp4" for number in range(100_000)]
     table = pa.table([paths, range(100_000)], storage.FILES)
-    started = time.process_time()
+    started = time.monotonic()
     folder = ClipFolder("s3://bucket/clips", table)
     videos = pa.array([f"{number:011d}" for number in range(0, 1_000_000)])
     found = folder.locate(videos, np.full(1_000_000, 1.5), np.full(1_000_000, 4.5))
     np.testing.assert_array_equal(found.file[:100_000], np.arange(100_000))
     assert (found.file[100_000:] == -1).all()
-    assert time.process_time() - started < 30  # usually 3; a lookup in Python for each row would be minutes
+    assert time.monotonic() - started < 30  # usually 3; a lookup in Python for each row would be minutes

@@ -92,7 +92,7 @@ def test_only_the_segment_is_fetched_where_the_server_has_ranges(
     )
     assert {each.status for each in replies if each.range} == {206}
     assert len([each for each in replies if not each.range]) == 1  # of the extractor, which reads its beginning
-    assert asked < len(server.files[name]) / 3  # 27 % of film.mkv with PyAV 17, less with 18
+    assert asked < len(server.files[name]) / 4
     assert len(replies) < 15
     (tmp_path / "whole").write_bytes(server.files[name])
     clip, original = decode_clip(path, part=PART), decode_clip(tmp_path / "whole", part=PART)
