@@ -71,7 +71,7 @@ class ClipFolder:
         )
         self.media = np.flatnonzero(media)
         cut_ids, cuts, whole_ids, wholes = [], [], [], []
-        paths = pc.utf8_normalize(self.paths.filter(pa.array(media)), "NFC").to_pylist()
+        paths = _nfc(self.paths.filter(pa.array(media))).to_pylist()
         for number, path in zip(self.media.tolist(), paths, strict=True):
             name = stem(path)
             if found := _CUT.fullmatch(name):
@@ -97,7 +97,7 @@ class ClipFolder:
         starts, ends: (rows,) seconds. Raises ValueError if several files fit a row.
         """
         num_rows = len(video_ids)
-        video_ids = pc.utf8_normalize(video_ids, "NFC")
+        video_ids = _nfc(video_ids)
         rows, cuts = self._cuts.pairs(video_ids)
         first = np.flatnonzero(np.diff(rows, prepend=-1))  # each row's first pair
         other = np.full(num_rows, -1)
@@ -216,6 +216,13 @@ class _ByVideo:
         rows = np.repeat(np.arange(len(codes)), counts)
         within = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
         return rows, self._numbers[np.repeat(self._begins[codes], counts) + within]
+
+
+def _nfc(names: pa.Array) -> pa.Array:
+    """Return strings in Unicode's form NFC. Few are not ASCII, and pyarrow 25's `utf8_normalize` decomposes them."""
+    odd = pc.invert(pc.string_is_ascii(names))
+    composed = [unicodedata.normalize("NFC", name) for name in names.filter(odd).to_pylist()]
+    return pc.replace_with_mask(names, odd, pa.array(composed, names.type))
 
 
 def _ids_of_whole(name: str) -> set[str]:

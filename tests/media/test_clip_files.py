@@ -130,10 +130,8 @@ def test_two_names_that_differ_in_their_unicode_form_are_an_error_if_a_row_needs
     picture, both = unicodedata.normalize(one, "Zoë_1_2.jpg"), unicodedata.normalize(other, "Zoë_1_2.jpg")
     folder = ClipFolder(write_files(tmp_path, name, twin, picture, both, "a_1_2.mp4"))
     assert find(folder, "a", 1, 2) == "a_1_2.mp4"
-    with pytest.raises(ValueError, match="; remove one, or name one in a sixth column") as caught:
+    with pytest.raises(ValueError, match="are Zoë from 1 to 2 s; remove one, or name one in a sixth column") as caught:
         find(folder, "Zoë", 1, 2)
-    # Some builds of pyarrow decompose for every form: names are compared in one form, which the message may show.
-    assert "are Zoë from 1 to 2 s" in unicodedata.normalize("NFC", str(caught.value))
     assert all(ascii(each) in str(caught.value) for each in (name, twin))
     # A sixth column that is spelled like one of them names it, and the picture is the one that is spelled alike.
     file = folder.named(name)
