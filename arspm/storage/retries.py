@@ -9,6 +9,7 @@ repeats, here and in the chain. Denied access and missing files are not repeated
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import random
@@ -183,7 +184,8 @@ def is_transient(error: Exception) -> bool:
     cut = (aws.HTTPClientError, aws.ConnectionError, aws.IncompleteReadError, ResponseParserError)
     if isinstance(error, (*cut, aws.FlexibleChecksumError, aiohttp.ClientError, FileExpired)):
         return True
-    if isinstance(error, (TimeoutError, ConnectionError)):
+    # s3fs's time-out is asyncio's, which is another class than TimeoutError before Python 3.11.
+    if isinstance(error, (TimeoutError, asyncio.TimeoutError, ConnectionError)):  # noqa: UP041
         return True
     return isinstance(error, OSError) and _ARROW_TRANSIENT.search(str(error)) is not None
 
