@@ -185,7 +185,7 @@ def is_transient(error: Exception) -> bool:
     if isinstance(error, (*cut, aws.FlexibleChecksumError, aiohttp.ClientError, FileExpired)):
         return True
     # s3fs's time-out is asyncio's, which is another class than TimeoutError before Python 3.11.
-    if isinstance(error, (TimeoutError, asyncio.TimeoutError, ConnectionError)):  # noqa: UP041
+    if isinstance(error, (TimeoutError, asyncio.TimeoutError, ConnectionError)):
         return True
     return isinstance(error, OSError) and _ARROW_TRANSIENT.search(str(error)) is not None
 
