@@ -176,7 +176,7 @@ def moto_bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
         server.kill()
 
 
-@pytest.fixture(scope="session", params=["seaweed", pytest.param("moto", marks=pytest.mark.slow)])
+@pytest.fixture(scope="session", params=["seaweed", pytest.param("moto", marks=[pytest.mark.slow, pytest.mark.long])])
 def bucket(request: pytest.FixtureRequest) -> Bucket:
     """A bucket on each of two independent servers in turn."""
     found: Bucket = request.getfixturevalue(f"{request.param}_bucket")

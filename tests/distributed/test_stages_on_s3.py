@@ -139,6 +139,7 @@ def test_preprocess_and_a_training_stage_run_as_jobs_from_and_to_the_bucket(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_credentials_that_expire_amid_a_training_are_named_and_renewed_it_resumes(
     jobs_client: Any, moto_bucket: Bucket, clips: Clips, config: Config, tmp_path: Path, wait_until: Callable[..., None]
 ) -> None:

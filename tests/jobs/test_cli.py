@@ -189,8 +189,9 @@ def test_the_report_is_found_or_written_from_the_run_only(run: tuple[Path, str],
     assert page.stat().st_size == pytest.approx(len(was), rel=0.01)
 
 
-@pytest.mark.slow
 @pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.long
 def test_an_ablation_compares_variants_over_the_run_and_reuses_finished_models(run: tuple[Path, str]):
     """With a variant that this corpus cannot serve: its validation split has no woman."""
     command = ["ablation", "--run", run[0], "--variants", "non-prior,neutral+fc,male,female", "--seeds", 1]
@@ -226,7 +227,6 @@ def test_an_ablation_compares_variants_over_the_run_and_reuses_finished_models(r
     assert (variant / "report" / "index.html").exists()
 
 
-@pytest.mark.slow
 @pytest.mark.ray
 def test_pictures_are_exported_with_a_table_that_a_judge_fills_in(run: tuple[Path, str], tmp_path: Path):
     done = arspm("pictures", "--run", run[0], "--out", tmp_path / "out")
@@ -319,6 +319,7 @@ def test_the_best_trial_of_a_sweep_is_trained_without_repeating_upstream_stages(
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_sweep_stops_at_its_target_or_after_failures_and_says_so(run: tuple[Path, str]):
     folder, words = run[0], ("sweep", "prior_type", "--run", run[0], "--set", "training.encoder.epochs=1")
     alone = ("--set", "resources.trial.cpus=2")  # one trial at a time
@@ -336,8 +337,9 @@ def test_a_sweep_stops_at_its_target_or_after_failures_and_says_so(run: tuple[Pa
     assert "sweep-broken: FAILED: stopped: 2 trials failed one after another; the last: trial 1: " in failed.stdout
 
 
-@pytest.mark.slow
 @pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.long
 def test_a_detached_chain_is_driven_by_the_cluster_and_can_be_cancelled(
     clips: Path, tmp_path: Path, head: Any, wait_until: Callable[..., None]
 ):
@@ -387,7 +389,6 @@ def test_a_run_in_use_with_other_settings_is_refused(
         client.cancel(jobs_client, {"run": str(copy)})
 
 
-@pytest.mark.slow
 @pytest.mark.ray
 def test_a_damaged_file_of_a_finished_run_is_refused_before_anything_builds_on_it(
     clips: Path, run: tuple[Path, str], tmp_path: Path
@@ -433,7 +434,6 @@ def test_manifests_say_where_results_come_from(run: tuple[Path, str]):
     assert {name: found[0][name] for name in ("commit", "clean")} == code_commit()
 
 
-@pytest.mark.slow
 @pytest.mark.ray
 def test_a_failing_stage_shows_its_error_and_the_stages_it_skips(clips: Path, tmp_path: Path, head: Any):
     done = submit(clips, tmp_path / "run", "--set", "face.min_side_pixels=5000")

@@ -47,6 +47,7 @@ def angle(task: Task, rows: Batch) -> float:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_encoder_overfits_a_small_training_set():
     config = override(preset("demo"), {"feature_dim": 64, "training.encoder.augment": False})
     rows = made_up_clips(config.feature_dim)

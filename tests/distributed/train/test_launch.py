@@ -102,7 +102,11 @@ def test_a_checkpoint_describes_itself(prepared: Prepared, uninterrupted: tuple[
 
 
 @pytest.mark.parametrize(
-    ("title", "path"), [*(("RayTrainWorker", path) for path in PATHS), ("TrainController", "stream")]
+    ("title", "path"),
+    [
+        *(("RayTrainWorker", path) for path in PATHS),
+        pytest.param("TrainController", "stream", marks=pytest.mark.long),
+    ],
 )
 def test_a_killed_worker_is_replaced_and_the_weights_equal_an_uninterrupted_runs(
     head: Any,

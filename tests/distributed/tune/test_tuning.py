@@ -116,7 +116,7 @@ def test_a_failed_trial_is_recorded_and_the_others_continue(run: tuple[str, Conf
     assert log.index("Traceback (most recent call last)") < log.index("NonFiniteLoss: the loss of step ")
 
 
-@pytest.mark.parametrize("num_workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num_workers", [1, pytest.param(2, marks=[pytest.mark.slow, pytest.mark.long])])
 def test_a_trial_that_the_user_stops_ends_by_itself_and_the_others_continue(
     run: tuple[str, Config], monkeypatch: pytest.MonkeyPatch, num_workers: int
 ) -> None:
