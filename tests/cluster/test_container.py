@@ -46,8 +46,9 @@ def pip_options(folder: Path) -> list[str]:
     settings = [line.split("=", 1) for line in run("pip", "config", "list").splitlines() if line.startswith("global.")]
     lines = [f"{name.removeprefix('global.')} = {value.strip(chr(39))}" for name, value in settings]
     (folder / "pip.conf").write_text("\n".join(["[global]", *lines, ""]))
-    places = {path for line in lines for path in re.findall(r"(?<![\w/:])(?:file://)?(/[^\s']+)", line)}
-    shared = [f"{path}:{path}:ro" for path in places if Path(path).is_dir()]
+    named = {Path(path) for line in lines for path in re.findall(r"(?<![\w/:])(?:file://)?(/[^\s']+)", line)}
+    places = {path.parent if path.name == "simple" else path for path in named}  # an index links to files beside it
+    shared = [f"{path}:{path}:ro" for path in places if path.is_dir()]
     mounts = [f"{folder}/pip.conf:/etc/pip.conf:ro", "/etc/ssl/certs:/etc/ssl/certs:ro", *shared]
     return [word for mount in mounts for word in ("--volume", mount)]
 
