@@ -43,7 +43,7 @@ def large_batch(config: Config, stage: str, global_batch_size: int, warmup_epoch
 
     For k times the batch, Adam's learning rate is multiplied by sqrt(k) and its eps divided by it (the square root
     scaling rule, Malladi et al. 2022), and the learning rate rises to this value in the first `warmup_epochs` (Goyal
-    et al. 2017).
+    et al. 2017). That rule scales the betas as well, which did not help here (docs/performance.md).
     """
     recipe: Recipe = getattr(config.training, stage)
     root = math.sqrt(global_batch_size / recipe.global_batch_size)
