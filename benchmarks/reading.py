@@ -6,11 +6,10 @@ milliseconds to the first batch of an epoch, and the rate as a multiple of plain
 is filled.
 
 Repeats go round all ways, so that other load hits all of them, and ratios are those of two ways in the same repeat.
-Epochs before the measured ones are left out. They are several for `stream`, whose readers are some windows ahead, and
-it reads on for as many after the measured ones. Otherwise the rows that were read ahead would count in one direction
-only. A window has 64 rows of each lane, 512 together: a window of 2,048 spectrograms takes
-1.3 GB, and several of them do not fit into Ray's object store on a small machine. Ray runs only while a way that needs
-it is measured, since its processes are busy when idle, too.
+Epochs before the measured ones are left out. For `stream` they are as many as it takes until Ray's object store has
+used most of its memory once, because new memory is slow. It reads on after the measured ones, since its readers are
+some windows ahead: otherwise the rows that were read ahead would count in one direction only. Ray runs only while a way
+that needs it is measured, since its processes are busy when idle, too.
 
 Row order: pyarrow reads in the order of the files; all others shuffle. The peers need the extra `bench`. MosaicML
 Streaming is not among them: it needs numpy < 2.2.
@@ -22,6 +21,7 @@ import argparse
 import contextlib
 import gc
 import logging
+import math
 import multiprocessing
 import os
 import shutil
@@ -64,9 +64,12 @@ class Measured(NamedTuple):
     last_first: float
 
 
-def epochs_of(name: str, epochs: int) -> Epochs:
-    """Return how many epochs of a way to read."""
-    return Epochs(2, 2 * epochs, 2) if name == "stream" else Epochs(1, epochs, 0)
+def epochs_of(name: str, epochs: int, num_bytes: int) -> Epochs:
+    """Return how many epochs of a way to read, of a corpus of this size."""
+    if name != "stream":
+        return Epochs(1, epochs, 0)
+    ahead = math.ceil(STORE_BYTES / 4 / num_bytes)
+    return Epochs(6 * ahead, 2 * ahead * epochs, 2 * ahead)
 
 
 def measure(name: str, reading: Reading, epochs: Epochs) -> Measured:
@@ -112,11 +115,12 @@ def measure_fill(reading: Reading, folder: Path) -> float:
 
 def compare(reading: Reading, names: list[str], epochs: int, repeats: int) -> dict[str, list[Measured]]:
     """Return each way's measurements, one per repeat. Every other repeat goes round in the opposite direction."""
+    num_bytes = node_cache.num_bytes(reading)
     found: dict[str, list[Measured]] = {name: [] for name in names}
     for repeat in range(repeats):
         for name in names if repeat % 2 else reversed(names):
             with running_ray() if name in RAY_WAYS else contextlib.nullcontext():
-                found[name].append(measure(name, reading, epochs_of(name, epochs)))
+                found[name].append(measure(name, reading, epochs_of(name, epochs, num_bytes)))
             end_workers()
             print(f"repeat {repeat + 1}: {name}: {found[name][-1].rate:,.0f} rows/s", file=sys.stderr, flush=True)
     return found
@@ -158,11 +162,9 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--storage", nargs="+", default=["spectrogram", "waveform"])
     parser.add_argument("--clips", type=int, default=2048, help="(default: 2048)")
-    parser.add_argument(
-        "--epochs", type=int, default=2, help="measured in each repeat, twice as many of stream (default: 2)"
-    )
+    parser.add_argument("--epochs", type=int, default=2, help="measured in each repeat, more of stream (default: 2)")
     parser.add_argument("--repeats", type=int, default=4, help="(default: 4)")
-    parser.add_argument("--window-rows", type=int, default=64, help="rows of a lane in a window (default: 64)")
+    parser.add_argument("--window-rows", type=int, default=None, help="ingest.window_rows (default: null)")
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
     parser.add_argument("--json", type=Path, default=None, help="also write the results there")
     arguments = parser.parse_args()
@@ -182,7 +184,7 @@ def main() -> None:
         figures[storage] = {
             "rows": reading.split.num_rows,
             "batch": BATCH,
-            "window": arguments.window_rows * reading.order.num_lanes,
+            "window": reading.order.window_rows * reading.order.num_lanes,
             "row_bytes": node_cache.num_bytes(reading) // reading.split.num_rows,
             "fill": results.spread(fills),
             "ways": {

@@ -39,7 +39,7 @@ Epochs = Iterator[Iterator[Any]]  # of batches
 def reading_of(config: Config, run: Path) -> Reading:
     """Return the speech and the features of the training split, shuffled, in batches of BATCH."""
     split = tables.open_split(stages.corpus(str(run)), "train")
-    order = Order(groups(split.group_sizes()), BATCH, LANES, config.ingest.window_rows, 0)
+    order = Order(groups(split.group_sizes()), BATCH, LANES, config.window_rows, 0)
     wanted = {"speech": (config.data.storage,), "features": (schema.FACE_FEATURE,)}
     return Reading(split, order, wanted, config.image_size, {}, {"speech": "0", "features": "0"})
 

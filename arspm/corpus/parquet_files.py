@@ -27,7 +27,9 @@ def opened(uri: str, parts: Collection[Part] = ()) -> Iterator[pq.ParquetFile]:
     """Open a Parquet file whose pages are verified when they are read. Wrap its use in `storage.retried`.
 
     parts: all that will be read. In a local file, they are not verified again if this process has verified all of them:
-    that took half the time of reading an epoch from memory. A remote file is verified whenever it is transferred.
+    that took half the time of reading an epoch from memory. Then the file is mapped into memory, which saves a copy. A
+    disk that fails by then ends the process; Ray repeats the task in a new one, which reads and gets the error. A
+    remote file is verified whenever it is transferred.
 
     Pass `use_threads=False` to its methods: pyarrow would otherwise wait for storage in its pool for decoding, which
     has one thread in a Ray task of one CPU, so all files of the process would be read one after the other.
@@ -37,7 +39,7 @@ def opened(uri: str, parts: Collection[Part] = ()) -> Iterator[pq.ParquetFile]:
     fs, path = storage.arrow_filesystem(uri)
     verified = _verified_parts(uri, path)
     verify = verified is None or not parts or not verified.issuperset(parts)
-    with _damaged_file_named(uri), fs.open_input_file(path) as file:
+    with _damaged_file_named(uri), fs.open_input_file(path) if verify else pa.memory_map(path) as file:
         # Opening a file on S3 gets its ETag, which changes with the content. A local footer costs less than its check.
         etag = file.metadata().get("ETag")
         footer = None if etag is None else _known(uri, etag)

@@ -130,6 +130,13 @@ def test_a_batch_has_as_many_lanes_as_divide_it_up_to_64(batch, lanes):
     assert override(Config(), {"training.encoder.global_batch_size": batch}).training.encoder.lanes == lanes
 
 
+@pytest.mark.parametrize(("storage", "rows"), [("waveform", 192), ("spectrogram", 64)])
+def test_a_window_has_fewer_spectrograms_than_waveforms_unless_its_rows_are_set(storage, rows):
+    config = override(Config(), {"data.storage": storage})
+    assert config.window_rows == rows
+    assert override(config, {"ingest.window_rows": 5}).window_rows == 5
+
+
 @pytest.mark.parametrize(
     ("workers", "problem"),
     [

@@ -226,9 +226,10 @@ def test_a_local_row_group_is_verified_when_a_process_reads_it_first_or_again_af
     tables.write_table(str(path), pq.read_table(path), 4)
     original = pq.ParquetFile.__init__
 
-    def opening(self, *args, **options):
+    def opening(self, source, **options):
         verified.append(options["page_checksum_verification"])
-        original(self, *args, **options)
+        assert isinstance(source, pa.MemoryMappedFile) is not verified[-1]
+        original(self, source, **options)
 
     monkeypatch.setattr(pq.ParquetFile, "__init__", opening)
     for rows in ([0], [1], [0, 4], [0, 4], [5]):  # of the third, only the second group is new

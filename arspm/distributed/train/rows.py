@@ -188,7 +188,7 @@ def _order(
         groups(split.group_sizes(), keep),
         recipe.global_batch_size,
         recipe.lanes,
-        config.ingest.window_rows,
+        config.window_rows,
         config.seed,
         shuffle,
     )
