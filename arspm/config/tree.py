@@ -75,7 +75,8 @@ class Ingest(Section):
 
     subset: Count | None = None  # train on the first this many clips only; a smaller subset is part of a larger one
     sex: Literal["any", "female", "male"] = "any"  # sex of the speakers that the encoder is trained and measured on
-    window_rows: Count | None = None  # rows of one lane that are shuffled together; null: 192, of spectrograms 64
+    # Rows of one lane that are shuffled together. Null: 192, or 64 if spectrograms are stored.
+    window_rows: Count | None = None
     prefetch_batches: Count = 4  # batches that each worker loads ahead
     path: Literal["auto", "stream", "cache", "resident"] = (
         "auto"  # way of the rows to the workers; auto: the fastest with room
@@ -251,7 +252,7 @@ class Config(Section):
 
     @property
     def window_rows(self) -> int:
-        """`ingest.window_rows`, or the default: about as many bytes of spectrograms as of waveforms."""
+        """`ingest.window_rows`, or the default: a window of spectrograms has as many bytes as one of waveforms."""
         return self.ingest.window_rows or (64 if self.data.storage == "spectrogram" else 192)
 
     @property
