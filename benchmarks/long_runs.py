@@ -2,8 +2,9 @@
 
 Starts a local head of its own. There, `arspm submit` runs the chain stage by stage over a small corpus, and over one
 `--times` as large: the same clips with other ids, so that every clip costs the same. The encoder trains for three
-epochs on the small corpus and for `--epochs` on the large one. Every half second, the benchmark samples the unique set
-size (memory without shared pages, such as the object store's) of each process, and the size of the object store.
+epochs on the small corpus and for `--epochs` on the large one. Every half second, the benchmark samples the anonymous
+memory of each process, and the size of the object store. Anonymous memory is without the object store, and without the
+pages of files: torch's libraries alone are 200 MiB, which the unique set size has only while one process uses them.
 
 Prints the peak in MiB per stage and kind of process, for both corpora; then medians over ten equal parts of the
 encoder's training on the large corpus, which show whether memory grows.
@@ -41,8 +42,9 @@ SHORT_EPOCHS = 3
 DRIVER, TRAINING, DATA, STORE = "driver", "training worker", "data task", "object store"
 _MIB = 2**20
 _STORED = re.compile(r"^ray_object_store_memory\{[^}]*\} (\S+)$", re.MULTILINE)
+_ANONYMOUS = re.compile(r"^Anonymous: +(\d+) kB$", re.MULTILINE)
 
-Sample = dict[str, float]  # MiB of the largest process of each kind, and of the object store
+Sample = dict[str, float]  # anonymous MiB of the largest process of each kind, and of the object store
 
 
 class Memory(NamedTuple):
@@ -81,12 +83,18 @@ class Watch:
         while not self._over.wait(EVERY_SECONDS):
             sample: Sample = {}
             for process in marked_processes(self._head.pid, self._head.id):
-                with contextlib.suppress(Error):
+                with contextlib.suppress(Error, OSError):  # it has ended
                     if kind := kind_of(process):
-                        sample[kind] = max(sample.get(kind, 0.0), process.memory_full_info().uss / _MIB)
+                        sample[kind] = max(sample.get(kind, 0.0), anonymous_mib(process.pid))
             with contextlib.suppress(OSError):
                 sample[STORE] = stored_mib(self._head)
             self.samples.append(sample)
+
+
+def anonymous_mib(pid: int) -> float:
+    """Return a process's memory without pages of files and without shared memory. Raises OSError if it has ended."""
+    [kib] = _ANONYMOUS.findall(Path(f"/proc/{pid}/smaps_rollup").read_text())
+    return int(kib) / 1024
 
 
 def kind_of(process: Process) -> str:
