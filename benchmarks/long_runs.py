@@ -1,10 +1,13 @@
 """Measures whether memory grows with epochs or with the corpus: `python -m benchmarks.long_runs`.
 
 Starts a local head of its own. There, `arspm submit` runs the chain stage by stage over a small corpus, and over one
-`--times` as large: the same clips with other ids, so that every clip costs the same. The encoder trains for three
-epochs on the small corpus and for `--epochs` on the large one. Every half second, the benchmark samples the anonymous
-memory of each process, and the size of the object store. Anonymous memory is without the object store, and without the
-pages of files: torch's libraries alone are 200 MiB, which the unique set size has only while one process uses them.
+`--times` as large: the same clips with other ids, so that every clip costs the same. The encoder trains for three epochs
+on the small corpus and for `--epochs` on the large one. Trainings stream their rows, although they would cache a corpus
+of this size: cached rows are pages of files, which the system takes back when it needs memory.
+
+Every half second, the benchmark samples the anonymous memory of each process, and the size of the object store.
+Anonymous memory is without the object store, and without the pages of files: torch's libraries alone are 200 MiB, which
+count towards the unique set size only while a single process uses them.
 
 Prints the peak in MiB per stage and kind of process, for both corpora; then medians over ten equal parts of the
 encoder's training on the large corpus, which show whether memory grows.
@@ -150,7 +153,7 @@ def measure(head: Head, clips: Path, table: Path, run: Path, epochs: int) -> dic
     memory = {}
     for stage in STAGES:
         words = ["submit", "--csv", table, "--clips", clips, "--run", run, "--preset", "smoke", "--until", stage]
-        words += ["--set", f"training.encoder.epochs={epochs}"]
+        words += ["--set", f"training.encoder.epochs={epochs}", "--set", "ingest.path=stream"]
         with Watch(head) as watch:
             done = subprocess.run(
                 [Path(sys.executable).with_name("arspm"), *map(str, words)],
