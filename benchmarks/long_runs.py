@@ -1,7 +1,7 @@
 """Measures whether memory grows with epochs or with the corpus: `python -m benchmarks.long_runs`.
 
 Starts a local head of its own. There, `arspm submit` runs the chain stage by stage over a small corpus, and over one
-`--times` as large: the same clips with other ids, so that every clip costs the same. The encoder trains for three epochs
+`--times` as large: the same clips with other ids, so that each clip costs the same. The encoder trains for three epochs
 on the small corpus and for `--epochs` on the large one. Trainings stream their rows, although they would cache a corpus
 of this size: cached rows are pages of files, which the system takes back when it needs memory.
 
