@@ -47,7 +47,7 @@ _MIB = 2**20
 _STORED = re.compile(r"^ray_object_store_memory\{[^}]*\} (\S+)$", re.MULTILINE)
 _ANONYMOUS = re.compile(r"^Anonymous: +(\d+) kB$", re.MULTILINE)
 
-Sample = dict[str, float]  # anonymous MiB of the largest process of each kind, and of the object store
+Sample = dict[str, float]  # MiB: anonymous memory of the largest process of each kind, size of the object store
 
 
 class Memory(NamedTuple):

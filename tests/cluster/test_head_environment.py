@@ -13,7 +13,10 @@ from cluster.head_environment import head_environment
 
 # A training step's memory: taken, filled and given back, in a thread, as Ray Train runs a training.
 STEPS = """
-import resource, threading
+import ctypes, resource, threading
+
+PR_SET_THP_DISABLE = 41  # a huge page would be one fault, not 512
+assert ctypes.CDLL(None).prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0) == 0
 
 def steps():
     for _ in range(4):
