@@ -21,6 +21,7 @@ from arspm import storage
 from arspm.config import Config, override
 from arspm.corpus import schema, tables
 from arspm.distributed import local
+from arspm.distributed.train.alone import train_alone
 from arspm.distributed.train.rows import gather_rows
 from arspm.evaluation import metrics
 from arspm.media.jpeg import decode_jpeg
@@ -36,7 +37,7 @@ def train_decoder(config: Config, run: str) -> torch.nn.Module:
     """Return a decoder trained with the configuration's loss and seed, at its best epoch."""
     model = speech_portrait.face_decoder(config)
     with tempfile.TemporaryDirectory() as folder:
-        local.train("decoder", config, run, gather_rows("decoder", config, run), Path(folder))
+        train_alone("decoder", config, run, gather_rows("decoder", config, run), Path(folder))
         checkpoint.restore(model, checkpoint.read_weights(Path(folder, checkpoint.BEST)), folder)
     return model.eval()
 

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from arspm import storage
 from arspm.config import Config, override
 from arspm.config.presets import large_batch
-from arspm.distributed import local
+from arspm.distributed.train.alone import train_alone
 from arspm.distributed.train.rows import gather_rows
 from arspm.evaluation import comparisons
 from arspm.runs import stages
@@ -42,7 +42,7 @@ def train(stage: str, config: Config, run: str) -> Trained:
     """Return the figures of one training."""
     started = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
-        local.train(stage, config, run, gather_rows(stage, config, run), Path(folder))
+        train_alone(stage, config, run, gather_rows(stage, config, run), Path(folder))
         progress = json.loads(Path(folder, checkpoint.PROGRESS).read_text())["progress"]
     values = [epoch[FIGURES[stage]] for epoch in progress["epochs"]]
     best = progress["best_epoch"]

@@ -1,7 +1,7 @@
-"""Run a stage in the current process, without a Ray cluster, so that a debugger stops at its breakpoints.
+"""Call a function with many items: by Ray Data, or in the current process, so that a debugger stops at its breakpoints.
 
-`in_process` switches it on. Ray Data's maps are then plain loops over the same functions, and a training stage runs as
-a single worker. The results are those of one worker on a cluster. Nothing resumes: a debugged run starts over.
+`in_process` chooses the second for all stages. A training stage then runs as a single worker (`train.alone`). The
+results are those of one worker on a cluster. Nothing resumes: a debugged run starts over.
 """
 
 from __future__ import annotations
@@ -9,21 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import ray.data
 
-from arspm.config import Config, Recipe, Tasks, Workers
+from arspm.config import Tasks
 from arspm.corpus import schema
-from arspm.distributed import gpus
 from arspm.distributed.data.ingest import configure_ray_data, original_errors
-from arspm.distributed.train import rows as training
-from arspm.distributed.train.feed import open_feed
-from arspm.distributed.train.live import Recorder
-from arspm.distributed.train.rows import Rows
-from arspm.training.fit import WorkerContext
 
 _ITEM, _SCHEMA = "item", "schema"  # columns of a row with a table
 _COPIES = 3  # of a table that a process holds at most: as read, decoded, and serialized
@@ -175,21 +168,3 @@ def _options(tasks: Tasks, memory: int) -> dict[str, Any]:
     """Return the options of an operator whose tasks or actors use at least this many bytes of memory."""
     options = tasks.remote_options
     return options | {"memory": max(options.get("memory", 0), memory)} if memory else options
-
-
-def train(stage: str, config: Config, run: str, rows: Rows, folder: Path) -> None:
-    """Train a stage's network in this process, as a single worker, and write the last checkpoint into a folder."""
-    workers: Workers = getattr(config.resources, stage)
-    recipe: Recipe = getattr(config.training, stage)
-    context = WorkerContext(device=gpus.device(workers.gpus))
-    feed = open_feed(stage, config, rows, context, share=None)
-    task = training.make_task(stage, config, run, context.device, rows)
-    with Recorder(stage, config, run, rows) as recorder:
-        reports = training.train(stage, config, rows, task, context, feed=feed, resume=None, on_step=recorder.step)
-        for report in reports:
-            recorder.report(report, task.model)
-            if task.objective in report.figures:  # an epoch has ended
-                epoch, value = report.figures["epoch"], report.figures[task.objective]
-                print(f"epoch {epoch} of {recipe.epochs}: {task.objective} {value:.4g}", flush=True)
-            if report.finished:
-                report.save(folder)

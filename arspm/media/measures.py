@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from arspm.corpus.schema import SAMPLE_RATE_HZ
 from arspm.media.clip_rows import ClipRow
-from arspm.media.clips import Media
-from arspm.media.faces import SpeakerFace
-from arspm.media.speech import Speech
+
+if TYPE_CHECKING:  # a process that receives measures needs no decoder
+    from arspm.media.clips import Media
+    from arspm.media.faces import SpeakerFace
+    from arspm.media.speech import Speech
 
 
 class Measures(NamedTuple):

@@ -22,7 +22,8 @@ from arspm.media.clip_rows import ClipRow
 from arspm.media.clips import load_speech
 from arspm.media.dropped import DroppedClip
 from arspm.media.jpeg import decode_jpeg, encode_jpeg
-from arspm.media.prepare import Preparer, prepare
+from arspm.media.prepare import prepare
+from arspm.media.preparer import Preparer
 from arspm.synthetic.face import draw_face
 from arspm.synthetic.people import sample_speakers
 from arspm.synthetic.voice import speak

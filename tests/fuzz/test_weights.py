@@ -24,7 +24,7 @@ from arspm.evaluation.judges import OnnxJudge, Pictures
 from arspm.media.clip_rows import ClipRow
 from arspm.media.detectors import make_detector
 from arspm.media.jpeg import encode_jpeg
-from arspm.media.prepare import Preparer
+from arspm.media.preparer import Preparer
 from arspm.model.vggface import VGGFace
 from arspm.model.vggface_weights import read_published
 from arspm.training import artifacts, checkpoint

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import resource
-import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,7 +27,7 @@ from arspm.media.dropped import DroppedClip
 from arspm.media.faces import crop_face
 from arspm.media.jpeg import decode_jpeg, encode_jpeg
 from arspm.media.measures import Measures
-from arspm.media.prepare import Preparer, prepare
+from arspm.media.prepare import prepare
 from arspm.media.speech import LEVEL_DBFS, find_speech
 from arspm.synthetic.face import draw_face
 from arspm.synthetic.films import write_clip
@@ -305,17 +303,3 @@ def test_a_limit_that_the_user_may_not_raise_is_kept() -> None:
     process.start()
     assert ours.recv() == (1000, 1000)
     process.join()
-
-
-def test_a_decoder_that_waits_for_ever_is_ended(tmp_path, faces, voices, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_clip(tmp_path / "a.mp4", [faces[0]] * 3 * FPS, voices[0], FPS)
-    preparer = Preparer(CONFIG)
-    expected = preparer(row_of(tmp_path / "a.mp4"))
-    assert preparer._process is not None
-    os.kill(preparer._process.pid or 0, signal.SIGSTOP)
-    with monkeypatch.context() as patch:
-        patch.setattr(preparing, "MAX_SECONDS", 0.5)
-        with pytest.raises(DroppedClip, match=r"undecodable: not decoded after 0\.5 s"):
-            preparer(row_of(tmp_path / "a.mp4"))
-    assert preparer(row_of(tmp_path / "a.mp4"))[1:] == expected[1:], "the next clip gets a new process"
-    preparer.close()

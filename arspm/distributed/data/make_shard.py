@@ -20,7 +20,7 @@ from arspm.distributed.data.shards import path_below
 from arspm.media.clip_rows import ClipRow
 from arspm.media.dropped import DroppedClip
 from arspm.media.labels import Labels
-from arspm.media.prepare import Prepared, Preparer
+from arspm.media.preparer import Prepared, Preparer
 
 log = logging.getLogger(__name__)
 

@@ -22,6 +22,7 @@ from arspm.config import Config, Workers
 from arspm.corpus import filters
 from arspm.distributed import gpus, local, ray_private
 from arspm.distributed.train import failures
+from arspm.distributed.train.alone import train_alone
 from arspm.distributed.train.failures import LostWorkers, TrainingFailed
 from arspm.distributed.train.rows import Rows, gather_rows, require_measurable
 from arspm.distributed.train.worker import no_watch, train_worker
@@ -56,7 +57,7 @@ def train_stage(stage: str, config: Config, run: str, fingerprint: str) -> tuple
         print(f"{filters.describe(rows.filtered)}", flush=True)
     if local.is_in_process():
         with tempfile.TemporaryDirectory() as folder:
-            local.train(stage, config, run, rows, Path(folder))
+            train_alone(stage, config, run, rows, Path(folder))
             files, figures = _export(stage, run, folder)
             return files, figures | dict(rows.filtered)
     last = fit_on_workers(
