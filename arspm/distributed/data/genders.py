@@ -12,7 +12,8 @@ import torch
 
 from arspm.config import Config
 from arspm.corpus import genders, schema
-from arspm.distributed.data.infer import ShardActor, make_family, speech_column, write_family
+from arspm.distributed.data.infer import ShardActor, make_family, speech_column
+from arspm.distributed.data.shard_tables import write_family
 from arspm.model.gender_classifier import GenderClassifier
 from arspm.runs import stages
 from arspm.training import artifacts

@@ -25,7 +25,8 @@ from arspm.config import Config
 from arspm.corpus import genders, schema, tables
 from arspm.corpus.prune import RECEIPTS
 from arspm.distributed import gpus
-from arspm.distributed.data.readings import decoded_kinds, read_decoded
+from arspm.distributed.data.readings import decoded_kinds
+from arspm.distributed.data.shard_tables import read_shard, write_family, write_predictions
 from arspm.distributed.local import map_tables_with_actors
 from arspm.media import audio
 from arspm.media.jpeg import encode_jpeg
@@ -39,7 +40,6 @@ from arspm.training import artifacts
 from arspm.training.batch import to_batch
 from arspm.training.columns import FACE
 
-PREDICTIONS = "predictions"
 SHORTER_SECONDS = (1, 3)  # excerpts of the speech that features are also predicted from
 
 
@@ -108,19 +108,6 @@ def predict(config: Config, run: str, split_name: str = "test") -> tuple[pa.Tabl
     results = map_shards(_Predictor, items, {split_name: split}, config, run)
     files = {path: described for each in results for path, described in each.items()}
     return pa.concat_tables([tables.read_table(storage.join(run, path)) for path in files]), files
-
-
-def write_family(
-    family: str, splits: dict[str, tables.Split], run: str, item: dict[str, Any], table: pa.Table
-) -> dict[str, Any]:
-    """Write a shard of a family and its receipt. Returns what `ShardActor.write` returns."""
-    split, shard = splits[item["split"]], item["shard"]
-    described = tables.write_table(split.path(family, shard), table, split.rows_per_group)
-    # Written last, so it proves that the shard is complete.
-    receipt = storage.join(RECEIPTS, family, f"{item['split']}-{split.shards[shard]}.json")
-    storage.write_json(storage.join(stages.corpus(run), receipt), {"key": item["key"], **described})
-    path = f"{stages.CORPUS}/{item['split']}/{family}/{split.shards[shard]}.parquet"
-    return {"path": path, **described, "rows": len(table)}
 
 
 class ShardActor(ABC):
@@ -200,18 +187,10 @@ class _Predictor(ShardActor):
         classifier = artifacts.load_gender_classifier(self._run, self._config)
         return None if classifier is None else classifier.to(self._device)
 
+    write = staticmethod(write_predictions)
+
     def __call__(self, rows: pa.Table) -> pa.Table:
         return pa.concat_tables([schema.table_of(self._predict(part)) for part in self.batches(rows)]).combine_chunks()
-
-    @staticmethod
-    def write(splits: dict[str, tables.Split], run: str, item: dict[str, Any], table: pa.Table) -> dict[str, Any]:
-        split = splits[item["split"]]
-        path = f"evaluate/{PREDICTIONS}/{item['split']}-{split.shards[item['shard']]}.parquet"
-        columns = schema.columns_of(table)
-        for name in (schema.PORTRAIT_JPEG, schema.FACE_TO_FACE_JPEG):
-            columns[name] = [encode_jpeg(pixels) for pixels in columns[name]]
-        described = tables.write_table(storage.join(run, path), schema.table_of(columns), split.rows_per_group)
-        return {"path": path, **described, "rows": len(table)}
 
     @torch.no_grad()
     def _predict(self, part: dict[str, Any]) -> dict[str, Any]:
@@ -236,7 +215,7 @@ class _Predictor(ShardActor):
         }
         columns[schema.HEARD_GENDER] = gender.cpu().numpy()
         columns[schema.HEARD_CONFIDENCE] = confidence.cpu().numpy()
-        # As pixels, which `write` encodes.
+        # As pixels, which `write_predictions` encodes.
         columns[schema.PORTRAIT_JPEG], columns[schema.FACE_TO_FACE_JPEG] = to_pixels(portrait), to_pixels(face_to_face)
         return columns | {name: values.float().cpu().numpy() for name, values in features.items()}
 
@@ -276,14 +255,6 @@ def map_shards(
         print_progress(done, total, "clips")
         results.append({row["path"]: {"bytes": row["bytes"], "sha256": row["sha256"]}})
     return results
-
-
-def read_shard(
-    splits: dict[str, tables.Split], wanted: Mapping[str, Sequence[str]], face_size: int, item: dict[str, Any]
-) -> pa.Table:
-    """Return the clip ids and the wanted columns of an item's shard, with decoded faces: FACE in place of FACE_JPEG."""
-    split = splits[item["split"]].only(item["shard"])
-    return schema.table_of(read_decoded(split, wanted, face_size, np.arange(split.num_rows)))
 
 
 def speech_column(config: Config) -> str:

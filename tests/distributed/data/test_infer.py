@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray.cloudpickle
 import torch
 
 from arspm import config as configuration
@@ -19,7 +22,7 @@ from arspm.config import Config, Tasks, override
 from arspm.config.presets import preset
 from arspm.corpus import schema, tables
 from arspm.distributed import local
-from arspm.distributed.data import genders, infer
+from arspm.distributed.data import genders, infer, shard_tables
 from arspm.model import speech_portrait
 from arspm.runs import stages
 from arspm.training import artifacts, checkpoint
@@ -83,8 +86,22 @@ def test_each_row_group_is_read_once(run: tuple[str, Config], monkeypatch: pytes
         assert read == [(schema.CLIP_ID, speech)] * sum(NUM_GROUPS.values())
 
 
+ACTORS = [infer._FeatureMaker, infer._Predictor, genders._GenderPredictor]
+
+
+@pytest.mark.parametrize("actor", ACTORS)
+def test_helpers_do_not_load_torch(actor: type[infer.ShardActor], tmp_path: Path) -> None:
+    splits: dict[str, tables.Split] = {}
+    read = functools.partial(shard_tables.read_shard, splits, actor.wanted(preset("smoke")), 64)
+    functions = (local._reading(read), local._writing(functools.partial(actor.write, splits, "run")))
+    (pickled := tmp_path / "functions").write_bytes(ray.cloudpickle.dumps(functions))
+    code = "import pickle, sys; pickle.load(open(sys.argv[1], 'rb')); print({'torch', 'pyarrow'} & sys.modules.keys())"
+    result = subprocess.run([sys.executable, "-c", code, pickled], capture_output=True, text=True)
+    assert result.stdout.strip() == "{'pyarrow'}", result.stderr
+
+
 @pytest.mark.ray
-@pytest.mark.parametrize("actor", [infer._FeatureMaker, infer._Predictor, genders._GenderPredictor])
+@pytest.mark.parametrize("actor", ACTORS)
 @pytest.mark.parametrize("helpers", [HELP, None], ids=["with helpers", "actors alone"])
 def test_files_are_those_of_one_process(
     driver: None, run: tuple[str, Config], actor: type[infer.ShardActor], helpers: Tasks | None
@@ -104,7 +121,7 @@ def test_files_are_those_of_one_process(
             (configuration.dump(config), uri),
             items,
             INFER,
-            read=functools.partial(infer.read_shard, splits, actor.wanted(config), config.image_size),
+            read=functools.partial(shard_tables.read_shard, splits, actor.wanted(config), config.image_size),
             write=functools.partial(actor.write, splits, uri),
             table_bytes=10**6,
             helpers=helpers,
@@ -183,7 +200,7 @@ def test_a_damaged_shard_is_named(driver: None, run: tuple[str, Config], helpers
         (configuration.dump(config), uri),
         [{"split": "val", "shard": 0, "key": ""}],
         INFER,
-        read=functools.partial(infer.read_shard, splits, infer._FeatureMaker.wanted(config), config.image_size),
+        read=functools.partial(shard_tables.read_shard, splits, infer._FeatureMaker.wanted(config), config.image_size),
         write=functools.partial(infer._FeatureMaker.write, splits, uri),
         table_bytes=10**6,
         helpers=helpers,
