@@ -27,10 +27,11 @@ from arspm.config import Config
 from arspm.corpus.schema import SAMPLE_RATE_HZ, WAVEFORM_SHAPE
 from arspm.export import folder
 from arspm.media import clips
-from arspm.media.audio import fit_length, spectrogram
+from arspm.media.audio import spectrogram
 from arspm.media.containers import Source
 from arspm.media.dropped import DroppedClip
 from arspm.media.speech import begin_of_most_speech, find_speech
+from arspm.media.waveforms import fit_length
 from arspm.model import speech_portrait
 from arspm.runs import find, stages
 from arspm.storage.retries import first_line

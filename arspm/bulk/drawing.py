@@ -20,7 +20,8 @@ from arspm.bulk.recordings import Item, reason_of
 from arspm.config import Config
 from arspm.corpus import schema, tables
 from arspm.media import clips
-from arspm.media.audio import fit_length, from_int16, spectrogram
+from arspm.media.audio import from_int16, spectrogram
+from arspm.media.waveforms import fit_length
 from arspm.portrait import SpeechPortrait, to_pixels
 
 LIMITS = "Average-looking portraits that correlate with a voice. They identify no one."

@@ -1,4 +1,4 @@
-"""Waveforms: length, the power-law spectrogram (reading N) and int16 storage."""
+"""The power-law spectrogram (reading N), and waveforms as networks need them."""
 
 from __future__ import annotations
 
@@ -9,20 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-INT16_SCALE = 32_768.0
+from arspm.media.waveforms import INT16_SCALE
+
 WINDOW_LENGTH, HOP_LENGTH = 400, 160  # samples: 25 and 10 ms
 Samples = TypeVar("Samples", np.ndarray, Tensor)
-
-
-def fit_length(waveform: np.ndarray, num_samples: int = 96_000) -> np.ndarray:
-    """Return a copy of a waveform with `num_samples`: repeated from its start if shorter, truncated if longer.
-
-    waveform: (samples,). Returns (num_samples,). Raises ValueError for an empty waveform. Reading N.
-    """
-    if waveform.ndim != 1 or waveform.size == 0:
-        raise ValueError(f"expected a waveform of shape (samples,), not empty, got shape {waveform.shape}")
-    repeats = -(-num_samples // waveform.size)
-    return np.tile(waveform[:num_samples], repeats)[:num_samples]
 
 
 def num_frames(num_samples: int) -> int:
@@ -70,16 +60,8 @@ def spectrogram(
     return (parts.sign() * parts.abs().pow(power)).to(dtype)
 
 
-def to_int16(waveform: Samples) -> Samples:
-    """Return floats in [-1, 1] as int16, as in the corpus's `waveform` column. Louder samples are clipped."""
-    if isinstance(waveform, Tensor):
-        scaled = (waveform * INT16_SCALE).round().clamp(-INT16_SCALE, INT16_SCALE - 1)
-        return cast(Samples, scaled.to(torch.int16))
-    return np.clip(np.round(waveform * INT16_SCALE), -INT16_SCALE, INT16_SCALE - 1).astype(np.int16)
-
-
 def from_int16(samples: Samples) -> Samples:
-    """Return int16 samples as float32 in [-1, 1). `to_int16` is the exact inverse."""
+    """Return int16 samples as float32 in [-1, 1). `waveforms.to_int16` is the exact inverse."""
     if isinstance(samples, Tensor):
         return cast(Samples, samples.to(torch.float32) / INT16_SCALE)
     return samples.astype(np.float32) / np.float32(INT16_SCALE)

@@ -10,12 +10,10 @@ import traceback
 from multiprocessing.connection import Connection
 
 import numpy as np
-import torch
 
 from arspm.config import Config
 from arspm.corpus import schema
 from arspm.corpus.schema import DropReason
-from arspm.media import audio
 from arspm.media.clip_rows import ClipRow
 from arspm.media.clips import Media, decode_clip
 from arspm.media.copies import Copies
@@ -27,6 +25,7 @@ from arspm.media.jpeg import encode_jpeg
 from arspm.media.measures import measures_of
 from arspm.media.preparer import MAX_BYTES, MAX_CPU_SECONDS, Prepared
 from arspm.media.speech import find_speech, voice_activity_detector
+from arspm.media.waveforms import fit_length, to_int16
 
 _copies = Copies()
 
@@ -59,13 +58,19 @@ def prepare(row: ClipRow, config: Config, following: ClipRow | None = None) -> P
             raise
         media = decode()  # the other frames may show the face better
         face, picture = _speaker_face(row, media, config)
-    waveform = audio.fit_length(speech.waveform, schema.WAVEFORM_SHAPE[0])
-    if config.data.storage == "waveform":
-        tensor = audio.to_int16(waveform)
-    else:
-        tensor = audio.spectrogram(torch.from_numpy(waveform)).to(torch.float16).numpy()
+    waveform = fit_length(speech.waveform, schema.WAVEFORM_SHAPE[0])
+    tensor = to_int16(waveform) if config.data.storage == "waveform" else _spectrogram(waveform)
     jpeg = encode_jpeg(face.crop, config.face.jpeg_quality)
     return Prepared(tensor, jpeg, measures_of(row, media, speech, face, picture))
+
+
+def _spectrogram(waveform: np.ndarray) -> np.ndarray:
+    """Return a waveform's spectrogram as the corpus stores it, float16."""
+    import torch  # here, because it takes 0.3 GB, and a corpus of waveforms needs none
+
+    from arspm.media.audio import spectrogram
+
+    return spectrogram(torch.from_numpy(waveform)).to(torch.float16).numpy()
 
 
 def _speaker_face(row: ClipRow, media: Media, config: Config) -> tuple[SpeakerFace, str | None]:
@@ -110,7 +115,10 @@ def _read_picture(picture: str) -> np.ndarray:
 def serve(rows: Connection, config: Config) -> None:
     """Send back the prepared clip, or the exception, for each row received, until the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C the parent ends and closes the pipe
-    torch.set_num_threads(1)
+    if config.data.storage == "spectrogram":  # load torch before memory is limited
+        import torch
+
+        torch.set_num_threads(1)
     try:
         _detector(config.face.detector)
         voice_activity_detector()

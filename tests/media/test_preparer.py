@@ -50,6 +50,18 @@ def test_a_decoder_that_waits_for_ever_is_ended(row: ClipRow, monkeypatch: pytes
     preparer.close()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("storage", ["waveform", "spectrogram"])
+def test_the_process_loads_torch_for_spectrograms_only(row: ClipRow, storage: str) -> None:
+    preparer = Preparer(override(CONFIG, {"data.storage": storage}))
+    preparer(row)
+    assert preparer._process is not None
+    maps = Path(f"/proc/{preparer._process.pid}/maps").read_text()
+    preparer.close()
+    assert "dlib" in maps
+    assert ("libtorch" in maps) == (storage == "spectrogram")
+
+
 # Of the libraries that decode clips, torch alone takes 0.2 GB and 3 s of a core.
 ONE_CLIP = """
 import sys

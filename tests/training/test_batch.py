@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from arspm.corpus.genders import UNKNOWN
 from arspm.corpus.schema import CLIP_ID, FACE_FEATURE, GENDER, IDENTITY, SPECTROGRAM, WAVEFORM
-from arspm.media import audio
+from arspm.media import audio, waveforms
 from arspm.training.batch import host_tensor, to_batch
 from arspm.training.columns import FACE, WEIGHT, Picked
 
@@ -40,13 +40,13 @@ def test_a_spectrogram_is_only_converted_to_float32():
 
 def test_a_waveform_becomes_the_spectrogram_that_would_have_been_stored():
     sound = np.random.default_rng(0).uniform(-0.5, 0.5, (2, 4000)).astype(np.float32)
-    batch = to_batch({CLIP_ID: ["a", "b"], WAVEFORM: read_only(audio.to_int16(sound))}, CPU)
+    batch = to_batch({CLIP_ID: ["a", "b"], WAVEFORM: read_only(waveforms.to_int16(sound))}, CPU)
     direct = audio.spectrogram(torch.from_numpy(sound))
     assert batch.spectrogram.shape == (2, 2, 257, 23)
     # int16 rounds by 1.5e-5; the power of 0.3 amplifies that where a bin is nearly empty
     assert (batch.spectrogram - direct).abs().mean() < 1e-2
     torch.testing.assert_close(
-        batch.spectrogram, audio.spectrogram(audio.from_int16(torch.tensor(audio.to_int16(sound))))
+        batch.spectrogram, audio.spectrogram(audio.from_int16(torch.tensor(waveforms.to_int16(sound))))
     )
 
 
