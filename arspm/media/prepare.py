@@ -159,3 +159,8 @@ def _limit(kind: int, value: int) -> None:
 @functools.lru_cache(maxsize=1)
 def _detector(name: str) -> FaceDetector:
     return make_detector(name)
+
+
+if __name__ == "__main__":
+    pipe = Connection(int(sys.argv[1]))
+    serve(pipe, pipe.recv())

@@ -6,8 +6,12 @@ time, the separate process limits the loss to that clip. Otherwise the shard, th
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
+import os
 import signal
+import subprocess
+import sys
 from multiprocessing.connection import Connection
 from typing import NamedTuple
 
@@ -35,7 +39,7 @@ class Prepared(NamedTuple):
 
 
 class Preparer:
-    """`prepare` in a separate process, which starts with the first clip and runs until `close`.
+    """`prepare` in a separate process, which starts with the first clip and ends with `close`, or with this process.
 
     A clip that crashes the process, or needs more than MAX_BYTES, MAX_CPU_SECONDS or MAX_SECONDS, raises
     DroppedClip(undecodable), and the next clip gets a new process. Exceptions of `prepare` are passed on. Raises
@@ -44,8 +48,9 @@ class Preparer:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._process: multiprocessing.process.BaseProcess | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._ours: Connection | None = None
+        atexit.register(self.close)
 
     def __call__(self, row: ClipRow, following: ClipRow | None = None) -> Prepared:
         if self._ours is None:
@@ -69,19 +74,23 @@ class Preparer:
         """End the process, if one is running."""
         if self._ours is not None and self._process is not None:
             self._ours.close()  # the process ends when its end of the pipe is closed
-            self._process.join()
+            self._process.wait()
         self._ours = self._process = None
 
     def _start(self) -> None:
-        # Spawn, because a fork of a process with threads may deadlock.
-        context = multiprocessing.get_context("spawn")
-        self._ours, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, self._config), daemon=True)
-        self._process.start()
+        # A program, not a child of multiprocessing, which would import its parent's main module: Ray's, in a task.
+        self._ours, theirs = multiprocessing.Pipe()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "arspm.media.prepare", str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONSAFEPATH": "1"},
+        )
         theirs.close()
         try:
+            self._ours.send(self._config)
             answer: Exception | None = self._ours.recv()
-        except EOFError:
+        except (EOFError, OSError):
             self.close()
             detector = self._config.face.detector
             raise ValueError(f"face.detector {detector}: the process that loads it ended") from None
@@ -94,13 +103,7 @@ class Preparer:
         assert self._process is not None
         process = self._process
         self.close()
-        code = process.exitcode or 0
+        code = process.returncode or 0
         if -code in _CRASH_SIGNALS:
             return DroppedClip(DropReason.undecodable, f"the decoder crashed ({signal.Signals(-code).name})")
         return RuntimeError(f"the process that decodes clips ended with {code}")
-
-
-def _serve(rows: Connection, config: Config) -> None:
-    from arspm.media.prepare import serve  # here, so that only the separate process loads decoders and torch
-
-    serve(rows, config)
