@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from pydantic import BaseModel
 
 from arspm import SpeechPortrait, storage
-from arspm.bulk import drawing, drawn, recordings
+from arspm.bulk import drawing, drawn, item_files, recordings
 from arspm.corpus import schema
 from arspm.runs.progress import print_progress
 from cluster import chain, client, events
@@ -26,7 +26,7 @@ from jobs.submission import PYTHON, source
 
 STAGE = "generate"
 SUMMARY, FAILURES = "generated.json", "failures.csv"
-_OURS = (drawing.FEATURES, drawing.SHEET, FAILURES)  # of an earlier command
+_OURS = (item_files.FEATURES, item_files.SHEET, FAILURES)  # of an earlier command
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def generate(options: Options, on: Events, *, device: str = "cpu", on_ray: bool 
     """
     model = SpeechPortrait.load(options.model, device=device)
     found = recordings.find(options.inputs, options.splits)
-    ours = storage.join(options.out, drawing.FEATURES, "")
+    ours = storage.join(options.out, item_files.FEATURES, "")
     found.tables = {table: name for table, name in found.tables.items() if not table.startswith(ours)}
     if found.left_out:
         kinds = ", ".join(f"{'' if kind == 'other' else '.'}{kind} {n:,}" for kind, n in found.left_out.most_common(5))
@@ -103,7 +103,7 @@ def generate(options: Options, on: Events, *, device: str = "cpu", on_ray: bool 
         results = draw_all(options.model, model.config, items, options.out)
     else:
         results = drawing.draw_all(model, items, options.out)
-    first = [portrait.removesuffix(".png") for portrait in earlier.portraits[: drawing.SHEET_PORTRAITS]]
+    first = [portrait.removesuffix(".png") for portrait in earlier.portraits[: item_files.SHEET_PORTRAITS]]
     for done, each in enumerate(results, 1):
         result = json.loads(each["result"])
         for name in result["names"]:
@@ -112,10 +112,10 @@ def generate(options: Options, on: Events, *, device: str = "cpu", on_ray: bool 
             on.failed(source_uri, reason)
             failures.append((source_uri, reason))
         summary.num_drawn += len(result["names"])
-        first += result["names"][: drawing.SHEET_PORTRAITS - len(first)]
+        first += result["names"][: item_files.SHEET_PORTRAITS - len(first)]
         on.advanced(done, len(items))
     if first:
-        drawing.write_contact_sheet(options.out, first)
+        item_files.write_contact_sheet(options.out, first)
     if failures:
         _write_failures(options.out, failures)
     summary = summary.model_copy(update={"complete": True, "num_failed": len(failures)})
@@ -177,11 +177,11 @@ def _begin(out: str, summary: Summary, found: recordings.Found, on: Events) -> d
         raise ValueError(f"{out}: its {', '.join(sorted(taken))} would be replaced; give another folder for --out")
     is_other_model = before is not None and before.model != summary.model
     for name in taken:
-        if name != drawing.FEATURES or is_other_model:
+        if name != item_files.FEATURES or is_other_model:
             storage.remove(storage.join(out, name))
     storage.write_json(storage.join(out, SUMMARY), summary.model_dump())  # after another model's features are gone
     earlier = drawn.keep(out, found)
-    if is_other_model and drawing.FEATURES in taken:
+    if is_other_model and item_files.FEATURES in taken:
         on.noted(f"{out}: another model drew its portraits; all recordings are drawn again")
     if earlier.num_changed:
         on.noted(f"{earlier.num_changed:,} portraits are of recordings that have changed since; they are drawn again")

@@ -1,1 +1,1 @@
-"""Portraits of many recordings: `recordings` finds them, `drawing` reads, draws and writes them, item by item."""
+"""Portraits of many recordings: `recordings` finds them, `item_files` reads and writes, `drawing` draws."""

@@ -17,7 +17,7 @@ import pyarrow as pa
 import torch
 
 from arspm import storage
-from arspm.bulk.drawing import FEATURES
+from arspm.bulk.item_files import FEATURES
 from arspm.bulk.recordings import Found
 from arspm.config.tree import settings, uri_fields
 from arspm.corpus import schema, tables

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from arspm.bulk import drawing
+from arspm.bulk import drawing, item_files
 from arspm.bulk.recordings import PER_ITEM, Item
 from arspm.config import Config
 from arspm.corpus import schema
@@ -33,7 +33,7 @@ class _Drawer:
 
 
 def draw_all(model: str, config: Config, items: Sequence[Item], out: str) -> Iterator[dict[str, Any]]:
-    """Yield what `drawing.write` returns for each item, in order. config: of the model, with `resources.infer`."""
+    """Yield what `item_files.write` returns for each item, in order. config: of the model, with `resources.infer`."""
     resources = config.resources
     if not items:
         return
@@ -42,8 +42,8 @@ def draw_all(model: str, config: Config, items: Sequence[Item], out: str) -> Ite
         (model, resources.infer.gpus),
         items,
         resources.infer,
-        read=functools.partial(drawing.read, config),
-        write=functools.partial(drawing.write, out),
+        read=functools.partial(item_files.read, config),
+        write=functools.partial(item_files.write, out),
         table_bytes=PER_ITEM * 4 * int(np.prod(schema.WAVEFORM_SHAPE)),
         helpers=resources.read if resources.infer.gpus else None,
     )

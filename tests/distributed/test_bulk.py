@@ -13,7 +13,7 @@ import pytest
 import soundfile
 
 from arspm import SpeechPortrait, storage
-from arspm.bulk import drawing, recordings
+from arspm.bulk import drawing, item_files, recordings
 from arspm.config import Tasks
 from arspm.corpus import schema, tables
 from arspm.distributed import bulk, local
@@ -41,8 +41,8 @@ def test_ray_draws_recordings_and_corpora_as_one_process_does(
         (run, 0),
         items,
         INFER,
-        read=functools.partial(drawing.read, model.config),
-        write=functools.partial(drawing.write, str(tmp_path / "ray")),
+        read=functools.partial(item_files.read, model.config),
+        write=functools.partial(item_files.write, str(tmp_path / "ray")),
         table_bytes=10**6,
         helpers=helpers,
     )

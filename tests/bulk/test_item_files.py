@@ -13,7 +13,7 @@ import soundfile
 from PIL import Image
 
 from arspm import storage
-from arspm.bulk import drawing
+from arspm.bulk import item_files
 from arspm.config.presets import preset
 from arspm.corpus import schema, tables
 from arspm.storage import retries
@@ -28,7 +28,7 @@ def item(*sources: object) -> dict[str, Any]:
 
 
 def reasons(*sources: object) -> list[str]:
-    return drawing.read(preset("smoke"), item(*sources))["reason"].to_pylist()
+    return item_files.read(preset("smoke"), item(*sources))["reason"].to_pylist()
 
 
 def test_each_bad_file_has_its_reason_and_the_others_are_read(tmp_path: Path):
@@ -37,7 +37,7 @@ def test_each_bad_file_has_its_reason_and_the_others_are_read(tmp_path: Path):
     (tmp_path / "folder.wav").mkdir()
     os.mkfifo(tmp_path / "pipe.wav")
     files = [tmp_path / f"{name}.wav" for name in ("good", "text", "folder", "pipe", "gone")]
-    table = drawing.read(preset("smoke"), item(*files, "https://host/x.wav"))
+    table = item_files.read(preset("smoke"), item(*files, "https://host/x.wav"))
     found = table["reason"].to_pylist()
     assert found[0] == ""
     assert found[1].startswith("cannot be decoded: ")
@@ -71,7 +71,7 @@ def test_a_portrait_whose_name_is_not_possible_is_a_failure_of_its_own(tmp_path:
     }
     arrays = {"speech_feature": np.ones((3, 4), np.float32), "pixels": np.zeros((3, 8, 8, 3), np.uint8)}
     (tmp_path / "file").touch()
-    result = json.loads(drawing.write(str(tmp_path), item(), schema.table_of(rows | arrays))["result"])
+    result = json.loads(item_files.write(str(tmp_path), item(), schema.table_of(rows | arrays))["result"])
     assert result["names"] == ["good"]
     [(first, too_long), (second, in_a_file)] = result["failures"]
     assert (first, second) == ("b", "c")
@@ -88,7 +88,7 @@ def test_a_contact_sheet_shows_each_portrait_in_its_place_whatever_its_name(tmp_
     for name, colour in zip(names, colours, strict=True):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (224, 224), colour).save(tmp_path / f"{name}.png")
-    drawing.write_contact_sheet(str(tmp_path), names)
+    item_files.write_contact_sheet(str(tmp_path), names)
     with Image.open(tmp_path / "contact-sheet.png") as sheet:
         assert [sheet.getpixel((136 * number + 72, 90)) for number in range(5)] == colours
 
