@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import tempfile
 import time
@@ -79,6 +80,21 @@ def require_yt_dlp() -> Any:
     except ModuleNotFoundError:
         raise ValueError(MISSING) from None
     return yt_dlp
+
+
+@functools.lru_cache(maxsize=1)
+def load_yt_dlp(url: str) -> None:
+    """Load what yt-dlp needs for the videos of a site. url: with {video_id}, as in `SiteOptions`.
+
+    It compares a process's first address with the patterns of all sites that it knows, which takes a second or more. If
+    that were done when a task has its turn, the request would follow later, perhaps in a pause of all tasks.
+    """
+    yt_dlp = require_yt_dlp()
+    extractor = next(
+        each for each in yt_dlp.extractor.gen_extractor_classes() if each.suitable(video_url(url, "a" * 11))
+    )
+    with yt_dlp.YoutubeDL({"quiet": True, "no_warnings": True}) as client:
+        client.get_info_extractor(extractor.ie_key())
 
 
 class Video:

@@ -40,7 +40,7 @@ from arspm.distributed.data.rate_limit import Gate, RateLimit, Ticket, local_gat
 from arspm.distributed.local import is_in_process
 from arspm.media.clip_rows import Rows
 from arspm.media.download_failures import DownloadFailed, FailureReason
-from arspm.media.downloads import SiteOptions, Video, check_url, open_video, require_yt_dlp
+from arspm.media.downloads import SiteOptions, Video, check_url, load_yt_dlp, open_video, require_yt_dlp
 
 SUMMARY = "summary.json"  # in STATE
 MAX_TRIES = 4  # of one video, if the site throttles it
@@ -239,6 +239,7 @@ def download_video(video: VideoClips, destination: str, site: SiteOptions, gate:
     """Download the clips of a video and return what became of them. Raises OSError if the destination fails."""
     left, done, failures = [*video.clips], list[str](), list[Failure]()
     failed = DownloadFailed(FailureReason.throttled, "")
+    load_yt_dlp(site.url)
     for _ in range(MAX_TRIES):
         ticket = gate.enter()
         if ticket.gave_up:

@@ -172,6 +172,27 @@ with in_process():
 """
 
 
+LOADED = """
+import sys
+from arspm.distributed.data.download_rows import VideoClips
+from arspm.distributed.data import download
+from arspm.distributed.data.rate_limit import Gate, Ticket
+from arspm.media.downloads import SiteOptions
+
+def ask(name):
+    print("yt_dlp.extractor.generic" in sys.modules)
+    return Ticket(0.0, 0, True)
+
+download.download_video(VideoClips("a", ()), "clips", SiteOptions(url="http://127.0.0.1:9/{video_id}.mp4"), Gate(ask))
+"""
+
+
+def test_a_task_has_loaded_yt_dlp_when_it_asks_for_its_turn() -> None:
+    """Its request follows at once: a second later, all tasks might pause."""
+    result = subprocess.run([sys.executable, "-c", LOADED], cwd=REPO, capture_output=True, text=True)
+    assert result.stdout.split() == ["True"], result.stderr
+
+
 @pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGINT], ids=["killed", "interrupted"])
 def test_an_interrupted_download_goes_on_where_it_was(
     server: VideoServer, tmp_path: Path, by: signal.Signals, wait_until
