@@ -76,7 +76,7 @@ sys.exit(f"loaded: {sorted(loaded)}" if loaded else 0)
             ],
             20,
         ),
-        # The processes of preprocessing that wait for the ones that decode: 0.2 GB less in each.
+        # The processes of preprocessing that wait for the ones that decode: 0.3 GB less in each.
         ("torch,av,dlib,onnxruntime", ["jobs.preprocess"], 1),
     ],
 )

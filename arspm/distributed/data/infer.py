@@ -187,8 +187,6 @@ class _Predictor(ShardActor):
         classifier = artifacts.load_gender_classifier(self._run, self._config)
         return None if classifier is None else classifier.to(self._device)
 
-    write = staticmethod(write_predictions)
-
     def __call__(self, rows: pa.Table) -> pa.Table:
         return pa.concat_tables([schema.table_of(self._predict(part)) for part in self.batches(rows)]).combine_chunks()
 
@@ -218,6 +216,8 @@ class _Predictor(ShardActor):
         # As pixels, which `write_predictions` encodes.
         columns[schema.PORTRAIT_JPEG], columns[schema.FACE_TO_FACE_JPEG] = to_pixels(portrait), to_pixels(face_to_face)
         return columns | {name: values.float().cpu().numpy() for name, values in features.items()}
+
+    write = staticmethod(write_predictions)
 
 
 def to_jpegs(images: torch.Tensor) -> list[bytes]:
