@@ -11,6 +11,14 @@ from cluster.access import token_file
 from cluster.host import free_port, user_name
 from cluster.proxies import without_loopback
 
+# glibc would give a training step's memory back to the system and get it again in the next step, zeroed. And it would
+# give the thread that trains an arena of its own, in which nothing above 64 MiB is kept.
+MEMORY_SETTINGS = {
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
+    "MALLOC_ARENA_MAX": "1",
+}
+
 _PRODUCT = Path(__file__).resolve().parents[1]  # the directory with this package and those beside it
 
 
@@ -36,11 +44,7 @@ def head_environment(address: str, extra: Mapping[str, str]) -> dict[str, str]:
         # libgomp's threads spin for about a millisecond before they sleep. When two trainings share the cores, their
         # threads wait for each other; without the spinning both are twice as fast, and one alone is as fast as before.
         "GOMP_SPINCOUNT": "1000",
-        # glibc would give a training step's memory back to the system and get it again in the next step, zeroed. And it
-        # would give the thread that trains an arena of its own, in which nothing above 64 MiB is kept.
-        "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
-        "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
-        "MALLOC_ARENA_MAX": "1",
+        **MEMORY_SETTINGS,
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the future default; otherwise every ray.init warns
         "GLOO_SOCKET_IFNAME": loopback,
         "NCCL_SOCKET_IFNAME": loopback,
