@@ -42,7 +42,7 @@ def head_environment(address: str, extra: Mapping[str, str]) -> dict[str, str]:
         # new worker to import torch.
         "RAY_idle_worker_killing_time_threshold_ms": "120000",
         # libgomp's threads spin for about a millisecond before they sleep. When two trainings share the cores, their
-        # threads wait for each other; without the spinning both are twice as fast, and one alone at most 5 % slower.
+        # threads wait for each other; without the spinning both are twice as fast, and one alone up to a tenth slower.
         "GOMP_SPINCOUNT": "1000",
         **MEMORY_SETTINGS,
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the future default; otherwise every ray.init warns
